@@ -1,0 +1,169 @@
+"""Spiking self-attention (SSA), and the variants that the paper compares it with in Table 1.
+
+All variants share one frame: Q, K, V are linear maps of the tokens, a map of (Q, K) weights V, a
+neuron turns the result into spikes, and a last linear layer mixes the heads. They differ in three
+lines: whether Q and K are spikes or real, whether V is, and how scores are made of Q and K.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import SpikformerError
+from .neurons import LIF
+
+
+class SpikingLinear(nn.Module):
+    """SN(BN(Linear(x))) on tokens: ``[T, B, N, D_in]`` -> spikes ``[T, B, N, D_out]`` (paper, eq. 15, 17)."""
+
+    def __init__(self, dim_in: int, dim_out: int, **lif):
+        super().__init__()
+        self.linear = nn.Linear(dim_in, dim_out)
+        self.bn = nn.BatchNorm1d(dim_out)
+        self.neuron = LIF(**lif)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.neuron(norm_tokens(self.bn, self.linear(x)))
+
+
+def norm_tokens(bn: nn.BatchNorm1d, x: Tensor) -> Tensor:
+    """Batch norm over T, B and N together, one statistic a feature: ``[T, B, N, D]`` -> the same shape."""
+    return bn(x.flatten(0, 2)).view_as(x)
+
+
+class SpikingSelfAttention(nn.Module):
+    """SSA: SN(Q K^T V s) with Q, K, V in {0, 1}, no softmax (paper, eq. 5-7 and 14-15).
+
+    Without softmax the product is associative, (Q K^T) V = Q (K^T V): the cheaper order is taken. Both
+    sum integers, so they give the same numbers to the last bit when the scale is a power of two.
+
+    Args:
+        dim: token width D. heads: number of heads h, which must divide D; d = D / h.
+        scale: s; None means 0.125 (1 / sqrt(d) for the softmax variants).
+        learn_scale: make s a parameter (the paper's DVS128 Gesture network).
+        qk_pool: 1D max-pool over the tokens after Q and K (DVS128 Gesture), kernel 3, stride 1.
+        qkv_bias: bias in the linear map to Q, K, V.
+        lif: options of every ``LIF`` in the layer.
+
+    Shapes: tokens ``[T, B, N, D]``, integers -> spikes ``[T, B, N, D]``; q, k, v are ``[T, B, h, N, d]``.
+
+    Raises:
+        SpikformerError: heads do not divide dim.
+    """
+
+    spiking_qk = True
+    spiking_v = True
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        scale: float | None = None,
+        learn_scale: bool = False,
+        qk_pool: bool = False,
+        qkv_bias: bool = True,
+        **lif,
+    ):
+        super().__init__()
+        if heads < 1 or dim % heads:
+            raise SpikformerError(f"heads={heads} does not divide dim={dim}: choose a number of heads that does")
+        self.heads = heads
+        scale = self.default_scale(dim // heads) if scale is None else scale
+        self.scale = nn.Parameter(torch.tensor(scale)) if learn_scale else scale
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.bn = nn.BatchNorm1d(3 * dim)  # per feature, so one over 3D is three over D
+        self.q = LIF(**lif) if self.spiking_qk else nn.Identity()
+        self.k = LIF(**lif) if self.spiking_qk else nn.Identity()
+        self.v = LIF(**lif) if self.spiking_v else nn.Identity()
+        self.pool = nn.MaxPool1d(3, stride=1, padding=1) if qk_pool else None
+        self.attn = LIF(v_threshold=0.5, **lif)
+        self.proj = SpikingLinear(dim, dim, **lif)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = norm_tokens(self.bn, self.qkv(x))  # [T, B, N, 3D]
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d]
+        q, k, v = self.q(q), self.k(k), self.v(v)
+        if self.pool is not None:
+            q, k = self.pool_tokens(q), self.pool_tokens(k)
+        x = self.attn(self.mix(q, k, v))  # [T, B, h, N, d]
+        return self.proj(x.transpose(2, 3).flatten(3))  # [T, B, N, D]
+
+    def pool_tokens(self, x: Tensor) -> Tensor:
+        tokens_last = x.transpose(3, 4)  # [T, B, h, d, N]
+        return self.pool(tokens_last.flatten(0, 2)).view_as(tokens_last).transpose(3, 4)
+
+    @staticmethod
+    def default_scale(width: int) -> float:
+        """s of a head of width d."""
+        return 0.125
+
+    def phi(self, x: Tensor) -> Tensor:
+        """What is done to Q and to K before their product."""
+        return x
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """Q K^T s: ``[T, B, h, N, d]`` twice -> ``[T, B, h, N, N]``."""
+        return self.phi(q) @ self.phi(k).transpose(-2, -1) * self.scale
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Q K^T V s, in the order that takes fewer operations: N^2 d against N d^2."""
+        tokens, width = q.shape[-2:]
+        if tokens <= width:
+            return self.scores(q, k) @ v
+        return self.phi(q) @ (self.phi(k).transpose(-2, -1) @ v) * self.scale
+
+
+class IdentityAttention(SpikingSelfAttention):
+    """Table 1, A_I: real Q and K, their product as it is, weighting a spike-form V."""
+
+    spiking_qk = False
+
+
+class ReLUAttention(SpikingSelfAttention):
+    """Table 1, A_ReLU: ReLU(Q) ReLU(K)^T of real Q and K, weighting a spike-form V."""
+
+    spiking_qk = False
+
+    def phi(self, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+
+class LeakyReLUAttention(SpikingSelfAttention):
+    """Table 1, A_LeakyReLU: LeakyReLU(Q) LeakyReLU(K)^T of real Q and K, weighting a spike-form V."""
+
+    spiking_qk = False
+
+    def phi(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x)
+
+
+class SoftmaxAttention(SpikingSelfAttention):
+    """Table 1, A_softmax: softmax(Q K^T / sqrt(d)) of real Q and K, weighting a spike-form V."""
+
+    spiking_qk = False
+
+    @staticmethod
+    def default_scale(width: int) -> float:
+        return width**-0.5
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        return super().scores(q, k).softmax(-1)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.scores(q, k) @ v  # softmax sits between the products: no choice of order
+
+
+class VanillaSelfAttention(SoftmaxAttention):
+    """The transformer's attention (VSA): softmax over real Q, K and V; only its result becomes spikes."""
+
+    spiking_v = False
+
+
+ATTENTION: dict[str, type[SpikingSelfAttention]] = {
+    "ssa": SpikingSelfAttention,
+    "identity": IdentityAttention,
+    "relu": ReLUAttention,
+    "leaky_relu": LeakyReLUAttention,
+    "softmax": SoftmaxAttention,
+    "vanilla": VanillaSelfAttention,
+}

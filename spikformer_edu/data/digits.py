@@ -1,0 +1,88 @@
+"""Handwritten digits that come with scikit-learn: 1,797 real 8 x 8 images, no download.
+
+They are drawn into 32 x 32 with a margin. Blurred strokes become pen strokes of varying width in the
+augmentation, so that a network trained here also reads digits drawn on a screen.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import DatasetInfo, Split, Splits
+
+INFO = DatasetInfo(
+    name="digits",
+    title="Handwritten digits (scikit-learn)",
+    classes=tuple("0123456789"),
+    channels=1,
+    image_size=32,
+    mean=(0.22,),
+    std=(0.40,),
+    default_model="digits-2-64",
+    folder=None,
+    obtain="comes with scikit-learn",
+    licence="CC BY 4.0 (UCI Machine Learning Repository)",
+    citation="E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository",
+)
+
+MARGIN = 0.8  # share of the 32 x 32 image that the 8 x 8 digit fills
+
+
+class Digits(Split):
+    """Some of the digits. ``images`` are ``[n, 8, 8]`` in [0, 1]."""
+
+    def __init__(self, images: Tensor, targets: Tensor):
+        self.images, self.targets = images, targets
+
+    def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        pixels = render(self.images[indices], generator)
+        return (pixels - INFO.mean[0]) / INFO.std[0], self.targets[indices]
+
+
+def render(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw 8 x 8 digits with a margin into 32 x 32.
+
+    Args:
+        images: ``[B, 8, 8]`` in [0, 1].
+        generator: draws rotation, shear, scale, shift, stroke width and blur for each digit; None: their middle.
+
+    Returns:
+        ``[B, 1, 32, 32]`` in [0, 1], ink 1 on paper 0.
+    """
+
+    def draw(low: float, high: float) -> Tensor:
+        if generator is None:
+            return torch.full((len(images),), (low + high) / 2)
+        return torch.empty(len(images)).uniform_(low, high, generator=generator)
+
+    angle, shear = draw(-0.22, 0.22), draw(-0.2, 0.2)
+    wide, tall = MARGIN * draw(0.8, 1.2), MARGIN * draw(0.8, 1.2)
+    right, down = draw(-0.15, 0.15), draw(-0.15, 0.15)
+    ink, sharpness = draw(0.24, 0.6), draw(1.4, 5.0)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    # Where on the source image each target pixel looks: rotation and shear, then 1 / scale, then shift.
+    rows = [cos / wide, (shear * cos - sin) / wide, -right / wide, sin / tall, (shear * sin + cos) / tall, -down / tall]
+    grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), [len(images), 1, 32, 32], align_corners=False)
+    padded = F.pad(images[:, None], (1, 1, 1, 1))  # [B, 1, 10, 10]: strokes at the rim fade out instead of being cut
+    pixels = F.grid_sample(padded, grid * 0.8, mode="bicubic", padding_mode="zeros", align_corners=False)
+    strokes = ((pixels - ink.view(-1, 1, 1, 1)) * sharpness.view(-1, 1, 1, 1) + 0.5).clamp(0, 1)
+    return strokes * (pixels > 0.02)  # thick soft pens would otherwise tint the empty paper
+
+
+def load(**options) -> Splits:
+    """The digits, split once and for all: 70 % train, 10 % validation, 20 % test, each class in the same shares."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.tensor(bunch.images / 16, dtype=torch.float32)
+    targets = torch.tensor(bunch.target)
+    order = np.random.RandomState(0).permutation(len(targets))  # numpy promises this sequence for ever
+    parts: list[list[int]] = [[], [], []]
+    for label in range(10):
+        mine = [int(i) for i in order if targets[i] == label]
+        first, second = round(0.7 * len(mine)), round(0.8 * len(mine))
+        for part, chunk in zip(parts, (mine[:first], mine[first:second], mine[second:]), strict=True):
+            part.extend(chunk)
+    train, val, test = (Digits(images[sorted(part)], targets[sorted(part)]) for part in parts)
+    return Splits(INFO, train, val, test)

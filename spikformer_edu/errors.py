@@ -1,0 +1,17 @@
+"""The one error that users see: a single line that names the cause and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SpikformerError(ValueError):
+    """Bad input, said in one line; the commands print it and exit with code 2."""
+
+
+def nearest(name: object, options: Iterable[str]) -> str:
+    """The end of an error line: the nearest of ``options``, then all of them while they fit on a line."""
+    options = [str(option) for option in options]
+    close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    shown = options if len(options) <= 20 else [*options[:20], "..."]
+    return f"{hint}available: {', '.join(shown)}"

@@ -1,0 +1,203 @@
+"""Spikformer: one network for CIFAR, ImageNet and event cameras, told apart by its configuration.
+
+Time comes first everywhere and is merged with the batch in every layer but the neurons:
+images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]`` -> tokens ``[T, B, N, D]`` -> logits ``[B, K]``.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from .attention import ATTENTION, SpikingLinear
+from .errors import SpikformerError, nearest
+from .neurons import LIF
+
+NEURONS = ("fused", "snntorch")
+
+
+@dataclass(frozen=True)
+class SpikformerConfig:
+    """What tells one Spikformer from another; every field changes the network. Presets are instances of it.
+
+    Raises:
+        SpikformerError: a value out of its range, or an unknown attention.
+    """
+
+    dim: int = 384  # token width D
+    depth: int = 4  # encoder blocks L
+    heads: int = 12  # attention heads h, each d = D / h wide
+    num_classes: int = 10
+    in_channels: int = 3
+    time_steps: int = 4  # T, for images; event frames bring their own
+    pool: tuple[bool, ...] = (False, False, True, True)  # which of the four SPS blocks halve the image
+    mlp_ratio: int = 4
+    attention: str = "ssa"  # see attention.ATTENTION
+    scale: float | None = None  # s in Q K^T V s; None: 0.125, or 1 / sqrt(d) for softmax
+    learn_scale: bool = False
+    qk_pool: bool = False  # max-pool over tokens after Q and K
+    qkv_bias: bool = True
+    trunc_normal: bool = True  # linear layers start as trunc_normal(0.02), bias 0, not as PyTorch's default
+    tau: float = 2.0  # membrane time constant, in time steps
+    learn_beta: bool = False
+    learn_threshold: bool = False
+    neuron: str = "fused"  # or "snntorch": the plain loop, the same numbers
+
+    def __post_init__(self):
+        object.__setattr__(self, "pool", tuple(bool(p) for p in self.pool))  # JSON has no tuples
+        for name in ("dim", "depth", "heads", "num_classes", "in_channels", "time_steps", "mlp_ratio"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise SpikformerError(f"{name}={value!r}: give a whole number of at least 1")
+        if self.dim % 8:
+            raise SpikformerError(f"dim={self.dim}: SPS widens as D/8, D/4, D/2, D, so choose a multiple of 8")
+        if self.dim % self.heads:
+            raise SpikformerError(
+                f"heads={self.heads} does not divide dim={self.dim}: choose a number of heads that does"
+            )
+        if len(self.pool) != 4:
+            raise SpikformerError(f"pool={self.pool}: give one True or False for each of the four SPS blocks")
+        if self.attention not in ATTENTION:
+            raise SpikformerError(f"unknown attention {self.attention!r}: {nearest(self.attention, ATTENTION)}")
+        if self.neuron not in NEURONS:
+            raise SpikformerError(f"unknown neuron {self.neuron!r}: {nearest(self.neuron, NEURONS)}")
+        if not self.tau > 1:
+            raise SpikformerError(f"tau={self.tau}: the time constant must exceed one time step")
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels a token covers along each side."""
+        return 2 ** sum(self.pool)
+
+    @property
+    def lif(self) -> dict:
+        """Options of every LIF in the network."""
+        return dict(tau=self.tau, learn_beta=self.learn_beta, learn_threshold=self.learn_threshold, backend=self.neuron)
+
+    @classmethod
+    def field_names(cls) -> list[str]:
+        return [field.name for field in fields(cls)]
+
+
+class SpikingConv(nn.Module):
+    """MP(SN(BN(Conv2d))): ``[T, B, C_in, H, W]`` -> spikes ``[T, B, C_out, H, W]``, halved by the pool (eq. 8)."""
+
+    def __init__(self, channels_in: int, channels_out: int, pool: bool, **lif):
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(channels_out)
+        self.neuron = LIF(**lif)
+        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if pool else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        time_batch = x.shape[:2]
+        x = self.bn(self.conv(x.flatten(0, 1)))  # [TB, C_out, H, W]
+        x = self.neuron(x.unflatten(0, time_batch))  # [T, B, C_out, H, W]
+        if self.pool is not None:
+            x = self.pool(x.flatten(0, 1)).unflatten(0, time_batch)  # [T, B, C_out, H/2, W/2], still {0, 1}
+        return x
+
+
+class SPS(nn.Sequential):
+    """Spiking patch splitting: four conv blocks, then a conv block as relative position embedding (eq. 8-9).
+
+    Shapes: ``[T, B, C, H, W]`` -> ``[T, B, D, H/P, W/P]`` with values in {0, 1, 2}: features plus position.
+    """
+
+    def __init__(self, in_channels: int, dim: int, pool: tuple[bool, ...], **lif):
+        widths = [in_channels, dim // 8, dim // 4, dim // 2, dim]
+        super().__init__(*(SpikingConv(widths[i], widths[i + 1], pool[i], **lif) for i in range(4)))
+        self.rpe = SpikingConv(dim, dim, pool=False, **lif)
+
+    def forward(self, x: Tensor) -> Tensor:
+        *stages, rpe = self
+        for stage in stages:
+            x = stage(x)
+        return x + rpe(x)
+
+
+class MLP(nn.Module):
+    """Two spiking linear layers, D -> ratio D -> D, on tokens ``[T, B, N, D]`` (eq. 17)."""
+
+    def __init__(self, dim: int, hidden: int, **lif):
+        super().__init__()
+        self.hidden = SpikingLinear(dim, hidden, **lif)
+        self.out = SpikingLinear(hidden, dim, **lif)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.hidden(x))
+
+
+class Block(nn.Module):
+    """Encoder block: X' = SSA(X) + X, then MLP(X') + X'. The residual stream is an integer (eq. 10, 18-19)."""
+
+    def __init__(self, config: SpikformerConfig):
+        super().__init__()
+        self.attn = ATTENTION[config.attention](
+            config.dim,
+            config.heads,
+            scale=config.scale,
+            learn_scale=config.learn_scale,
+            qk_pool=config.qk_pool,
+            qkv_bias=config.qkv_bias,
+            **config.lif,
+        )
+        self.mlp = MLP(config.dim, config.dim * config.mlp_ratio, **config.lif)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(x)
+        return x + self.mlp(x)
+
+
+class Spikformer(nn.Module):
+    """The network of the paper: SPS, L encoder blocks, the mean over tokens and time, a linear head (eq. 4-10).
+
+    Args:
+        config: sizes and options.
+
+    Shapes: images ``[B, C, H, W]``, repeated over T, or frames ``[T, B, C, H, W]`` with their own T
+    -> logits ``[B, K]``. H and W may be any multiples of ``config.patch_size``.
+
+    Raises:
+        SpikformerError: wrong number of dimensions or channels, a size that the patch size does not
+            divide, an empty batch, T = 0, NaN or inf in the input.
+    """
+
+    def __init__(self, config: SpikformerConfig):
+        super().__init__()
+        self.config = config
+        self.sps = SPS(config.in_channels, config.dim, config.pool, **config.lif)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.head = nn.Linear(config.dim, config.num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and (config.trunc_normal or module is self.head):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        if x.dim() == 4:
+            x = x.expand(self.config.time_steps, *x.shape)  # [T, B, C, H, W], no copy
+        x = self.sps(x)  # [T, B, D, H/P, W/P]
+        x = x.flatten(3).transpose(2, 3)  # [T, B, N, D]
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(2).mean(0))  # [B, K]
+
+    def check_input(self, x: Tensor) -> None:
+        c, p = self.config.in_channels, self.config.patch_size
+        if x.dim() not in (4, 5):
+            raise SpikformerError(f"input of shape {list(x.shape)}: give images [B, C, H, W] or frames [T, B, C, H, W]")
+        if x.shape[-3] != c:
+            raise SpikformerError(f"input has {x.shape[-3]} channels, this model takes {c}: [..., {c}, H, W]")
+        if 0 in x.shape[:-3]:
+            what = "T = 0 time steps" if x.dim() == 5 and x.shape[0] == 0 else "an empty batch"
+            raise SpikformerError(f"input of shape {list(x.shape)} has {what}: give at least one")
+        if x.shape[-2] % p or x.shape[-1] % p or 0 in x.shape[-2:]:
+            raise SpikformerError(
+                f"image of {x.shape[-2]} x {x.shape[-1]}: height and width must be multiples of the patch size {p}"
+            )
+        # A NaN never fires, so it would vanish silently in the first neuron. Not checked in compiled code.
+        if not torch.compiler.is_compiling() and not torch.isfinite(x).all():
+            raise SpikformerError("input holds NaN or inf: check the data and their normalisation")

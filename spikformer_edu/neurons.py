@@ -1,0 +1,125 @@
+"""The paper's spiking neuron, as a snnTorch ``Leaky`` that runs over all time steps.
+
+The paper (eq. 1-3) charges, fires and resets a membrane potential:
+
+    H[t] = V[t-1] + (X[t] - V[t-1]) / tau        charge
+    S[t] = 1 if H[t] >= V_th else 0              fire
+    V[t] = H[t] (1 - S[t])                       hard reset to zero
+
+snnTorch's ``Leaky`` does not divide its input by tau. In the rescaled membrane u = tau H the
+same neuron reads u[t] = beta u[t-1] (1 - S[t-1]) + X[t] with beta = 1 - 1/tau, and it fires at
+u >= tau V_th. That is all there is to the mapping: no approximation is involved.
+"""
+
+from collections.abc import Callable
+
+import snntorch as snn
+import torch
+from torch import Tensor
+
+from .fused import FusedLIF
+
+
+class _SigmoidSpike(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, slope: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.slope = slope
+        return (x >= 0).to(x.dtype)  # >=: Q K^T V s lies on a grid, exact ties are common
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        sigma = torch.sigmoid(ctx.slope * x)
+        return grad * ctx.slope * sigma * (1 - sigma), None
+
+
+class Sigmoid:
+    """Heaviside step forward, derivative of a sigmoid backward; a ``spike_grad`` for snnTorch neurons.
+
+    Unlike snnTorch's own surrogates it fires on ``x >= 0`` (the paper's Theta(0) = 1) and returns
+    the dtype it is given, so that spikes stay in low precision under autocast.
+
+    Args:
+        slope: alpha of sigma(alpha x), per unit of the membrane it is applied to.
+
+    Source: paper, appendix C.1 (alpha = 4 on H; 2 on u = tau H with tau = 2).
+    """
+
+    def __init__(self, slope: float):
+        self.slope = slope
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _SigmoidSpike.apply(x, self.slope)
+
+
+class LIF(snn.Leaky):
+    """The paper's leaky integrate-and-fire neuron: a ``snntorch.Leaky`` applied to every time step.
+
+    Every call starts from V = 0 and forgets its state at the end: nothing leaks from one batch to
+    the next, and there is nothing to reset.
+
+    Args:
+        tau: membrane time constant, in time steps.
+        v_threshold: threshold V_th in the paper's units (that of H).
+        alpha: slope of the sigmoid surrogate, per unit of H.
+        learn_beta: learn the decay beta = 1 - 1/tau (snnTorch's option; clamped to [0, 1]).
+        learn_threshold: learn the threshold (snnTorch's option).
+        backend: "fused" runs the same arithmetic as one operation (``fused.py``) whenever it can, that is unless
+            something is learned or recorded; "snntorch" always runs the plain loop.
+
+    Shapes: input current ``[T, ...]``, real -> spikes ``[T, ...]``, {0, 1}, of the input's dtype.
+
+    Source: paper, eq. 1-3 and appendix C.1.
+    """
+
+    def __init__(
+        self,
+        tau: float = 2.0,
+        v_threshold: float = 1.0,
+        alpha: float = 4.0,
+        learn_beta: bool = False,
+        learn_threshold: bool = False,
+        backend: str = "fused",
+    ):
+        super().__init__(
+            beta=1 - 1 / tau,
+            threshold=tau * v_threshold,
+            spike_grad=Sigmoid(alpha / tau),
+            reset_mechanism="zero",
+            reset_delay=True,  # the reset acts at the next step and carries no gradient, as in the paper's code
+            learn_beta=learn_beta,
+            learn_threshold=learn_threshold,
+        )
+        self.tau, self.slope = tau, alpha / tau
+        self.fusible = backend == "fused" and not learn_beta and not learn_threshold
+        self.on_membranes: Callable[[list[Tensor]], None] | None = None  # set by record()
+        # snnTorch keeps every neuron ever made in this list; without this line no model is ever freed.
+        snn.SpikingNeuron.instances.remove(self)
+        # Constants of the configuration, not weights: keep snnTorch's four buffers out of checkpoints.
+        for name, value in list(self.named_buffers(recurse=False)):
+            delattr(self, name)
+            self.register_buffer(name, value, persistent=False)
+
+    @property
+    def v_threshold(self) -> float:
+        """The threshold V_th in the paper's units."""
+        return float(self.threshold) / self.tau
+
+    def forward(self, current: Tensor) -> Tensor:
+        if self.fusible and self.on_membranes is None:
+            return FusedLIF.apply(current, float(self.beta), float(self.threshold), self.slope)
+        u = torch.zeros_like(current[0])
+        spikes, membranes = [], []
+        for x in current:
+            spike, u = super().forward(x, u)
+            spikes.append(spike)
+            if self.on_membranes is not None:
+                membranes.append(u)
+        self.mem, self.reset = u.new_zeros(0), None  # Leaky stores its state on itself: forget it
+        if self.on_membranes is not None:
+            self.on_membranes(membranes)
+        return torch.stack(spikes)
+
+    def extra_repr(self) -> str:
+        return f"tau={self.tau:g}, v_threshold={self.v_threshold:g}"
