@@ -1,11 +1,24 @@
-"""Spiking self-attention and Spikformer (Zhou et al., ICLR 2023), step by step on snnTorch neurons."""
+"""Spiking self-attention and Spikformer (Zhou et al., ICLR 2023), step by step on snnTorch neurons.
+
+>>> import torch, spikformer_edu as se
+>>> model = se.load_pretrained("digits-2-64")
+>>> with se.record(model) as rec:
+...     logits = model(torch.rand(1, 1, 32, 32))
+>>> rec["blocks.0.attn.q"].spikes.shape        # [T, B, h, N, d]
+torch.Size([4, 1, 4, 64, 16])
+"""
+
+from importlib import import_module
 
 from .attention import ATTENTION
+from .convert import load_official
+from .energy import energy
 from .errors import SpikformerError
 from .model import Spikformer, SpikformerConfig
 from .neurons import LIF, Sigmoid
 from .presets import list_models, preset, spikformer
 from .record import layer_names, record
+from .training.checkpoint import load_pretrained, load_run
 
 __version__ = "0.1.0"
 
@@ -16,9 +29,22 @@ __all__ = [
     "Spikformer",
     "SpikformerConfig",
     "SpikformerError",
+    "data",
+    "energy",
     "layer_names",
     "list_models",
+    "load_official",
+    "load_pretrained",
+    "load_run",
+    "plot",
     "preset",
     "record",
     "spikformer",
+    "training",
 ]
+
+
+def __getattr__(name: str):
+    if name == "plot":  # brings matplotlib along: only for those who draw
+        return import_module(".plot", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,7 +35,8 @@ class SpikingSelfAttention(nn.Module):
     """SSA: SN(Q K^T V s) with Q, K, V in {0, 1}, no softmax (paper, eq. 5-7 and 14-15).
 
     Without softmax the product is associative, (Q K^T) V = Q (K^T V): the cheaper order is taken. Both
-    sum integers, so they give the same numbers to the last bit when the scale is a power of two.
+    sum integers, so they give the same numbers to the last bit when the scale is a power of two (in
+    bfloat16 as long as the inner product stays within 256, which 256 tokens do).
 
     Args:
         dim: token width D. heads: number of heads h, which must divide D; d = D / h.

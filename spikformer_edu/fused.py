@@ -17,7 +17,10 @@ class FusedLIF(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, current: Tensor, beta: float, threshold: float, slope: float) -> Tensor:
-        u = torch.empty_like(current, memory_format=torch.contiguous_format)
+        step = torch.empty_like(current[0])  # dense, and channels_last where the current is
+        u = torch.empty_strided(
+            current.shape, (step.numel(), *step.stride()), dtype=current.dtype, device=current.device
+        )
         spikes = torch.empty_like(u)
         u[0] = current[0]
         torch.ge(u[0], threshold, out=spikes[0])

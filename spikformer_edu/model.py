@@ -4,6 +4,7 @@ Time comes first everywhere and is merged with the batch in every layer but the 
 images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]`` -> tokens ``[T, B, N, D]`` -> logits ``[B, K]``.
 """
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -61,8 +62,10 @@ class SpikformerConfig:
             raise SpikformerError(f"unknown attention {self.attention!r}: {nearest(self.attention, ATTENTION)}")
         if self.neuron not in NEURONS:
             raise SpikformerError(f"unknown neuron {self.neuron!r}: {nearest(self.neuron, NEURONS)}")
-        if not self.tau > 1:
-            raise SpikformerError(f"tau={self.tau}: the time constant must exceed one time step")
+        if not 1 < self.tau < math.inf:
+            raise SpikformerError(f"tau={self.tau}: give a finite time constant of more than one time step")
+        if self.scale is not None and not 0 < self.scale < math.inf:
+            raise SpikformerError(f"scale={self.scale}: give a positive number, or None for the default")
 
     @property
     def patch_size(self) -> int:
@@ -90,18 +93,32 @@ class SpikingConv(nn.Module):
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if pool else None
 
     def forward(self, x: Tensor) -> Tensor:
-        time_batch = x.shape[:2]
-        x = self.bn(self.conv(x.flatten(0, 1)))  # [TB, C_out, H, W]
-        x = self.neuron(x.unflatten(0, time_batch))  # [T, B, C_out, H, W]
+        return self.spike(self.bn(self.conv(x.flatten(0, 1))).unflatten(0, x.shape[:2]))
+
+    def forward_image(self, x: Tensor, time_steps: int) -> Tensor:
+        """What ``forward`` gives for T copies of an image ``[B, C_in, H, W]``, at the cost of one convolution."""
+        n = x.shape[0] * x.shape[2] * x.shape[3]
+        variance = self.bn.running_var.data  # .data: the backward pass keeps an eye on the buffer, but reads it not
+        kept = variance * (1 - self.bn.momentum)
+        x = self.bn(self.conv(x))  # [B, C_out, H, W]
+        if self.bn.training and n > 1:
+            # Copies have the mean and variance of one, but for Bessel's correction: n / (n - 1) becomes Tn / (Tn - 1).
+            bessel = (n - 1) / n * (time_steps * n) / (time_steps * n - 1)
+            variance.sub_(kept).mul_(bessel).add_(kept)
+        return self.spike(x.expand(time_steps, *x.shape))
+
+    def spike(self, current: Tensor) -> Tensor:
+        x = self.neuron(current)  # [T, B, C_out, H, W]
         if self.pool is not None:
-            x = self.pool(x.flatten(0, 1)).unflatten(0, time_batch)  # [T, B, C_out, H/2, W/2], still {0, 1}
+            x = self.pool(x.flatten(0, 1)).unflatten(0, x.shape[:2])  # [T, B, C_out, H/2, W/2], still {0, 1}
         return x
 
 
 class SPS(nn.Sequential):
     """Spiking patch splitting: four conv blocks, then a conv block as relative position embedding (eq. 8-9).
 
-    Shapes: ``[T, B, C, H, W]`` -> ``[T, B, D, H/P, W/P]`` with values in {0, 1, 2}: features plus position.
+    Shapes: ``[T, B, C, H, W]``, or an image ``[B, C, H, W]`` standing still for T steps, -> ``[T, B, D, H/P, W/P]``
+    with values in {0, 1, 2}: features plus position.
     """
 
     def __init__(self, in_channels: int, dim: int, pool: tuple[bool, ...], **lif):
@@ -109,8 +126,9 @@ class SPS(nn.Sequential):
         super().__init__(*(SpikingConv(widths[i], widths[i + 1], pool[i], **lif) for i in range(4)))
         self.rpe = SpikingConv(dim, dim, pool=False, **lif)
 
-    def forward(self, x: Tensor) -> Tensor:
-        *stages, rpe = self
+    def forward(self, x: Tensor, time_steps: int) -> Tensor:
+        first, *stages, rpe = self
+        x = first(x) if x.dim() == 5 else first.forward_image(x, time_steps)
         for stage in stages:
             x = stage(x)
         return x + rpe(x)
@@ -159,7 +177,7 @@ class Spikformer(nn.Module):
     -> logits ``[B, K]``. H and W may be any multiples of ``config.patch_size``.
 
     Raises:
-        SpikformerError: wrong number of dimensions or channels, a size that the patch size does not
+        SpikformerError: wrong number of dimensions or channels, integers, a size that the patch size does not
             divide, an empty batch, T = 0, NaN or inf in the input.
     """
 
@@ -177,9 +195,7 @@ class Spikformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        if x.dim() == 4:
-            x = x.expand(self.config.time_steps, *x.shape)  # [T, B, C, H, W], no copy
-        x = self.sps(x)  # [T, B, D, H/P, W/P]
+        x = self.sps(x, self.config.time_steps)  # [T, B, D, H/P, W/P]
         x = x.flatten(3).transpose(2, 3)  # [T, B, N, D]
         for block in self.blocks:
             x = block(x)
@@ -189,6 +205,8 @@ class Spikformer(nn.Module):
         c, p = self.config.in_channels, self.config.patch_size
         if x.dim() not in (4, 5):
             raise SpikformerError(f"input of shape {list(x.shape)}: give images [B, C, H, W] or frames [T, B, C, H, W]")
+        if not x.is_floating_point():
+            raise SpikformerError(f"input is {x.dtype}: give floating point numbers, for images x.float() / 255")
         if x.shape[-3] != c:
             raise SpikformerError(f"input has {x.shape[-3]} channels, this model takes {c}: [..., {c}, H, W]")
         if 0 in x.shape[:-3]:

@@ -1,16 +1,18 @@
-"""See what every layer did: spikes, membrane potentials, attention scores, the integer residual stream."""
+"""See what every layer did: spikes, membrane potentials and their gradients, attention scores, integers, logits."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import SpikingSelfAttention
 from .errors import SpikformerError, nearest
 from .model import Block, Spikformer
 from .neurons import LIF
+from .table import table
 
 
 @dataclass
@@ -20,10 +22,12 @@ class LayerRecord:
     Attributes:
         name: the layer, as in ``layer_names(model)``.
         kind: "spikes" ({0, 1}, a neuron), "scores" (Q K^T s) or "residual" (integers).
-        values: ``[T, B, ...]``, time first.
+        values: ``[T, B, ...]``, time first; of dtype bool for spikes recorded with ``compact=True``.
         membranes: H[t], the membrane potential when it meets the threshold, before the reset, in the paper's
             units; the shape of ``values``. None unless recorded with ``membranes=True``.
         v_threshold: the neuron's threshold in the paper's units; None where there is no neuron.
+        dtype: what the layer computed in; None: that of ``values``.
+        gradients: dL/dH of each step, filled by the backward pass; None unless recorded with ``gradients=True``.
     """
 
     name: str
@@ -31,17 +35,19 @@ class LayerRecord:
     values: Tensor
     membranes: Tensor | None = None
     v_threshold: float | None = None
+    dtype: torch.dtype | None = None
+    gradients: list[Tensor | None] | None = None
 
     @property
     def spikes(self) -> Tensor:
-        """Spikes ``[T, B, ...]``, {0, 1}.
+        """Spikes ``[T, B, ...]``, {0, 1}, in the dtype that the layer computed in.
 
         Raises:
             SpikformerError: the layer holds no neurons.
         """
         if self.kind != "spikes":
             raise SpikformerError(f"layer {self.name!r} holds no spikes but {self.kind}: read .values")
-        return self.values
+        return self.values if self.dtype is None else self.values.to(self.dtype)
 
     @property
     def membrane(self) -> Tensor:
@@ -55,6 +61,39 @@ class LayerRecord:
         if self.membranes is None:
             raise SpikformerError(f"membranes of {self.name!r} were not recorded: use record(model, membranes=True)")
         return self.membranes
+
+    @property
+    def gradient(self) -> Tensor:
+        """dL/dH ``[T, B, ...]``, real: how the loss changes with the membrane potential, later steps included.
+
+        It is there once ``loss.backward()`` has run, inside the block or after it. L is whatever was differentiated,
+        so a loss that an AMP scaler multiplied gives gradients multiplied alike.
+
+        Raises:
+            SpikformerError: the layer holds no neurons, gradients were not recorded, or no backward pass has run.
+        """
+        if self.kind != "spikes":
+            raise SpikformerError(f"layer {self.name!r} has no membrane: it holds {self.kind}, not neurons")
+        if self.gradients is None:
+            raise SpikformerError(f"gradients of {self.name!r} were not recorded: use record(model, gradients=True)")
+        known = [g for g in self.gradients if g is not None]
+        if not known:
+            raise SpikformerError(
+                f"no gradient has reached {self.name!r}: call loss.backward() on a forward pass without torch.no_grad()"
+            )
+        return torch.stack([torch.zeros_like(known[0]) if g is None else g for g in self.gradients])
+
+
+def feature_rates(name: str, spikes: Tensor) -> Tensor:
+    """Firing rate of each feature of a layer: ``[T, B, ...]`` -> ``[features]``, float32.
+
+    A feature is what owns weights of its own, a channel of SPS or an output of a linear layer; all positions share it.
+    """
+    if name.startswith("sps."):
+        positions = (0, 1, 3, 4)  # [T, B, C, H, W]
+    else:
+        positions = (0, 1, 3) if spikes.dim() == 5 else (0, 1, 2)  # [T, B, h, N, d] or [T, B, N, D]
+    return spikes.mean(positions, dtype=torch.float32).flatten()
 
 
 def layer_names(model: Spikformer) -> list[str]:
@@ -89,6 +128,18 @@ class Recording:
     def __init__(self, names: list[str]):
         self._names = names
         self._records: dict[str, LayerRecord] = {}
+        self._logits: Tensor | None = None
+
+    @property
+    def logits(self) -> Tensor:
+        """Logits of every time step ``[T, B, K]``; their mean over T is the model's output (the head is linear).
+
+        Raises:
+            SpikformerError: the model was not called inside the block.
+        """
+        if self._logits is None:
+            raise SpikformerError("nothing was recorded: call the model inside the `with record(...)` block")
+        return self._logits
 
     def __getitem__(self, name: str) -> LayerRecord:
         if name not in self._names:
@@ -110,19 +161,82 @@ class Recording:
         """All records in network order, or those of one kind: "spikes", "scores", "residual"."""
         return [self._records[name] for name in self if kind in (None, self._records[name].kind)]
 
+    def summary(self) -> "Summary":
+        """One line a layer, in network order: shape, value set, firing rate, dead and saturated features.
+
+        Raises:
+            SpikformerError: nothing was recorded.
+        """
+        if not self._records:
+            raise SpikformerError("the recording is empty: call the model inside the `with record(...)` block")
+        return Summary(_summarise(record) for record in self.layers())
+
+
+class Summary(list):
+    """What ``Recording.summary`` gives: a list of dicts, one a layer, that prints as a table.
+
+    Keys: ``layer``, ``kind``, ``shape`` (time first), ``values`` (the value set, as text), ``rate`` (share of ones
+    among the spikes), ``dead`` and ``saturated`` (share of features, see ``feature_rates``, that never fired, or fired
+    always, on all that was recorded). The last three are None where there are no neurons.
+    """
+
+    def __str__(self) -> str:
+        def percent(value: float | None) -> str:
+            return "" if value is None else f"{100 * value:.1f} %"
+
+        rows = []
+        for line in self:
+            shape = " x ".join(map(str, line["shape"]))
+            shares = (percent(line[key]) for key in ("rate", "dead", "saturated"))
+            rows.append((line["layer"], shape, line["values"], *shares))
+        return table(("layer", "shape [T, B, ...]", "values", "rate", "dead", "saturated"), rows, left=3)
+
+    __repr__ = __str__
+
+
+def _summarise(record: LayerRecord) -> dict:
+    line = {"layer": record.name, "kind": record.kind, "shape": tuple(record.values.shape)}
+    line |= {"values": value_set(record.values), "rate": None, "dead": None, "saturated": None}
+    if record.kind == "spikes":
+        per_feature = feature_rates(record.name, record.values)
+        line["rate"] = float(per_feature.mean())
+        line["dead"] = float((per_feature == 0).float().mean())
+        line["saturated"] = float((per_feature == 1).float().mean())
+    return line
+
+
+def value_set(values: Tensor) -> str:
+    """The set that values lie in, found by looking: "{0, 1}", "integers 0 to 5", "multiples of 0.125", "real"."""
+    if values.dtype == torch.bool:
+        return "{0, 1}"
+    values = values.double()
+    low, high = float(values.min()), float(values.max())
+    for power in range(8):  # a grid finer than 1/128 is as good as real
+        if torch.equal(values * 2**power, (values * 2**power).round()):
+            if power:
+                return f"multiples of {2**-power:g}, {low:g} to {high:g}"
+            return "{0, 1}" if low >= 0 and high <= 1 else f"integers {low:g} to {high:g}"
+    return f"real, {low:.3g} to {high:.3g}"
+
 
 class record:
     """Record what the layers of a model do inside a ``with`` block; the last forward pass is kept.
 
-    Nothing is changed in the model's output, and nothing is left on the model afterwards.
+    Nothing is changed in the model's output, and nothing is left on the model afterwards. It works in training, under
+    autocast and in evaluation alike; what is kept is detached.
 
     Args:
         model: the network.
         membranes: also keep membrane potentials (twice the memory).
         layers: names to record, all if None; see ``layer_names(model)``.
+        gradients: let the backward pass leave dL/dH of every neuron in ``.gradient``.
+        samples: which samples of the batch to keep, in this order; all if None. ``[T, B, ...]`` then has their number
+            as B, in the logits too.
+        compact: keep spikes as bool, a quarter of the memory of float32; ``.spikes`` gives them back in their dtype.
 
     Raises:
-        SpikformerError: an unknown layer (the line names the nearest), or membranes that are being recorded already.
+        SpikformerError: an unknown layer (the line names the nearest), membranes that are being recorded already, or,
+            when the model is called, a sample that the batch does not have.
 
     Example:
         >>> with se.record(model, membranes=True) as rec:
@@ -130,29 +244,43 @@ class record:
         >>> rec["blocks.0.attn.q"].spikes.shape      # [T, B, h, N, d]
     """
 
-    def __init__(self, model: Spikformer, membranes: bool = False, layers: Iterable[str] | None = None):
+    def __init__(
+        self,
+        model: Spikformer,
+        membranes: bool = False,
+        layers: Iterable[str] | None = None,
+        *,
+        gradients: bool = False,
+        samples: Iterable[int] | None = None,
+        compact: bool = False,
+    ):
         sources = _sources(model)
+        if isinstance(layers, str):
+            layers = [layers]
         chosen = list(sources) if layers is None else list(layers)
         for name in chosen:
             if name not in sources:
                 raise SpikformerError(f"unknown layer {name!r}: {nearest(name, sources)}")
-        self.membranes = membranes
+        self.model, self.membranes, self.gradients, self.compact = model, membranes, gradients, compact
+        self.samples = None if samples is None else torch.as_tensor(list(samples), dtype=torch.long)
         self.sources = {name: module for name, module in sources.items() if name in chosen}
 
     def __enter__(self) -> Recording:
-        if self.membranes and any(isinstance(m, LIF) and m.on_membranes is not None for m in self.sources.values()):
+        watched = [m for m in self.sources.values() if isinstance(m, LIF)] if self.membranes or self.gradients else []
+        if any(module.on_membranes is not None for module in watched):
             raise SpikformerError("membranes of this model are being recorded already: leave that block first")
         self.recording = Recording(list(self.sources))
-        self.handles = []
+        self.handles = [self.model.blocks[-1].register_forward_hook(self._keep_logits)]
         for name, module in self.sources.items():
             if isinstance(module, SpikingSelfAttention):
                 module.mix = partial(self._mix, name, module)
             else:
                 kind = "residual" if isinstance(module, Block) else "spikes"
                 self.handles.append(module.register_forward_hook(partial(self._keep, name, kind)))
-                if self.membranes and isinstance(module, LIF):
+                if module in watched:
                     module.on_membranes = partial(self._keep_membranes, name, module.tau)
-        self._potentials: dict[str, Tensor] = {}
+        self._watched = watched
+        self._potentials: dict[str, tuple] = {}
         return self.recording
 
     def __exit__(self, *exc) -> None:
@@ -161,18 +289,131 @@ class record:
         for module in self.sources.values():
             if isinstance(module, SpikingSelfAttention):
                 module.__dict__.pop("mix", None)
-            elif isinstance(module, LIF) and self.membranes:
-                module.on_membranes = None
+        for module in self._watched:
+            module.on_membranes = None
+
+    def _chosen(self, values: Tensor) -> Tensor:
+        """The samples to keep of ``[T, B, ...]``."""
+        if self.samples is None:
+            return values.detach()
+        batch = values.shape[1]
+        for i in self.samples.tolist():
+            if not 0 <= i < batch:
+                raise SpikformerError(f"samples={self.samples.tolist()}: the batch holds {batch}, numbered from 0")
+        return values.detach().index_select(1, self.samples.to(values.device))
+
+    def _keep_logits(self, module: nn.Module, inputs: tuple, tokens: Tensor) -> None:
+        head = self.model.head  # called as a function: hooks on the head are not for us
+        with torch.no_grad():
+            self.recording._logits = F.linear(self._chosen(tokens).mean(2), head.weight, head.bias)  # [T, B, K]
 
     def _keep_membranes(self, name: str, tau: float, potentials: list[Tensor]) -> None:
-        self._potentials[name] = torch.stack(potentials).detach() / tau  # H = u / tau
+        membranes = self._chosen(torch.stack(potentials)) / tau if self.membranes else None  # H = u / tau
+        gradients = [None] * len(potentials) if self.gradients else None
+        if gradients is not None:
+            for t, u in enumerate(potentials):
+                if u.requires_grad:
+                    u.register_hook(partial(self._keep_gradient, gradients, t, tau))
+        self._potentials[name] = membranes, gradients
+
+    def _keep_gradient(self, gradients: list[Tensor | None], t: int, tau: float, gradient: Tensor) -> None:
+        gradients[t] = self._chosen(gradient[None])[0] * tau  # dL/dH = dL/du du/dH, u = tau H
 
     def _keep(self, name: str, kind: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        threshold = module.v_threshold if kind == "spikes" else None
-        self.recording._records[name] = LayerRecord(
-            name, kind, output.detach(), self._potentials.pop(name, None), threshold
-        )
+        values, threshold, dtype = self._chosen(output), None, None
+        if kind == "spikes":
+            threshold = module.v_threshold
+            if self.compact:
+                values, dtype = values.bool(), values.dtype
+        membranes, gradients = self._potentials.pop(name, (None, None))
+        self.recording._records[name] = LayerRecord(name, kind, values, membranes, threshold, dtype, gradients)
 
     def _mix(self, name: str, module: SpikingSelfAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        self.recording._records[name] = LayerRecord(name, "scores", module.scores(q, k).detach())
+        with torch.no_grad():
+            scores = self._chosen(module.scores(q, k))
+        self.recording._records[name] = LayerRecord(name, "scores", scores)
         return type(module).mix(module, q, k, v)
+
+
+class Rates:
+    """Firing rate and dead features of every neuron layer during training, from one step in ``every``.
+
+    Nothing is attached to the model on the other steps, and nothing waits for the device before ``pop``.
+
+    Args:
+        model: the network (not its compiled wrapper: compiled code does not see hooks that come and go).
+        every: watch one training step in so many, the first of each epoch included.
+
+    Example:
+        >>> rates = Rates(model)
+        >>> for images, labels in batches:
+        ...     rates.step()                 # before the forward pass
+        ...     ...                          # forward, backward, optimizer
+        >>> rates.pop()                      # {"sps.0": (rate, dead), ...} of the epoch, and start again
+    """
+
+    def __init__(self, model: Spikformer, every: int = 16):
+        if every < 1:
+            raise SpikformerError(f"every={every}: watch one step in 1 or more")
+        self.layers = {name: module for name, module in _sources(model).items() if isinstance(module, LIF)}
+        self.every = every
+        self.handles: list = []
+        self._start()
+
+    def _start(self) -> None:
+        self.steps, self.sums, self.counts = 0, {}, {}
+
+    def step(self) -> None:
+        """Say that a training step begins."""
+        self.close()
+        if self.steps % self.every == 0:
+            self.handles = [m.register_forward_hook(partial(self._count, name)) for name, m in self.layers.items()]
+        self.steps += 1
+
+    def state(self) -> dict:
+        """What has been counted so far, for a checkpoint in the middle of an epoch."""
+        return {"steps": self.steps, "sums": self.sums, "counts": self.counts}
+
+    def load(self, state: dict) -> None:
+        """Go on from what ``state`` gave."""
+        self.steps, self.sums, self.counts = state["steps"], dict(state["sums"]), dict(state["counts"])
+
+    def close(self) -> None:
+        """Leave nothing on the model."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    @torch.no_grad()
+    def _count(self, name: str, module: nn.Module, inputs: tuple, spikes: Tensor) -> None:
+        self.sums[name] = feature_rates(name, spikes) + self.sums.get(name, 0)
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def pop(self) -> dict[str, tuple[float, float]]:
+        """Layer -> (firing rate, share of features that never fired), of the steps watched since the last ``pop``."""
+        self.close()
+        found = {
+            name: (float(total.mean()) / self.counts[name], float((total == 0).float().mean()))
+            for name, total in self.sums.items()
+        }
+        self._start()
+        return found
+
+
+def firing_warning(rates: dict[str, tuple[float, float]], saturated: float = 0.95) -> str | None:
+    """One line when layers are silent or saturated, with what to try; None when all is well.
+
+    Args:
+        rates: what ``Rates.pop`` gave.
+        saturated: firing rate from which a layer counts as saturated.
+    """
+    silent = [name for name, (rate, _) in rates.items() if rate == 0]
+    full = [name for name, (rate, _) in rates.items() if rate >= saturated]
+    said = []
+    if silent:
+        said.append(
+            f"never fires: {', '.join(silent)} (nothing reaches V_th: look at its batch norm and learning rate)"
+        )
+    if full:
+        said.append(f"fires nearly always: {', '.join(full)} (and so says nothing: lower the learning rate)")
+    return "; ".join(said) or None

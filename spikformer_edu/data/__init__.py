@@ -1,25 +1,72 @@
 """Data sets by name."""
 
+import inspect
 from importlib import import_module
+from types import ModuleType
 
 from ..errors import SpikformerError, nearest
-from .base import DatasetInfo, Split, Splits, batches
+from .augment import PAPER, Augment, mix
+from .base import Absent, DatasetInfo, Split, Splits, batches
 
-MODULES = {"digits": "digits"}  # data set -> module of this package that loads it
+MODULES = {  # data set -> module of this package that loads it
+    "digits": "digits",
+    "digits-dvs": "digits_dvs",
+    "cifar10": "cifar10",
+    "cifar100": "cifar100",
+    "cifar10dvs": "cifar10dvs",
+    "dvsgesture": "dvsgesture",
+    "imagenet": "imagenet",
+    "folder": "folder",
+}
 
-__all__ = ["MODULES", "DatasetInfo", "Split", "Splits", "batches", "load"]
+__all__ = ["MODULES", "PAPER", "Absent", "Augment", "DatasetInfo", "Split", "Splits", "batches", "info", "load", "mix"]
 
 
-def load(name: str, **options) -> Splits:
+def module(name: str) -> ModuleType:
+    """The module that loads a data set.
+
+    Raises:
+        SpikformerError: no such data set; the line names the nearest.
+    """
+    if name not in MODULES:
+        raise SpikformerError(f"unknown data set {name!r}: {nearest(name, MODULES)}")
+    return import_module(f".{MODULES[name]}", __name__)
+
+
+def info(name: str) -> DatasetInfo:
+    """The facts about a data set, without touching its files.
+
+    Raises:
+        SpikformerError: no such data set; the line names the nearest.
+    """
+    return module(name).INFO
+
+
+def load(name: str, data_dir=None, **options) -> Splits:
     """A data set's training, validation and test splits.
 
     Args:
         name: a data set of the registry.
-        options: what the data set's own ``load`` takes.
+        data_dir: where data sets are looked for; else ``$SPIKFORMER_DATA``, else ``./data``.
+        options: any of ``augment`` (an ``Augment``, of the training set), ``image_size``, ``time_steps`` (number of
+            event frames; still images are repeated by the network, so they leave it alone), ``toy`` (use that many
+            samples of each class), ``val_fraction`` (share of the training set that is kept for validation),
+            ``split_seed`` (another choice of samples). None leaves the default.
 
     Raises:
-        SpikformerError: no such data set (the line names the nearest), or its files are absent or broken.
+        SpikformerError: no such data set (the line names the nearest), an option it has no use for, or its files are
+            absent or broken.
     """
-    if name not in MODULES:
-        raise SpikformerError(f"unknown data set {name!r}: {nearest(name, MODULES)}")
-    return import_module(f".{MODULES[name]}", __name__).load(**options)
+    loader, facts = module(name).load, info(name)
+    options = {option: value for option, value in options.items() if value is not None}
+    if facts.time_steps is None:
+        options.pop("time_steps", None)
+    if options.get("image_size") == facts.image_size:
+        options.pop("image_size")
+    if not options.get("val_fraction"):
+        options.pop("val_fraction", None)
+    taken = [option for option in inspect.signature(loader).parameters if option not in ("data_dir", "info")]
+    for option in options:
+        if option not in taken:
+            raise SpikformerError(f"{name} has no use for {option}={options[option]!r}: it takes {', '.join(taken)}")
+    return loader(data_dir=data_dir, **options)

@@ -1,8 +1,9 @@
 """What every data set hands out: labelled splits that are read by the batch, and the batches themselves."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -16,11 +17,16 @@ class DatasetInfo:
 
     Attributes:
         name: what ``--dataset`` takes. title: for people.
-        classes: class names, by label. channels, image_size: of the network's input.
-        mean, std: a channel, of the training set, in [0, 1] pixel units; empty for event frames.
+        classes: class names, by label; empty while they are only known from the files.
+        channels, image_size: of the network's input.
+        mean, std: a channel, of the training set, in [0, 1] pixel units; empty for event frames, which are counts.
         default_model: preset that is trained on it unless told otherwise.
         folder: where it is looked for, under the data directory; None when it needs no files.
         obtain: how to get it. licence, citation: what to respect and cite.
+        num_classes: number of classes; counted from ``classes`` unless given.
+        time_steps: number T of event frames, unless told otherwise; None for still images, which the network repeats.
+        samples: how many a complete copy has, by split; empty if that is not fixed.
+        simulated: the events come from a simulated camera.
     """
 
     name: str
@@ -35,6 +41,14 @@ class DatasetInfo:
     obtain: str
     licence: str
     citation: str
+    num_classes: int = 0
+    time_steps: int | None = None
+    samples: dict[str, int] = field(default_factory=dict)
+    simulated: bool = False
+
+    def __post_init__(self):
+        if self.classes:
+            object.__setattr__(self, "num_classes", len(self.classes))
 
 
 class Split:
@@ -42,9 +56,11 @@ class Split:
 
     Attributes:
         targets: labels ``[n]``, int64, known without reading any sample.
+        device: where the samples are kept, and batches come from.
     """
 
     targets: Tensor
+    device: torch.device = torch.device("cpu")
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -54,12 +70,30 @@ class Split:
 
         Args:
             indices: which ones, ``[B]``.
-            generator: the source of all randomness of the augmentation; None: no augmentation.
+            generator: the source of all randomness of the augmentation, on the CPU; None: no augmentation.
 
         Returns:
             Inputs ``[B, C, H, W]`` or frames ``[T, B, C, H, W]``, float32, normalised, and labels ``[B]``, int64.
         """
         raise NotImplementedError
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same samples kept on a device and augmented there, if they are kept in memory; else this split."""
+        return self
+
+
+class Absent(Split):
+    """A split that is not there: whoever asks it for anything is told why."""
+
+    def __init__(self, reason: str):
+        self.reason = reason
+
+    def __len__(self) -> int:
+        raise SpikformerError(self.reason)
+
+    @property
+    def targets(self) -> Tensor:
+        raise SpikformerError(self.reason)
 
 
 @dataclass(frozen=True)
@@ -78,20 +112,61 @@ class Splits:
             raise SpikformerError(f"{self.info.name} has no {name!r} split: use 'train', 'val' or 'test'")
         return split
 
+    def to(self, device: torch.device | str) -> "Splits":
+        """All splits kept on a device; see ``Split.to``."""
+        val = None if self.val is None else self.val.to(device)
+        return replace(self, train=self.train.to(device), val=val, test=self.test.to(device))
+
+
+def choose(
+    targets: Tensor, val_fraction: float | None = None, toy: int | None = None, split_seed: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """A fixed, balanced validation part, and a fixed, balanced rest.
+
+    Args:
+        targets: labels ``[n]``. val_fraction: share of each class that goes to validation. toy: samples of each class
+            that are kept on either side; None: all. split_seed: another choice; 0 if None.
+
+    Returns:
+        Indices of the rest and of the validation part, both ascending.
+
+    Raises:
+        SpikformerError: a share outside [0, 1), or toy below 1.
+    """
+    share = val_fraction or 0.0
+    if not 0 <= share < 1:
+        raise SpikformerError(f"val_fraction={val_fraction}: give a share from 0 to below 1")
+    if toy is not None and toy < 1:
+        raise SpikformerError(f"toy={toy}: give the number of samples of each class, at least 1")
+    random = np.random.RandomState(split_seed or 0)  # numpy promises this sequence for ever
+    order = random.permutation(len(targets))
+    rest, val = [], []
+    for label in np.unique(targets.numpy()):
+        mine = order[targets.numpy()[order] == label]
+        cut = min(max(1, round(share * len(mine))), len(mine) - 1) if share else 0
+        val.append(mine[:cut][:toy])
+        rest.append(mine[cut:][:toy])
+    return tuple(torch.from_numpy(np.sort(np.concatenate(part))) for part in (rest, val))
+
 
 class _Batches(Dataset):
     """Batch number -> batch. All randomness is drawn from (seed, epoch, batch number), so neither the number of
     workers nor where a run was interrupted changes a batch."""
 
-    def __init__(self, split: Split, batches: list[Tensor], seed: int, epoch: int, augment: bool):
+    def __init__(self, split: Split, batches: list[Tensor], seed: int, epoch: int, augment: bool, start: int):
         self.split, self.batches, self.seed, self.epoch, self.augment = split, batches, seed, epoch, augment
+        self.start = start
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.batches) - self.start
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor] | SpikformerError:
+        number += self.start
         generator = generator_for(self.seed, self.epoch, number) if self.augment else None
-        return self.split.fetch(self.batches[number], generator)
+        try:
+            return self.split.fetch(self.batches[number], generator)
+        except SpikformerError as error:
+            return error  # raised inside a worker it would come out wrapped in that worker's traceback
 
 
 def generator_for(*numbers: int) -> torch.Generator:
@@ -112,6 +187,7 @@ def batches(
     epoch: int = 0,
     rank: int = 0,
     world: int = 1,
+    start: int = 0,
     workers: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of one epoch.
@@ -120,6 +196,7 @@ def batches(
         split: what to read. batch_size: samples a batch and rank; the last batch may be smaller in evaluation.
         train: shuffle, augment and drop the last incomplete batch (kept when it is the only one).
         seed, epoch: fix the order and the augmentation. rank, world: this process and how many there are.
+        start: number of batches to skip, when an interrupted epoch goes on.
         workers: processes that read ahead; 0 reads in this one. Never changes what is read.
 
     Raises:
@@ -132,8 +209,19 @@ def batches(
         order = torch.randperm(len(split), generator=generator_for(seed, epoch))
         whole = len(order) // (batch_size * world) * batch_size * world
         order = order[:whole] if whole else order
-    chunks = list(order[rank::world].split(batch_size))
+    chunks = list(order[rank::world].split(batch_size)) if len(order) else []
     loader = DataLoader(
-        _Batches(split, chunks, seed, epoch * world + rank, augment=train), batch_size=None, num_workers=workers
+        _Batches(split, chunks, seed, epoch * world + rank, augment=train, start=start),
+        batch_size=None,
+        num_workers=workers if split.device.type == "cpu" else 0,  # what is on a GPU is not read by processes
+        pin_memory=split.device.type == "cpu" and torch.cuda.is_available(),
+        generator=generator_for(seed, epoch),  # or the loader would draw from the global one
     )
-    return iter(loader)
+    return _unwrapped(loader)
+
+
+def _unwrapped(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in loader:
+        if isinstance(batch, SpikformerError):
+            raise batch
+        yield batch

@@ -4,11 +4,15 @@ They are drawn into 32 x 32 with a margin. Blurred strokes become pen strokes of
 augmentation, so that a network trained here also reads digits drawn on a screen.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import SpikformerError
+from .augment import Augment
 from .base import DatasetInfo, Split, Splits
 
 INFO = DatasetInfo(
@@ -33,11 +37,15 @@ class Digits(Split):
     """Some of the digits. ``images`` are ``[n, 8, 8]`` in [0, 1]."""
 
     def __init__(self, images: Tensor, targets: Tensor):
-        self.images, self.targets = images, targets
+        self.images, self.targets, self.device = images, targets, images.device
 
     def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        indices = indices.to(self.device, non_blocking=True)
         pixels = render(self.images[indices], generator)
         return (pixels - INFO.mean[0]) / INFO.std[0], self.targets[indices]
+
+    def to(self, device: torch.device | str) -> "Digits":
+        return Digits(self.images.to(device), self.targets.to(device))
 
 
 def render(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -53,13 +61,13 @@ def render(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
     def draw(low: float, high: float) -> Tensor:
         if generator is None:
-            return torch.full((len(images),), (low + high) / 2)
-        return torch.empty(len(images)).uniform_(low, high, generator=generator)
+            return torch.full((len(images),), (low + high) / 2, device=images.device)
+        return torch.empty(len(images)).uniform_(low, high, generator=generator).to(images.device, non_blocking=True)
 
-    angle, shear = draw(-0.22, 0.22), draw(-0.2, 0.2)
-    wide, tall = MARGIN * draw(0.8, 1.2), MARGIN * draw(0.8, 1.2)
-    right, down = draw(-0.15, 0.15), draw(-0.15, 0.15)
-    ink, sharpness = draw(0.24, 0.6), draw(1.4, 5.0)
+    angle, shear = draw(-0.15, 0.15), draw(-0.12, 0.12)
+    wide, tall = MARGIN * draw(0.88, 1.12), MARGIN * draw(0.88, 1.12)
+    right, down = draw(-0.09, 0.09), draw(-0.09, 0.09)
+    ink, sharpness = draw(0.28, 0.56), draw(1.8, 4.6)
     cos, sin = torch.cos(angle), torch.sin(angle)
     # Where on the source image each target pixel looks: rotation and shear, then 1 / scale, then shift.
     rows = [cos / wide, (shear * cos - sin) / wide, -right / wide, sin / tall, (shear * sin + cos) / tall, -down / tall]
@@ -70,19 +78,43 @@ def render(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
     return strokes * (pixels > 0.02)  # thick soft pens would otherwise tint the empty paper
 
 
-def load(**options) -> Splits:
-    """The digits, split once and for all: 70 % train, 10 % validation, 20 % test, each class in the same shares."""
+def load(
+    data_dir: str | Path | None = None,
+    augment: Augment | None = None,
+    toy: int | None = None,
+    split_seed: int | None = None,
+) -> Splits:
+    """The digits, split once and for all: 70 % train, 10 % validation, 20 % test, each class in the same shares.
+
+    Args:
+        data_dir: not used, they need no files. augment: of it only mixup and cutmix make sense here, which the training
+            loop applies. toy: digits of each class that are used. split_seed: another split.
+
+    Raises:
+        SpikformerError: an augmentation of single images, which these digits do by themselves.
+    """
+    if augment is not None and (augment.flip or augment.crop_padding or augment.randaugment or augment.erasing):
+        raise SpikformerError("digits are redrawn with other pens in training: of augment they take mixup and cutmix")
+    images, targets = read()
+    parts = split(targets, toy, split_seed)
+    return Splits(INFO, *(Digits(images[part], targets[part]) for part in parts))
+
+
+def read() -> tuple[Tensor, Tensor]:
+    """All digits ``[1797, 8, 8]`` in [0, 1], and their labels."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    images = torch.tensor(bunch.images / 16, dtype=torch.float32)
-    targets = torch.tensor(bunch.target)
-    order = np.random.RandomState(0).permutation(len(targets))  # numpy promises this sequence for ever
+    return torch.tensor(bunch.images / 16, dtype=torch.float32), torch.tensor(bunch.target)
+
+
+def split(targets: Tensor, toy: int | None, split_seed: int | None) -> list[list[int]]:
+    """Indices of 70 % train, 10 % validation and 20 % test."""
+    order = np.random.RandomState(split_seed or 0).permutation(len(targets))  # numpy promises this sequence for ever
     parts: list[list[int]] = [[], [], []]
     for label in range(10):
         mine = [int(i) for i in order if targets[i] == label]
         first, second = round(0.7 * len(mine)), round(0.8 * len(mine))
         for part, chunk in zip(parts, (mine[:first], mine[first:second], mine[second:]), strict=True):
-            part.extend(chunk)
-    train, val, test = (Digits(images[sorted(part)], targets[sorted(part)]) for part in parts)
-    return Splits(INFO, train, val, test)
+            part.extend(chunk[:toy])
+    return [sorted(part) for part in parts]

@@ -1,0 +1,64 @@
+"""What all commands share: options from a dataclass, and errors as one line with exit code 2."""
+
+import contextlib
+import io
+import re
+import sys
+import typing
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .errors import SpikformerError
+
+Options = TypeVar("Options")
+
+
+def run(main: Callable[..., Any], prog: str, default: Callable[[], Any] | None = None) -> None:
+    """Parse the command line into the dataclass that ``main`` takes, and call it.
+
+    Args:
+        main: a function of one argument annotated with a dataclass; its docstring is the description in ``--help``.
+        prog: how the command is called, for ``--help``.
+        default: makes an instance whose values are the defaults.
+
+    Exits with 0, with 2 after one line on stderr when the user can mend it, or with 130 when interrupted.
+    """
+    # The notes of libraries about their own future are nothing a user of a command can act on; our own are one line.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        options = next(iter(typing.get_type_hints(main).values()))
+        main(parse(options, prog, None if default is None else default(), main.__doc__))
+    except SpikformerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(options: type[Options], prog: str, default: Options | None = None, description: str | None = None) -> Options:
+    """The command line as an instance of ``options``; a mistake in it raises a one-line ``SpikformerError``."""
+    import tyro
+
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(text):
+            return tyro.cli(
+                options, prog=prog, description=description, **({} if default is None else {"default": default})
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        raise SpikformerError(_one_line(text.getvalue(), prog)) from None
+
+
+def _one_line(box: str, prog: str) -> str:
+    """tyro explains a mistake in a framed box of several lines: keep what is wrong and the option that was meant."""
+    text = " ".join(" ".join(line.strip("│|╭╮╰╯ ") for line in box.splitlines()).split())
+    parts = [part.strip() for part in re.split(r"[─-]{5,}", text)]
+    message = next(part for part in parts if ": " in part or part.endswith("."))
+    meant = re.search(r"Perhaps you meant: (--[\w.-]+)", text)
+    return message.rstrip(".") + (f" (did you mean {meant[1]}?)" if meant else "") + f"; see {prog} --help"

@@ -1,0 +1,209 @@
+"""``python -m spikformer_edu.data``: what data sets there are, preparing them, simulating event recordings."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from .. import cli
+from ..errors import SpikformerError, nearest
+from . import MODULES, PAPER, Absent, batches, info, load, module
+from .cache import CacheWarning
+from .cifar10dvs import LABEL
+from .events import simulate, write_events
+from .files import data_folder, places
+
+FORMATS = ("aedat4", "npz")
+SOURCES = ("digits", "cifar10")
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is known about the data sets, and what of them is on this machine."""
+
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """Data set; all of them unless given."""
+    data_dir: Path | None = None
+    """Where data sets are; else $SPIKFORMER_DATA, else ./data."""
+    figure: Path | None = None
+    """Also draw samples, before and after the paper's augmentation, into this file."""
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Download or unpack a data set, read every sample of it once, and keep what training would have to compute."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """Data set."""
+    data_dir: Path | None = None
+    """Where data sets are; else $SPIKFORMER_DATA, else ./data."""
+    time_steps: int | None = None
+    """Number T of event frames."""
+    image_size: int | None = None
+    """Height and width of event frames."""
+    workers: int = 0
+    """Processes that read; 0: this one."""
+
+
+@dataclass(frozen=True)
+class Simulate:
+    """Write simulated recordings of a moving image in front of an event camera, laid out as CIFAR10-DVS is."""
+
+    out: Path
+    """Folder that will hold CIFAR10DVS/<class>/*; train on it with --dataset cifar10dvs --data-dir OUT."""
+    source: str = "digits"
+    """digits, or cifar10 (its training images must be on this machine)."""
+    per_class: int = 20
+    """Recordings of each class."""
+    format: str = "aedat4"
+    """aedat4 (needs dv-processing), or npz."""
+    seed: int = 0
+    """Fixes camera and noise."""
+    data_dir: Path | None = None
+    """Where cifar10 is; else $SPIKFORMER_DATA, else ./data."""
+
+
+def main(command: Info | Prepare | Simulate) -> None:
+    """Data sets: what there is, making it ready, simulating event recordings."""
+    {Info: show, Prepare: prepare, Simulate: write}[type(command)](command)
+
+
+def show(command: Info) -> None:
+    """Print the facts about one data set, or one line for each of them."""
+    if command.name is None:
+        if command.figure is not None:
+            raise SpikformerError("--figure draws one data set: give its name")
+        print(f"{'data set':<11} {'classes':>7}  {'input':<14} {'T':>2}  {'model':<17} on this machine")
+        for name in MODULES:
+            facts = info(name)
+            size = f"{facts.channels} x {facts.image_size} x {facts.image_size}"
+            classes, steps = facts.num_classes or "any", facts.time_steps or ""
+            there = present(name, command.data_dir)
+            print(f"{name:<11} {classes:>7}  {size:<14} {steps:>2}  {facts.default_model:<17} {there}")
+        print(f"looked for in {data_folder(command.data_dir).absolute()}")
+        return
+    facts = info(command.name)
+    lines = {
+        "title": facts.title + (" - simulated" if facts.simulated else ""),
+        "classes": f"{facts.num_classes:,}" if facts.num_classes else "those of the folder",
+        "": ", ".join(facts.classes) if len(facts.classes) <= 11 else "",
+        "input": f"{facts.channels} x {facts.image_size} x {facts.image_size}"
+        + (f", T = {facts.time_steps} frames of equal event count" if facts.time_steps else ""),
+        "mean": ", ".join(f"{m:.4f}" for m in facts.mean),
+        "std": ", ".join(f"{s:.4f}" for s in facts.std),
+        "samples": ", ".join(f"{n:,} {split}" for split, n in facts.samples.items()),
+        "model": facts.default_model,
+        "looked for": str(places(facts, command.data_dir)[0].absolute()) if facts.folder else "",
+        "obtain": facts.obtain,
+        "licence": facts.licence,
+        "cite": facts.citation,
+        "here": present(command.name, command.data_dir),
+    }
+    for label, text in lines.items():
+        if text:
+            print(f"{label:<11} {text}")
+    if command.figure is not None:
+        draw(command.name, command.data_dir, command.figure)
+
+
+def present(name: str, data_dir: Path | None) -> str:
+    """How many samples are on this machine, or that there are none."""
+    if info(name).folder is None and name != "folder":
+        return "always: needs no files"
+    try:
+        counts = module(name).count(data_dir)
+    except SpikformerError as error:
+        return f"incomplete: {error}"
+    return ", ".join(f"{n:,} {split}" for split, n in counts.items()) or "no"
+
+
+def draw(name: str, data_dir: Path | None, file: Path) -> None:
+    """Samples of a data set, before and after the paper's augmentation, as a figure."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from ..plot.samples import samples
+
+    splits = load(name, data_dir, augment=PAPER.get(name))
+    split = splits.test if isinstance(splits.train, Absent) else splits.train
+    figure, _ = samples(split, splits.info)
+    try:
+        figure.savefig(file, bbox_inches="tight")
+    except (OSError, ValueError) as error:
+        raise SpikformerError(f"cannot write {file}: {error}") from None
+    print(f"drew {file}")
+
+
+def prepare(command: Prepare) -> None:
+    """Read every sample once: archives get unpacked, caches built, and a broken file found before training does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CacheWarning)  # keeping the results is what was asked for
+        splits = load(command.name, command.data_dir, time_steps=command.time_steps, image_size=command.image_size)
+        for name in ("train", "test"):
+            split = splits[name]
+            if isinstance(split, Absent):
+                print(f"{name}: none ({split.reason.split(':')[0]})")
+                continue
+            with tqdm(total=len(split), desc=f"{command.name} {name}", unit="sample", disable=None) as bar:
+                for inputs, targets in batches(split, 32, workers=command.workers):
+                    if not inputs.isfinite().all():
+                        raise SpikformerError(f"{command.name} {name}: a sample is not finite")
+                    bar.update(len(targets))
+            smallest = int(split.targets.bincount(minlength=splits.info.num_classes).min())
+            print(f"{name}: {len(split):,} samples read, at least {smallest:,} of each class")
+    print(f"{command.name} is ready")
+
+
+def write(command: Simulate) -> None:
+    """Simulate recordings and write them, each file complete or not at all."""
+    for value, options, what in ((command.source, SOURCES, "source"), (command.format, FORMATS, "format")):
+        if value not in options:
+            raise SpikformerError(f"unknown {what} {value!r}: {nearest(value, options)}")
+    if command.per_class < 2:
+        raise SpikformerError(f"per_class={command.per_class}: give at least 2, one to train on and one to test")
+    folder = command.out / "CIFAR10DVS"
+    if folder.exists() and not (folder / LABEL).exists():
+        raise SpikformerError(f"{folder} exists and holds no simulated recordings: give another --out")
+    pictures, targets, names = sources(command)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LABEL).write_text(
+            f"Simulated: {command.source} images moved in front of a modelled event camera, seed {command.seed}.\n"
+            "No camera recorded these files. Made by: python -m spikformer_edu.data simulate\n"
+        )
+    except OSError as error:
+        raise SpikformerError(f"cannot write to {folder}: {error.strerror}") from None
+    total = 0
+    for i in tqdm(range(len(pictures)), desc="simulating", unit="recording", disable=None):
+        name, number = names[targets[i]], i % command.per_class
+        (events,) = simulate(pictures[i][None], [command.seed * 1_000_003 + i])
+        write_events(folder / name / f"{command.source}_{name}_{number:04d}.{command.format}", events)
+        total += len(events)
+    print(f"{len(pictures):,} simulated recordings of {total // len(pictures):,} events on average in {folder}")
+    print(f"train on them with --dataset cifar10dvs --data-dir {command.out}")
+
+
+def sources(command: Simulate) -> tuple[torch.Tensor, np.ndarray, tuple[str, ...]]:
+    """The images to move ``[n, H, W]`` in [0, 1], class by class, their labels, and class names."""
+    if command.source == "digits":
+        from .digits_dvs import images
+
+        pictures, targets = images()
+    else:
+        split = load("cifar10", command.data_dir).train
+        pictures, targets = split.pixels.float().mean(1) / 255, split.targets
+    chosen = [(targets == label).nonzero().squeeze(1)[: command.per_class] for label in range(10)]
+    fewest = min(len(part) for part in chosen)
+    if fewest < command.per_class:
+        raise SpikformerError(f"per_class={command.per_class}: {command.source} has {fewest} images of one class")
+    chosen = torch.cat(chosen)
+    return pictures[chosen], targets[chosen].numpy(), info(command.source).classes
+
+
+if __name__ == "__main__":
+    cli.run(main, "python -m spikformer_edu.data")

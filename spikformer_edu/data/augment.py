@@ -1,0 +1,340 @@
+"""Augmentation by the batch, on the device where the batch lives.
+
+All randomness is drawn on the CPU from a generator that is handed in, so a batch is the same on every device and
+with any number of worker processes. torchvision's transforms draw one set of parameters for a whole batch, from the
+global generator; of them the kernels are used.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import SpikformerError, nearest
+
+Generator = torch.Generator
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is done to training samples. Everything is off unless asked for; ``PAPER`` holds the official settings.
+
+    Raises:
+        SpikformerError: a value out of its range.
+    """
+
+    flip: float = 0.0
+    """Probability of a mirror image."""
+    crop_padding: int = 0
+    """Pixels of black border from which a window of the image's size is cut at random."""
+    crop_area: tuple[float, float] = (1.0, 1.0)
+    """Share of a photograph's area that is cut out at random and resized; (1, 1) takes all of it."""
+    randaugment: int = 0
+    """Operations of RandAugment an image, each applied with probability 1/2."""
+    operations: str = "few"
+    """few: the five of the official CIFAR code; all: the fifteen of timm."""
+    magnitude: float = 9.0
+    """Strength of RandAugment, 0 to 10."""
+    magnitude_std: float = 0.0
+    """Standard deviation of that strength."""
+    erasing: float = 0.0
+    """Probability that a rectangle is erased."""
+    neuromorphic: bool = False
+    """For event frames: shear, shift, rotation or cutout of all frames of a sample alike."""
+    mixup: float = 0.0
+    """Alpha of mixup; 0 is off. Mixup and cutmix are applied to whole batches: see mix()."""
+    cutmix: float = 0.0
+    """Alpha of cutmix; 0 is off. With both on, each batch takes one of the two."""
+    mix_probability: float = 1.0
+    """Share of batches that are mixed."""
+    mix_epochs: int | None = None
+    """Mixing ends after this many epochs; None: never."""
+
+    def __post_init__(self):
+        for name in ("flip", "erasing", "mix_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SpikformerError(f"{name}={getattr(self, name)}: give a probability from 0 to 1")
+        for name in ("crop_padding", "randaugment", "magnitude_std", "mixup", "cutmix"):
+            if getattr(self, name) < 0:
+                raise SpikformerError(f"{name}={getattr(self, name)}: give 0 or more")
+        if not 0 <= self.magnitude <= 10:
+            raise SpikformerError(f"magnitude={self.magnitude}: give a strength from 0 to 10")
+        object.__setattr__(self, "crop_area", tuple(self.crop_area))  # JSON has no tuples
+        if len(self.crop_area) != 2 or not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
+            raise SpikformerError(
+                f"crop_area={self.crop_area}: give the least and the greatest share, above 0, up to 1"
+            )
+        if self.operations not in OPERATIONS:
+            raise SpikformerError(f"unknown operations {self.operations!r}: {nearest(self.operations, OPERATIONS)}")
+
+
+def augment_images(
+    pixels: Tensor,
+    augment: Augment | None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    generator: Generator | None,
+) -> Tensor:
+    """Images as the network takes them: augmented when there is a generator, then normalised.
+
+    Args:
+        pixels: ``[B, C, H, W]``, uint8. augment: None does nothing but normalise, as does a generator of None.
+        mean, std: a channel, in [0, 1] pixel units.
+
+    Returns:
+        ``[B, C, H, W]``, float32.
+    """
+    train = augment is not None and generator is not None
+    if train:
+        if augment.crop_padding:
+            pixels = random_crop(pixels, augment.crop_padding, generator)
+        if augment.flip:
+            pixels = random_flip(pixels, augment.flip, generator)
+        if augment.randaugment:
+            pixels = rand_augment(pixels, augment, mean, generator)
+    shift = pixels.new_tensor(mean, dtype=torch.float32).view(-1, 1, 1)
+    scale = pixels.new_tensor(std, dtype=torch.float32).view(-1, 1, 1)
+    images = (pixels.float() / 255 - shift) / scale
+    if train and augment.erasing:
+        chosen = torch.rand(len(images), generator=generator) < augment.erasing
+        images = erase(images, chosen, (0.02, 1 / 3), (0.3, 1 / 0.3), generator)
+    return images
+
+
+def augment_frames(frames: Tensor, augment: Augment | None, generator: Generator | None) -> Tensor:
+    """Event frames, all of a sample moved alike: a mirror image, and one of six with equal probability.
+
+    Nothing, shear by up to 0.3, shift in x or in y by up to 5 pixels, rotation by up to 30 degrees, or a square hole of
+    0.1 to 11 % of the area: the official CIFAR10-DVS code (its shift fills with zeros; the paper's text says roll).
+
+    Shapes: ``[T, B, C, H, W]``, float32 -> the same.
+    """
+    if augment is None or generator is None:
+        return frames
+    time, batch = frames.shape[:2]
+    x = frames.transpose(0, 1).flatten(1, 2)  # [B, TC, H, W]: what moves one channel moves them all
+    if augment.flip:
+        x = random_flip(x, augment.flip, generator)
+    if augment.neuromorphic:
+        kind = torch.randint(6, (batch,), generator=generator)
+        level = torch.linspace(-1, 1, 31)[torch.randint(31, (batch,), generator=generator)]
+        shear, angle = 0.3 * level * (kind == 1), math.radians(30) * level * (kind == 4)
+        right, down = torch.trunc(5 * level) * (kind == 2), torch.trunc(5 * level) * (kind == 3)
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        moved = warp(x, [cos, -sin + torch.tan(shear), -right, sin, cos, -down], mode="nearest")
+        x = _where((kind > 0) & (kind < 5), moved, x)
+        x = erase(x, kind == 5, (0.001, 0.11), (1.0, 1.0), generator)
+    return x.unflatten(1, (time, -1)).transpose(0, 1)
+
+
+def mix(
+    inputs: Tensor,
+    targets: Tensor,
+    num_classes: int,
+    mixup: float,
+    cutmix: float,
+    generator: Generator,
+    probability: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Mixup or cutmix of a batch with itself in reverse order; one share lambda ~ Beta(alpha, alpha) for the batch.
+
+    Args:
+        inputs: ``[B, C, H, W]`` or ``[T, B, C, H, W]``. targets: labels ``[B]``. mixup, cutmix: alphas; 0 is off.
+        probability: share of batches that are mixed; the others only get soft targets.
+
+    Returns:
+        Mixed inputs, and targets ``[B, K]``, rows of which sum to 1.
+    """
+    targets = F.one_hot(targets, num_classes).float()
+    chance, which = torch.rand(2, generator=generator).tolist()
+    if chance >= probability or not (mixup or cutmix):
+        return inputs, targets
+    boxed = bool(cutmix) and (not mixup or which < 0.5)
+    alpha = cutmix if boxed else mixup
+    share = float(np.random.default_rng(_integer(generator)).beta(alpha, alpha))
+    other = inputs.flip(-4)
+    if boxed:
+        height, width = inputs.shape[-2:]
+        cut = math.sqrt(1 - share)
+        y, x = _integer(generator) % height, _integer(generator) % width
+        top, bottom = max(0, y - int(height * cut) // 2), min(height, y + int(height * cut) // 2)
+        left, right = max(0, x - int(width * cut) // 2), min(width, x + int(width * cut) // 2)
+        inputs = inputs.clone()
+        inputs[..., top:bottom, left:right] = other[..., top:bottom, left:right]
+        share = 1 - (bottom - top) * (right - left) / (height * width)  # the box was cut off at the rim
+    else:
+        inputs = share * inputs + (1 - share) * other
+    return inputs, share * targets + (1 - share) * targets.flip(0)
+
+
+def _integer(generator: Generator) -> int:
+    return int(torch.randint(2**62, (), generator=generator))
+
+
+def _where(chosen: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return torch.where(chosen.to(x.device, non_blocking=True).view(-1, 1, 1, 1), x, y)
+
+
+def random_flip(x: Tensor, probability: float, generator: Generator) -> Tensor:
+    """Each sample of ``[B, C, H, W]`` mirrored left to right with that probability."""
+    return _where(torch.rand(len(x), generator=generator) < probability, x.flip(-1), x)
+
+
+def random_crop(x: Tensor, padding: int, generator: Generator) -> Tensor:
+    """A window of the image's own size cut from each padded image of ``[B, C, H, W]``."""
+    batch, channels, height, width = x.shape
+    corner = torch.randint(2 * padding + 1, (2, batch, 1), generator=generator).to(x.device, non_blocking=True)
+    rows = (corner[0] + torch.arange(height, device=x.device)).view(batch, 1, height, 1)
+    columns = (corner[1] + torch.arange(width, device=x.device)).view(batch, 1, 1, width)
+    sample = torch.arange(batch, device=x.device).view(-1, 1, 1, 1)
+    channel = torch.arange(channels, device=x.device).view(1, -1, 1, 1)
+    return F.pad(x, [padding] * 4)[sample, channel, rows, columns]
+
+
+def erase(
+    x: Tensor, chosen: Tensor, area: tuple[float, float], aspect: tuple[float, float], generator: Generator
+) -> Tensor:
+    """Random erasing (Zhong et al., 2020): one rectangle set to 0 in the chosen samples of ``[B, C, H, W]``.
+
+    Args:
+        chosen: ``[B]``, bool. area: range of its share of the image. aspect: range of height over width, log-uniform.
+    """
+    batch, _, height, width = x.shape
+    draws = torch.rand(4, batch, 10, generator=generator)  # ten attempts, of which the first that fits counts
+    size = (area[0] + (area[1] - area[0]) * draws[0]) * height * width
+    ratio = torch.exp(math.log(aspect[0]) + (math.log(aspect[1]) - math.log(aspect[0])) * draws[1])
+    tall, wide = torch.sqrt(size * ratio).round(), torch.sqrt(size / ratio).round()
+    fits = (tall < height) & (wide < width)
+    first = fits.int().argmax(1, keepdim=True)
+    tall, wide, down, right, fits = (v.gather(1, first) for v in (tall, wide, draws[2], draws[3], fits))
+    top, left = (down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor()
+    box = torch.stack([top, top + tall, left, left + wide]).to(x.device, non_blocking=True)  # [4, B, 1]
+    rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+    hole = ((rows >= box[0]) & (rows < box[1]))[:, :, None] & ((columns >= box[2]) & (columns < box[3]))[:, None]
+    hit = (chosen[:, None] & fits).to(x.device, non_blocking=True)
+    return x.masked_fill((hole & hit[:, :, None])[:, None], 0)
+
+
+def warp(x: Tensor, matrix: list[Tensor], fill: Tensor | float = 0.0, mode: str = "bicubic") -> Tensor:
+    """Each image of ``[B, C, H, W]`` by its own affine map.
+
+    Args:
+        matrix: a, b, c, d, e, f, each ``[B]``: a pixel (x, y) from the centre of the result shows what is at
+            (a x + b y + c, d x + e y + f) from the centre of the image, in pixels.
+        fill: what lies outside the image.
+    """
+    height, width = x.shape[-2:]
+    a, b, c, d, e, f = matrix
+    theta = torch.stack([a, b * height / width, 2 * c / width, d * width / height, e, 2 * f / height], 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta.to(x.device, non_blocking=True), list(x.shape), align_corners=False)
+    return F.grid_sample(x.float() - fill, grid, mode=mode, padding_mode="zeros", align_corners=False) + fill
+
+
+def rand_augment(pixels: Tensor, augment: Augment, mean: tuple[float, ...], generator: Generator) -> Tensor:
+    """RandAugment (Cubuk et al., 2020) as the official code uses it: strength ~ N(magnitude, std), probability 1/2.
+
+    Shapes: ``[B, C, H, W]``, uint8 -> the same. What moves into an image is its mean colour.
+    """
+    names = OPERATIONS[augment.operations]
+    fill = pixels.new_tensor([round(255 * m) for m in mean], dtype=torch.float32).view(-1, 1, 1)
+    pixels = pixels.clone()
+    for _ in range(augment.randaugment):
+        kind = torch.randint(2 * len(names), (len(pixels),), generator=generator)  # the upper half: left as it is
+        level = torch.randn(len(pixels), generator=generator) * augment.magnitude_std + augment.magnitude
+        level = level.clamp(0, 10) / 10
+        sign = torch.randint(2, (len(pixels),), generator=generator) * 2.0 - 1
+        for number, name in enumerate(names):
+            chosen = (kind == number).nonzero().squeeze(1)
+            if len(chosen):
+                here = chosen.to(pixels.device, non_blocking=True)
+                pixels[here] = _OPERATION[name](pixels[here], level[chosen], sign[chosen], fill)
+    return pixels
+
+
+def _kernel(name: str) -> Callable:
+    def apply(x: Tensor, level: Tensor, sign: Tensor, fill: Tensor) -> Tensor:
+        from torchvision.transforms.v2 import functional
+
+        return getattr(functional, name)(x)
+
+    return apply
+
+
+def _geometry(matrix: Callable) -> Callable:
+    def apply(x: Tensor, level: Tensor, sign: Tensor, fill: Tensor) -> Tensor:
+        moved = warp(x, matrix(level * sign, torch.zeros_like(level), *x.shape[-2:]), fill)
+        return moved.round_().clamp_(0, 255).byte()
+
+    return apply
+
+
+def _enhance(degenerate: Callable) -> Callable:
+    """Away from, or towards, an image without colour, contrast, brightness or edges: factor 1 +- 0.9 level."""
+
+    def apply(x: Tensor, level: Tensor, sign: Tensor, fill: Tensor) -> Tensor:
+        factor = (1 + 0.9 * level * sign).clamp_min(0.1).view(-1, 1, 1, 1).to(x.device, non_blocking=True)
+        plain = degenerate(x).float()
+        return (plain + factor * (x.float() - plain)).round_().clamp_(0, 255).byte()
+
+    return apply
+
+
+def _pixelwise(function: Callable) -> Callable:
+    def apply(x: Tensor, level: Tensor, sign: Tensor, fill: Tensor) -> Tensor:
+        return function(x.int(), level.view(-1, 1, 1, 1).to(x.device, non_blocking=True)).byte()
+
+    return apply
+
+
+def _rotate(v: Tensor, zero: Tensor, height: int, width: int) -> list[Tensor]:
+    cos, sin = torch.cos(v * math.radians(30)), torch.sin(v * math.radians(30))
+    return [cos, -sin, zero, sin, cos, zero]
+
+
+def _grey(x: Tensor) -> Tensor:
+    from torchvision.transforms.v2 import functional
+
+    return functional.rgb_to_grayscale(x, num_output_channels=3)
+
+
+def _blurred(x: Tensor) -> Tensor:
+    from torchvision.transforms.v2 import functional
+
+    return functional.adjust_sharpness(x, 0.0)
+
+
+# Strengths are those of timm's "increasing" set. Its shear turns about the upper left corner, hence the third term.
+_OPERATION = {
+    "equalize": _kernel("equalize"),
+    "rotate": _geometry(_rotate),
+    "shear_x": _geometry(lambda v, z, h, w: [z + 1, 0.3 * v, 0.15 * v * h, z, z + 1, z]),
+    "shift_x": _geometry(lambda v, z, h, w: [z + 1, z, 0.45 * v * w, z, z + 1, z]),
+    "shift_y": _geometry(lambda v, z, h, w: [z + 1, z, z, z, z + 1, 0.45 * v * h]),
+    "shear_y": _geometry(lambda v, z, h, w: [z + 1, z, z, 0.3 * v, z + 1, 0.15 * v * w]),
+    "auto_contrast": _kernel("autocontrast"),
+    "invert": _kernel("invert"),
+    "posterize": _pixelwise(lambda x, level: x & (255 << (4 + (4 * level).int()))),
+    "solarize": _pixelwise(lambda x, level: torch.where(x < 256 - (256 * level).int(), x, 255 - x)),
+    "solarize_add": _pixelwise(
+        lambda x, level: torch.where(x < 128, (x + (110 * level).int()).clamp_max(255), x),
+    ),
+    "color": _enhance(_grey),
+    "contrast": _enhance(lambda x: _grey(x)[:, :1].float().mean((1, 2, 3), keepdim=True).round()),
+    "brightness": _enhance(torch.zeros_like),
+    "sharpness": _enhance(_blurred),
+}
+OPERATIONS: dict[str, tuple[str, ...]] = {"few": tuple(_OPERATION)[:5], "all": tuple(_OPERATION)}
+
+# The settings of the official code, by data set: its *.yml files and the training script for CIFAR10-DVS.
+PAPER: dict[str, Augment] = {
+    "cifar10": Augment(flip=0.5, randaugment=1, magnitude_std=0.4, erasing=0.25, mixup=0.5, mix_epochs=200),
+    "imagenet": Augment(
+        flip=0.5, randaugment=2, operations="all", magnitude_std=0.5, erasing=0.25, mixup=0.8, cutmix=1.0
+    ),
+    "cifar10dvs": Augment(flip=0.5, neuromorphic=True, mixup=0.5, mix_probability=0.5, mix_epochs=75),
+}
+PAPER["cifar100"], PAPER["dvsgesture"] = PAPER["cifar10"], PAPER["cifar10dvs"]

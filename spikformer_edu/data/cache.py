@@ -1,0 +1,106 @@
+"""Arrays that were expensive to make, kept on disk: keyed by all that shaped them, written atomically, checked on read.
+
+A cache file is a SHA-256 digest followed by a safetensors body. The digest covers the key as well as the body, so a
+truncated, damaged, renamed or foreign file never passes for an entry; it is built again.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from ..errors import SpikformerError
+
+Arrays = dict[str, np.ndarray]
+
+
+class CacheWarning(SpikformerError, UserWarning):
+    """The cache cannot be kept. A warning where work can go on without it, an error where it was asked for."""
+
+
+class Cache:
+    """A folder of cache entries.
+
+    Args:
+        name: subfolder, the data set's name.
+        data_dir: where the data are; the cache lies beside them, in ``spikformer-cache``. When nothing can be written
+            there, or when it is None, it lies in the user's cache folder (``$XDG_CACHE_HOME``, else ``~/.cache``).
+    """
+
+    def __init__(self, name: str, data_dir: Path | None):
+        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikformer_edu"
+        self.folders = [user / name] if data_dir is None else [data_dir / "spikformer-cache" / name, user / name]
+
+    def get(self, key: dict, build: Callable[[], Arrays], compress: bool = False) -> Arrays:
+        """The entry of that key, built and stored when it is not there.
+
+        Args:
+            key: everything that shapes the arrays, as JSON. build: makes them. compress: for sparse arrays.
+        """
+        text = json.dumps(key, sort_keys=True)
+        file = hashlib.sha256(text.encode()).hexdigest()[:24] + (".z" if compress else ".safetensors")
+        for folder in self.folders:
+            arrays = _read(folder / file, text)
+            if arrays is not None:
+                return arrays
+        arrays = {name: np.ascontiguousarray(array) for name, array in build().items()}
+        self._store(file, text, arrays, compress)
+        return arrays
+
+    def _store(self, file: str, text: str, arrays: Arrays, compress: bool) -> None:
+        body = safetensors.numpy.save(arrays)
+        body = zlib.compress(body, 1) if compress else body
+        for folder in self.folders:
+            try:
+                write_atomically(folder / file, _digest(text, body) + body)
+            except OSError as error:
+                reason = f"{folder}: {error.strerror or error}"
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # a full disk is no reason to fill another
+                    break
+            else:
+                if folder != self.folders[0]:
+                    warnings.warn(f"cannot write to {self.folders[0]}: the cache goes to {folder}", stacklevel=2)
+                return
+        warnings.warn(CacheWarning(f"no cache is kept, {reason}: free space or give another --data-dir"), stacklevel=2)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is either complete or not there, whenever the process is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(handle)  # else a power cut may leave the new name on old blocks
+        os.chmod(temporary, 0o644)  # mkstemp makes files that no colleague can read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _digest(text: str, body: bytes) -> bytes:
+    digest = hashlib.sha256(text.encode())
+    digest.update(body)
+    return digest.digest()
+
+
+def _read(path: Path, text: str) -> Arrays | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, body = content[:32], memoryview(content)[32:]
+    if digest != _digest(text, body):
+        warnings.warn(f"cache file {path} is damaged: it is built again", stacklevel=3)
+        return None
+    return safetensors.numpy.load(zlib.decompress(body) if path.suffix == ".z" else bytes(body))

@@ -1,0 +1,173 @@
+"""CIFAR-10 and CIFAR-100, from torchvision's layout or from class folders, decoded once into one array."""
+
+import hashlib
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..errors import SpikformerError
+from .augment import Augment
+from .base import DatasetInfo, Splits, choose
+from .cache import Arrays, Cache
+from .files import (
+    PICTURES,
+    Images,
+    absent,
+    class_folders,
+    decode,
+    download,
+    fingerprint,
+    listing,
+    places,
+    unpack,
+)
+
+INFO = DatasetInfo(
+    name="cifar10",
+    title="CIFAR-10",
+    classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    channels=3,
+    image_size=32,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    default_model="cifar10-4-384",
+    folder="cifar10",
+    obtain="put cifar-10-python.tar.gz from www.cs.toronto.edu/~kriz/cifar.html there, or class folders "
+    "train/<class>/* and test/<class>/*",
+    licence="none stated; used for research and teaching",
+    citation="A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009",
+    samples={"train": 50_000, "test": 10_000},
+)
+# Class of torchvision that knows the published archive and its checksums, and the folder inside that archive.
+PUBLISHED = {"cifar10": ("CIFAR10", "cifar-10-batches-py"), "cifar100": ("CIFAR100", "cifar-100-python")}
+
+
+def load(
+    data_dir: str | Path | None = None,
+    augment: Augment | None = None,
+    toy: int | None = None,
+    split_seed: int | None = None,
+    val_fraction: float | None = None,
+    info: DatasetInfo = INFO,
+) -> Splits:
+    """All images in memory. Downloaded if they are nowhere to be found.
+
+    Args:
+        data_dir: where to look. augment: for the training set; None: none. toy: images of each class that are used.
+        split_seed, val_fraction: which images, and what share of each class, are taken from training for validation.
+
+    Raises:
+        SpikformerError: absent and not to be downloaded, a class missing, or a file that cannot be read.
+    """
+    source = find(data_dir, info)
+    if source is None:
+        fetch(data_dir, info)
+        source = find(data_dir, info)
+    kind, folder = source
+    read = _read_batches if kind == "batches" else _read_folders
+    arrays = {name: read(info, folder, name, places(info, data_dir)[-1]) for name in ("train", "test")}
+    targets = {name: torch.from_numpy(part["targets"]) for name, part in arrays.items()}
+    rest, val = choose(targets["train"], val_fraction, toy, split_seed)
+    test, _ = choose(targets["test"], None, toy, split_seed)
+
+    def split(name: str, indices: torch.Tensor, augment: Augment | None) -> Images:
+        pixels = torch.from_numpy(arrays[name]["pixels"])
+        whole = len(indices) == len(pixels)
+        return Images(pixels if whole else pixels[indices], targets[name][indices], info, augment)
+
+    return Splits(
+        info, split("train", rest, augment), split("train", val, None) if len(val) else None, split("test", test, None)
+    )
+
+
+def find(data_dir: str | Path | None, info: DatasetInfo = INFO) -> tuple[str, Path] | None:
+    """What is on this machine: torchvision's ("batches", folder), or ("folders", folder with train and test)."""
+    for place in places(info, data_dir):
+        if (place / PUBLISHED[info.name][1]).is_dir():
+            return "batches", place
+        if set(class_folders(place / "train")) & set(info.classes):
+            return "folders", place
+    return None
+
+
+def count(data_dir: str | Path | None, info: DatasetInfo = INFO) -> dict[str, int]:
+    """Images on this machine, by split."""
+    source = find(data_dir, info)
+    if source is None:
+        return {}
+    if source[0] == "batches":
+        return dict(info.samples)
+    return {
+        name: sum(len(files) for files in listing(source[1] / name, info.classes, PICTURES))
+        for name in ("train", "test")
+    }
+
+
+def fetch(data_dir: str | Path | None, info: DatasetInfo) -> None:
+    """Unpack the published archive, after downloading it if it is not there.
+
+    Raises:
+        SpikformerError: no network, or a damaged archive.
+    """
+    published = _published(info)
+    place = places(info, data_dir)[0]
+    archive = next((p / published.filename for p in places(info, data_dir) if (p / published.filename).exists()), None)
+    if archive is None:
+        archive = place / published.filename
+        try:
+            download(published.url, published.tgz_md5, archive)
+        except SpikformerError as error:
+            raise absent(info, data_dir, f" and {error}") from None
+    unpack(archive, place)
+    if find(data_dir, info) is None:
+        raise SpikformerError(f"{archive} holds no {PUBLISHED[info.name][1]}: {info.obtain}")
+
+
+def _published(info: DatasetInfo):
+    import torchvision
+
+    return getattr(torchvision.datasets, PUBLISHED[info.name][0])
+
+
+def _read_batches(info: DatasetInfo, folder: Path, name: str, root: Path) -> Arrays:
+    """The pickled batches; torchvision opens none of them whose checksum is not the published one."""
+    try:
+        data = _published(info)(folder, train=name == "train")
+    except (OSError, RuntimeError):
+        broken = folder / PUBLISHED[info.name][1]
+        raise SpikformerError(f"{broken} is incomplete or damaged: remove it and {info.obtain}") from None
+    pixels = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))  # [n, C, H, W]
+    return {"pixels": pixels, "targets": np.array(data.targets, dtype=np.int64)}
+
+
+def _read_folders(info: DatasetInfo, folder: Path, name: str, root: Path) -> Arrays:
+    entries = listing(folder / name, info.classes, PICTURES)
+    found, expected = sum(map(len, entries)), info.samples[name]
+    if found < expected:
+        warnings.warn(f"{folder / name} holds {found:,} of {expected:,} images of {info.title}", stacklevel=4)
+    stamp = hashlib.sha256(repr(fingerprint(entries)).encode()).hexdigest()
+    key = {"what": "images", "classes": info.classes, "size": info.image_size, "files": stamp}
+    return Cache(info.name, root).get(key, lambda: _decode_all(info, name, entries))
+
+
+def _decode_all(info: DatasetInfo, name: str, entries: list[list[os.DirEntry]]) -> Arrays:
+    def pixels(entry: os.DirEntry) -> np.ndarray:
+        image = np.asarray(decode(entry.path, entry.path))
+        if image.shape[:2] != (info.image_size, info.image_size):
+            size = f"{image.shape[1]} x {image.shape[0]}"
+            raise SpikformerError(
+                f"{entry.path} is {size} pixels, {info.title} is {info.image_size} x {info.image_size}: "
+                "for other pictures use --dataset folder"
+            )
+        return image.transpose(2, 0, 1)
+
+    files = [entry for group in entries for entry in group]
+    targets = np.repeat(np.arange(len(entries)), [len(group) for group in entries])
+    images = np.empty((len(files), info.channels, info.image_size, info.image_size), dtype=np.uint8)
+    for i, file in enumerate(tqdm(files, desc=f"{info.name} {name}", unit="image", disable=None)):
+        images[i] = pixels(file)
+    return {"pixels": images, "targets": targets}

@@ -1,0 +1,141 @@
+"""CIFAR10-DVS: CIFAR-10 images moved in front of an event camera (Li et al., 2017), 1,000 recordings a class."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..errors import SpikformerError
+from .augment import Augment
+from .base import DatasetInfo, Splits, choose
+from .cache import Cache
+from .cifar10 import INFO as CIFAR10
+from .events import READERS
+from .files import absent, class_folders, listing, places, unpack
+from .recordings import Recordings, check_frame_size, check_steps, first_nine_tenths
+
+INFO = DatasetInfo(
+    name="cifar10dvs",
+    title="CIFAR10-DVS",
+    classes=CIFAR10.classes,
+    channels=2,
+    image_size=128,
+    mean=(),
+    std=(),
+    default_model="cifar10dvs-2-256",
+    folder="CIFAR10DVS",
+    obtain="fetch the ten class archives (airplane.zip ...) or CIFAR10DVS.zip by hand from figshare "
+    "(doi.org/10.6084/m9.figshare.4724671) into that folder; `python -m spikformer_edu.data simulate` makes a "
+    "simulated stand-in",
+    licence="CC BY 4.0 (as stated on figshare)",
+    citation="H. Li et al., CIFAR10-DVS: An Event-Stream Dataset for Object Classification, "
+    "Frontiers in Neuroscience 11:309, 2017",
+    time_steps=16,
+    samples={"train": 9_000, "test": 1_000},
+)
+LABEL = "SIMULATED.txt"  # marks a folder of simulated recordings, whose classes are the folders it has
+SUFFIXES = tuple(suffix for suffix in READERS if suffix != ".npy")
+
+
+def load(
+    data_dir: str | Path | None = None,
+    augment: Augment | None = None,
+    time_steps: int = INFO.time_steps,
+    image_size: int = INFO.image_size,
+    toy: int | None = None,
+    split_seed: int | None = None,
+    val_fraction: float | None = None,
+) -> Splits:
+    """Recordings as T frames of equal event count, split as the official code does: 9 to 1 in order of file name.
+
+    AEDAT4 (tonic's archive), AEDAT 2.0 (the original one) and SpikingJelly's ``.npz`` are read, from class folders in
+    the data set's folder or in the data directory itself; archives are unpacked. A folder that holds SIMULATED.txt
+    has the classes that it has.
+
+    Args:
+        data_dir: where to look. augment: for the training set; None: none. time_steps: T. image_size: height and width
+            of a frame. toy: recordings of each class that are used. split_seed: another split than the official one.
+        val_fraction: share of each class that is taken from training for validation.
+
+    Raises:
+        SpikformerError: absent, or a class is missing. A broken recording is reported when it is read.
+    """
+    check_steps(time_steps), check_frame_size(image_size)
+    folder = find(data_dir, time_steps)
+    if folder is None and _unpack_archives(data_dir):
+        folder = find(data_dir, time_steps)
+    if folder is None:
+        raise absent(INFO, data_dir)
+    info = describe(folder)
+    entries = listing(folder, info.classes, SUFFIXES)
+    for name, files in zip(info.classes, entries, strict=True):
+        if len(files) < 2:
+            raise SpikformerError(
+                f"class {name!r} has one recording in {folder / name}: training and test need one each"
+            )
+    found, expected = sum(map(len, entries)), sum(info.samples.values())
+    if found < expected:
+        warnings.warn(f"{folder} holds {found:,} of {expected:,} recordings of {info.title}", stacklevel=3)
+    names = [f"{name}/{e.name}" for name, files in zip(info.classes, entries, strict=True) for e in files]
+    labels = torch.arange(len(entries)).repeat_interleave(torch.tensor([len(files) for files in entries]))
+    cache = Cache("cifar10dvs", places(INFO, data_dir)[-1])
+
+    def split(indices, augment: Augment | None) -> Recordings:
+        return Recordings(folder, [names[i] for i in indices], labels[indices], time_steps, image_size, augment, cache)
+
+    train, test = (torch.tensor(part) for part in first_nine_tenths([len(files) for files in entries], split_seed))
+    rest, val = choose(labels[train], val_fraction, toy, split_seed)
+    some, _ = choose(labels[test], None, toy, split_seed)
+    return Splits(
+        replace(info, image_size=image_size, time_steps=time_steps),
+        split(train[rest], augment),
+        split(train[val], None) if len(val) else None,
+        split(test[some], None),
+    )
+
+
+def find(data_dir: str | Path | None, time_steps: int = INFO.time_steps) -> Path | None:
+    """The folder with the class folders: the data set's, the data directory, or one that SpikingJelly made in them."""
+    for place in places(INFO, data_dir):
+        for folder in (
+            place,
+            place / "extract",
+            place / "events_np",
+            place / f"frames_number_{time_steps}_split_by_number",
+        ):
+            if (folder / LABEL).exists() or set(class_folders(folder)) & set(INFO.classes):
+                return folder
+    return None
+
+
+def describe(folder: Path) -> DatasetInfo:
+    """The facts about what lies in a folder, simulated or not."""
+    if not (folder / LABEL).exists():
+        return INFO
+    return replace(
+        INFO, title="CIFAR10-DVS (simulated)", classes=tuple(class_folders(folder)), samples={}, simulated=True
+    )
+
+
+def count(data_dir: str | Path | None) -> dict[str, int]:
+    """Recordings on this machine, training and test together."""
+    folder = find(data_dir)
+    if folder is None:
+        return {}
+    info = describe(folder)
+    kind = "simulated recordings" if info.simulated else "recordings"
+    return {kind: sum(map(len, listing(folder, info.classes, SUFFIXES)))}
+
+
+def _unpack_archives(data_dir: str | Path | None) -> bool:
+    found = False
+    for place in places(INFO, data_dir):
+        if (place / "CIFAR10DVS.zip").is_file() and not any((place / f"{name}.zip").is_file() for name in INFO.classes):
+            unpack(place / "CIFAR10DVS.zip", place)
+            found = True
+        for name in INFO.classes:
+            if (place / f"{name}.zip").is_file() and not (place / name).is_dir():
+                unpack(place / f"{name}.zip", place)
+                found = True
+    return found

@@ -1,0 +1,72 @@
+"""The digits of scikit-learn in front of a simulated event camera: event data without any download."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from . import digits
+from .augment import Augment
+from .base import Splits
+from .cache import Arrays, Cache
+from .events import simulate, to_frames
+from .recordings import Frames, check_frame_size, check_steps
+
+INFO = replace(
+    digits.INFO,
+    name="digits-dvs",
+    title="Handwritten digits (scikit-learn), simulated events",
+    channels=2,
+    mean=(),
+    std=(),
+    obtain="simulated from scikit-learn's digits",
+    time_steps=8,
+    simulated=True,
+)
+LOOPS = 2  # how often each digit runs through the path
+
+
+def load(
+    data_dir: str | Path | None = None,
+    augment: Augment | None = None,
+    time_steps: int = INFO.time_steps,
+    image_size: int = INFO.image_size,
+    toy: int | None = None,
+    split_seed: int | None = None,
+) -> Splits:
+    """Simulated recordings of all digits as T frames of equal event count, split as the digits are.
+
+    Args:
+        data_dir: not used, they need no files. augment: for the training set; None: none. time_steps: T. image_size:
+            pixels along each side of the simulated sensor. toy: digits of each class that are used. split_seed: another
+            split.
+    """
+    check_steps(time_steps), check_frame_size(image_size)
+    key = {"what": "digits-dvs", "version": 1, "loops": LOOPS, "time_steps": time_steps, "size": image_size}
+    frames = torch.from_numpy(Cache("digits-dvs", None).get(key, lambda: _simulate(time_steps, image_size))["frames"])
+    _, targets = digits.read()
+    train, val, test = digits.split(targets, toy, split_seed)
+    return Splits(
+        replace(INFO, image_size=image_size, time_steps=time_steps),
+        Frames(frames[train], targets[train], augment),
+        Frames(frames[val], targets[val], None),
+        Frames(frames[test], targets[test], None),
+    )
+
+
+def images() -> tuple[torch.Tensor, torch.Tensor]:
+    """Digits with a margin, so that no stroke leaves the camera's view: ``[1797, 10, 10]`` in [0, 1], and labels."""
+    pixels, targets = digits.read()
+    return F.pad(pixels, (1, 1, 1, 1)), targets
+
+
+def _simulate(time_steps: int, size: int) -> Arrays:
+    pixels, _ = images()
+    frames = []
+    for chunk in tqdm(torch.arange(len(pixels)).split(64), desc="simulating digits-dvs", unit_scale=64, disable=None):
+        for events in simulate(pixels[chunk], chunk.tolist(), size, LOOPS):
+            frames.append(to_frames(events, time_steps, size, sensor=size))
+    return {"frames": np.stack(frames)}

@@ -1,0 +1,130 @@
+"""DVS128 Gesture: people making eleven gestures in front of an event camera (Amir et al., 2017), in tonic's files."""
+
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..errors import SpikformerError
+from .augment import Augment
+from .base import DatasetInfo, Splits, choose
+from .cache import Cache
+from .files import absent, class_folders, places, unpack
+from .recordings import Recordings, check_frame_size, check_steps
+
+INFO = DatasetInfo(
+    name="dvsgesture",
+    title="DVS128 Gesture",
+    classes=(
+        "hand clapping",
+        "right hand wave",
+        "left hand wave",
+        "right arm clockwise",
+        "right arm counter clockwise",
+        "left arm clockwise",
+        "left arm counter clockwise",
+        "arm roll",
+        "air drums",
+        "air guitar",
+        "other gestures",
+    ),
+    channels=2,
+    image_size=128,
+    mean=(),
+    std=(),
+    default_model="dvsgesture-2-256",
+    folder="DVSGesture",
+    obtain="fetch ibmGestureTrain.tar.gz and ibmGestureTest.tar.gz (figshare, as tonic.datasets.DVSGesture does) "
+    "into that folder",
+    licence="CC BY 4.0",
+    citation="A. Amir et al., A Low Power, Fully Event-Based Gesture Recognition System, CVPR 2017",
+    time_steps=16,
+    samples={"train": 1_077, "test": 264},
+)
+FOLDERS = {"train": "ibmGestureTrain", "test": "ibmGestureTest"}
+
+
+def load(
+    data_dir: str | Path | None = None,
+    augment: Augment | None = None,
+    time_steps: int = INFO.time_steps,
+    image_size: int = INFO.image_size,
+    toy: int | None = None,
+    split_seed: int | None = None,
+    val_fraction: float | None = None,
+) -> Splits:
+    """Recordings as T frames of equal event count; the official training and test users.
+
+    Args:
+        data_dir: where to look, for ``DVSGesture/ibmGestureTrain/userNN_light/<label>.npy``; archives are unpacked.
+        augment: for the training set; None: none. time_steps: T. image_size: height and width of a frame. toy:
+            recordings of each class that are used. split_seed, val_fraction: which recordings, and what share of each
+            class, are taken from training for validation.
+
+    Raises:
+        SpikformerError: absent, or a gesture is missing. A broken recording is reported when it is read.
+    """
+    check_steps(time_steps), check_frame_size(image_size)
+    place = find(data_dir)
+    if place is None:
+        raise absent(INFO, data_dir)
+    cache = Cache("dvsgesture", places(INFO, data_dir)[-1])
+    parts = {}
+    for split, folder in FOLDERS.items():
+        names, labels = _walk(place / folder)
+        missing = sorted(set(range(INFO.num_classes)) - set(labels))
+        if missing:
+            gesture = f"{missing[0]} ({INFO.classes[missing[0]]})"
+            raise SpikformerError(f"no recording of gesture {gesture} in {place / folder}: {INFO.obtain}")
+        if len(names) < INFO.samples[split]:
+            warnings.warn(
+                f"{place / folder} holds {len(names):,} of {INFO.samples[split]:,} recordings of {INFO.title}",
+                stacklevel=3,
+            )
+        parts[split] = place / folder, names, torch.tensor(labels)
+
+    def split(name: str, indices: torch.Tensor, augment: Augment | None) -> Recordings:
+        folder, names, labels = parts[name]
+        chosen = [names[i] for i in indices]
+        return Recordings(folder, chosen, labels[indices], time_steps, image_size, augment, cache)
+
+    rest, val = choose(parts["train"][2], val_fraction, toy, split_seed)
+    test, _ = choose(parts["test"][2], None, toy, split_seed)
+    return Splits(
+        replace(INFO, image_size=image_size, time_steps=time_steps),
+        split("train", rest, augment),
+        split("train", val, None) if len(val) else None,
+        split("test", test, None),
+    )
+
+
+def find(data_dir: str | Path | None) -> Path | None:
+    """The folder that holds ibmGestureTrain and ibmGestureTest; they are unpacked when only their archives are there."""
+    for place in places(INFO, data_dir):
+        for folder in FOLDERS.values():
+            archive = place / f"{folder}.tar.gz"
+            if archive.is_file() and not (place / folder).is_dir():
+                unpack(archive, place)
+        if (place / FOLDERS["train"]).is_dir():
+            return place
+    return None
+
+
+def count(data_dir: str | Path | None) -> dict[str, int]:
+    """Recordings on this machine, by split."""
+    place = find(data_dir)
+    return {} if place is None else {split: len(_walk(place / folder)[0]) for split, folder in FOLDERS.items()}
+
+
+def _walk(folder: Path) -> tuple[list[str], list[int]]:
+    """Names relative to the folder, in order of user, light and label; and labels."""
+    names, labels = [], []
+    for user in class_folders(folder):
+        if re.fullmatch(r"user\d+_\w+", user):
+            files = [f for f in (folder / user).glob("*.npy") if f.stem.isdigit() and int(f.stem) < INFO.num_classes]
+            for file in sorted(files, key=lambda f: int(f.stem)):
+                names.append(f"{user}/{file.name}")
+                labels.append(int(file.stem))
+    return names, labels

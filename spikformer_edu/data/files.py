@@ -1,0 +1,259 @@
+"""Finding data on this machine, unpacking archives, listing and decoding images."""
+
+import os
+import shutil
+import socket
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import SpikformerError
+from .augment import Augment, augment_images
+from .base import DatasetInfo, Split
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm")
+OFFLINE = "`--dataset digits` or `--dataset digits-dvs` work without any file"
+
+
+def data_folder(data_dir: str | Path | None = None) -> Path:
+    """The folder that data sets are looked for in: the one given, else ``$SPIKFORMER_DATA``, else ``./data``.
+
+    Raises:
+        SpikformerError: the folder that was named does not exist.
+    """
+    named = data_dir or os.environ.get("SPIKFORMER_DATA")
+    folder = Path(named or "data").expanduser()
+    if named and not folder.is_dir():
+        raise SpikformerError(f"no folder {folder}: give an existing one as --data-dir or in $SPIKFORMER_DATA")
+    return folder
+
+
+def places(info: DatasetInfo, data_dir: str | Path | None) -> list[Path]:
+    """Where a data set may lie: in its folder of the data directory, or in the data directory itself."""
+    root = data_folder(data_dir)
+    return [root / info.folder, root] if info.folder else [root]
+
+
+def absent(info: DatasetInfo, data_dir: str | Path | None, detail: str = "") -> SpikformerError:
+    """The error that says where the data were looked for, how to get them, and what works without."""
+    where = places(info, data_dir)[0].absolute()
+    return SpikformerError(f"{info.name} is not in {where}{detail}: {info.obtain}; {OFFLINE}")
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Names of the subfolders, sorted, without hidden ones; none if there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                e.name for e in entries if e.is_dir() and not e.name.startswith((".", "_", "spikformer-cache"))
+            )
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise SpikformerError(f"cannot read {folder}: {error.strerror}") from None
+
+
+def listing(folder: Path, classes: list[str] | tuple[str, ...], suffixes: tuple[str, ...]) -> list[list[os.DirEntry]]:
+    """The files of each class, sorted by name, without hidden ones.
+
+    Raises:
+        SpikformerError: a class has no folder, or no file in it.
+    """
+    found = []
+    for name in classes:
+        try:
+            with os.scandir(folder / name) as entries:
+                files = [e for e in entries if e.name.lower().endswith(suffixes) and not e.name.startswith(".")]
+        except OSError as error:
+            raise SpikformerError(f"class {name!r} is missing: cannot read {folder / name}: {error.strerror}") from None
+        if not files:
+            kinds = ", ".join(suffixes)
+            raise SpikformerError(f"class {name!r} is empty: no file that ends in {kinds} in {folder / name}")
+        found.append(sorted(files, key=lambda e: e.name))
+    return found
+
+
+def fingerprint(entries: list[list[os.DirEntry]]) -> list:
+    """What changes when any of the files does: names, sizes, times of change."""
+    return [[(e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in files] for files in entries]
+
+
+def decode(content, name: str) -> "Image.Image":  # noqa: F821
+    """An image file as an RGB picture.
+
+    Args:
+        content: path or open file. name: what an error calls it.
+
+    Raises:
+        SpikformerError: it is not an image, or only part of one.
+    """
+    from PIL import Image
+
+    try:
+        return Image.open(content).convert("RGB")
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
+        reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
+        raise SpikformerError(f"{name} is no readable image ({reason}): replace or remove it") from None
+
+
+class Images(Split):
+    """Images kept in memory as one array, on any device.
+
+    Args:
+        pixels: ``[n, C, H, W]``, uint8. targets: ``[n]``. info: its mean and std normalise.
+    """
+
+    def __init__(self, pixels: Tensor, targets: Tensor, info: DatasetInfo, augment: Augment | None):
+        self.pixels, self.targets, self.info, self.augment = pixels, targets, info, augment
+        self.device = pixels.device
+
+    def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        indices = indices.to(self.device, non_blocking=True)
+        images = augment_images(self.pixels[indices], self.augment, self.info.mean, self.info.std, generator)
+        return images, self.targets[indices]
+
+    def to(self, device: torch.device | str) -> "Images":
+        return Images(self.pixels.to(device), self.targets.to(device), self.info, self.augment)
+
+
+class Pictures(Split):
+    """Photographs of any size, read from files (or from inside tar files) when they are needed.
+
+    Args:
+        folder: what ``names`` are relative to. names: ``[n]`` paths, as bytes: a million Python strings would be
+            copied into every worker. targets: ``[n]``. image_size: height and width of what the network sees.
+        ranges: ``[n, 2]``, first byte and length inside the file; None: whole files.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: np.ndarray,
+        targets: Tensor,
+        info: DatasetInfo,
+        augment: Augment | None,
+        ranges: np.ndarray | None = None,
+    ):
+        self.folder, self.names, self.targets, self.info, self.augment = folder, names, targets, info, augment
+        self.ranges = ranges
+
+    def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        pixels = np.stack([self._read(int(i), generator) for i in indices])  # [B, H, W, C]
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        return augment_images(images, self.augment, self.info.mean, self.info.std, generator), self.targets[indices]
+
+    def _read(self, index: int, generator: torch.Generator | None) -> np.ndarray:
+        from PIL import Image
+
+        path = self.folder / os.fsdecode(self.names[index])
+        if self.ranges is None:
+            image = decode(path, str(path))
+        else:
+            image = decode(*member(path, *self.ranges[index]))
+        size = self.info.image_size
+        if generator is None or self.augment is None:  # the shorter side to image_size, then the middle
+            scale = size / min(image.size)
+            across, down = (round(side * scale) for side in image.size)
+            left, top = (across - size) / 2 / scale, (down - size) / 2 / scale
+            box = (left, top, left + size / scale, top + size / scale)
+        else:
+            box = crop_box(*image.size, self.augment.crop_area, generator)
+        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def member(path: Path, start: int, length: int):
+    """A file inside a tar file, and what an error calls it."""
+    import io
+
+    with open(path, "rb") as file:
+        file.seek(int(start))
+        return io.BytesIO(file.read(int(length))), f"{path} (bytes {start} to {start + length})"
+
+
+def crop_box(
+    width: int, height: int, area: tuple[float, float], generator: torch.Generator
+) -> tuple[float, float, float, float]:
+    """A window at random, of that share of the area and an aspect ratio of 3/4 to 4/3; left, top, right, bottom.
+
+    With an area of 1 nothing but the whole picture fits, or the largest middle part within these ratios.
+    """
+    for share, ratio, x, y in torch.rand(10, 4, generator=generator).tolist():
+        size = width * height * (area[0] + (area[1] - area[0]) * share)
+        aspect = (3 / 4) * (16 / 9) ** ratio
+        wide, tall = round((size * aspect) ** 0.5), round((size / aspect) ** 0.5)
+        if 0 < wide <= width and 0 < tall <= height:
+            left, top = int(x * (width - wide + 1)), int(y * (height - tall + 1))
+            return left, top, left + wide, top + tall
+    wide, tall = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    left, top = (width - wide) // 2, (height - tall) // 2
+    return left, top, left + wide, top + tall
+
+
+def check_size(image_size: int | None, default: int) -> int:
+    """The image size asked for.
+
+    Raises:
+        SpikformerError: below 8 pixels.
+    """
+    if image_size is not None and image_size < 8:
+        raise SpikformerError(f"image_size={image_size}: give at least 8 pixels")
+    return image_size or default
+
+
+def download(url: str, md5: str, archive: Path) -> None:
+    """Fetch a file; it appears under its name only when it is complete and its checksum right.
+
+    Raises:
+        SpikformerError: no network, or another file than expected.
+    """
+    from torchvision.datasets.utils import download_url
+
+    patience = socket.getdefaulttimeout()
+    try:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".download-") as folder:
+            socket.setdefaulttimeout(20)  # torchvision waits for ever
+            download_url(url, folder, archive.name, md5)
+            os.replace(Path(folder) / archive.name, archive)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(f"{error}".split())
+        raise SpikformerError(f"cannot download {archive.name} ({reason})") from None
+    finally:
+        socket.setdefaulttimeout(patience)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar or zip file into a folder, all of it or nothing; what is there already is left alone.
+
+    Raises:
+        SpikformerError: damaged, not an archive, a full disk, or a member that would leave the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".unpack-"))
+    except OSError as error:
+        raise SpikformerError(f"cannot write to {folder}: {error.strerror}") from None
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as file:
+                for name in file.namelist():
+                    if name.startswith(("/", "\\")) or ".." in Path(name).parts or ":" in name:
+                        raise SpikformerError(f"{archive} is refused: its member {name!r} would leave {folder}")
+                file.extractall(scratch)
+        else:
+            with tarfile.open(archive) as file:
+                file.extractall(scratch, filter="data")
+        for path in scratch.iterdir():
+            if not (folder / path.name).exists():
+                os.replace(path, folder / path.name)
+    except tarfile.FilterError as error:
+        raise SpikformerError(f"{archive} is refused: {error}") from None
+    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+        raise SpikformerError(f"cannot unpack {archive}: {error}; fetch it again, or free space") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

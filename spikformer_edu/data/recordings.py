@@ -1,0 +1,122 @@
+"""Splits of event recordings, and how they are read by the batch."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import SpikformerError
+from .augment import Augment, augment_frames
+from .base import Split
+from .cache import Cache
+from .events import SENSOR, read_frames
+
+
+class Frames(Split):
+    """Event frames kept in memory, on any device.
+
+    Args:
+        frames: ``[n, T, 2, H, W]`` event counts. targets: ``[n]``.
+    """
+
+    def __init__(self, frames: Tensor, targets: Tensor, augment: Augment | None):
+        self.frames, self.targets, self.augment, self.device = frames, targets, augment, frames.device
+
+    def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        indices = indices.to(self.device, non_blocking=True)
+        frames = self.frames[indices].float().transpose(0, 1)  # [T, B, 2, H, W]
+        return augment_frames(frames, self.augment, generator), self.targets[indices]
+
+    def to(self, device: torch.device | str) -> "Frames":
+        return Frames(self.frames.to(device), self.targets.to(device), self.augment)
+
+
+class Recordings(Split):
+    """Recordings on disk; each is cut into frames when it is first needed, and the frames are kept in the cache.
+
+    Args:
+        folder: what ``names`` are relative to. time_steps: T. size: height and width of a frame.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: list[str],
+        targets: Tensor,
+        time_steps: int,
+        size: int,
+        augment: Augment | None,
+        cache: Cache,
+    ):
+        self.folder, self.names, self.targets = folder, names, targets
+        self.time_steps, self.size, self.augment, self.cache = time_steps, size, augment, cache
+
+    def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        frames = np.stack([self.frames(int(i)) for i in indices], axis=1)  # [T, B, 2, H, W]
+        return augment_frames(torch.from_numpy(frames.astype(np.float32)), self.augment, generator), self.targets[
+            indices
+        ]
+
+    def frames(self, index: int) -> np.ndarray:
+        """Event counts of one recording, before augmentation: ``[T, 2, H, W]``."""
+        path = self.folder / self.names[index]
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise SpikformerError(f"cannot read {path}: {error.strerror}") from None
+        key = {
+            "what": "frames of equal event count",
+            "file": self.names[index],
+            "bytes": status.st_size,
+            "changed": status.st_mtime_ns,
+            "time_steps": self.time_steps,
+            "size": self.size,
+        }
+        return self.cache.get(key, lambda: {"frames": read_frames(path, self.time_steps, self.size)}, compress=True)[
+            "frames"
+        ]
+
+
+def check_steps(time_steps: int) -> int:
+    """The number of frames asked for.
+
+    Raises:
+        SpikformerError: below 1.
+    """
+    if time_steps < 1:
+        raise SpikformerError(f"time_steps={time_steps}: give at least 1")
+    return time_steps
+
+
+def check_frame_size(image_size: int) -> int:
+    """The frame size asked for.
+
+    Raises:
+        SpikformerError: not from 8 to 128 pixels.
+    """
+    if not 8 <= image_size <= SENSOR:
+        raise SpikformerError(f"image_size={image_size}: event frames have 8 to {SENSOR} pixels along each side")
+    return image_size
+
+
+def first_nine_tenths(counts: list[int], split_seed: int | None) -> tuple[list[int], list[int]]:
+    """The official code's split of recordings that follow each other class by class, ``counts`` of each class.
+
+    The first ceil(0.9 n) of a class train and the others test; split_seed shuffles each class before. Neither side
+    of a class is left empty.
+
+    Returns:
+        Indices of the training and of the test part.
+    """
+    random = np.random.RandomState(split_seed or 0)
+    train, test, first = [], [], 0
+    for count in counts:
+        order = np.arange(count) if split_seed is None else random.permutation(count)
+        cut = min(math.ceil(0.9 * count), count - 1)
+        train += [first + int(i) for i in order[:cut]]
+        test += [first + int(i) for i in order[cut:]]
+        first += count
+    return train, test

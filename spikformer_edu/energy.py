@@ -1,0 +1,379 @@
+"""Count operations, and turn them into the paper's estimate of energy, with every assumption said.
+
+    SOPs(l) = rate(l) * T * FLOPs(l)                                          paper, eq. 21-22
+    E = 4.6 pJ * T * FLOPs(first convolution) + 0.9 pJ * sum of all other SOPs     eq. 23-24, appendix C.2
+
+FLOPs are multiply-accumulates of one image in one time step, rate is the firing rate of the layer's INPUT. 4.6 pJ is a
+32-bit floating-point multiplication and addition at 45 nm (MAC), 0.9 pJ the addition alone (AC): an input that is 0 or
+1 needs no multiplication, and none at all where it is 0 (M. Horowitz, ISSCC 2014).
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .attention import SoftmaxAttention, SpikingSelfAttention
+from .model import Spikformer, SpikformerConfig
+from .presets import PRESETS, preset
+from .table import table
+
+MAC, AC = 4.6, 0.9  # pJ
+CONVENTIONS = {
+    "paper": "eq. 21-24 as the published ImageNet figures have them: there the first convolution is that of D = 512"
+    " whatever D (as published only for 3 x 224 x 224 inputs; otherwise the same as paper-corrected)",
+    "paper-corrected": "eq. 21-24 as written: the first convolution at the model's own width",
+    "integer": "integers count by value: a residual of 2 costs two additions; real inputs of the head multiply",
+}
+DISCLAIMER = (
+    "Energy of the arithmetic alone at 45 nm (4.6 pJ a multiply-accumulate, 0.9 pJ an addition; Horowitz 2014), at the"
+    " firing rates of the inputs given. No memory access is in it, and it is not the energy of a GPU or of any chip."
+)
+
+
+@dataclass
+class LayerCost:
+    """One layer's operations, for one image.
+
+    Attributes:
+        layer: name; products of attention are named after what they multiply.
+        flops: multiply-accumulates of one time step. steps: T; 1 for the head, which sees the mean over time.
+        rate: share of non-zero values in the input (of a product: of the operand whose ones say what is added).
+        mean: mean value of that input, which exceeds the rate where it holds integers above 1.
+        real: both factors are real numbers, so that it multiplies in every convention.
+        ann_flops: the same layer in a network without spikes.
+        pj: energy in pJ, by convention.
+    """
+
+    layer: str
+    flops: int
+    steps: int
+    rate: float
+    mean: float
+    real: bool
+    ann_flops: int
+    pj: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def sops(self) -> float:
+        """Synaptic operations of one image, rate * T * FLOPs (eq. 21); 0 where it multiplies instead."""
+        return 0.0 if self.real else self.rate * self.steps * self.flops
+
+
+@dataclass
+class EnergyReport:
+    """What ``energy`` gives; prints as a table.
+
+    Attributes:
+        layers: in network order. time_steps: T. images: how many the rates were measured on.
+    """
+
+    layers: list[LayerCost]
+    time_steps: int
+    images: int
+
+    @property
+    def flops(self) -> int:
+        """Multiply-accumulates of one image in one time step."""
+        return sum(cost.flops for cost in self.layers)
+
+    @property
+    def sops(self) -> float:
+        """Synaptic operations of one image, over all time steps, the first convolution left out."""
+        return sum(cost.sops for cost in self.layers)
+
+    @property
+    def ann_flops(self) -> int:
+        """Multiply-accumulates of one image in the network of the same size without spikes, which runs once."""
+        return sum(cost.ann_flops for cost in self.layers)
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """Energy of one image in pJ, by convention, and of the network without spikes ("ann")."""
+        spiking = {name: sum(cost.pj[name] for cost in self.layers) for name in CONVENTIONS}
+        return spiking | {"ann": MAC * self.ann_flops}
+
+    def to_dict(self) -> dict:
+        """Everything in it, ready for JSON; energies in pJ."""
+        return {
+            "time_steps": self.time_steps,
+            "images": self.images,
+            "flops": self.flops,
+            "sops": self.sops,
+            "ann_flops": self.ann_flops,
+            "totals_pj": self.totals,
+            "layers": [vars(cost) | {"sops": cost.sops} for cost in self.layers],
+            "conventions": CONVENTIONS,
+            "disclaimer": DISCLAIMER,
+        }
+
+    def __str__(self) -> str:
+        unit, name = energy_unit(max(self.totals.values()))
+        header = (
+            "layer",
+            "FLOPs (M)",
+            "x steps",
+            "input rate",
+            "mean",
+            "SOPs (M)",
+            *(f"{c}, {name}" for c in CONVENTIONS),
+        )
+        rows = [
+            (
+                cost.layer,
+                f"{cost.flops / 1e6:.3f}",
+                str(cost.steps),
+                "real" if cost.real else f"{100 * cost.rate:.2f} %",
+                "" if cost.real else f"{cost.mean:.4f}",
+                "MAC" if cost.real else f"{cost.sops / 1e6:.3f}",
+                *(f"{cost.pj[c] / unit:.4g}" for c in CONVENTIONS),
+            )
+            for cost in self.layers
+        ]
+        totals = (f"{self.totals[c] / unit:.4g}" for c in CONVENTIONS)
+        rows.append(("total", f"{self.flops / 1e6:.3f}", "", "", "", f"{self.sops / 1e6:.3f}", *totals))
+        ann = (
+            f"without spikes: {self.ann_flops / 1e6:.3f} M multiply-accumulates, {self.totals['ann'] / unit:.4g} {name}"
+        )
+        said = [f"{c}: {text}." for c, text in CONVENTIONS.items()]
+        where = f"one image, T = {self.time_steps}, rates measured on {self.images}"
+        return "\n".join([table(header, rows), ann, where, *said, DISCLAIMER])
+
+    __repr__ = __str__
+
+
+def energy_unit(pj: float) -> tuple[float, str]:
+    """The unit an energy is best read in: its size in pJ, and its name."""
+    return next(
+        (size, name) for size, name in ((1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ"), (1.0, "pJ")) if pj >= size or size == 1
+    )
+
+
+def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
+    """Count the operations of a model on real inputs, and estimate their energy under three conventions.
+
+    FLOPs are counted by hooks on the forward pass, in evaluation mode: convolutions, linear layers, and the two
+    products of attention in the order in which they run. Batch norms fold into the layer before them, biases, pooling,
+    the softmax of variants and the neurons themselves are not counted, as in the paper. The first convolution is
+    charged at every step, as there, though of a still image the model computes it once. Of Q K^T the ones of Q say
+    what is added, of (Q K^T) V those of V; of K^T V those of K, of Q (K^T V) those of Q. Where Q and K are real
+    numbers (variants of Table 1) their product multiplies, in every convention.
+
+    Args:
+        model: the network. inputs: images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]``, normalised as in training:
+            the rates are measured on them.
+
+    Returns:
+        An ``EnergyReport``: per layer FLOPs, firing rate of its input, SOPs, pJ; ``CONVENTIONS`` says what each means.
+        The network without spikes has the same layers and runs once; its attention takes 2 N^2 D.
+
+    Raises:
+        SpikformerError: inputs that the model does not take.
+
+    Source: paper, eq. 21-24 and appendix C.2.
+    """
+    costs: list[LayerCost] = []
+    time_steps = inputs.shape[0] if inputs.dim() == 5 else model.config.time_steps
+    handles, was_training = [], model.training
+
+    def count_layer(name: str):
+        def hook(module: nn.Module, args: tuple, out: Tensor) -> None:
+            (x,) = args
+            if isinstance(module, nn.Conv2d):
+                flops = out[0].numel() * module.weight[0].numel()
+            else:  # rows of one image and step: its tokens, or the one row of the head
+                flops = (1 if name == "head" else x.shape[-2]) * module.weight.numel()
+            steps = 1 if name == "head" else time_steps
+            costs.append(LayerCost(name, flops, steps, *rate_and_mean(x), name == "sps.0", flops))
+
+        return hook
+
+    def count_products(name: str, module: SpikingSelfAttention):
+        mix = module.mix
+
+        def counted(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            h, n, d = q.shape[2:]
+            real_qk, real_v = not module.spiking_qk, not module.spiking_v
+            if n <= d or isinstance(module, SoftmaxAttention):  # the order that mix takes
+                size, products = n * n * d, [("QK^T", q, real_qk), ("(QK^T)V", v, real_v)]
+            else:
+                size, products = n * d * d, [("K^TV", v if real_qk else k, False), ("Q(K^TV)", q, real_qk)]
+            for product, ones, real in products:
+                layer = f"{name}.{product}"
+                costs.append(LayerCost(layer, h * size, time_steps, *rate_and_mean(ones), real, h * n * n * d))
+            return mix(q, k, v)
+
+        module.mix = counted
+
+    attentions = {name: m for name, m in model.named_modules() if isinstance(m, SpikingSelfAttention)}
+    recorded = {name: m.__dict__["mix"] for name, m in attentions.items() if "mix" in m.__dict__}  # by record()
+    try:
+        for name, module in model.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                layer = name.removesuffix(".conv").removesuffix(".linear")
+                handles.append(module.register_forward_hook(count_layer(layer)))
+        for name, module in attentions.items():
+            count_products(name, module)
+        with torch.no_grad():
+            model.eval()(inputs)
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+        for name, module in attentions.items():
+            del module.mix
+            if name in recorded:
+                module.mix = recorded[name]
+    for cost in costs:
+        for convention in CONVENTIONS:
+            cost.pj[convention] = _pj(cost, convention, model.config.dim, tuple(inputs.shape[-3:]))
+    return EnergyReport(costs, time_steps, inputs.shape[-4])
+
+
+def rate_and_mean(x: Tensor) -> tuple[float, float]:
+    """Share of non-zero values, and mean value."""
+    return float((x != 0).mean(dtype=torch.float64)), float(x.mean(dtype=torch.float64))
+
+
+def _pj(cost: LayerCost, convention: str, dim: int, shape: tuple[int, ...]) -> float:
+    """Energy of one layer for one image."""
+    if cost.real:
+        published = convention == "paper" and cost.layer == "sps.0" and shape == (3, 224, 224)
+        return MAC * cost.steps * cost.flops * (512 / dim if published else 1)
+    if convention == "integer":
+        if cost.layer == "head":  # the mean of integers over tokens and time is a real number
+            return MAC * cost.flops
+        return AC * cost.mean * cost.steps * cost.flops
+    return AC * cost.sops
+
+
+def count_flops(config: SpikformerConfig, image_size: int) -> dict[str, int]:
+    """Multiply-accumulates of one image in one time step by part, from the formulas alone.
+
+    Args:
+        config: the network. image_size: height and width in pixels.
+
+    Returns:
+        "first conv" = 9 C (D/8) H W; "other convs", those of SPS and the position embedding; "linear" = L (4 + 2 r) N
+        D^2 for Q, K, V, the projection and the MLP of ratio r; "QK^T" = L N^2 D, one product in the order (Q K^T) V;
+        "K^TV" = L N D d, one product in the order Q (K^T V); "head" = D K.
+    """
+    widths = [config.in_channels, *(config.dim // n for n in (8, 4, 2, 1))]
+    size, convs = image_size, []
+    for i in range(4):
+        convs.append(9 * widths[i] * widths[i + 1] * size**2)
+        size //= 2 if config.pool[i] else 1
+    tokens, dim = size**2, config.dim
+    return {
+        "first conv": convs[0],
+        "other convs": sum(convs[1:]) + 9 * dim * dim * tokens,
+        "linear": config.depth * (4 + 2 * config.mlp_ratio) * tokens * dim**2,
+        "QK^T": config.depth * tokens**2 * dim,
+        "K^TV": config.depth * tokens * dim * (dim // config.heads),
+        "head": dim * config.num_classes,
+    }
+
+
+# Published for ImageNet (paper, Table 2): SOPs in G, energy in mJ. The network without spikes: FLOPs in G, mJ.
+PUBLISHED = {
+    "imagenet-8-384": (6.82, 7.734),
+    "imagenet-6-512": (8.69, 9.417),
+    "imagenet-8-512": (11.09, 11.577),
+    "imagenet-10-512": (13.67, 13.899),
+    "imagenet-8-768": (22.09, 21.477),
+}
+PUBLISHED_ANN = ("imagenet-8-512", 8.33, 38.340)
+
+
+class Audit(list):
+    """A list of dicts that prints as a table."""
+
+    def __str__(self) -> str:
+        def text(value: object) -> str:
+            return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+        return table(list(self[0]), [[text(value) for value in row.values()] for row in self])
+
+    __repr__ = __str__
+
+
+def audit_paper() -> Audit:
+    """Check each ImageNet row of Table 2: what is left of its energy when 0.9 pJ a SOP is taken away?
+
+    Eq. 23 says 4.6 pJ * T * FLOPs(first convolution), which grows with D. The published rows leave the same rest
+    whatever D, that of D = 512: the figures for D = 384 and 768 seem to use the wrong width.
+
+    Returns:
+        One dict a model, in mJ: ``rest`` = energy - 0.9 SOPs, ``own width`` and ``D = 512``, what eq. 23 gives for it,
+        and ``corrected``, the energy with the first convolution at its own width.
+    """
+    rows = Audit()
+    for name, (sops, published) in PUBLISHED.items():
+        own = first_conv_mj(preset(name).config)
+        rows.append(
+            {
+                "model": name,
+                "SOPs (G)": sops,
+                "energy": published,
+                "rest": published - AC * sops,
+                "own width": own,
+                "D = 512": first_conv_mj(preset("imagenet-8-512").config),
+                "corrected": AC * sops + own,
+            }
+        )
+    return rows
+
+
+def first_conv_mj(config: SpikformerConfig, image_size: int = 224) -> float:
+    """4.6 pJ * T * FLOPs of the first convolution, in mJ (eq. 23): 1.595 for D = 512 and T = 4 at 224 x 224."""
+    return MAC * config.time_steps * count_flops(config, image_size)["first conv"] / 1e9
+
+
+def audit_ann() -> Audit:
+    """Which way of counting the network without spikes, ANN 8-512, comes nearest to its published energy?
+
+    Its FLOPs follow from the energy more exactly than from the rounded figure: 38.340 mJ / 4.6 pJ. Counted are all
+    convolutions and linear layers, and none, one or both products of attention in either order, with or without the
+    first convolution and the head.
+
+    Returns:
+        One dict a way of counting, in G multiply-accumulates, nearest first. No way gives the published figure exactly.
+        With the first convolution and without the head, it would leave attention ``audit_ann_rest()`` times N^2 D a
+        block, where one product takes 1 and both take 2.
+    """
+    name, _, published = PUBLISHED_ANN
+    parts = count_flops(preset(name).config, PRESETS[name].image_size)
+    target = published / MAC
+    products = {
+        "no product": 0,
+        "one, N^2 D": parts["QK^T"],
+        "both, N^2 D": 2 * parts["QK^T"],
+        "one, N D d": parts["K^TV"],
+        "both, N D d": 2 * parts["K^TV"],
+    }
+    rows = Audit()
+    for product, flops in products.items():
+        for first in (True, False):
+            for head in (True, False):
+                total = parts["other convs"] + parts["linear"] + flops
+                total = (total + first * parts["first conv"] + head * parts["head"]) / 1e9
+                rows.append(
+                    {
+                        "attention": product,
+                        "first conv": "in" if first else "out",
+                        "head": "in" if head else "out",
+                        "FLOPs (G)": total,
+                        "published (G)": target,
+                        "off by (G)": total - target,
+                        "mJ": MAC * total,
+                    }
+                )
+    rows.sort(key=lambda row: abs(row["off by (G)"]))
+    return rows
+
+
+def audit_ann_rest() -> float:
+    """What the published energy of ANN 8-512 leaves for attention, in N^2 D a block: see ``audit_ann``."""
+    name, _, published = PUBLISHED_ANN
+    parts = count_flops(preset(name).config, PRESETS[name].image_size)
+    return (published / MAC * 1e9 - parts["first conv"] - parts["other convs"] - parts["linear"]) / parts["QK^T"]

@@ -1,0 +1,43 @@
+"""``python -m spikformer_edu.evaluate``: measure the accuracy of a trained network."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import cli
+from .data import load
+from .training import choose_device, evaluate, load_run
+
+
+@dataclass(frozen=True)
+class Options:
+    checkpoint: str = "digits-2-64"
+    """Run folder, or the name of a pretrained model of the package."""
+    dataset: str | None = None
+    """Data set; the one it was trained on unless given."""
+    split: str = "test"
+    """test, val or train."""
+    weights: str = "best"
+    """best or last."""
+    batch_size: int = 100
+    """Images at a time; never changes the result."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    data_dir: Path | None = None
+    """Where data sets are; else $SPIKFORMER_DATA, else ./data."""
+
+
+def main(options: Options) -> None:
+    """Measure loss and accuracy of a run folder or of a pretrained model."""
+    device = choose_device(options.device)
+    run = load_run(options.checkpoint, options.weights)
+    splits = load(options.dataset or run.recipe.dataset, data_dir=options.data_dir)
+    score = evaluate(run.model.to(device), splits[options.split], device, options.batch_size, run.recipe.precision)
+    answers = f"{score.correct} of {score.total}"
+    print(f"{options.split} accuracy {100 * score.accuracy:.2f} % ({answers}), loss {score.loss:.6f}")
+    recorded = run.results.get("accuracy")
+    if options.split == "test" and recorded is not None:
+        print(f"recorded by the run: {100 * recorded:.2f} % ({run.results['correct']} of {run.results['total']})")
+
+
+if __name__ == "__main__":
+    cli.run(main, "python -m spikformer_edu.evaluate")

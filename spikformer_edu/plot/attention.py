@@ -1,0 +1,171 @@
+"""Attention maps, laid over the image that they look at."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ..errors import SpikformerError
+from ..record import LayerRecord
+from . import style
+
+
+@style.house
+def attention(
+    scores: LayerRecord | object,
+    image: object | None = None,
+    *,
+    query: int | None = None,
+    head: int | None = None,
+    step: int | None = None,
+    sample: int | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> tuple[Figure, Axes]:
+    """Draw where attention goes: the scores of one query token, or the mean that each token receives.
+
+    Args:
+        scores: record of ``blocks.i.attn.scores``, or Q K^T s as ``[T, h, N, N]`` of one sample
+            (``[T, B, h, N, N]`` with ``sample``) or a single map ``[N, N]``.
+        image: what the network saw, ``[C, H, W]``: drawn beside the map, and faintly on it.
+        query: number of the query token (row by row), outlined in blue; None: the mean over all queries.
+        head, step: one head, one time step; None: the mean over them.
+        sample, title, ax: as in ``raster``. ``ax`` in the result is the one of the map.
+
+    Raises:
+        SpikformerError: not scores, no such token, head, step or sample, or tokens that fill no rectangle.
+    """
+    array = score_array(scores, sample)
+    steps = len(array)
+    values = pick(pick(array, step, 0, "step"), head, 0, "head")  # [N, N]
+    received = pick(values, query, 0, "query")  # [N]: what each key gets
+    rows, columns = token_grid(len(received), image)
+    who = "mean over queries" if query is None else f"query token {query}"
+    when = f"mean over T = {steps}" if step is None else f"t = {step} of T = {steps}"
+    which = "all heads" if head is None else f"head {head}"
+    with style.axes_for(ax, (5.2, 4.6) if image is None else (8.6, 4.3)) as (fig, own):
+        if image is not None and ax is None:
+            own.remove()
+            beside, own = fig.subplots(1, 2)
+            draw_image(beside, image, rows, columns, query)
+            beside.set_title(f"input, {rows} x {columns} tokens")
+        ax = own
+        drawn = draw_map(ax, received.reshape(rows, columns), image, query=query)
+        fig.colorbar(drawn, ax=ax, label="$Q K^T s$", fraction=0.046, pad=0.03)
+        name = title or (scores.name if isinstance(scores, LayerRecord) else "attention")
+        ax.set_title(f"{name}, {which}\n{who}, {when}")
+    return fig, ax
+
+
+@style.house
+def attention_over_time(
+    scores: LayerRecord | object,
+    image: object | None = None,
+    *,
+    query: int | None = None,
+    sample: int | None = None,
+    title: str | None = None,
+) -> tuple[Figure, np.ndarray]:
+    """Draw the attention map of every head (down) at every time step (across), all on one colour scale.
+
+    Args:
+        scores, image, query, sample, title: as in ``attention``.
+
+    Returns:
+        The figure and its axes ``[h, T]``.
+
+    Raises:
+        SpikformerError: as ``attention``.
+    """
+    array = pick(score_array(scores, sample), query, 2, "query")  # [T, h, N]
+    steps, heads, tokens = array.shape
+    rows, columns = token_grid(tokens, image)
+    size = 1.35 if max(steps, heads) <= 8 else 0.95
+    extra = 0 if image is None else 1  # a first column for the image itself
+    fig, axes = plt.subplots(
+        heads, steps + extra, figsize=(size * (steps + extra) + 1.6, size * heads + 0.9), squeeze=False
+    )
+    if extra:
+        draw_image(axes[0, 0], image, rows, columns, query)
+        axes[0, 0].set_title("input", loc="center", fontsize=11)
+        for ax in axes[1:, 0]:
+            ax.remove()
+    axes = axes[:, extra:]
+    low, high = float(array.min()), float(array.max())
+    for h in range(heads):
+        for t in range(steps):
+            drawn = draw_map(axes[h, t], array[t, h].reshape(rows, columns), image, query=query, limits=(low, high))
+            if h == 0:
+                axes[h, t].set_title(f"t = {t}", loc="center", fontsize=11)
+        axes[h, 0].set_ylabel(f"head {h}", fontsize=10)
+    fig.colorbar(drawn, ax=axes, label="$Q K^T s$", shrink=min(1, 3 / heads), pad=0.02)
+    name = title or (scores.name if isinstance(scores, LayerRecord) else "attention")
+    who = "mean over queries" if query is None else f"query token {query}"
+    fig.suptitle(f"{name}, {who}, T = {steps}", fontsize=12)
+    return fig, axes
+
+
+def score_array(scores: LayerRecord | object, sample: int | None) -> np.ndarray:
+    """Scores of one sample as ``[T, h, N, N]``."""
+    if isinstance(scores, LayerRecord) and scores.kind != "scores":
+        raise SpikformerError(f"layer {scores.name!r} holds {scores.kind}: give a record of 'blocks.<i>.attn.scores'")
+    array = style.check_finite(style.one_sample(scores, sample, "attention scores", field="values"), "attention scores")
+    if array.ndim == 2:
+        array = array[None, None]
+    if array.ndim != 4 or array.shape[2] != array.shape[3]:
+        raise SpikformerError(f"attention scores of shape {list(array.shape)}: give [T, h, N, N] or [N, N]")
+    return array
+
+
+def pick(array: np.ndarray, index: int | None, axis: int, what: str) -> np.ndarray:
+    """One index along an axis, or the mean over it when the index is None."""
+    if index is None:
+        return array.mean(axis)
+    if not -array.shape[axis] <= index < array.shape[axis]:
+        raise SpikformerError(f"{what}={index}: there are {array.shape[axis]}, numbered from 0")
+    return array.take(index, axis)
+
+
+def token_grid(tokens: int, image: object | None) -> tuple[int, int]:
+    """Rows and columns of the tokens: in the image's proportions, square without one."""
+    height, width = (1, 1) if image is None else style.image_of(image).shape[:2]
+    rows = round((tokens * height / width) ** 0.5)
+    if rows < 1 or tokens % rows or (image is not None and rows * width != tokens // rows * height):
+        over = "" if image is None else f" over an image of {height} x {width}"
+        raise SpikformerError(f"{tokens} tokens{over} fill no grid: give the scores and the image of one model")
+    return rows, tokens // rows
+
+
+def draw_map(ax: Axes, values: np.ndarray, image: object | None, *, query=None, limits=None):
+    """Token values ``[rows, columns]`` in heat colours over the image in grey; the query's outline in blue."""
+    rows, columns = values.shape
+    low, high = limits or (float(values.min()), float(values.max()))
+    if low == high:  # a flat map: show it as the bottom of the scale
+        high = low + 1
+    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    drawn = ax.imshow(values, vmin=low, vmax=high, extent=extent)
+    if image is not None:  # as a light and dark tint, so faint that the heat colours keep their meaning
+        picture = style.image_of(image)
+        grey = picture if picture.ndim == 2 else picture @ np.array([0.299, 0.587, 0.114])
+        tint = np.repeat((grey > 0.5).astype(float)[..., None], 4, axis=2)
+        tint[..., 3] = 0.3 * np.abs(grey - 0.5)
+        ax.imshow(tint, extent=extent)
+    outline(ax, query, rows, columns)
+    return drawn
+
+
+def draw_image(ax: Axes, image: object, rows: int, columns: int, query: int | None) -> None:
+    """The image on the grid of its tokens, the query outlined."""
+    ax.imshow(style.image_of(image), cmap="gray", vmin=0, vmax=1, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
+    outline(ax, query, rows, columns)
+
+
+def outline(ax: Axes, query: int | None, rows: int, columns: int) -> None:
+    """A blue frame (Q) around the query token; no ticks."""
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    if query is not None:
+        row, column = divmod(query % (rows * columns), columns)
+        for color, width in (("white", 4.5), (style.Q, 2.5)):
+            ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=color, linewidth=width))

@@ -1,0 +1,80 @@
+"""Pictures of event recordings: the cube of events in x, y and time, and the frames that it is cut into."""
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..data.events import EVENT, SENSOR, to_frames
+from ..errors import SpikformerError
+from .style import house, image_of
+
+FELL, ROSE = "#D55E00", "#0072B2"  # polarity 0 and 1, as in every figure of event frames
+
+
+@house
+def events(
+    recording: np.ndarray,
+    time_steps: int = 8,
+    sensor: int = SENSOR,
+    title: str | None = None,
+    shown: int = 12_000,
+) -> tuple[Figure, np.ndarray]:
+    """An event cube above the T frames of equal event count that the network sees.
+
+    Args:
+        recording: events of dtype ``spikformer_edu.data.events.EVENT``, in order of time. time_steps: T.
+        sensor: pixels along each side of the camera. title: what was recorded; say so if it is simulated.
+        shown: the cube draws at most this many events, evenly chosen, so that it can be seen through.
+
+    Returns:
+        The figure, and its axes: the cube, then the frames.
+
+    Raises:
+        SpikformerError: not events, none of them, or T below 1.
+    """
+    if not isinstance(recording, np.ndarray) or recording.dtype != EVENT or not len(recording):
+        raise SpikformerError("give at least one event, in an array of dtype spikformer_edu.data.events.EVENT")
+    if time_steps < 1:
+        raise SpikformerError(f"time_steps={time_steps}: give at least 1")
+    frames = to_frames(recording, time_steps, sensor, sensor).astype(float)
+    fig = plt.figure(figsize=(10, 6.2), layout="none")
+    fig.subplots_adjust(left=0.04, right=0.985, top=0.9, bottom=0.06, wspace=0.08)
+    rows = fig.add_gridspec(2, time_steps, height_ratios=[3.6, 1])
+    cube = fig.add_axes((0.0, 0.24, 1.0, 0.72), projection="3d", computed_zorder=False)
+    some = recording[np.linspace(0, len(recording) - 1, min(shown, len(recording))).astype(int)]
+    milliseconds = (some["t"] - recording["t"][0]) / 1000
+    for polarity, color, label in ((0, FELL, "darker (p = 0)"), (1, ROSE, "brighter (p = 1)")):
+        mine = some["p"] == polarity
+        place = milliseconds[mine], some["x"][mine], some["y"][mine]
+        cube.scatter(*place, s=2.5, c=color, alpha=0.45, lw=0, label=label)
+    cube.set(xlabel="time (ms)", ylabel="x", zlabel="y", ylim=(0, sensor), zlim=(sensor, 0))
+    cube.set_xlim(0, milliseconds[-1])
+    cube.set_box_aspect((3.4, 1, 1), zoom=1.75)
+    cube.view_init(elev=17, azim=-68)
+    cube.grid(False)
+    for axis in (cube.xaxis, cube.yaxis, cube.zaxis):
+        axis.set_pane_color((1, 1, 1, 0))
+    cube.xaxis.labelpad = 14
+    for axis in (cube.yaxis, cube.zaxis):
+        axis.set_ticks([0, sensor // 2, sensor])
+    cube.legend(loc="upper right", bbox_to_anchor=(0.97, 0.98), markerscale=6, handletextpad=0.2)
+    panels = [fig.add_subplot(rows[1, t]) for t in range(time_steps)]
+    bright = max(1.0, float(np.quantile(frames[frames > 0], 0.97)))  # a few hot pixels would leave the rest pale
+    for t, panel in enumerate(panels):
+        both = np.concatenate([np.clip(frames[t] / bright, 0, 1), np.zeros((2, 1, sensor))], axis=1)
+        both[:, -1, 0] = 1  # so that all frames share one scale; the row is cut off again
+        panel.imshow(image_of(both)[:-1])
+        panel.set_xlabel(f"t = {t}")
+        _frame(panel)
+    panels[0].set_ylabel("frames")
+    count = f"{len(recording):,} events, T = {time_steps} frames of {len(recording) // time_steps:,} events"
+    fig.suptitle(f"{title}: {count}" if title else count, x=0.01, ha="left", fontsize=12)
+    return fig, np.array([cube, *panels], dtype=object)
+
+
+def _frame(panel: Axes) -> None:
+    panel.set(xticks=[], yticks=[])
+    for spine in panel.spines.values():
+        spine.set_visible(True)
+        spine.set_color("#BBBBBB")

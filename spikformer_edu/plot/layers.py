@@ -1,0 +1,192 @@
+"""One layer through time, and all layers side by side."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..errors import SpikformerError
+from ..record import LayerRecord, Recording
+from . import style
+
+
+@style.house
+def raster(
+    spikes: LayerRecord | object,
+    *,
+    sample: int | None = None,
+    neurons: int = 64,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> tuple[Figure, Axes]:
+    """Draw which neurons fire when: a black bar for every spike.
+
+    Args:
+        spikes: a record of one layer, or spikes ``[T, ...]`` in {0, 1} of one sample (``[T, B, ...]`` with ``sample``).
+        sample: which sample of the batch.
+        neurons: at most so many are drawn, evenly spread over the layer; the title says of how many.
+        title: in place of the layer's name.
+        ax: draw here instead of on a new figure.
+
+    Raises:
+        SpikformerError: nothing recorded, an empty tensor, values other than 0 and 1, no such sample.
+    """
+    array = style.check_spikes(style.one_sample(spikes, sample, "spikes"))
+    steps = len(array)
+    array = array.reshape(steps, -1)
+    with style.axes_for(ax, (6.4, 3.8)) as (fig, ax):
+        shown = draw_raster(ax, array, neurons)
+        style.time_axis(ax, steps)
+        ax.set_ylabel("neuron")
+        of = "" if shown == array.shape[1] else f", {shown} of {array.shape[1]:,} neurons"
+        ax.set_title(f"{style.layer_title(spikes, steps, title)}{of}")
+    return fig, ax
+
+
+def draw_raster(ax: Axes, array: np.ndarray, neurons: int) -> int:
+    """Bars for the spikes of ``[T, n]`` at (t, row); returns how many of the n neurons were drawn."""
+    if neurons < 1:
+        raise SpikformerError(f"neurons={neurons}: draw at least one")
+    steps, count = array.shape
+    chosen = np.unique(np.linspace(0, count - 1, min(neurons, count)).round().astype(int))
+    t, row = np.nonzero(array[:, chosen])
+    inches = ax.get_window_extent().width / ax.figure.dpi
+    width = max(0.7, 72 * inches / steps * 0.35)
+    ax.vlines(t, row - 0.42, row + 0.42, color=style.SPIKE, linewidth=width, antialiased=False)
+    ax.set_ylim(len(chosen) - 0.5, -0.5)
+    labels = np.unique(np.linspace(0, len(chosen) - 1, min(5, len(chosen))).round().astype(int))
+    ax.set_yticks(labels, chosen[labels])
+    return len(chosen)
+
+
+@style.house
+def membrane(
+    membranes: LayerRecord | object,
+    spikes: object | None = None,
+    *,
+    threshold: float = 1.0,
+    neuron: int | Sequence[int] | None = None,
+    sample: int | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> tuple[Figure, Axes]:
+    """Draw the membrane potential of one neuron: it charges, meets the threshold, fires, is reset.
+
+    At every step the line reaches H[t], the potential that meets the threshold; after a spike it falls to V[t] = 0.
+
+    Args:
+        membranes: a record with membranes, or H ``[T, ...]`` of one sample (``[T, B, ...]`` with ``sample``).
+        spikes: the spikes that belong to a tensor H; None: H >= threshold. A record brings its own.
+        threshold: V_th for a tensor H. A record brings its own.
+        neuron: flat number or index within ``[...]``; None: the neuron that fires nearest to half of the steps.
+        sample, title, ax: as in ``raster``.
+
+    Raises:
+        SpikformerError: membranes not recorded, NaN or inf in them, spikes of another shape, no such neuron.
+    """
+    if isinstance(membranes, LayerRecord):
+        potentials = style.one_sample(membranes, sample, "membranes", field="membrane")
+        fired = style.one_sample(membranes, sample, "spikes")
+        threshold = membranes.v_threshold
+    else:
+        potentials = style.one_sample(membranes, sample, "membranes")
+        fired = potentials >= threshold if spikes is None else style.one_sample(spikes, sample, "spikes")
+    style.check_finite(potentials, "membranes")
+    fired = style.check_spikes(np.asarray(fired, dtype=np.float32))
+    if fired.shape != potentials.shape:
+        raise SpikformerError(f"spikes of shape {list(fired.shape)} for membranes of shape {list(potentials.shape)}")
+    where = pick_neuron(fired, neuron)
+    h, s = potentials[(slice(None), *where)], fired[(slice(None), *where)]
+    label = f"neuron {', '.join(map(str, where))}" if where else ""
+    with style.axes_for(ax, (6.4, 3.2)) as (fig, ax):
+        draw_membrane(ax, h, s, threshold)
+        style.time_axis(ax, len(h))
+        ax.set_ylabel("membrane potential H")
+        name = style.layer_title(membranes, len(h), title)
+        ax.set_title(f"{name}, {label}" if label else name)
+    return fig, ax
+
+
+def pick_neuron(fired: np.ndarray, neuron: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Index of a neuron within the ``[...]`` of ``[T, ...]``."""
+    shape = fired.shape[1:]
+    if neuron is None:
+        counts = fired.sum(0).reshape(-1)
+        neuron = int(np.abs(counts - len(fired) / 2).argmin())
+    try:
+        if np.ndim(neuron) == 0:
+            return tuple(int(i) for i in np.unravel_index(int(neuron), shape)) if shape else ()
+        index = tuple(int(i) for i in neuron)
+        np.ravel_multi_index(index, shape)
+    except (ValueError, TypeError) as error:
+        count = int(np.prod(shape))
+        raise SpikformerError(f"neuron={neuron}: the layer is {list(shape)}, {count} neurons from 0") from error
+    return index
+
+
+def draw_membrane(
+    ax: Axes, h: np.ndarray, s: np.ndarray, threshold: float, upto: int | None = None, labels: bool = True
+) -> None:
+    """One neuron's H and spikes ``[T]``: an orange line with its resets, the threshold, black marks for spikes.
+
+    ``upto`` draws the first steps only, on the limits of all; ``labels`` names threshold and spikes at the right.
+    """
+    steps = np.arange(len(h))
+    after = h * (1 - s)  # V[t]
+    low, high = min(0.0, float(h.min())), max(threshold, float(h.max()))
+    room = high - low
+    top = high + 0.18 * room
+    ax.set_ylim(low - 0.08 * room, high + 0.3 * room)
+    ax.axhline(threshold, color=style.THRESHOLD, linestyle=(0, (4, 2)), linewidth=1.2, zorder=1)
+    shown = slice(0, upto)
+    ax.plot(np.repeat(steps[shown], 2), np.stack([h, after], 1)[shown].reshape(-1), color=style.MEMBRANE, zorder=2)
+    ax.plot(steps[shown], h[shown], "o", color=style.MEMBRANE, markersize=4 if len(h) <= 40 else 2, zorder=3)
+    fired = steps[shown][s[shown] == 1]
+    ax.vlines(fired, top - 0.06 * room, top + 0.06 * room, color=style.SPIKE, linewidth=2.2, zorder=3)
+    if labels:
+        at = dict(xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", va="center")
+        ax.annotate(f"$V_{{th}}$ = {threshold:g}", (1, threshold), fontsize=10, color=style.THRESHOLD, **at)
+        ax.annotate("spikes", (1, top), fontsize=10, **at)
+
+
+def recorded(recording: Recording, kind: str | None = "spikes") -> list[LayerRecord]:
+    """The records of a kind, in network order.
+
+    Raises:
+        SpikformerError: not a recording, or none of that kind in it.
+    """
+    if not isinstance(recording, Recording):
+        raise SpikformerError(f"give a recording made with record(model), not {type(recording).__name__}")
+    records = recording.layers(kind)
+    if not records:
+        raise SpikformerError(
+            "the recording is empty: call the model inside the `with record(...)` block"
+            if not len(recording)
+            else f"the recording holds no {kind}: record more layers"
+        )
+    return records
+
+
+@style.house
+def firing_rates(recording: Recording, *, ax: Axes | None = None) -> tuple[Figure, Axes]:
+    """Draw the firing rate of every neuron layer, in network order from top to bottom.
+
+    Args:
+        recording: what ``record(model)`` gave; the rate is the mean over time, batch and neurons.
+        ax: draw here instead of on a new figure.
+
+    Raises:
+        SpikformerError: nothing was recorded.
+    """
+    records = recorded(recording)
+    rates = [100 * float(r.spikes.float().mean()) for r in records]
+    with style.axes_for(ax, (6.4, 0.9 + 0.26 * len(records))) as (fig, ax):
+        bars = ax.barh(range(len(records)), rates, color=[style.color_of(r.name) for r in records], height=0.75)
+        ax.bar_label(bars, [f"{rate:.1f} %" for rate in rates], padding=3, fontsize=9)
+        ax.set_yticks(range(len(records)), [r.name for r in records], fontsize=9)
+        ax.set_ylim(len(records) - 0.4, -0.6)
+        ax.set_xlim(0, min(118, max(*rates, 1) * 1.18))
+        ax.set_xlabel("firing rate, % of time steps")
+        ax.set_title(f"firing rate of every layer, T = {len(records[0].values)}")
+    return fig, ax

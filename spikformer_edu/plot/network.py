@@ -1,0 +1,171 @@
+"""The whole network at a glance: the spike atlas, and which values flow where."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from ..errors import SpikformerError
+from ..record import LayerRecord, Recording, feature_rates, value_set
+from . import style
+from .layers import draw_raster, recorded
+
+
+@style.house
+def atlas(recording: Recording, *, sample: int = 0, neurons: int = 48) -> tuple[Figure, np.ndarray]:
+    """Draw every neuron layer in network order: SPS in the first column, then a column for each encoder block.
+
+    Each panel is a raster of one sample. The bars at its right are over the whole batch: the firing rate, and the
+    features (a channel, an output of a linear layer) that never fired (hatched) or always fired (black).
+
+    Args:
+        recording: what ``record(model)`` gave.
+        sample: whose spikes are drawn.
+        neurons: so many of each layer, evenly spread.
+
+    Returns:
+        The figure and the axes of its rasters, ``[rows, columns]``, None where a column is shorter.
+
+    Raises:
+        SpikformerError: nothing was recorded, no such sample.
+    """
+    records = recorded(recording)
+    columns: dict[str, list[LayerRecord]] = {}
+    for record in records:
+        part = record.name.split(".")
+        columns.setdefault(part[0] if part[0] == "sps" else ".".join(part[:2]), []).append(record)
+    height = max(len(column) for column in columns.values())
+    steps = len(records[0].values)
+    fig, grid = plt.subplots(height, len(columns), figsize=(1 + 2.55 * len(columns), 1 + 1.15 * height), squeeze=False)
+    axes = np.full(grid.shape, None, dtype=object)
+    for c, (part, column) in enumerate(columns.items()):
+        for r in range(height):
+            ax = grid[r, c]
+            if r >= len(column):
+                ax.remove()
+                continue
+            axes[r, c] = ax
+            record = column[r]
+            spikes = style.check_spikes(style.one_sample(record, sample, "spikes"))
+            draw_raster(ax, spikes.reshape(steps, -1), neurons)
+            last = r == len(column) - 1
+            style.time_axis(ax, steps, label=last)
+            ax.tick_params(labelbottom=last, labelsize=9)
+            if last and r < height - 1:
+                ax.xaxis.set_in_layout(False)  # there is room below a short column
+            ax.set_yticks([])
+            per_feature = feature_rates(record.name, record.values)
+            rate, dead, full = (
+                float(x.float().mean()) for x in (per_feature, per_feature == 0, per_feature == 1)
+            )
+            name = record.name.removeprefix(part + ".") if part != "sps" else record.name
+            ax.set_title(f"{name}  {100 * rate:.1f} %", fontsize=10, pad=3)
+            draw_shares(ax, rate, dead, full, style.color_of(record.name))
+        grid[0, c].annotate(
+            "SPS" if part == "sps" else part.replace(".", " ").replace("blocks", "block"),
+            (0, 1), xycoords="axes fraction", xytext=(0, 24), textcoords="offset points", fontsize=12, weight="bold",
+        )  # fmt: skip
+    fig.suptitle(f"spike atlas, T = {steps}: name and firing rate of every layer", fontsize=13)
+    fig.legend(
+        handles=[
+            Patch(facecolor=style.GREY, label="firing rate (0 to 100 %)"),
+            Patch(facecolor="white", edgecolor="black", hatch="/////", label="features that never fire"),
+            Patch(facecolor=style.PALE, edgecolor="black", label="features that fire"),
+            Patch(facecolor="black", label="features that always fire"),
+        ],
+        loc="outside lower center",
+        ncols=4 if len(columns) > 3 else 2,
+    )
+    return fig, axes
+
+
+def draw_shares(ax, rate: float, dead: float, full: float, color: str) -> None:
+    """Two bars at the right of a panel: the firing rate, and the shares of features never, sometimes, always firing."""
+    inset = ax.inset_axes([1.03, 0, 0.13, 1])
+    inset.bar(0, 1, color="white", edgecolor=style.GREY, linewidth=0.6, width=0.8)
+    inset.bar(0, rate, color=color, width=0.8)
+    start = 0.0
+    for share, look in (
+        (full, dict(facecolor="black")),
+        (1 - dead - full, dict(facecolor=style.PALE)),
+        (dead, dict(facecolor="white", hatch="/////")),
+    ):
+        inset.bar(1, share, bottom=start, edgecolor="black", linewidth=0.6, width=0.8, **look)
+        start += share
+    inset.set_xlim(-0.5, 1.5)
+    inset.set_ylim(0, 1)
+    inset.axis("off")
+
+
+@style.house
+def value_sets(recording: Recording, image: object | None = None, *, most: int = 4) -> tuple[Figure, np.ndarray]:
+    """Draw which values flow along the network: binary spikes, integers in the residual stream, real numbers.
+
+    The ribbon names the set; the columns below it show which share of the values is 0, 1, 2, ...
+
+    Args:
+        recording: what ``record(model)`` gave.
+        image: the network's input, any shape; adds it as the first column. The logits are the last.
+        most: integers from here on share a colour.
+
+    Returns:
+        The figure and its two axes: the ribbon, the shares.
+
+    Raises:
+        SpikformerError: nothing was recorded.
+    """
+    records = recorded(recording, None)
+    columns = [(r.name, r.values) for r in records] + [("logits", recording.logits)]
+    if image is not None:
+        columns.insert(0, ("input", torch.from_numpy(style.check_finite(style.to_numpy(image, "image"), "image"))))
+    fig, (ribbon, shares) = plt.subplots(
+        2, 1, sharex=True, figsize=(1.8 + 0.42 * len(columns), 5.2), height_ratios=[0.5, 3]
+    )
+    looks = {
+        "binary": dict(facecolor="black"),
+        "integer": dict(facecolor=style.MEMBRANE, hatch="...."),
+        "grid": dict(facecolor="#F6D9A0", hatch="...."),
+        "real": dict(facecolor="#B9C7D8", hatch="\\\\\\\\"),
+    }
+    levels = ["black", *(plt.get_cmap("YlOrBr")(x) for x in np.linspace(0.55, 0.15, most - 1))]
+    for x, (_, values) in enumerate(columns):
+        kind = kind_of(values)
+        ribbon.bar(x, 1, width=1, edgecolor="white", linewidth=0.8, **looks[kind])
+        values = values.float()
+        if kind in ("binary", "integer"):
+            bottom = 0.0
+            for level in range(most + 1):
+                here = (values >= most) if level == most else (values == level)
+                share = float(here.float().mean())
+                color = "white" if level == 0 else levels[level - 1]
+                shares.bar(x, share, bottom=bottom, width=0.84, color=color, edgecolor=style.GREY, linewidth=0.5)
+                bottom += share
+        else:
+            zero = float((values == 0).float().mean())
+            shares.bar(x, zero, width=0.84, color="white", edgecolor=style.GREY, linewidth=0.5)
+            shares.bar(x, 1 - zero, bottom=zero, width=0.84, edgecolor=style.GREY, linewidth=0.5, **looks[kind])
+    ribbon.set(yticks=[], ylim=(0, 1), xlim=(-0.6, len(columns) - 0.4))
+    ribbon.spines[:].set_visible(False)
+    ribbon.tick_params(bottom=False)
+    ribbon.set_title(f"value sets along the network, T = {len(records[0].values)}")
+    names = dict(binary="{0, 1}", integer="integers", grid="multiples of s", real="real")
+    present = {kind_of(values) for _, values in columns}
+    ribbon.legend(
+        handles=[Patch(label=names[k], **looks[k]) for k in looks if k in present],
+        loc="center left", bbox_to_anchor=(1.005, 0.5), handleheight=1.2,
+    )  # fmt: skip
+    handles = [Patch(facecolor="white", edgecolor=style.GREY, label="0")]
+    handles += [Patch(facecolor=levels[i - 1], label=f"{i}" if i < most else f"{i} or more") for i in range(1, most + 1)]
+    shares.legend(handles=handles[::-1], title="value", loc="center left", bbox_to_anchor=(1.005, 0.5))
+    shares.set_ylim(0, 1)
+    shares.set_yticks(np.linspace(0, 1, 6), [f"{p} %" for p in range(0, 101, 20)])
+    shares.set_ylabel("share of values")
+    shares.set_xticks(range(len(columns)), [name for name, _ in columns], rotation=90, fontsize=9)
+    return fig, np.array([ribbon, shares])
+
+
+def kind_of(values: torch.Tensor) -> str:
+    """"binary", "integer", "grid" (multiples of a power of two below 1) or "real"."""
+    said = value_set(values)
+    return {"{": "binary", "i": "integer", "m": "grid", "r": "real"}[said[0]]

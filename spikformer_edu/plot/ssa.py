@@ -1,0 +1,408 @@
+"""Spiking self-attention taken apart: one entry by hand, the order of its products, and where it meets the threshold."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.animation import FuncAnimation
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ..errors import SpikformerError, nearest
+from ..presets import PRESETS
+from ..record import LayerRecord, Recording
+from . import style
+from .layers import draw_membrane
+from .neuron import run_neuron
+
+
+class Product:
+    """Everything between Q, K, V ``[T, N, d]`` of one head and its spikes."""
+
+    def __init__(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, threshold: float, title: str):
+        self.q, self.k, self.v, self.scale, self.threshold, self.title = q, k, v, scale, threshold, title
+        self.counts = q @ k.transpose(0, 2, 1)  # [T, N, N]: how many ones Q_i and K_j share
+        self.x = self.counts @ v * scale  # [T, N, d]
+        h, s = run_neuron(torch.from_numpy(self.x), v_threshold=threshold)
+        self.h, self.s = h.numpy(), s.numpy()
+
+    def cell(self) -> tuple[int, int, int, int]:
+        """A cell worth tracing, (t, query, key, feature): a spike, its largest score whose V is 1."""
+        fired = np.argwhere(self.s > 0)
+        if not len(fired):
+            return len(self.x) - 1, 0, 0, 0
+        t, i, c = (int(n) for n in fired[len(fired) // 2])
+        return t, i, int((self.counts[t, i] * self.v[t, :, c]).argmax()), c
+
+
+@style.house
+def ssa(
+    q: Recording | object,
+    k: object | None = None,
+    v: object | None = None,
+    *,
+    scale: float = 0.125,
+    threshold: float = 0.5,
+    block: int = 0,
+    head: int = 0,
+    sample: int = 0,
+    step: int | None = None,
+    query: int | None = None,
+    key: int | None = None,
+    feature: int | None = None,
+) -> tuple[Figure, dict]:
+    """Spiking self-attention by hand: two rows of bits -> AND -> popcount -> times s, V -> membrane -> spike.
+
+    One cell of SN(Q K^T V s) is traced: where Q of the query and K of the key are both 1, how often, what the scores of
+    the query gather from one column of V, what that adds to a membrane, and whether it fires.
+
+    Args:
+        q, k, v: spikes ``[T, N, d]`` or ``[N, d]`` of one head; or ``q`` alone, a recording.
+        scale, threshold: s and V_th, for tensors. A recording is drawn with s = ``scale`` and its own threshold.
+        block, head, sample: which part of a recording.
+        step, query, key, feature: the cell to trace; None: one that fires.
+
+    Returns:
+        The figure and its axes by name: q, k, v, and, scores, x, membrane, spikes.
+
+    Raises:
+        SpikformerError: not spikes, shapes that do not fit, no such block, head, sample or cell.
+    """
+    product = product_of(q, k, v, scale, threshold, block, head, sample)
+    cell = choose_cell(product, step, query, key, feature)
+    fig, axes = board()
+    draw_board(axes, product, cell)
+    return fig, axes
+
+
+@style.house
+def ssa_animation(q: Recording | object, k: object | None = None, v: object | None = None, *, interval: int = 500,
+                  **options) -> FuncAnimation:  # fmt: skip
+    """Spiking self-attention by hand, key by key, step by step; ``.save("ssa.gif", writer="pillow")``.
+
+    In each time step the query meets its keys one after another (up to eight of them, those it shares most bits
+    with), and its membrane then moves.
+
+    Args:
+        q, k, v, options: as in ``ssa``.
+        interval: milliseconds a frame.
+
+    Raises:
+        SpikformerError: as ``ssa``.
+    """
+    defaults = dict(scale=0.125, threshold=0.5, block=0, head=0, sample=0)
+    where = {name: options.pop(name, None) for name in ("step", "query", "key", "feature")}
+    product = product_of(q, k, v, **(defaults | options))
+    _, i, _, c = choose_cell(product, **where)
+    frames = []
+    for t in range(len(product.x)):
+        met = sorted(np.argsort(-product.counts[t, i], kind="stable")[:8])
+        frames += [((t, i, int(j), c), n + 1 == len(met)) for n, j in enumerate(met)]
+    fig, axes = board()
+
+    def show(number: int) -> None:
+        for ax in axes.values():
+            ax.clear()
+        cell, complete = frames[number]
+        draw_board(axes, product, cell, upto=cell[0] + complete)
+
+    return style.animate(fig, show, len(frames), interval)
+
+
+def product_of(q, k, v, scale, threshold, block, head, sample) -> Product:
+    """Q, K, V of one head out of tensors or out of a recording."""
+    if isinstance(q, Recording):
+        parts = []
+        for name in "qkv":
+            values = style.one_sample(q[f"blocks.{block}.attn.{name}"], sample, "spikes")  # [T, h, N, d]
+            if not 0 <= head < values.shape[1]:
+                raise SpikformerError(f"head={head}: there are {values.shape[1]}, numbered from 0")
+            parts.append(values[:, head])
+        threshold = q[f"blocks.{block}.attn.attn"].v_threshold
+        title = f"blocks.{block}.attn, head {head}"
+    else:
+        if k is None or v is None:
+            raise SpikformerError("give a recording, or three tensors q, k, v of shape [T, N, d]")
+        parts = [style.to_numpy(x, name) for x, name in zip((q, k, v), "QKV", strict=True)]
+        parts = [part[None] if part.ndim == 2 else part for part in parts]
+        title = "spiking self-attention"
+    if any(part.ndim != 3 for part in parts) or len({part.shape for part in parts}) > 1:
+        shapes = ", ".join(str(list(part.shape)) for part in parts)
+        raise SpikformerError(f"Q, K, V of shapes {shapes}: give three of the same shape [T, N, d]")
+    parts = [style.check_spikes(part, name) for part, name in zip(parts, "QKV", strict=True)]
+    return Product(*parts, scale, threshold, title)
+
+
+def choose_cell(product: Product, step, query, key, feature) -> tuple[int, int, int, int]:
+    """The cell asked for, completed by one that fires."""
+    asked = dict(step=step, query=query, key=key, feature=feature)
+    steps, tokens, width = product.x.shape
+    cell = []
+    for (name, value), default, size in zip(asked.items(), product.cell(), (steps, tokens, tokens, width), strict=True):
+        if value is not None and not 0 <= value < size:
+            raise SpikformerError(f"{name}={value}: there are {size}, numbered from 0")
+        cell.append(default if value is None else value)
+    return tuple(cell)
+
+
+def board() -> tuple[Figure, dict]:
+    """Empty axes, in the order of the computation: Q, K, V above; AND in the middle; scores, X, membrane below."""
+    fig = plt.figure(figsize=(11, 7.6))
+    rows = fig.add_gridspec(3, 1, height_ratios=[3, 1.25, 3])
+    top, bottom = rows[0].subgridspec(1, 3), rows[2].subgridspec(1, 3, width_ratios=[1.1, 1, 1.35])
+    cells = dict(q=top[0], k=top[1], v=top[2], scores=bottom[0], x=bottom[1], membrane=bottom[2])
+    cells["and"] = rows[1]
+    return fig, {name: fig.add_subplot(cell) for name, cell in cells.items()}
+
+
+def bitmap(ax, bits: np.ndarray, color: str) -> None:
+    """A matrix of zeros and ones: white and one colour, with a grid while it is small."""
+    ax.imshow(bits, cmap=ListedColormap(["white", color]), vmin=0, vmax=1, aspect="auto")
+    rows, columns = bits.shape
+    if max(rows, columns) <= 20:
+        ax.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+        ax.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+        ax.grid(which="minor", color=style.PALE, linewidth=0.8)
+        ax.tick_params(which="minor", length=0)
+    ax.set_xticks([0, columns - 1] if columns > 1 else [0])
+    ax.set_yticks([0, rows - 1] if rows > 1 else [0])
+    ax.spines[:].set_visible(True)
+
+
+def frame(ax, row: int | None = None, column: int | None = None, color: str = "black") -> None:
+    """Outline a row, a column, or the cell in both, of the matrix on ``ax``."""
+    rows, columns = ax.images[0].get_array().shape
+    loose = [0.5 if size > 20 else 0.0 for size in (columns, rows)]  # thin rows would vanish under their own frame
+    x, wide = (-0.5, columns) if column is None else (column - 0.5 - loose[0], 1 + 2 * loose[0])
+    y, tall = (-0.5, rows) if row is None else (row - 0.5 - loose[1], 1 + 2 * loose[1])
+    style_of_line = dict(fill=False, clip_on=False, zorder=4)
+    if not any(loose):
+        ax.add_patch(Rectangle((x, y), wide, tall, edgecolor="white", linewidth=4.5, **style_of_line))
+    ax.add_patch(Rectangle((x, y), wide, tall, edgecolor=color, linewidth=1.3 if any(loose) else 2.4, **style_of_line))
+
+
+def draw_board(axes: dict, product: Product, cell: tuple[int, int, int, int], upto: int | None = None) -> None:
+    """Everything at one time step; the membrane up to the step ``upto``."""
+    t, i, j, c = cell
+    q, k, v, counts = product.q[t], product.k[t], product.v[t], product.counts[t]
+    steps, tokens, width = product.x.shape
+
+    for name, bits, color in (("q", q, style.Q), ("k", k, style.K), ("v", v, style.V)):
+        bitmap(axes[name], bits, color)
+        axes[name].set_xlabel("feature")
+        axes[name].set_ylabel("token")
+    axes["q"].set_title(f"Q, query {i} framed")
+    axes["k"].set_title(f"K, key {j} framed")
+    axes["v"].set_title(f"V, feature {c} framed")
+    frame(axes["q"], row=i)
+    frame(axes["k"], row=j)
+    frame(axes["v"], column=c)
+    axes["q"].annotate(f"{product.title}, t = {t} of T = {steps}", (0, 1), xycoords="axes fraction", xytext=(0, 26),
+                       textcoords="offset points", fontsize=13)  # fmt: skip
+
+    both = q[i] * k[j]
+    strips = np.stack([q[i] * 1, k[j] * 2, both * 3])
+    ax = axes["and"]
+    colors = ListedColormap(["white", style.Q, style.K, "black"])
+    ax.imshow(strips, cmap=colors, vmin=0, vmax=3, aspect="auto")
+    ax.set_xticks(np.arange(width + 1) - 0.5, minor=True)
+    ax.set_yticks(np.arange(4) - 0.5, minor=True)
+    ax.grid(which="minor", color=style.PALE, linewidth=0.8)
+    ax.tick_params(which="minor", length=0)
+    ax.set_xticks([])
+    ax.set_yticks(range(3), [f"$Q_{{{i}}}$", f"$K_{{{j}}}$", "AND"])
+    count = int(counts[i, j])
+    ax.set_title(f"popcount of the AND: {count}   so   $(QK^T)_{{{i},{j}}}$ = {count},   times s = {product.scale:g}:  "
+                 f"{count * product.scale:g}")  # fmt: skip
+
+    ax = axes["scores"]
+    ax.imshow(counts, cmap="Greys", vmin=0, vmax=max(counts.max(), 1), aspect="auto")
+    ax.set_title("$QK^T$, counts")
+    ax.set_xlabel("key")
+    ax.set_ylabel("query")
+    label_cells(ax, counts)
+    frame(ax, row=i, color=style.Q)
+    frame(ax, row=i, column=j, color=style.K)
+
+    ax = axes["x"]
+    ax.imshow(product.x[t], cmap="Greys", vmin=0, vmax=max(product.x.max(), 1e-9), aspect="auto")
+    gathered = int(counts[i] @ v[:, c])
+    ax.set_title(f"$X = QK^TVs$\ncounts where V = 1: {gathered},  x s = {product.x[t, i, c]:g}")
+    ax.set_xlabel("feature")
+    ax.set_ylabel("query")
+    frame(ax, row=i, column=c)
+    for name in ("scores", "x"):
+        rows, columns = axes[name].images[0].get_array().shape
+        axes[name].set_xticks([0, columns - 1] if columns > 1 else [0])
+        axes[name].set_yticks([0, rows - 1] if rows > 1 else [0])
+        axes[name].spines[:].set_visible(True)
+
+    ax = axes["membrane"]
+    draw_membrane(ax, product.h[:, i, c], product.s[:, i, c], product.threshold, upto)
+    ax.axvspan(t - 0.5, t + 0.5, color=style.PALE, alpha=0.6, zorder=0)
+    ax.set_title(f"membrane of cell ({i}, {c}): " + ("spike" if product.s[t, i, c] else "no spike") + f" at t = {t}")
+    ax.set_ylabel("H")
+    style.time_axis(ax, steps)
+
+
+def label_cells(ax, values: np.ndarray) -> None:
+    """Write the numbers into a matrix that is small enough to be read."""
+    if max(values.shape) > 12:
+        return
+    for (row, column), value in np.ndenumerate(values):
+        dark = value > values.max() / 2
+        ax.text(column, row, f"{value:g}", ha="center", va="center", fontsize=9, color="white" if dark else "black")
+
+
+@style.house
+def multiplication_order(width: int = 32, *, models: list[str] | None = None) -> tuple[Figure, np.ndarray]:
+    """Draw how many operations each order of Q K^T V takes: (Q K^T) V grows as N^2 d, Q (K^T V) as N d^2.
+
+    Without softmax both give the same numbers; N = d is where they cost the same.
+
+    Args:
+        width: d of a head, for the curves at the left.
+        models: presets to mark; all if None. The panel at the right gives each one's N / d.
+
+    Returns:
+        The figure and its two axes.
+
+    Raises:
+        SpikformerError: width below 1, an unknown model.
+    """
+    if width < 1:
+        raise SpikformerError(f"width={width}: a head has at least one feature")
+    for name in models or ():
+        if name not in PRESETS:
+            raise SpikformerError(f"unknown model {name!r}: {nearest(name, PRESETS)}")
+    chosen = [PRESETS[name] for name in (models or PRESETS)]
+    sizes = {}  # (N, d) -> names
+    for p in chosen:
+        tokens = (p.image_size // p.config.patch_size) ** 2
+        sizes.setdefault((tokens, p.config.dim // p.config.heads), []).append(p.name)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), width_ratios=[1.25, 1])
+    n = np.geomspace(width / 4, max(width * 32, 1.2 * max(tokens for tokens, _ in sizes)), 200)
+    left.loglog(n, 2 * n**2 * width, color=style.Q, label="$(QK^T)V$:  $2N^2d$")
+    left.loglog(n, 2 * n * width**2, color=style.V, linestyle="--", label="$Q(K^TV)$:  $2Nd^2$")
+    left.plot(width, 2 * width**3, "o", color="black", markersize=7)
+    left.annotate(f"N = d = {width}", (width, 2 * width**3), xytext=(8, -14), textcoords="offset points")
+    for tokens in sorted({tokens for tokens, d in sizes if d == width}):
+        left.plot([tokens] * 2, [2 * tokens**2 * width, 2 * tokens * width**2], "o:", color=style.GREY, markersize=5)
+        left.annotate(f"N = {tokens}", (tokens, 2 * tokens * width**2), xytext=(6, -12), textcoords="offset points")
+    left.set_xlabel("tokens N")
+    left.set_ylabel("multiply-accumulates a head and step")
+    left.set_title(f"operations of one head, d = {width}, one time step")
+    left.legend(loc="upper left")
+    labels = []
+    for y, ((tokens, d), names) in enumerate(sorted(sizes.items(), key=lambda item: item[0][0] / item[0][1])):
+        ratio = tokens / d
+        right.barh(y, ratio, color=style.V if ratio > 1 else style.Q, height=0.6)
+        right.text(ratio, y, f" {ratio:.3g} x", va="center", fontsize=10)
+        labels.append("\n".join([*shorten(names, chosen), f"N = {tokens}, d = {d}"]))
+    right.set_yticks(range(len(labels)), labels, fontsize=8.5)
+    right.axvline(1, color="black", linewidth=1)
+    right.set_xlim(0, right.get_xlim()[1] * 1.15)
+    right.set_xlabel("N / d = operations of $(QK^T)V$ over $Q(K^TV)$")
+    right.set_title("presets")
+    return fig, np.array([left, right])
+
+
+def shorten(names: list[str], chosen: list) -> list[str]:
+    """Preset names, a line a data set: "cifar10-*" when all of it are there, else "imagenet-6-512, -8-512"."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        dataset, _, size = name.partition("-")
+        groups.setdefault(dataset, []).append(size)
+    whole = {dataset: sum(p.dataset == dataset for p in chosen) for dataset in groups}
+    return [
+        f"{dataset}-*" if len(sizes) == whole[dataset] > 1 else f"{dataset}-" + ", -".join(sizes)
+        for dataset, sizes in groups.items()
+    ]
+
+
+@style.house
+def landscape(
+    membranes: LayerRecord | Mapping[str, LayerRecord | object],
+    *,
+    threshold: float = 0.5,
+    alpha: float = 4.0,
+    vanishing: float = 0.05,
+) -> tuple[Figure, np.ndarray]:
+    """Draw where the membranes of the attention neuron lie on its surrogate: who can learn, who ties, who fires.
+
+    For each input the histogram of H (what Q K^T V s has charged the neuron to) over the surrogate's derivative. Grey
+    shows where the derivative is below ``vanishing`` of its height: neurons there pass next to no gradient. The ties,
+    H exactly V_th, are drawn in red: with > for >= they would not fire.
+
+    Args:
+        membranes: a record with membranes of ``blocks.i.attn.attn``, or several, or tensors of H, by name: for example
+            one for each attention variant, or for each block.
+        threshold: V_th for tensors; records bring their own. alpha: slope of the surrogate.
+        vanishing: share of the surrogate's height below which a gradient counts as vanished.
+
+    Returns:
+        The figure and its axes, one an input.
+
+    Raises:
+        SpikformerError: nothing given, NaN or inf, membranes not recorded.
+    """
+    if isinstance(membranes, LayerRecord):
+        membranes = {membranes.name: membranes}
+    if not isinstance(membranes, Mapping) or not membranes:
+        raise SpikformerError("give a record with membranes, or a dict of them by name")
+    rows = []
+    for name, item in membranes.items():
+        own = item.v_threshold if isinstance(item, LayerRecord) else threshold
+        values = item.membrane if isinstance(item, LayerRecord) else item
+        steps = len(values)
+        rows.append((name, steps, own, style.check_finite(style.to_numpy(values, "membranes"), "membranes").ravel()))
+    # As much as the data need, but the threshold stays in sight: what lies further out is said in words.
+    low = max(-3.0, min(-0.6, *(float(np.quantile(h, 0.001)) for *_, h in rows)))
+    high = min(4.0, max(2.0, *(float(np.quantile(h, 0.999)) for *_, h in rows)))
+    fig, axes = plt.subplots(
+        len(rows), 1, figsize=(8.2, 1.1 + 1.55 * len(rows)), sharex=True, squeeze=False, layout="constrained"
+    )
+    axes = axes[:, 0]
+    # The two points at which alpha sigma' falls to the share: sigma (1 - sigma) = vanishing / 4.
+    reach = float(np.log((1 + (1 - vanishing) ** 0.5) / (1 - (1 - vanishing) ** 0.5))) / alpha
+    edges = np.arange(np.floor(low / 0.0625), np.ceil(high / 0.0625) + 2) * 0.0625 - 0.03125
+    for ax, (name, steps, own, h) in zip(axes, rows, strict=True):
+        flat = float((np.abs(h - own) > reach).mean())
+        ties = float((h == own).mean())
+        outside = float(((h < edges[0]) | (h > edges[-1])).mean())
+        share = np.histogram(h, edges)[0] / h.size
+        middle = (edges[:-1] + edges[1:]) / 2
+        ax.bar(middle, share, width=0.055, color=style.MEMBRANE)
+        ax.bar(own, ties, width=0.055, color=style.K, hatch="////", edgecolor="white", linewidth=0)
+        ax.set_yscale("log")
+        ax.set_ylim(1e-5, 2)
+        ax.set_yticks([1e-4, 1e-2, 1], ["0.01 %", "1 %", "100 %"])
+        ax.minorticks_off()
+        twin = ax.twinx()
+        x = np.linspace(edges[0], edges[-1], 400)
+        sigma = 1 / (1 + np.exp(-alpha * (x - own)))
+        twin.plot(x, alpha * sigma * (1 - sigma), color=style.GRADIENT)
+        twin.set_ylim(0, alpha / 4 * 1.15)
+        twin.set_yticks([])
+        for start, stop in ((edges[0], own - reach), (own + reach, edges[-1])):
+            if start < stop:
+                ax.axvspan(start, stop, color=style.PALE, zorder=0)
+        ax.axvline(own, color=style.THRESHOLD, linestyle=(0, (4, 2)), linewidth=1.2)
+        said = [f"gradient vanishes: {100 * flat:.1f} %", f"ties: {100 * ties:.2f} %"]
+        said += [f"beyond the axis: {100 * outside:.1f} %"] if outside else []
+        box = dict(facecolor="white", edgecolor="none", alpha=0.85, pad=2)
+        ax.text(0.985, 0.93, "\n".join(said), transform=ax.transAxes, ha="right", va="top", fontsize=10, bbox=box)
+        ax.set_title(f"{name}, T = {steps}")
+        ax.set_ylabel("share")
+    axes[-1].set_xlim(edges[0], edges[-1])
+    axes[-1].set_xlabel(f"membrane potential H of the attention neuron ($V_{{th}}$ = {rows[0][2]:g})")
+    handles = [
+        plt.Rectangle((0, 0), 1, 1, color=style.MEMBRANE, label="histogram of H"),
+        plt.Rectangle((0, 0), 1, 1, facecolor=style.K, hatch="////", edgecolor="white", label="ties, H = $V_{th}$"),
+        plt.Line2D([], [], color=style.GRADIENT, label="surrogate's derivative"),
+        plt.Rectangle((0, 0), 1, 1, color=style.PALE, label=f"below {100 * vanishing:g} % of its height"),
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=4)
+    return fig, axes

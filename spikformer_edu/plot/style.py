@@ -1,0 +1,198 @@
+"""The house style of every figure, and the checks that every figure makes of its input.
+
+Q is blue, K red, V green, spikes black, membrane orange; time runs to the right and is labelled in steps. The colours
+differ in lightness too, so that they stay apart in grey print and for colour-blind readers.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.animation import FuncAnimation
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ..errors import SpikformerError
+from ..record import LayerRecord
+
+Q, K, V = "#0072B2", "#A50F26", "#0FA37A"
+SPIKE, MEMBRANE, THRESHOLD = "#000000", "#EC9F05", "#555555"
+GRADIENT = "#7B5EA7"
+GREY, PALE = "#8C8C8C", "#E4E4E4"
+HEAT = "cividis"  # its lightness rises evenly: the same order in colour, in grey and for colour-blind readers
+
+RC = {
+    "figure.dpi": 100,
+    "savefig.dpi": 150,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "image.interpolation": "nearest",
+    "image.cmap": HEAT,
+    "hatch.linewidth": 0.6,
+}
+
+
+def house(draw: Callable) -> Callable:
+    """Draw in the house style and leave matplotlib's settings as they were."""
+
+    @wraps(draw)
+    def styled(*args, **kwargs):
+        with plt.rc_context(RC):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@contextmanager
+def axes_for(ax: Axes | None, figsize: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
+    """The figure and axes to draw on: those given, or new ones that do not outlive an error."""
+    if ax is not None:
+        yield ax.figure, ax
+        return
+    fig, ax = plt.subplots(figsize=figsize)
+    try:
+        yield fig, ax
+    except BaseException:
+        plt.close(fig)
+        raise
+
+
+def animate(fig: Figure, show: Callable[[int], None], frames: int, interval: int) -> FuncAnimation:
+    """An animation whose every frame ``show`` draws in the house style, on the layout of the last frame."""
+    show(frames - 1)
+    fig.canvas.draw()
+    fig.set_layout_engine("none")
+
+    def frame(number: int) -> list:
+        with plt.rc_context(RC):
+            show(number)
+        return []
+
+    return FuncAnimation(fig, frame, frames=frames, interval=interval, init_func=lambda: [])
+
+
+def color_of(name: str) -> str:
+    """The colour of a layer: Q blue, K red, V green, every other neuron grey."""
+    return {"q": Q, "k": K, "v": V}.get(name.rpartition(".attn.")[2] if ".attn." in name else "", GREY)
+
+
+def color_of_product(name: str) -> str:
+    """The colour of a layer's cost: the products of attention blue, all others grey."""
+    return Q if "^T" in name else GREY
+
+
+def to_numpy(values: object, what: str) -> np.ndarray:
+    """A tensor, array or list as a float array.
+
+    Raises:
+        SpikformerError: not numbers, or none of them.
+    """
+    try:
+        tensor = values if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values, dtype=float))
+    except (TypeError, ValueError) as error:
+        raise SpikformerError(f"{what}: give a tensor or a record of one layer, not {type(values).__name__}") from error
+    if tensor.numel() == 0 or tensor.dim() == 0:
+        raise SpikformerError(f"{what} of shape {list(tensor.shape)}: nothing to draw, give at least one time step")
+    return tensor.detach().to("cpu", torch.float32).numpy()
+
+
+def one_sample(values: LayerRecord | object, sample: int | None, what: str, field: str = "spikes") -> np.ndarray:
+    """Values of one sample ``[T, ...]`` out of a record or a tensor.
+
+    Args:
+        values: a record ``[T, B, ...]``, of which sample 0 is drawn unless told otherwise; or a tensor, which is
+            ``[T, ...]`` of a single sample when ``sample`` is None and ``[T, B, ...]`` when it is given.
+        field: what is read from a record.
+    """
+    if isinstance(values, LayerRecord):
+        values, sample = getattr(values, field), sample or 0
+    array = to_numpy(values, what)
+    if sample is None:
+        return array
+    if array.ndim < 2 or not -array.shape[1] <= sample < array.shape[1]:
+        size = array.shape[1] if array.ndim > 1 else 0
+        raise SpikformerError(f"sample={sample}: {what} hold {size} samples, numbered from 0")
+    return array[:, sample]
+
+
+def check_spikes(spikes: np.ndarray, what: str = "spikes") -> np.ndarray:
+    """Spikes, if that is what they are.
+
+    Raises:
+        SpikformerError: a value that is neither 0 nor 1.
+    """
+    wrong = spikes[(spikes != 0) & (spikes != 1)]
+    if wrong.size:
+        raise SpikformerError(f"{what} hold {wrong.flat[0]:g}: give spikes, 0 or 1 (membranes go to plot.membrane)")
+    return spikes
+
+
+def check_finite(values: np.ndarray, what: str) -> np.ndarray:
+    """Values, if all are finite.
+
+    Raises:
+        SpikformerError: NaN or inf among them.
+    """
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).sum())
+        raise SpikformerError(f"{what} hold NaN or inf ({bad} of {values.size}): check the run that produced them")
+    return values
+
+
+def layer_title(values: LayerRecord | object, steps: int, title: str | None = None) -> str:
+    """What every figure says: the layer and T."""
+    name = title or (values.name if isinstance(values, LayerRecord) else None)
+    return f"{name}, T = {steps}" if name else f"T = {steps}"
+
+
+def time_axis(ax: Axes, steps: int, label: bool = True) -> None:
+    """Time on x, one unit a step, steps numbered from 0 as in the tensors."""
+    ax.set_xlim(-0.5, steps - 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    if label:
+        ax.set_xlabel("time step t")
+
+
+def image_of(image: object) -> np.ndarray:
+    """An image as matplotlib shows it.
+
+    Args:
+        image: ``[C, H, W]`` or ``[H, W]`` in any range, as the network sees it; two channels are event polarities;
+            frames ``[T, C, H, W]`` are averaged over T.
+
+    Returns:
+        ``[H, W]`` or ``[H, W, 3]`` in [0, 1], scaled to its own range.
+
+    Raises:
+        SpikformerError: another shape, or NaN.
+    """
+    array = check_finite(to_numpy(image, "image"), "image pixels")
+    if array.ndim == 4:
+        array = array.mean(0)
+    if array.ndim == 2:
+        array = array[None]
+    if array.ndim != 3 or array.shape[0] not in (1, 2, 3):
+        raise SpikformerError(f"image of shape {list(np.shape(image))}: give [C, H, W] with 1, 2 or 3 channels")
+    array = (array - array.min()) / max(float(np.ptp(array)), 1e-12)
+    if array.shape[0] == 1:
+        return array[0]
+    if array.shape[0] == 2:  # polarities: one orange, one blue, on white
+        on, off = array[..., None]
+        return np.clip(1 - on * (1 - np.array([0.84, 0.37, 0.0])) - off * (1 - np.array([0.0, 0.45, 0.70])), 0, 1)
+    return array.transpose(1, 2, 0)

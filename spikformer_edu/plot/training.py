@@ -1,0 +1,139 @@
+"""The health of a training run, from its log."""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..errors import SpikformerError
+from . import style
+
+
+@style.house
+def training(log: str | Path | Iterable[Mapping], *, title: str | None = None) -> tuple[Figure, np.ndarray]:
+    """Draw how a run went: loss, accuracy, firing rate, dead features and gradient norm by layer, learning rate.
+
+    Only the panels whose columns the log has are drawn.
+
+    Args:
+        log: a ``metrics.csv``, the run folder that holds one, or its rows. Columns: ``epoch``, ``loss``, ``val_loss``,
+            ``accuracy``, ``val_accuracy``, ``lr``, ``rate``, and a layer or block each ``rate/<layer>``,
+            ``dead/<layer>``, ``grad/<block>``. An empty or missing value leaves a gap.
+        title: in place of the run's name.
+
+    Returns:
+        The figure and the axes of its panels, in that order.
+
+    Raises:
+        SpikformerError: no such file, or nothing in it that can be drawn.
+    """
+    rows, name = read_log(log)
+    columns = {key for row in rows for key in row}
+    epochs = column(rows, "epoch") if "epoch" in columns else np.arange(1, len(rows) + 1)
+    groups = {
+        "loss": [c for c in ("loss", "val_loss") if c in columns],
+        "accuracy, %": [c for c in ("accuracy", "val_accuracy") if c in columns],
+        "firing rate, %": sorted_layers(columns, "rate/") or [c for c in ("rate",) if c in columns],
+        "dead features, %": sorted_layers(columns, "dead/"),
+        "gradient norm": sorted_layers(columns, "grad/"),
+        "learning rate": [c for c in ("lr",) if c in columns],
+    }
+    groups = {label: names for label, names in groups.items() if names}
+    if not groups:
+        raise SpikformerError(f"{name or 'the log'} has no column to draw: expected loss, accuracy, rate/<layer>, ...")
+    wide = 2 if len(groups) > 1 else 1
+    tall = -(-len(groups) // wide)
+    fig, grid = plt.subplots(tall, wide, figsize=(6.2 * wide, 0.4 + 2.9 * tall), squeeze=False, sharex=True)
+    axes = grid.ravel()
+    for ax in axes[len(groups) :]:
+        ax.remove()
+    for number, (ax, (label, names)) in enumerate(zip(axes, groups.items(), strict=False)):
+        percent = label.endswith("%")
+        many = any("/" in key for key in names)
+        for i, key in enumerate(names):
+            values = column(rows, key) * (100 if percent else 1)
+            ax.plot(epochs, values, **(layer_look(i, len(names)) if many else series_look(key)))
+        if many:
+            label_layers(ax, names)
+        elif len(names) > 1:
+            ax.legend()
+        if label == "gradient norm":
+            ax.set_yscale("log")
+        if percent:
+            ax.set_ylim(bottom=0)
+        ax.set_title(label)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.tick_params(labelbottom=True)
+        if number >= len(groups) - wide:
+            ax.set_xlabel("epoch")
+    fig.suptitle(title or name, fontsize=13)
+    return fig, axes[: len(groups)]
+
+
+def read_log(log: str | Path | Iterable[Mapping]) -> tuple[list[Mapping], str]:
+    """Rows of a log, and what to call it."""
+    name = ""
+    if isinstance(log, (str, Path)):
+        path = Path(log)
+        path = path / "metrics.csv" if path.is_dir() else path
+        name = path.parent.name or path.name
+        try:
+            with open(path, newline="") as file:
+                log = list(csv.DictReader(file))
+        except (OSError, csv.Error, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise SpikformerError(f"cannot read {path}: {reason}; give the metrics.csv of a run") from None
+    rows = list(log)
+    if not rows:
+        raise SpikformerError(f"{name or 'the log'} holds no epoch yet: train for at least one")
+    return rows, name
+
+
+def column(rows: list[Mapping], name: str) -> np.ndarray:
+    """One column as numbers; NaN where a row has none."""
+
+    def number(value: object) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            return float("nan")
+
+    return np.array([number(row.get(name)) for row in rows])
+
+
+def sorted_layers(columns: set[str], prefix: str) -> list[str]:
+    """The columns of a prefix in network order: SPS, blocks by number, the rest."""
+    order = ["q", "k", "v", "attn", "proj", "hidden", "out"]
+
+    def place(key: str) -> tuple:
+        parts = key.removeprefix(prefix).split(".")
+        stage = {"sps": 0, "blocks": 1}.get(parts[0], 2)
+        number = int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 99
+        return stage, number, order.index(parts[-1]) if parts[-1] in order else 0, key
+
+    return sorted((key for key in columns if key.startswith(prefix)), key=place)
+
+
+def series_look(key: str) -> dict:
+    """Training as a solid grey line, validation as a dashed blue one."""
+    if key.startswith("val_"):
+        return dict(color=style.Q, linestyle="--", marker="o", markersize=3, label="validation")
+    return dict(color="#444444", marker="o", markersize=3, label="training" if key in ("loss", "accuracy") else key)
+
+
+def layer_look(number: int, count: int) -> dict:
+    """Depth as colour: early layers dark, late layers bright."""
+    return dict(color=plt.get_cmap(style.HEAT)(0.92 * number / max(count - 1, 1)), linewidth=1.3, marker="o", markersize=2)
+
+
+def label_layers(ax: Axes, names: list[str]) -> None:
+    """A legend while the layers are few; else the first, the middle one and the last."""
+    short = [name.partition("/")[2] for name in names]
+    chosen = range(len(short)) if len(short) <= 6 else (0, len(short) // 2, len(short) - 1)
+    lines = ax.get_lines()
+    outside = dict(loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
+    ax.legend([lines[i] for i in chosen], [short[i] for i in chosen], fontsize=9, **outside)

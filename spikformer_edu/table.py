@@ -1,0 +1,15 @@
+"""Tables in plain text."""
+
+from collections.abc import Sequence
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Columns of text, aligned: the first ``left`` to the left, the others to the right."""
+    lines = [tuple(header), *(tuple(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+
+    def cells(line: tuple[str, ...]) -> str:
+        pairs = enumerate(zip(line, widths, strict=True))
+        return "  ".join(f"{cell:<{w}}" if i < left else f"{cell:>{w}}" for i, (cell, w) in pairs)
+
+    return "\n".join(cells(line).rstrip() for line in lines)

@@ -1,0 +1,67 @@
+"""``python -m spikformer_edu.train``: train a network and write a run folder."""
+
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from . import cli
+from .errors import SpikformerError
+from .training import Recipe, choose_device, recipe_for, train
+
+
+@dataclass(frozen=True)
+class Options(Recipe):
+    out: Path | None = None
+    """Run folder; runs/MODEL-NUMBER, with the next free number, unless given."""
+    resume: bool = False
+    """Go on with the run in --out, or with the last one of this model in runs/."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    data_dir: Path | None = None
+    """Where data sets are; else $SPIKFORMER_DATA, else ./data."""
+    workers: int = 0
+    """Processes that read data; 0: this one. Never changes the result."""
+    figures: bool = True
+    """Draw the run and what the trained network does, into the run folder."""
+
+
+def main(options: Options) -> None:
+    """Train a Spikformer and write a run folder: config, metrics, checkpoints, test accuracy, figures."""
+    recipe = Recipe(**{f.name: getattr(options, f.name) for f in fields(Recipe)})
+    device = choose_device(options.device)
+    folder = run_folder(options)
+    print(f"{recipe.model} on {recipe.dataset}, {recipe.epochs} epochs on {device}, into {folder}")
+    score = train(recipe, folder, device, options.data_dir, options.workers)
+    print(f"test accuracy {100 * score.accuracy:.2f} % ({score.correct} of {score.total})")
+
+
+def run_folder(options: Options) -> Path:
+    """Where the run goes: never into a folder that holds another one.
+
+    Raises:
+        SpikformerError: a run is there and --resume was not given, or nothing is there to resume.
+    """
+    numbered = sorted(Path("runs").glob(f"{options.model}-*/config.json"), key=lambda p: p.stat().st_mtime)
+    folder = options.out
+    if folder is None and options.resume:
+        if not numbered:
+            raise SpikformerError(f"no run of {options.model} in runs/ to resume: leave out --resume, or give --out")
+        folder = numbered[-1].parent
+    if folder is None:
+        number = 1
+        while (folder := Path("runs") / f"{options.model}-{number}").exists():
+            number += 1
+    if options.resume and not (folder / "config.json").exists():
+        raise SpikformerError(f"no run at {folder} to resume: leave out --resume")
+    if not options.resume and (folder / "config.json").exists():
+        raise SpikformerError(f"{folder} holds a run already: give --resume to go on with it, or another --out")
+    return folder
+
+
+if __name__ == "__main__":
+    # The data set chooses the recipe, whose values are the defaults of all other options.
+    named = [b for a, b in zip(sys.argv, [*sys.argv[1:], ""], strict=True) if a == "--dataset"]
+    named += [a.split("=", 1)[1] for a in sys.argv if a.startswith("--dataset=")]
+    cli.run(
+        main, "python -m spikformer_edu.train", default=lambda: Options(**vars(recipe_for((named or ["digits"])[-1])))
+    )

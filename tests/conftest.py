@@ -1,0 +1,37 @@
+"""What every test stands on: one thread, a fixed seed, a limit on time."""
+
+import time
+
+import pytest
+import torch
+
+CPU_SECONDS = 30  # of this process, so that a busy machine fails no test; more needs @pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def one_thread_one_seed():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    start = time.process_time()
+    result = yield
+    seconds = time.process_time() - start
+    if seconds > CPU_SECONDS and not item.get_closest_marker("slow"):
+        raise AssertionError(f"took {seconds:.0f} s of CPU: make it faster or mark it slow")
+    return result
+
+
+@pytest.fixture
+def one_line():
+    """Checks that an error is one line that a person can act on, with these words in it."""
+
+    def check(excinfo: pytest.ExceptionInfo, *words: str) -> None:
+        message = str(excinfo.value)
+        assert "\n" not in message and 20 < len(message) < 500, message
+        for word in words:
+            assert word in message, f"{word!r} is not in: {message}"
+
+    return check

@@ -1,0 +1,114 @@
+"""The commands as a user meets them: real processes, one line and exit code 2 for everything that can be mended."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import spikformer_edu as se
+
+
+def run(module, *arguments, cwd=None):
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+def refused(done):
+    """The one line of a command that refused its input."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+def test_the_table_of_networks():
+    done = run("spikformer_edu", "--list")
+    assert done.returncode == 0
+    for preset in se.list_models():
+        assert preset.name in done.stdout and f"{preset.parameters:,}" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["spikformer_edu", "spikformer_edu.train", "spikformer_edu.evaluate"])
+def test_help(module):
+    done = run(module, "--help")
+    assert done.returncode == 0 and "--" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--dataset", "digit"], "unknown data set 'digit': did you mean 'digits'?"),
+        (["--model", "digits-2-46"], "unknown model 'digits-2-46': did you mean 'digits-2-64'?"),
+        (["--attention", "sssa"], "unknown attention 'sssa': did you mean 'ssa'?"),
+        (["--epoch", "3"], "did you mean --epochs?"),
+        (["--epochs", "0"], "epochs=0: give at least 1"),
+        (["--epochs", "x"], "--epochs: invalid literal"),
+        (["--time-steps", "0"], "time_steps=0"),
+        (["--lr", "-1"], "lr=-1.0"),
+        (["--batch-size", "0"], "batch_size=0"),
+        (["--device", "cuda:99"], "device 'cuda:99' is not to be had"),
+        (["--precision", "fp8"], "unknown precision 'fp8'"),
+        (["--out", "/dev/null/run"], "cannot write /dev/null/run/config.json: Not a directory"),
+        (["--resume"], "no run of digits-2-64 in runs/ to resume"),
+    ],
+)
+def test_train_refuses_in_one_line(arguments, says, tmp_path):
+    assert says in refused(run("spikformer_edu.train", *arguments, cwd=tmp_path))
+    assert not any(tmp_path.iterdir())
+
+
+def test_train_never_writes_into_another_run(tmp_path):
+    (tmp_path / "config.json").write_text("precious")
+    line = refused(run("spikformer_edu.train", "--out", tmp_path))
+    assert "holds a run already" in line and "--resume" in line
+    assert (tmp_path / "config.json").read_text() == "precious"
+
+
+def test_evaluate_reproduces_the_packaged_result():
+    done = run("spikformer_edu.evaluate", "--checkpoint", "digits-2-64", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    measured, recorded = done.stdout.splitlines()
+    assert measured.split(",")[0].removeprefix("test accuracy") == recorded.removeprefix("recorded by the run:")
+
+
+@pytest.fixture
+def packaged(tmp_path):
+    """A copy of the packaged run, to be broken."""
+    from spikformer_edu.training.checkpoint import PRETRAINED
+
+    return shutil.copytree(PRETRAINED / "digits-2-64", tmp_path / "run")
+
+
+def test_evaluate_refuses_what_is_no_run(tmp_path):
+    assert "no run at" in refused(run("spikformer_edu.evaluate", "--checkpoint", tmp_path / "absent"))
+
+
+def test_evaluate_refuses_a_truncated_checkpoint(packaged):
+    whole = (packaged / "best.safetensors").read_bytes()
+    (packaged / "best.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert "no whole safetensors file" in refused(run("spikformer_edu.evaluate", "--checkpoint", packaged))
+
+
+def test_evaluate_refuses_a_checkpoint_of_another_model(packaged):
+    config = (packaged / "config.json").read_text()
+    assert '"dim": 64' in config
+    (packaged / "config.json").write_text(config.replace('"dim": 64', '"dim": 128'))
+    line = refused(run("spikformer_edu.evaluate", "--checkpoint", packaged))
+    assert "checkpoint of another model" in line
+
+
+def test_evaluate_refuses_a_broken_config(packaged):
+    (packaged / "config.json").write_text("{")
+    assert "config.json is broken" in refused(run("spikformer_edu.evaluate", "--checkpoint", packaged))
+
+
+def test_evaluate_refuses_an_unknown_split(packaged):
+    assert "use 'train', 'val' or 'test'" in refused(
+        run("spikformer_edu.evaluate", "--checkpoint", packaged, "--split", "tset")
+    )
+
+
+def test_an_unknown_pretrained_model_names_those_there_are():
+    with pytest.raises(se.SpikformerError, match="digits-2-64"):
+        se.load_pretrained("digits-2-46")

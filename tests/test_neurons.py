@@ -1,0 +1,335 @@
+"""The neuron is the paper's: equations 1 to 3 by hand, SpikingJelly, and the two backends against each other."""
+
+import copy
+import gc
+import json
+import math
+import pickle
+import weakref
+from pathlib import Path
+
+import pytest
+import reference
+import snntorch as snn
+import torch
+from torch import Tensor
+
+from spikformer_edu import LIF, Sigmoid
+
+BACKENDS = ("fused", "snntorch")
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "lif.json").read_text())
+
+
+def grid_of_ties(time_steps: int = 6, neurons: int = 4000) -> Tensor:
+    """Multiples of 1/4: membranes stay on a grid that contains the threshold, so exact ties abound."""
+    return torch.randint(-4, 13, (time_steps, neurons), dtype=torch.float64) / 4
+
+
+def random_currents(time_steps: int = 6, neurons: int = 4000) -> Tensor:
+    return torch.randn(time_steps, neurons, dtype=torch.float64) * 2 + 0.5
+
+
+CURRENTS = {"random": random_currents, "ties": grid_of_ties}
+
+
+def run(neuron, current: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Spikes, and the gradient of sum(weights * spikes) with respect to the current."""
+    current = current.clone().requires_grad_()
+    spikes = neuron(current)
+    (spikes * weights).sum().backward()
+    return spikes.detach(), current.grad
+
+
+def count_ties(current: Tensor, v_threshold: float = 1.0) -> int:
+    return int((reference.lif(current, v_threshold)[1] == v_threshold).sum())
+
+
+# The golden trace: literal numbers, worked out from the equations with nothing but arithmetic.
+
+
+def by_hand(current: list[float], weights: list[float], v_threshold: float, tau=2.0, alpha=4.0):
+    """One neuron: membranes H, spikes S, and d(sum of weights * S)/dX, the reset held constant."""
+    v, membranes, spikes = 0.0, [], []
+    for x in current:
+        h = v + (x - (v - 0.0)) / tau
+        s = 1.0 if h >= v_threshold else 0.0
+        v = h * (1 - s) + 0.0 * s
+        membranes.append(h)
+        spikes.append(s)
+    gradients, from_next = [], 0.0  # from_next = dL/dV[t]
+    for h, s, w in zip(reversed(membranes), reversed(spikes), reversed(weights), strict=True):
+        sigma = 1 / (1 + math.exp(-alpha * (h - v_threshold)))
+        dh = w * alpha * sigma * (1 - sigma) + from_next * (1 - s)
+        gradients.insert(0, dh / tau)
+        from_next = dh * (1 - 1 / tau)
+    return membranes, spikes, gradients
+
+
+@pytest.mark.parametrize("trace", GOLDEN, ids=lambda trace: f"V_th={trace['v_threshold']}")
+def test_golden_trace_is_what_the_equations_say(trace):
+    for neuron in trace["neurons"]:
+        membranes, spikes, gradients = by_hand(neuron["current"], neuron["weights"], trace["v_threshold"])
+        assert membranes == neuron["membranes"]
+        assert spikes == neuron["spikes"]
+        assert gradients == pytest.approx(neuron["gradients"], rel=1e-14, abs=0)  # exp may differ in its last bit
+
+
+def golden(trace: dict, key: str) -> Tensor:
+    return torch.tensor([neuron[key] for neuron in trace["neurons"]], dtype=torch.float64).T  # [T, neurons]
+
+
+def is_golden(trace: dict, neuron) -> tuple[bool, bool]:
+    """Whether spikes and whether gradients are those of the golden trace."""
+    spikes, gradients = run(neuron, golden(trace, "current"), golden(trace, "weights"))
+    same = torch.allclose(gradients, golden(trace, "gradients"), rtol=0, atol=1e-14)
+    return torch.equal(spikes, golden(trace, "spikes")), same
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("trace", GOLDEN, ids=lambda trace: f"V_th={trace['v_threshold']}")
+def test_lif_follows_the_golden_trace(trace, backend):
+    neuron = LIF(v_threshold=trace["v_threshold"], backend=backend).double()
+    assert is_golden(trace, neuron) == (True, True)
+    kept = []
+    neuron.on_membranes = kept.extend
+    neuron(golden(trace, "current"))
+    assert torch.equal(torch.stack(kept) / neuron.tau, golden(trace, "membranes"))
+    assert neuron.v_threshold == trace["v_threshold"]
+
+
+def leaky_over_time(slope=2.0, threshold=2.0, spike_grad=None, **options):
+    """A plain snnTorch Leaky in a loop, the neuron that LIF would be if one of its options were wrong."""
+    settings = dict(reset_mechanism="zero", reset_delay=True) | options
+    leaky = snn.Leaky(beta=0.5, threshold=threshold, spike_grad=spike_grad or Sigmoid(slope), **settings).double()
+
+    def neuron(current: Tensor) -> Tensor:
+        u, spikes = torch.zeros_like(current[0]), []
+        for x in current:
+            spike, u = leaky(x, u)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+    return neuron
+
+
+@pytest.mark.parametrize(
+    "options, spikes_differ",
+    [
+        pytest.param({}, None, id="the right one"),
+        pytest.param(dict(reset_delay=False), False, id="gradient through the reset"),
+        pytest.param(dict(spike_grad=snn.surrogate.sigmoid(2)), True, id="fires on > only"),
+        pytest.param(dict(reset_mechanism="subtract"), True, id="soft reset"),
+        pytest.param(dict(threshold=1.0), True, id="threshold not rescaled"),
+        pytest.param(dict(slope=4.0), False, id="slope not rescaled"),
+    ],
+)
+def test_golden_trace_tells_faulty_neurons_apart(options, spikes_differ):
+    spikes, gradients = is_golden(GOLDEN[0], leaky_over_time(**options))
+    if spikes_differ is None:
+        assert spikes and gradients
+    else:
+        assert spikes is not spikes_differ
+        assert not gradients
+
+
+# Against SpikingJelly, and against the equations on tensors.
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("v_threshold", [1.0, 0.5])
+@pytest.mark.parametrize("kind", CURRENTS)
+def test_equals_spikingjelly(kind, v_threshold, backend):
+    neurons = pytest.importorskip("spikingjelly.activation_based.neuron", reason="needs the `benchmark` extra")
+    from spikingjelly.activation_based import surrogate
+
+    peer = neurons.LIFNode(
+        tau=2.0, v_threshold=v_threshold, surrogate_function=surrogate.Sigmoid(4.0), detach_reset=True, step_mode="m"
+    ).double()
+    current, weights = CURRENTS[kind](), torch.randn(6, 4000, dtype=torch.float64)
+    if kind == "ties":
+        assert count_ties(current, v_threshold) > 500
+    spikes, gradient = run(LIF(v_threshold=v_threshold, backend=backend).double(), current, weights)
+    peer_spikes, peer_gradient = run(peer, current, weights)
+    assert 0.1 < spikes.mean() < 0.9
+    assert torch.equal(spikes, peer_spikes)
+    assert (gradient - peer_gradient).abs().max() < 1e-10 < gradient.abs().max()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("tau, v_threshold", [(2.0, 1.0), (2.0, 0.5), (4.0, 1.0), (1.25, 0.75)])
+@pytest.mark.parametrize("kind", CURRENTS)
+def test_equals_the_equations(kind, tau, v_threshold, backend):
+    current, weights = CURRENTS[kind](), torch.randn(6, 4000, dtype=torch.float64)
+    neuron = LIF(tau=tau, v_threshold=v_threshold, backend=backend).double()
+    if tau == 1.25:  # 1 - 1/tau is stored in float32 and no dyadic number: keep away from ties
+        current = current + 0.01 * torch.rand_like(current)
+    spikes, gradient = run(neuron, current, weights)
+    expected, expected_gradient = run(lambda x: reference.lif(x, v_threshold, tau)[0], current, weights)
+    assert torch.equal(spikes, expected)
+    assert torch.allclose(gradient, expected_gradient, rtol=0, atol=1e-10 if tau != 1.25 else 1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_fires_on_an_exact_tie(backend):
+    neuron = LIF(backend=backend)
+    below, tie = torch.tensor(2.0).nextafter(torch.tensor(0.0)), torch.tensor(2.0)
+    assert neuron(torch.stack([below, tie])[None]).tolist() == [[0.0, 1.0]]
+    assert neuron(torch.tensor([1.0, 1.5])).tolist() == [0.0, 1.0]  # H = 0.5, then 0.25 + 0.75
+    assert Sigmoid(2.0)(torch.zeros(1)).item() == 1.0
+
+
+def test_surrogate_is_the_derivative_of_a_sigmoid():
+    x = torch.linspace(-3, 3, 61, dtype=torch.float64, requires_grad=True)
+    (surrogate,) = torch.autograd.grad(Sigmoid(2.0)(x).sum(), x)
+    (expected,) = torch.autograd.grad(torch.sigmoid(2 * x).sum(), x)
+    assert torch.allclose(surrogate, expected, rtol=1e-12)
+    assert surrogate.max() == 0.5 == surrogate[30]
+
+
+# The two backends.
+
+ROUNDING = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 2e-2}
+
+
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+@pytest.mark.parametrize("v_threshold", [1.0, 0.5])
+@pytest.mark.parametrize("kind", CURRENTS)
+def test_backends_agree(kind, v_threshold, dtype):
+    current, weights = CURRENTS[kind]().to(dtype), torch.randn(6, 4000).to(dtype)
+    torch.use_deterministic_algorithms(True)  # fills memory that is not written with NaN
+    try:
+        fused = run(LIF(v_threshold=v_threshold), current, weights)
+        plain = run(LIF(v_threshold=v_threshold, backend="snntorch"), current, weights)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert fused[0].dtype == fused[1].dtype == plain[0].dtype == plain[1].dtype == dtype
+    assert 0.1 < fused[0].float().mean() < 0.9
+    assert torch.equal(fused[0], plain[0])
+    assert torch.allclose(fused[1], plain[1], rtol=0, atol=ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "view",
+    [
+        pytest.param(lambda x: x.transpose(1, 3), id="transposed"),
+        pytest.param(lambda x: x[:, :1].expand(-1, 5, -1, -1), id="expanded"),
+        pytest.param(lambda x: x[::2, :, 1:, ::3], id="strided"),
+        pytest.param(lambda x: x[:1], id="one step"),
+    ],
+)
+def test_memory_layout_does_not_matter(view, backend):
+    current = view(random_currents(4, 2 * 6 * 7).reshape(4, 2, 6, 7))
+    neuron = LIF(backend=backend).double()
+    spikes, gradient = run(neuron, current, torch.ones(()))  # a gradient of stride 0
+    expected, expected_gradient = run(neuron, current.contiguous(), torch.ones_like(current))
+    assert 0 < spikes.sum() < spikes.numel()
+    assert torch.equal(spikes, expected)
+    assert torch.allclose(gradient, expected_gradient, rtol=0, atol=1e-15)
+
+
+def test_fused_runs_only_when_nothing_is_learned_or_recorded():
+    def saved(neuron: LIF) -> int:
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda x: x):
+            neuron(torch.randn(4, 3, requires_grad=True))
+        return len(kept)
+
+    assert saved(LIF()) == 1  # the membrane, nothing else
+    recorded = LIF()
+    recorded.on_membranes = lambda membranes: None
+    for plain in (LIF(learn_beta=True), LIF(learn_threshold=True), LIF(backend="snntorch"), recorded):
+        assert saved(plain) > 1
+
+
+# State, memory, checkpoints.
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_state_never_leaks(backend):
+    neuron = LIF(backend=backend)
+    small, large = torch.rand(4, 2, 3) * 2, torch.rand(7, 5) * 2
+    first = neuron(small), neuron(large)
+    again = neuron(small), neuron(large)
+    assert all(torch.equal(a, b) and 0 < a.sum() for a, b in zip(first, again, strict=True))
+    assert neuron.mem.numel() == 0 and getattr(neuron, "reset", None) is None  # snnTorch would keep both
+    half = torch.cat([neuron(small[:, :1]), neuron(small[:, 1:])], 1)  # neurons do not know of each other
+    assert torch.equal(half, first[0])
+
+
+def test_an_error_in_the_middle_leaves_no_state():
+    neuron, current = LIF(backend="snntorch"), torch.rand(4, 3) * 2
+    expected, surrogate, calls = neuron(current), neuron.spike_grad, []
+
+    def fails_at_the_third_step(x: Tensor) -> Tensor:
+        calls.append(x)
+        if len(calls) > 5:  # snnTorch asks twice a step, for the reset and for the spike
+            raise RuntimeError("stop")
+        return surrogate(x)
+
+    neuron.spike_grad = fails_at_the_third_step
+    with pytest.raises(RuntimeError, match="stop"):
+        neuron(current)
+    neuron.spike_grad = surrogate
+    assert neuron.mem.any() and torch.equal(neuron(current), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_deleting_frees(backend):
+    before = list(snn.SpikingNeuron.instances)
+    neuron = LIF(backend=backend)
+    current = torch.rand(4, 3, requires_grad=True)
+    neuron(current).sum().backward()
+    assert snn.SpikingNeuron.instances == before
+    alive = weakref.ref(neuron), weakref.ref(current)
+    del neuron, current
+    gc.collect()
+    assert [ref() for ref in alive] == [None, None]
+
+
+def test_other_snntorch_neurons_are_left_alone():
+    theirs = snn.Leaky(beta=0.5)
+    try:
+        LIF()
+        assert any(neuron is theirs for neuron in snn.SpikingNeuron.instances)
+    finally:
+        snn.SpikingNeuron.instances.remove(theirs)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_copies_are_the_same_neuron(clone, backend):
+    neuron = LIF(tau=4.0, v_threshold=0.5, backend=backend)
+    current, weights = torch.rand(4, 50) * 3, torch.randn(4, 50)
+    run(neuron, current, weights)  # after use as well as before
+    expected, actual = run(neuron, current, weights), run(clone(neuron), current, weights)
+    assert torch.equal(expected[0], actual[0]) and torch.equal(expected[1], actual[1])
+    assert clone(neuron).fusible is neuron.fusible
+
+
+def test_checkpoints_hold_weights_only():
+    assert LIF().state_dict() == {}
+    assert set(LIF(learn_beta=True, learn_threshold=True).state_dict()) == {"beta", "threshold"}
+
+
+def test_learned_beta_and_threshold_get_their_gradients():
+    current, weights = random_currents(5, 300), torch.randn(5, 300, dtype=torch.float64)
+    neuron = LIF(learn_beta=True, learn_threshold=True).double()
+    (neuron(current) * weights).sum().backward()
+
+    beta, threshold = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.5, 2.0))
+    u, s, loss = torch.zeros(300, dtype=torch.float64), torch.zeros(300, dtype=torch.float64), 0.0
+    for x, w in zip(current, weights, strict=True):
+        u = beta * u * (1 - s.detach()) + x
+        s = reference.Theta.apply((u - threshold) / 2)  # slope 4 on H is slope 2 on u
+        loss = loss + (s * w).sum()
+    loss.backward()
+    for actual, expected in ((neuron.beta.grad, beta.grad), (neuron.threshold.grad, threshold.grad)):
+        assert actual.abs() > 1e-3 and torch.allclose(actual, expected, rtol=1e-12)
+
+
+def test_learned_neuron_starts_as_the_fixed_one():
+    current, weights = random_currents(), torch.randn(6, 4000, dtype=torch.float64)
+    fixed = run(LIF().double(), current, weights)
+    learned = run(LIF(learn_beta=True, learn_threshold=True).double(), current, weights)
+    assert torch.equal(fixed[0], learned[0]) and torch.allclose(fixed[1], learned[1], rtol=0, atol=1e-14)

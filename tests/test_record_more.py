@@ -1,0 +1,321 @@
+"""Recording beyond spikes: logits per step, gradients, few samples, the summary, rates during training."""
+
+import gc
+
+import pytest
+import torch
+
+import spikformer_edu as se
+from spikformer_edu.record import Rates, feature_rates, firing_warning, value_set
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = se.spikformer("digits-2-64", dim=16, heads=2, depth=2)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0  # one batch in training mode sets the statistics, so that every layer fires
+    model(4 * torch.randn(8, 1, 32, 32))
+    return model.eval()
+
+
+@pytest.fixture
+def images():
+    return 4 * torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+class TestLogits:
+    def test_one_for_each_step_and_their_mean_is_the_output(self, model, images):
+        torch.nn.init.normal_(model.head.bias)
+        with torch.no_grad(), se.record(model) as rec:
+            out = model(images)
+        assert rec.logits.shape == (4, 3, 10)
+        torch.testing.assert_close(rec.logits.mean(0), out)
+        assert not torch.equal(rec.logits[0], rec.logits[3])
+
+    def test_a_step_is_what_a_model_with_so_many_steps_would_add(self, model, images):
+        """The network is causal: logits of step t do not depend on later steps."""
+        frames = images.expand(4, *images.shape)
+        with torch.no_grad(), se.record(model) as rec:
+            model(frames)
+            whole = rec.logits
+            model(frames[:2])
+        torch.testing.assert_close(rec.logits, whole[:2])
+
+    def test_they_come_whatever_layers_are_recorded(self, model, images):
+        with torch.no_grad(), se.record(model, layers=["sps.0"]) as rec:
+            model(images)
+        assert rec.logits.shape == (4, 3, 10) and list(rec) == ["sps.0"]
+
+    def test_nothing_recorded_is_one_line(self, model):
+        with se.record(model) as rec:
+            pass
+        with pytest.raises(se.SpikformerError, match="call the model inside"):
+            rec.logits  # noqa: B018
+
+
+class TestGradients:
+    def test_equal_the_neuron_s_backward_pass_written_out(self):
+        torch.manual_seed(0)
+        model = se.spikformer("digits-2-64", dim=16, heads=2, depth=1).double()
+        x = 4 * torch.randn(2, 1, 32, 32, dtype=torch.float64)
+        weight = torch.randn(4, 2, 64, 16, dtype=torch.float64)
+        current = []
+        hook = model.blocks[0].mlp.out.neuron.register_forward_pre_hook(
+            lambda _, args: current.append(args[0].detach())
+        )
+        seen = []
+        after = model.blocks[0].mlp.out.neuron.register_forward_hook(lambda _, args, out: seen.append(out))
+        with se.record(model, gradients=True) as rec:
+            model(x)
+            (seen[0] * weight).sum().backward()
+        hook.remove()
+        after.remove()
+
+        spikes, h, expected = [], [], []
+        for t in range(4):
+            v = h[-1] * (1 - spikes[-1]) if h else torch.zeros_like(current[0][0])
+            h.append(v + (current[0][t] - v) / 2)
+            spikes.append((h[-1] >= 1).double())
+        for t in reversed(range(4)):
+            sigma = torch.sigmoid(4 * (h[t] - 1))
+            gradient = weight[t] * 4 * sigma * (1 - sigma)
+            if t < 3:  # the reset is detached: V[t] = H[t] (1 - S[t]), H[t+1] = V[t] / 2 + X / 2
+                gradient = gradient + expected[0] * 0.5 * (1 - spikes[t])
+            expected.insert(0, gradient)
+        torch.testing.assert_close(rec["blocks.0.mlp.out"].gradient, torch.stack(expected))
+
+    def test_after_the_block_too_and_for_every_layer(self, model, images):
+        with se.record(model, membranes=True, gradients=True) as rec:
+            loss = model(images).logsumexp(1).sum()
+        loss.backward()
+        for layer in rec.layers("spikes"):
+            assert layer.gradient.shape == layer.membrane.shape == layer.spikes.shape
+            assert torch.isfinite(layer.gradient).all() and layer.gradient.abs().sum() > 0
+
+    def test_recording_changes_no_gradient_of_a_weight(self, model, images):
+        def gradients(recorded):
+            model.zero_grad()
+            with se.record(model, gradients=recorded):
+                model(images).square().sum().backward()
+            return [p.grad.clone() for p in model.parameters()]
+
+        for plain, watched in zip(gradients(False), gradients(True), strict=True):
+            torch.testing.assert_close(watched, plain)
+
+    def test_a_loss_on_the_first_step_leaves_the_later_ones_zero(self, model, images):
+        seen = []
+        hook = model.blocks[-1].register_forward_hook(lambda _, args, out: seen.append(out))
+        with se.record(model, gradients=True) as rec:
+            model(images)
+        hook.remove()
+        seen[0][0].sum().backward()
+        gradient = rec["sps.0"].gradient
+        assert gradient[0].abs().sum() > 0 and gradient[1:].abs().sum() == 0
+
+    @pytest.mark.parametrize("backward", [False, True])
+    def test_errors_are_one_line(self, model, images, backward):
+        with se.record(model) as rec:
+            model(images)
+        with pytest.raises(se.SpikformerError, match="gradients=True"):
+            rec["sps.0"].gradient  # noqa: B018
+        with pytest.raises(se.SpikformerError, match="not neurons"):
+            rec["blocks.0.residual"].gradient  # noqa: B018
+        with se.record(model, gradients=True) as rec, torch.set_grad_enabled(not backward):
+            model(images)
+        with pytest.raises(se.SpikformerError, match="loss.backward"):
+            rec["sps.0"].gradient  # noqa: B018
+        with pytest.raises(se.SpikformerError, match="membranes=True"):
+            rec["sps.0"].membrane  # noqa: B018
+
+    def test_the_graph_is_not_kept_alive(self, model, images):
+        with se.record(model, membranes=True, gradients=True) as rec:
+            loss = model(images).sum()
+            loss.backward()
+        assert all(not layer.membrane.requires_grad for layer in rec.layers("spikes"))
+        import weakref
+
+        node = weakref.ref(loss)
+        del loss
+        gc.collect()
+        assert node() is None
+        assert rec["sps.0"].gradient is not None
+
+
+class TestLittleMemory:
+    def test_samples_keeps_those_in_that_order(self, model, images):
+        with se.record(model, membranes=True, gradients=True) as whole:
+            model(images).square().sum().backward()
+        with se.record(model, membranes=True, gradients=True, samples=[2, 0]) as rec:
+            model(images).square().sum().backward()
+        for layer in rec.layers():
+            full = whole[layer.name]
+            torch.testing.assert_close(layer.values, full.values[:, [2, 0]])
+            if layer.kind == "spikes":
+                torch.testing.assert_close(layer.membrane, full.membrane[:, [2, 0]])
+                torch.testing.assert_close(layer.gradient, full.gradient[:, [2, 0]])
+        torch.testing.assert_close(rec.logits, whole.logits[:, [2, 0]])
+
+    @pytest.mark.parametrize("samples", [[3], [-1], [0, 7]])
+    def test_a_sample_that_is_not_there(self, model, images, samples):
+        with pytest.raises(se.SpikformerError, match="the batch holds 3"), se.record(model, samples=samples):
+            model(images)
+        assert model(images).shape == (3, 10)  # nothing was left behind
+
+    def test_compact_keeps_bools_and_gives_spikes_back(self, model, images):
+        with torch.no_grad(), se.record(model) as plain:
+            model(images)
+        with torch.no_grad(), se.record(model, compact=True) as rec:
+            model(images)
+        for layer in rec.layers("spikes"):
+            assert layer.values.dtype == torch.bool and layer.spikes.dtype == torch.float32
+            assert torch.equal(layer.spikes, plain[layer.name].spikes)
+        assert str(rec.summary()) == str(plain.summary())
+
+    def test_a_single_layer_may_be_a_string(self, model, images):
+        with torch.no_grad(), se.record(model, layers="sps.1") as rec:
+            model(images)
+        assert list(rec) == ["sps.1"]
+        with pytest.raises(se.SpikformerError, match="did you mean 'sps.1'"):
+            se.record(model, layers="sps.11")
+
+
+class TestEverywhere:
+    def test_under_autocast(self, model, images):
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = model(images)
+            with se.record(model, membranes=True, gradients=True, compact=True) as rec:
+                out = model(images)
+            out.float().square().sum().backward()
+        assert torch.equal(out, expected)
+        assert rec["blocks.0.attn.q"].spikes.dtype == torch.bfloat16
+        assert torch.isfinite(rec["sps.0"].gradient).all()
+        torch.testing.assert_close(rec.logits.float().mean(0), out.float(), atol=0.02, rtol=0.02)
+
+    def test_inside_training_the_weights_move_as_without(self, images):
+        def train(recorded):
+            torch.manual_seed(0)
+            model = se.spikformer("digits-2-64", dim=16, heads=2)
+            optimizer = torch.optim.SGD(model.parameters(), 0.1)
+            for _ in range(2):
+                optimizer.zero_grad()
+                if recorded:
+                    with se.record(model):
+                        model(images).square().sum().backward()
+                else:
+                    model(images).square().sum().backward()
+                optimizer.step()
+            return model.state_dict()
+
+        plain, watched = train(False), train(True)
+        assert all(torch.equal(plain[key], watched[key]) for key in plain)
+
+    def test_frames_of_one_step_and_one_token(self):
+        model = se.spikformer("digits-2-64", dim=16, heads=2, depth=1).eval()
+        with torch.no_grad(), se.record(model, membranes=True) as rec:
+            model(torch.randn(1, 2, 1, 4, 4))
+        assert rec["blocks.0.attn.q"].spikes.shape == (1, 2, 2, 1, 8)
+        assert rec.logits.shape == (1, 2, 10)
+        assert len(rec.summary()) == len(se.layer_names(model))
+
+
+class TestSummary:
+    def test_is_a_list_of_dicts_that_agrees_with_the_records(self, model, images):
+        with torch.no_grad(), se.record(model) as rec:
+            model(images)
+        lines = {line["layer"]: line for line in rec.summary()}
+        assert list(lines) == list(rec)
+        q = rec["blocks.0.attn.q"].spikes
+        fired = q.sum((0, 1, 3)).flatten()  # a feature for each head and width
+        line = lines["blocks.0.attn.q"]
+        assert line["shape"] == tuple(q.shape) and line["values"] == "{0, 1}"
+        assert line["rate"] == pytest.approx(float(q.mean())) and 0 < line["rate"] < 1
+        assert line["dead"] == pytest.approx(float((fired == 0).float().mean()))
+        assert lines["blocks.0.attn.scores"]["values"].startswith("multiples of 0.125")
+        assert lines["blocks.1.residual"]["values"].startswith("integers 0 to")
+        assert lines["blocks.1.residual"]["rate"] is None
+
+    def test_dead_and_saturated_are_shares_of_features(self, model, images):
+        bn = model.sps[0].bn  # 2 channels
+        torch.nn.init.zeros_(bn.weight)
+        with torch.no_grad():
+            bn.bias.copy_(torch.tensor([-5.0, 5.0]))
+        with torch.no_grad(), se.record(model) as rec:
+            model(images)
+        line = rec.summary()[0]
+        assert (line["rate"], line["dead"], line["saturated"]) == (0.5, 0.5, 0.5)
+
+    def test_prints_as_a_table(self, model, images):
+        with torch.no_grad(), se.record(model) as rec:
+            model(images)
+        lines = str(rec.summary()).splitlines()
+        assert len(lines) == len(rec) + 1 and "dead" in lines[0] and lines[1].startswith("sps.0")
+        assert repr(rec.summary()) == str(rec.summary())
+
+    def test_an_empty_recording(self, model):
+        with se.record(model) as rec:
+            pass
+        with pytest.raises(se.SpikformerError, match="recording is empty"):
+            rec.summary()
+
+    @pytest.mark.parametrize(
+        ("values", "said"),
+        [
+            ([0.0, 1.0], "{0, 1}"),
+            ([0.0, 0.0], "{0, 1}"),
+            ([0.0, 3.0], "integers 0 to 3"),
+            ([-1.0, 1.0], "integers -1 to 1"),
+            ([0.0, 0.375], "multiples of 0.125, 0 to 0.375"),
+            ([0.1, 0.25], "real, 0.1 to 0.25"),
+            ([True, False], "{0, 1}"),
+        ],
+    )
+    def test_value_sets(self, values, said):
+        assert value_set(torch.tensor(values)) == said
+
+
+class TestRates:
+    def test_rates_and_dead_features_of_the_steps_watched(self, model, images):
+        rates = Rates(model, every=2)
+        with torch.no_grad(), se.record(model) as rec:
+            kept = []
+            for step in range(4):
+                rates.step()
+                model(images * (step + 1))
+                if step % 2 == 0:
+                    kept.append({layer.name: feature_rates(layer.name, layer.spikes) for layer in rec.layers("spikes")})
+        found = rates.pop()
+        assert list(found) == [layer.name for layer in rec.layers("spikes")]
+        for name, (rate, dead) in found.items():
+            both = torch.stack([k[name] for k in kept])
+            assert rate == pytest.approx(float(both.mean()), abs=1e-7)
+            assert dead == pytest.approx(float((both.sum(0) == 0).float().mean()))
+
+    def test_pop_starts_again_and_leaves_nothing(self, model, images):
+        rates = Rates(model)
+        assert rates.pop() == {}
+        rates.step()
+        model(images)
+        assert rates.pop() and rates.pop() == {}
+        model(images)
+        assert rates.pop() == {}
+        assert not any(module._forward_hooks for module in model.modules())
+
+    def test_nothing_is_attached_between_watched_steps(self, model):
+        rates = Rates(model, every=3)
+        attached = []
+        for _ in range(7):
+            rates.step()
+            attached.append(any(module._forward_hooks for module in model.modules()))
+        assert attached == [True, False, False, True, False, False, True]
+        rates.close()
+
+    def test_bad_every(self, model):
+        with pytest.raises(se.SpikformerError, match="every=0"):
+            Rates(model, every=0)
+
+    def test_the_warning_is_one_line_that_names_the_layers(self):
+        assert firing_warning({"sps.0": (0.2, 0.5)}) is None
+        said = firing_warning({"sps.0": (0.2, 0.0), "sps.1": (0.0, 1.0), "sps.2": (0.99, 0.0)})
+        assert "\n" not in said and "sps.1" in said and "sps.2" in said and "sps.0" not in said

@@ -1,0 +1,218 @@
+"""The training loop on real digits: what it writes, that it resumes to the same bits, and how it fails."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from spikformer_edu import SpikformerError
+from spikformer_edu.data import batches, load
+from spikformer_edu.training import Recipe, evaluate, learning_rate, load_run, train
+from spikformer_edu.training.checkpoint import write_atomically
+from spikformer_edu.training.loop import parameter_groups
+
+CPU = torch.device("cpu")
+SMALL = Recipe(epochs=2, warmup_epochs=1, batch_size=128, time_steps=2)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A short unbroken run on all digits: (folder, score)."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, train(SMALL, folder, CPU)
+
+
+def weights(folder):
+    return load_file(folder / "last.safetensors")
+
+
+def assert_same_run(a, b):
+    """Equal to the last bit: weights, optimizer, and the log but for its clock."""
+    for name in ("best.safetensors", "last.safetensors"):
+        ours, theirs = load_file(a / name), load_file(b / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    states = [torch.load(f / "resume.pt", weights_only=True) for f in (a, b)]
+    for i, moments in states[0]["optimizer"]["state"].items():
+        assert all(torch.equal(moments[k], states[1]["optimizer"]["state"][i][k]) for k in moments)
+    clock = ("images_per_s", "seconds")
+    rows = [
+        [{k: v for k, v in r.items() if k not in clock} for r in csv.DictReader(open(f / "metrics.csv"))]
+        for f in (a, b)
+    ]
+    assert rows[0] == rows[1]
+    assert json.loads((a / "results.json").read_text()) == json.loads((b / "results.json").read_text())
+
+
+def test_learning_rate_warms_up_and_follows_a_cosine_to_the_floor():
+    recipe = Recipe(epochs=100, warmup_epochs=10, cooldown_epochs=5, lr=1.0, warmup_lr=0.1, min_lr=0.2)
+    assert learning_rate(recipe, 0) == pytest.approx(0.1)
+    assert learning_rate(recipe, 5) == pytest.approx(0.55)
+    assert learning_rate(recipe, 10) == pytest.approx(1.0)
+    assert learning_rate(recipe, 55) == pytest.approx(0.6)
+    assert learning_rate(recipe, 100) == learning_rate(recipe, 104.9) == pytest.approx(0.2)
+
+
+def test_weight_decay_spares_biases_and_norms(finished):
+    model = load_run(finished[0]).model
+    decayed, spared = parameter_groups(model, 0.5)
+    assert decayed["weight_decay"] == 0.5 and spared["weight_decay"] == 0
+    assert {p.dim() for p in decayed["params"]} == {2, 4}
+    assert sum(p.numel() for g in (decayed, spared) for p in g["params"]) == 163_906
+
+
+def test_a_run_folder_holds_what_it_promises(finished):
+    folder, score = finished
+    assert {p.name for p in folder.iterdir()} == {
+        *("config.json", "metrics.csv", "best.safetensors", "last.safetensors", "resume.pt", "results.json")
+    }
+    config = json.loads((folder / "config.json").read_text())
+    assert config["recipe"]["batch_size"] == 128 and config["network"]["time_steps"] == 2
+    assert {"command", "commit", "torch", "snntorch", "device"} <= config["provenance"].keys()
+    rows = list(csv.DictReader(open(folder / "metrics.csv")))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["loss"]) < float(rows[0]["loss"])
+    assert 0 < float(rows[1]["rate"]) < 1
+    best = min(rows, key=lambda row: float(row["val_loss"]))
+    results = json.loads((folder / "results.json").read_text())
+    assert results["best_epoch"] == int(best["epoch"])
+    assert results["correct"] == score.correct and results["total"] == 359
+
+
+def test_evaluate_reproduces_the_reported_score_to_the_last_digit(finished):
+    folder, score = finished
+    again = evaluate(load_run(folder).model, load("digits").test, CPU)
+    assert (again.correct, again.total, again.loss) == (score.correct, score.total, score.loss)
+
+
+def test_a_different_seed_is_a_different_run_and_the_same_seed_the_same(finished, tmp_path):
+    train(SMALL, tmp_path / "same", CPU)
+    assert_same_run(finished[0], tmp_path / "same")
+    train(replace(SMALL, seed=1), tmp_path / "other", CPU)
+    ours, theirs = weights(finished[0]), weights(tmp_path / "other")
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+COMMAND = [
+    *(sys.executable, "-m", "spikformer_edu.train", "--epochs", "2", "--warmup-epochs", "1", "--batch-size", "128"),
+    *("--time-steps", "2", "--device", "cpu", "--no-figures"),
+]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in these tests: sums of several threads round differently
+
+
+def finish(folder):
+    done = subprocess.run([*COMMAND, "--out", folder, "--resume"], capture_output=True, text=True, env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+
+
+def test_sigterm_saves_the_middle_of_an_epoch_and_the_run_ends_the_same(finished, tmp_path):
+    folder = tmp_path / "run"
+    process = subprocess.Popen([*COMMAND, "--out", folder], stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
+    while not (folder / "config.json").exists():
+        time.sleep(0.02)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    line = process.communicate()[1]
+    assert process.returncode == 2 and "--resume" in line and line.count("\n") == 1
+    assert torch.load(folder / "resume.pt", weights_only=True)["progress"]["batch"] > 0
+    finish(folder)
+    assert_same_run(finished[0], folder)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_bit_identical(finished, tmp_path):
+    folder, random = tmp_path / "run", torch.Generator().manual_seed(0)
+    kills = 0
+    while not (folder / "results.json").exists():
+        resume = ["--resume"] if (folder / "config.json").exists() else []
+        process = subprocess.Popen([*COMMAND, "--out", folder, *resume], stderr=subprocess.PIPE, env=ONE_THREAD)
+        try:
+            # Long enough, later on, for an epoch to get done: an epoch is what a SIGKILL loses at most.
+            process.wait(timeout=4 + kills * float(torch.rand(1, generator=random)))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += 1
+        assert process.wait() in (0, -signal.SIGKILL), process.stderr.read()
+    assert kills >= 1
+    assert_same_run(finished[0], folder)
+
+
+def test_resuming_needs_the_same_recipe(finished):
+    with pytest.raises(SpikformerError, match=r"lr=0.003, not 0.5"):
+        train(replace(SMALL, lr=0.5), finished[0], CPU)
+
+
+def test_a_broken_resume_file_is_named_and_left_alone(finished, tmp_path):
+    for name in ("config.json", "resume.pt"):
+        (tmp_path / name).write_bytes((finished[0] / name).read_bytes())
+    broken = (finished[0] / "resume.pt").read_bytes()[:-1000]
+    (tmp_path / "resume.pt").write_bytes(broken)
+    with pytest.raises(SpikformerError, match="resume.pt is broken"):
+        train(SMALL, tmp_path, CPU)
+    assert (tmp_path / "resume.pt").read_bytes() == broken
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_facts(tmp_path, monkeypatch):
+    fill = torch.nn.init.trunc_normal_
+    monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda w, std: fill(w, std=float("inf")))
+    with pytest.raises(SpikformerError, match=r"loss is nan in epoch 1, step 1, learning rate 1e-05.*none yet"):
+        train(SMALL, tmp_path, CPU)
+    assert not (tmp_path / "last.safetensors").exists()
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("old")
+
+    def stops_half_way(temporary):
+        temporary.write_text("ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(file, stops_half_way)
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_full_disk_is_one_line():
+    with pytest.raises(SpikformerError, match="cannot write .*No space left on device"):
+        write_atomically_to_full_device()
+
+
+def write_atomically_to_full_device():
+    from pathlib import Path
+
+    def write(_):
+        with open("/dev/full", "w") as full:
+            full.write("x" * 10**6)
+
+    write_atomically(Path("/tmp/never"), write)
+
+
+def test_digits_splits_share_no_image_and_no_label_is_missing():
+    splits = load("digits")
+    parts = [splits[name].images.flatten(1) for name in ("train", "val", "test")]
+    assert [len(p) for p in parts] == [1258, 180, 359]
+    for i, a in enumerate(parts):
+        for b in parts[i + 1 :]:
+            assert torch.cdist(a, b).min() > 0
+    assert all(splits[name].targets.unique().tolist() == list(range(10)) for name in ("train", "val", "test"))
+
+
+def test_same_seed_same_batches_whatever_the_workers_and_the_start():
+    split = load("digits").train
+    plain = list(batches(split, 256, train=True, seed=3, epoch=5))
+    for other in (
+        list(batches(split, 256, train=True, seed=3, epoch=5, workers=2)),
+        [*plain[:2], *batches(split, 256, train=True, seed=3, epoch=5, start=2)],
+    ):
+        assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(plain, other, strict=True))
+    changed = list(batches(split, 256, train=True, seed=3, epoch=6))
+    assert not torch.equal(plain[0][0], changed[0][0])
