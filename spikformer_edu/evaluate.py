@@ -5,7 +5,7 @@ from pathlib import Path
 
 from . import cli
 from .data import load
-from .training import choose_device, evaluate, load_run
+from .training import Place, choose_device, evaluate, load_run
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,10 @@ def main(options: Options) -> None:
     """Measure loss and accuracy of a run folder or of a pretrained model."""
     device = choose_device(options.device)
     run = load_run(options.checkpoint, options.weights)
-    splits = load(options.dataset or run.recipe.dataset, data_dir=options.data_dir)
-    score = evaluate(run.model.to(device), splits[options.split], device, options.batch_size, run.recipe.precision)
+    splits = load(options.dataset or run.recipe.dataset, options.data_dir, time_steps=run.model.config.time_steps)
+    score = evaluate(
+        run.model.to(device), splits[options.split], Place(device), options.batch_size, run.recipe.precision
+    )
     answers = f"{score.correct} of {score.total}"
     print(f"{options.split} accuracy {100 * score.accuracy:.2f} % ({answers}), loss {score.loss:.6f}")
     recorded = run.results.get("accuracy")

@@ -97,7 +97,7 @@ class SpikingConv(nn.Module):
 
     def forward_image(self, x: Tensor, time_steps: int) -> Tensor:
         """What ``forward`` gives for T copies of an image ``[B, C_in, H, W]``, at the cost of one convolution."""
-        n = x.shape[0] * x.shape[2] * x.shape[3]
+        n = x.shape[0] * x.shape[2] * x.shape[3] * getattr(self.bn, "world", 1)  # of all processes, if they share it
         variance = self.bn.running_var.data  # .data: the backward pass keeps an eye on the buffer, but reads it not
         kept = variance * (1 - self.bn.momentum)
         x = self.bn(self.conv(x))  # [B, C_out, H, W]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from . import cli
 from .errors import SpikformerError
-from .training import Recipe, choose_device, recipe_for, train
+from .training import Place, Recipe, join, leave, recipe_for, train
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,35 @@ class Options(Recipe):
 
 
 def main(options: Options) -> None:
-    """Train a Spikformer and write a run folder: config, metrics, checkpoints, test accuracy, figures."""
+    """Train a Spikformer and write a run folder: config, metrics, checkpoints, test accuracy, figures.
+
+    Start it with `torchrun --nproc-per-node N -m spikformer_edu.train ...` to train on N GPUs.
+    """
     recipe = Recipe(**{f.name: getattr(options, f.name) for f in fields(Recipe)})
-    device = choose_device(options.device)
-    folder = run_folder(options)
-    print(f"{recipe.model} on {recipe.dataset}, {recipe.epochs} epochs on {device}, into {folder}")
-    score = train(recipe, folder, device, options.data_dir, options.workers)
-    print(f"test accuracy {100 * score.accuracy:.2f} % ({score.correct} of {score.total})")
+    place = join(options.device)
+    try:
+        folder = common_folder(options, place)
+        if place.rank == 0:
+            print(f"{recipe.model} on {recipe.dataset}, {recipe.epochs} epochs on {place.device}, into {folder}")
+        score = train(recipe, folder, place, options.data_dir, options.workers)
+        if place.rank == 0:
+            print(f"test accuracy {100 * score.accuracy:.2f} % ({score.correct} of {score.total})")
+    finally:
+        leave()
+
+
+def common_folder(options: Options, place: Place) -> Path:
+    """The run folder, chosen by the first process for all."""
+    chosen: Path | str = ""
+    if place.rank == 0:
+        try:
+            chosen = run_folder(options)
+        except SpikformerError as error:
+            chosen = str(error)
+    chosen = place.share(chosen)
+    if isinstance(chosen, str):
+        raise SpikformerError(chosen)
+    return chosen
 
 
 def run_folder(options: Options) -> Path:

@@ -11,8 +11,10 @@ import torch
 
 import spikformer_edu as se
 from spikformer_edu import plot
+from spikformer_edu.energy import CONVENTIONS, energy
 from spikformer_edu.plot import style
-from spikformer_edu.record import LayerRecord
+from spikformer_edu.plot.neuron import run_neuron
+from spikformer_edu.record import LayerRecord, Recording
 
 
 @pytest.fixture(autouse=True)
@@ -268,3 +270,333 @@ class TestAttention:
     def test_spikes_are_no_scores(self, rec):
         with pytest.raises(se.SpikformerError, match="attn.scores"):
             plot.attention(rec["blocks.0.attn.q"])
+
+
+class TestNeuron:
+    def test_the_written_out_trace(self):
+        fig, (current, middle, below, curve) = plot.neuron(torch.tensor([1.0, 2.0, 0.0, 2.0]))
+        assert [bar.get_height() for bar in current.patches] == [1, 2, 0, 2]
+        h = [0.5, 1.25, 0.0, 1.0]  # the last one is a tie, and fires
+        assert middle.lines[1].get_ydata()[::2].tolist() == h
+        assert [s[0, 0] for s in middle.collections[0].get_segments()] == [1, 3]
+        expected = [4 * (s := 1 / (1 + np.exp(-4 * (x - 1)))) * (1 - s) for x in h]
+        assert [bar.get_height() for bar in below.patches] == pytest.approx(expected)
+        dots = curve.lines[1]
+        assert dots.get_xdata().tolist() == pytest.approx(expected) and dots.get_ydata().tolist() == h
+        assert "T = 4" in label_of(fig) and below.get_xlabel() == "time step t"
+
+    def test_a_record_gives_back_the_current_that_went_in(self):
+        torch.manual_seed(0)
+        current = torch.randn(6, 3)
+        h, spikes = run_neuron(current)
+        record = LayerRecord("toy", "spikes", spikes[:, None], h[:, None], 1.0)
+        _, (ax, *_) = plot.neuron(record, neuron=2)
+        np.testing.assert_allclose([bar.get_height() for bar in ax.patches], current[:, 2], atol=1e-6)
+
+    @pytest.mark.parametrize("current", [torch.zeros(1), torch.zeros(5), torch.full((3,), 9.0), -torch.ones(2)])
+    def test_degenerate_currents(self, current):
+        _, (_, middle, *_) = plot.neuron(current)
+        assert len(middle.lines[1].get_xdata()) == 2 * len(current)
+
+    def test_the_animation_draws_one_step_more_each_frame(self, tmp_path):
+        movie = plot.neuron_animation(torch.tensor([1.0, 2.0, 0.5]), interval=100)
+        movie.save(tmp_path / "neuron.gif", writer="pillow", dpi=40)
+        from PIL import Image
+
+        assert Image.open(tmp_path / "neuron.gif").n_frames == 3
+        current = movie._fig.axes[0]
+        for frame in range(3):
+            movie._func(frame)
+            assert len(current.patches) == frame + 1
+
+    @pytest.mark.parametrize(
+        ("source", "said"), [(torch.zeros(2, 3), "[2, 3]"), (torch.tensor([torch.nan]), "NaN"), ("x", "not str")]
+    )
+    def test_bad_input_is_one_line(self, source, said):
+        with pytest.raises(se.SpikformerError) as error:
+            plot.neuron(source)
+        assert said in one_line(error)
+
+
+class TestAtlas:
+    def test_a_raster_for_every_layer_in_network_order(self, rec):
+        fig, axes = plot.atlas(rec, neurons=10**6, sample=1)
+        drawn = [ax for ax in axes.T.ravel() if ax is not None]
+        records = rec.layers("spikes")
+        assert len(drawn) == len(records) == 19
+        for ax, record in zip(drawn, records, strict=True):
+            assert ax.get_title("left").startswith((record.name, record.name.split(".", 2)[-1]))
+            assert f"{100 * float(record.spikes.mean()):.1f} %" in ax.get_title("left")
+            assert len(bars(ax)) == int(record.spikes[:, 1].sum())
+        assert "T = 4" in label_of(fig)
+
+    def test_shares_of_dead_and_saturated_features(self):
+        spikes = torch.zeros(2, 1, 4, 1, 1)  # [T, B, C, H, W]: of four channels one always fires, one sometimes
+        spikes[:, :, 0] = 1
+        spikes[0, :, 1] = 1
+        recording = Recording(["sps.0"])
+        recording._records["sps.0"] = LayerRecord("sps.0", "spikes", spikes, None, 1.0)
+        _, axes = plot.atlas(recording)
+        rate, always, sometimes, never = (bar.get_height() for bar in axes[0, 0].child_axes[0].patches[1:])
+        assert (rate, always, sometimes, never) == (3 / 8, 1 / 4, 1 / 4, 1 / 2)
+
+    def test_one_step_one_token(self):
+        model = se.spikformer("digits-2-64", dim=16, heads=2, depth=1, time_steps=1).eval()
+        with torch.no_grad(), se.record(model) as recording:
+            model(torch.zeros(1, 1, 4, 4))
+        fig, axes = plot.atlas(recording)
+        assert "T = 1" in label_of(fig)
+
+    def test_bad_input_is_one_line(self, rec):
+        with pytest.raises(se.SpikformerError, match="2 samples"):
+            plot.atlas(rec, sample=5)
+        with pytest.raises(se.SpikformerError, match="recording is empty"):
+            plot.atlas(Recording(["sps.0"]))
+
+
+class TestValueSets:
+    def test_shares_of_each_value(self):
+        recording = Recording(["a", "b", "c"])
+        recording._records["a"] = LayerRecord("a", "spikes", torch.tensor([[0.0, 0, 0, 1]]))
+        recording._records["b"] = LayerRecord("b", "residual", torch.tensor([[0.0, 1, 2, 5]]))
+        recording._records["c"] = LayerRecord("c", "scores", torch.tensor([[0.0, 0.125]]))
+        recording._logits = torch.tensor([[0.1, 0.3]])
+        fig, (ribbon, shares) = plot.value_sets(recording, torch.tensor([[0.3, 0.7]]))
+        names = [t.get_text() for t in shares.get_xticklabels()]
+        assert names == ["input", "a", "b", "c", "logits"]
+        heights = {x: [b.get_height() for b in shares.patches if round(b.get_x() + 0.42) == x] for x in range(5)}
+        assert heights[1] == [0.75, 0.25, 0, 0, 0]
+        assert heights[2] == [0.25, 0.25, 0.25, 0, 0.25]  # 5 counts as "4 or more"
+        assert heights[0] == [0, 1] and heights[3] == [0.5, 0.5]
+        kinds = [bar.get_facecolor() for bar in ribbon.patches]
+        assert len(set(kinds)) == 4 and kinds[0] == kinds[4]
+
+    def test_a_real_recording(self, rec):
+        fig, (ribbon, _) = plot.value_sets(rec)
+        assert len(ribbon.patches) == len(rec) + 1
+        assert "T = 4" in label_of(fig)
+
+
+class TestLogits:
+    def test_the_lines_end_at_the_models_output(self, rec):
+        _, ax = plot.logits(rec, list("abcdefghij"), label=3, sample=1)
+        output = rec.logits[:, 1].mean(0)
+        named = {line.get_label(): line.get_ydata()[-1] for line in ax.lines if not line.get_label().startswith("_")}
+        assert len(ax.lines) == 10 and len(named) == 5 and "d (true)" in named
+        best = "abcdefghij"[int(output.argmax())]
+        assert named.get(best, named.get(f"{best} (true)")) == pytest.approx(float(output.max()), abs=1e-6)
+        assert named["d (true)"] == pytest.approx(float(output[3]), abs=1e-6)
+
+
+class TestSSA:
+    def q_k_v(self):
+        q, k, v = torch.zeros(3, 2, 4, 8)  # T = 2, N = 4, d = 8
+        q[:, 1, :5] = 1
+        k[:, 2, 2:7] = 1
+        k[:, 3, 4] = 1
+        v[:, 2, 6] = v[:, 3, 6] = 1
+        return q, k, v
+
+    def test_one_cell_from_bits_to_spike(self):
+        fig, axes = plot.ssa(*self.q_k_v(), step=1, query=1, key=2, feature=6)
+        counts = axes["scores"].images[0].get_array()
+        assert counts[1].tolist() == [0, 0, 3, 1] and counts.sum() == 4
+        assert axes["and"].images[0].get_array()[2].tolist() == [0, 0, 3, 3, 3, 0, 0, 0]
+        assert "popcount of the AND: 3" in axes["and"].get_title("left")
+        assert axes["x"].images[0].get_array()[1, 6] == 0.5  # (3 + 1) * 0.125
+        h = axes["membrane"].lines[1].get_ydata()[::2].tolist()
+        assert h == [0.25, 0.375]
+        assert "no spike" in axes["membrane"].get_title("left")
+        for name, color in (("q", style.Q), ("k", style.K), ("v", style.V)):
+            assert axes[name].images[0].cmap(1.0) == pytest.approx(matplotlib.colors.to_rgba(color))
+        assert "T = 2" in [t.get_text() for t in axes["q"].texts][0]
+
+    def test_by_default_a_cell_that_fires(self, rec):
+        _, axes = plot.ssa(rec, block=1, head=1, sample=1)
+        assert "spike at t" in axes["membrane"].get_title("left")
+        assert "no spike" not in axes["membrane"].get_title("left")
+
+    def test_the_spikes_are_those_of_the_model(self, rec):
+        from spikformer_edu.plot.ssa import product_of
+
+        product = product_of(rec, None, None, 0.125, None, 1, 0, 1)
+        record = rec["blocks.1.attn.attn"]
+        np.testing.assert_array_equal(product.s, record.spikes[:, 1, 0])
+        np.testing.assert_allclose(product.h, record.membrane[:, 1, 0], atol=1e-6)
+
+    def test_silence_one_step_one_token(self):
+        nothing = torch.zeros(1, 1, 4)
+        _, axes = plot.ssa(nothing, nothing, nothing)
+        assert "no spike at t = 0" in axes["membrane"].get_title("left")
+        _, axes = plot.ssa(*torch.ones(3, 4, 8))  # one step: [N, d]
+        assert axes["scores"].images[0].get_array().max() == 8
+
+    def test_the_animation_meets_the_keys_one_by_one(self, tmp_path):
+        movie = plot.ssa_animation(*self.q_k_v(), query=1, feature=6)
+        assert movie._save_count == 2 * 4  # T = 2 steps, N = 4 keys
+        movie.save(tmp_path / "ssa.gif", writer="pillow", dpi=30)
+        seen = []
+        for frame in range(4):
+            movie._func(frame)
+            seen.append(movie._fig.axes[-1].get_title("left"))
+        assert ["AND: 0", "AND: 0", "AND: 3", "AND: 1"] == [title[16:22] for title in seen]
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (dict(k=torch.zeros(2, 4, 7)), "[2, 4, 7]"),
+            (dict(v=None), "three tensors"),
+            (dict(q=torch.full((2, 4, 8), 0.5)), "0.5"),
+            (dict(query=4), "query=4"),
+            (dict(step=2), "step=2"),
+            (dict(feature=-1), "feature=-1"),
+        ],
+    )
+    def test_bad_input_is_one_line(self, change, said):
+        with pytest.raises(se.SpikformerError) as error:
+            plot.ssa(**(dict(zip("qkv", self.q_k_v(), strict=True)) | change))
+        assert said in one_line(error)
+
+    def test_bad_parts_of_a_recording(self, rec):
+        with pytest.raises(se.SpikformerError, match="head=2"):
+            plot.ssa(rec, head=2)
+        with pytest.raises(se.SpikformerError, match="did you mean 'blocks.1.attn.q'"):
+            plot.ssa(rec, block=7)
+
+
+class TestMultiplicationOrder:
+    def test_the_curves_cross_at_n_equal_d(self):
+        _, (left, right) = plot.multiplication_order(32)
+        quadratic, linear = (dict(zip(*line.get_data(), strict=True)) for line in left.lines[:2])
+        for n in quadratic:
+            assert quadratic[n] == pytest.approx(2 * n * n * 32) and linear[n] == pytest.approx(2 * n * 32 * 32)
+        assert left.lines[2].get_data() == ([32], [2 * 32**3])
+
+    def test_every_preset_is_marked_with_its_ratio(self):
+        _, (_, right) = plot.multiplication_order()
+        found = {}
+        for bar, tick in zip(right.patches, right.get_yticklabels(), strict=True):
+            found[tick.get_text()] = bar.get_width()
+        ratio = {label.splitlines()[-1]: width for label, width in found.items()}
+        assert ratio["N = 64, d = 32"] == 2 and ratio["N = 196, d = 64"] == 196 / 64
+        text = "\n".join(found)
+        assert all(word in text for word in ("cifar10-*", "cifar100-*", "imagenet-8-384", "digits-2-64", "-8-768"))
+
+    def test_bad_input_is_one_line(self):
+        with pytest.raises(se.SpikformerError, match="width=0"):
+            plot.multiplication_order(0)
+        with pytest.raises(se.SpikformerError, match="did you mean 'cifar10-4-384'"):
+            plot.multiplication_order(models=["cifar10-4-385"])
+
+
+class TestLandscape:
+    def test_ties_and_vanishing_shares_are_counted(self):
+        h = torch.tensor([[0.5, 0.5, 0.0, 1.0, 3.0, 3.0, 3.0, -9.0]])  # T = 1
+        _, (ax,) = plot.landscape({"toy": h})
+        said = ax.texts[0].get_text()
+        assert "ties: 25.00 %" in said and "gradient vanishes: 50.0 %" in said and "beyond the axis: 12.5 %" in said
+        assert ax.get_title("left") == "toy, T = 1"
+        tallest = max(ax.patches[:-3], key=lambda bar: bar.get_height())
+        assert tallest.get_height() == pytest.approx(3 / 8) and abs(tallest.get_x() + 0.0275 - 3.0) < 0.04
+
+    def test_the_edge_of_vanishing_is_where_the_surrogate_says(self):
+        for share in (0.05, 0.5):
+            reach = np.log((1 + (1 - share) ** 0.5) / (1 - (1 - share) ** 0.5)) / 4
+            for delta, expected in ((-1e-4, "0.0"), (1e-4, "100.0")):
+                h = torch.tensor([0.5 + reach + delta, 0.5 - reach - delta])
+                _, (ax,) = plot.landscape({"edge": h}, vanishing=share)
+                assert f"vanishes: {expected} %" in ax.texts[0].get_text()
+            sigma = 1 / (1 + np.exp(-4 * reach))
+            assert sigma * (1 - sigma) / 0.25 == pytest.approx(share)
+
+    def test_records_of_several_blocks(self, rec):
+        chosen = {f"block {i}": rec[f"blocks.{i}.attn.attn"] for i in range(2)}
+        fig, axes = plot.landscape(chosen)
+        assert len(axes) == 2
+        ties = float((rec["blocks.0.attn.attn"].membrane == 0.5).float().mean())
+        assert f"ties: {100 * ties:.2f} %" in axes[0].texts[0].get_text()
+        assert len(plot.landscape(rec["blocks.0.attn.attn"])[1]) == 1
+
+    @pytest.mark.parametrize(("given", "said"), [({}, "dict of them"), ({"x": torch.tensor([torch.nan])}, "NaN")])
+    def test_bad_input_is_one_line(self, given, said):
+        with pytest.raises(se.SpikformerError) as error:
+            plot.landscape(given)
+        assert said in one_line(error)
+
+
+@pytest.fixture(scope="module")
+def report():
+    torch.manual_seed(0)
+    model = se.spikformer("digits-2-64", dim=16, heads=2)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0  # one batch in training mode sets the statistics, so that every layer fires
+    model(4 * torch.randn(8, 1, 32, 32))
+    return energy(model, 4 * torch.randn(2, 1, 32, 32))
+
+
+class TestEnergy:
+    def test_the_waterfall_adds_up_to_the_total(self, report):
+        for convention in CONVENTIONS:
+            fig, (left, right) = plot.energy(report, convention=convention)
+            unit = 1e3 if left.get_ylabel().endswith("nJ") else 1e6
+            top = max(bar.get_y() + bar.get_height() for bar in left.patches)
+            assert top * unit == pytest.approx(report.totals[convention])
+            heights = [bar.get_height() * unit for bar in right.patches]
+            assert heights == pytest.approx(list(report.totals.values()))
+            names = [t.get_text() for t in left.get_xticklabels()]
+            assert names == [cost.layer for cost in report.layers]
+            assert "T = 4" in label_of(fig) and "not the energy of a GPU" in fig.get_supxlabel()
+
+    def test_bad_input_is_one_line(self, report):
+        with pytest.raises(se.SpikformerError, match="did you mean 'integer'"):
+            plot.energy(report, convention="integers")
+        with pytest.raises(se.SpikformerError, match="not Tensor"):
+            plot.energy(torch.zeros(3))
+
+
+class TestTraining:
+    ROWS = [
+        {"epoch": "1", "loss": "2.0", "val_loss": "1.5", "accuracy": "0.5", "lr": "0.1", "rate": "0.2",
+         "rate/blocks.0.attn.q": "0.1", "rate/sps.0": "0.3", "dead/sps.0": "0.5", "grad/head": "3.0"},
+        {"epoch": "2", "loss": "1.0", "val_loss": "", "accuracy": "0.75", "lr": "0.05", "rate": "0.2",
+         "rate/blocks.0.attn.q": "0.2", "rate/sps.0": "0.3", "dead/sps.0": "0.25", "grad/head": "1.0"},
+    ]  # fmt: skip
+
+    def test_a_panel_for_each_group_of_columns(self):
+        fig, axes = plot.training(self.ROWS, title="a run")
+        titles = [ax.get_title("left") for ax in axes]
+        expected = ["loss", "accuracy, %", "firing rate, %", "dead features, %", "gradient norm", "learning rate"]
+        assert titles == expected
+        loss, val = axes[0].lines
+        assert loss.get_xdata().tolist() == [1, 2] and loss.get_ydata().tolist() == [2, 1]
+        assert val.get_ydata()[0] == 1.5 and np.isnan(val.get_ydata()[1])
+        assert axes[1].lines[0].get_ydata().tolist() == [50, 75]
+        first, second = axes[2].lines  # network order, not the file's
+        assert first.get_ydata().tolist() == [30, 30] and second.get_ydata().tolist() == [10, 20]
+        assert axes[4].get_yscale() == "log"
+        assert fig.get_suptitle() == "a run"
+
+    def test_reads_a_file_or_its_folder_and_skips_what_is_not_there(self, tmp_path):
+        (tmp_path / "metrics.csv").write_text("epoch,loss,rate\n1,2.5,0.1\n2,2.0,0.2\n")
+        for log in (tmp_path, tmp_path / "metrics.csv", str(tmp_path)):
+            _, axes = plot.training(log)
+            assert [ax.get_title("left") for ax in axes] == ["loss", "firing rate, %"]
+        assert axes[0].lines[0].get_ydata().tolist() == [2.5, 2.0]
+
+    def test_bad_logs_are_one_line(self, tmp_path):
+        (tmp_path / "empty.csv").write_text("epoch,loss\n")
+        (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+        (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
+        for name, said in (("none.csv", "No such file"), ("empty.csv", "no epoch yet"), ("other.csv", "no column")):
+            with pytest.raises(se.SpikformerError, match=said):
+                plot.training(tmp_path / name)
+        with pytest.raises(se.SpikformerError) as error:
+            plot.training(tmp_path / "bytes.csv")
+        one_line(error)
+
+
+def test_every_public_function_is_documented_and_exported():
+    for name in plot.__all__:
+        function = getattr(plot, name)
+        assert callable(function) and "Args:" in function.__doc__ and "Raises:" in function.__doc__

@@ -12,9 +12,8 @@ from tqdm import tqdm
 
 from .. import cli
 from ..errors import SpikformerError, nearest
-from . import MODULES, PAPER, Absent, batches, info, load, module
+from . import MODULES, PAPER, Absent, batches, cifar10dvs, info, load, module
 from .cache import CacheWarning
-from .cifar10dvs import LABEL
 from .events import simulate, write_events
 from .files import data_folder, places
 
@@ -83,13 +82,15 @@ def show(command: Info) -> None:
             facts = info(name)
             size = f"{facts.channels} x {facts.image_size} x {facts.image_size}"
             classes, steps = facts.num_classes or "any", facts.time_steps or ""
-            there = present(name, command.data_dir)
+            there = "your own, as --data-dir" if name == "folder" else present(name, command.data_dir)
             print(f"{name:<11} {classes:>7}  {size:<14} {steps:>2}  {facts.default_model:<17} {there}")
         print(f"looked for in {data_folder(command.data_dir).absolute()}")
         return
     facts = info(command.name)
+    if command.name == "cifar10dvs" and (folder := cifar10dvs.find(command.data_dir)) is not None:
+        facts = cifar10dvs.describe(folder)  # simulated recordings are called so
     lines = {
-        "title": facts.title + (" - simulated" if facts.simulated else ""),
+        "title": facts.title + (" - simulated" if facts.simulated and "simulated" not in facts.title else ""),
         "classes": f"{facts.num_classes:,}" if facts.num_classes else "those of the folder",
         "": ", ".join(facts.classes) if len(facts.classes) <= 11 else "",
         "input": f"{facts.channels} x {facts.image_size} x {facts.image_size}"
@@ -113,7 +114,7 @@ def show(command: Info) -> None:
 
 def present(name: str, data_dir: Path | None) -> str:
     """How many samples are on this machine, or that there are none."""
-    if info(name).folder is None and name != "folder":
+    if info(name).folder is None and name != "folder":  # digits
         return "always: needs no files"
     try:
         counts = module(name).count(data_dir)
@@ -167,12 +168,12 @@ def write(command: Simulate) -> None:
     if command.per_class < 2:
         raise SpikformerError(f"per_class={command.per_class}: give at least 2, one to train on and one to test")
     folder = command.out / "CIFAR10DVS"
-    if folder.exists() and not (folder / LABEL).exists():
+    if folder.exists() and not (folder / cifar10dvs.LABEL).exists():
         raise SpikformerError(f"{folder} exists and holds no simulated recordings: give another --out")
     pictures, targets, names = sources(command)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / LABEL).write_text(
+        (folder / cifar10dvs.LABEL).write_text(
             f"Simulated: {command.source} images moved in front of a modelled event camera, seed {command.seed}.\n"
             "No camera recorded these files. Made by: python -m spikformer_edu.data simulate\n"
         )

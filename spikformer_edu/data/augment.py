@@ -96,9 +96,9 @@ def augment_images(
             pixels = random_flip(pixels, augment.flip, generator)
         if augment.randaugment:
             pixels = rand_augment(pixels, augment, mean, generator)
-    shift = pixels.new_tensor(mean, dtype=torch.float32).view(-1, 1, 1)
-    scale = pixels.new_tensor(std, dtype=torch.float32).view(-1, 1, 1)
-    images = (pixels.float() / 255 - shift) / scale
+    scale = 1 / (255 * pixels.new_tensor(std, dtype=torch.float32).view(-1, 1, 1))
+    shift = 255 * pixels.new_tensor(mean, dtype=torch.float32).view(-1, 1, 1)
+    images = pixels.float().sub_(shift).mul_(scale)
     if train and augment.erasing:
         chosen = torch.rand(len(images), generator=generator) < augment.erasing
         images = erase(images, chosen, (0.02, 1 / 3), (0.3, 1 / 0.3), generator)

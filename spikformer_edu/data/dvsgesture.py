@@ -101,7 +101,7 @@ def load(
 
 
 def find(data_dir: str | Path | None) -> Path | None:
-    """The folder that holds ibmGestureTrain and ibmGestureTest; they are unpacked when only their archives are there."""
+    """The folder that holds ibmGestureTrain and ibmGestureTest; unpacked if only their archives are there."""
     for place in places(INFO, data_dir):
         for folder in FOLDERS.values():
             archive = place / f"{folder}.tar.gz"

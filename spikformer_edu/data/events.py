@@ -248,7 +248,8 @@ def _recording(changes, before, level, part, size, period, noise, random) -> np.
     start, end = level[step % steps, part.start + pixel], level[step % steps + 1, part.start + pixel]
     crossed = before[step, part.start + pixel] + np.where(up, which, -which)
     tick = period / steps
-    t = ((step + np.clip((crossed - start) / (end - start), 0, 1)) * tick).astype(np.int64)
+    share = np.divide(crossed - start, end - start, out=np.zeros_like(start), where=end != start)  # equal by rounding
+    t = ((step + share.clip(0, 1)) * tick).astype(np.int64)
     extra = random.poisson(noise * size * size * loops_steps * tick / 1e6)
     events = np.empty(len(t) + extra, dtype=EVENT)
     events["t"] = np.concatenate([t, random.integers(0, int(loops_steps * tick), extra)])

@@ -143,12 +143,11 @@ class Pictures(Split):
         self.ranges = ranges
 
     def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        pixels = np.stack([self._read(int(i), generator) for i in indices])  # [B, H, W, C]
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        images = torch.stack([self._read(int(i), generator) for i in indices])  # [B, C, H, W]
         return augment_images(images, self.augment, self.info.mean, self.info.std, generator), self.targets[indices]
 
-    def _read(self, index: int, generator: torch.Generator | None) -> np.ndarray:
-        from PIL import Image
+    def _read(self, index: int, generator: torch.Generator | None) -> Tensor:
+        from torchvision.transforms.v2 import InterpolationMode, functional
 
         path = self.folder / os.fsdecode(self.names[index])
         if self.ranges is None:
@@ -156,14 +155,15 @@ class Pictures(Split):
         else:
             image = decode(*member(path, *self.ranges[index]))
         size = self.info.image_size
-        if generator is None or self.augment is None:  # the shorter side to image_size, then the middle
-            scale = size / min(image.size)
-            across, down = (round(side * scale) for side in image.size)
-            left, top = (across - size) / 2 / scale, (down - size) / 2 / scale
-            box = (left, top, left + size / scale, top + size / scale)
+        if generator is None or self.augment is None:  # the square in the middle
+            side = min(image.size)
+            box = (image.height - side) // 2, (image.width - side) // 2, side, side
         else:
             box = crop_box(*image.size, self.augment.crop_area, generator)
-        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return functional.resized_crop(
+            pixels, *box, [size, size], InterpolationMode.BICUBIC, antialias=True
+        ).contiguous()
 
 
 def member(path: Path, start: int, length: int):
@@ -177,8 +177,8 @@ def member(path: Path, start: int, length: int):
 
 def crop_box(
     width: int, height: int, area: tuple[float, float], generator: torch.Generator
-) -> tuple[float, float, float, float]:
-    """A window at random, of that share of the area and an aspect ratio of 3/4 to 4/3; left, top, right, bottom.
+) -> tuple[int, int, int, int]:
+    """A window at random, of that share of the area and an aspect ratio of 3/4 to 4/3: top, left, height, width.
 
     With an area of 1 nothing but the whole picture fits, or the largest middle part within these ratios.
     """
@@ -188,10 +188,9 @@ def crop_box(
         wide, tall = round((size * aspect) ** 0.5), round((size / aspect) ** 0.5)
         if 0 < wide <= width and 0 < tall <= height:
             left, top = int(x * (width - wide + 1)), int(y * (height - tall + 1))
-            return left, top, left + wide, top + tall
+            return top, left, tall, wide
     wide, tall = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
-    left, top = (width - wide) // 2, (height - tall) // 2
-    return left, top, left + wide, top + tall
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
 
 
 def check_size(image_size: int | None, default: int) -> int:
@@ -214,11 +213,12 @@ def download(url: str, md5: str, archive: Path) -> None:
     from torchvision.datasets.utils import download_url
 
     patience = socket.getdefaulttimeout()
+    nearest = next(parent for parent in archive.absolute().parents if parent.is_dir())
     try:
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".download-") as folder:
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=".download-") as folder:
             socket.setdefaulttimeout(20)  # torchvision waits for ever
             download_url(url, folder, archive.name, md5)
+            archive.parent.mkdir(parents=True, exist_ok=True)
             os.replace(Path(folder) / archive.name, archive)
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(f"{error}".split())

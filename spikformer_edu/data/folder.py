@@ -60,7 +60,7 @@ def load(
         different = sorted(set(other) ^ set(classes))
         if different:
             raise SpikformerError(
-                f"class {different[0]!r} is not in both {folder / first} and {folder / name}: give them the same classes"
+                f"class {different[0]!r} is in one of {folder / first} and {folder / name}: give both the same classes"
             )
     if len(classes) < 2:
         raise SpikformerError(f"only one class folder in {folder / first}: {INFO.obtain}")

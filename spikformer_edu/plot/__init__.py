@@ -5,9 +5,11 @@
 
 from .attention import attention, attention_over_time
 from .energy import energy
+from .events import events
 from .layers import firing_rates, membrane, raster
-from .network import atlas, value_sets
+from .network import atlas, logits, value_sets
 from .neuron import neuron, neuron_animation
+from .samples import samples
 from .ssa import landscape, multiplication_order, ssa, ssa_animation
 from .training import training
 
@@ -16,13 +18,16 @@ __all__ = [
     "attention",
     "attention_over_time",
     "energy",
+    "events",
     "firing_rates",
     "landscape",
+    "logits",
     "membrane",
     "multiplication_order",
     "neuron",
     "neuron_animation",
     "raster",
+    "samples",
     "ssa",
     "ssa_animation",
     "training",

@@ -76,6 +76,8 @@ def energy(report: EnergyReport, *, convention: str = "integer") -> tuple[Figure
     right.set_ylabel(f"{name}")
     right.set_title("totals")
     fig.supxlabel(
-        "arithmetic at 45 nm (Horowitz 2014), no memory access; not the energy of a GPU", fontsize=9, color=style.THRESHOLD
+        "arithmetic at 45 nm (Horowitz 2014), no memory access; not the energy of a GPU",
+        fontsize=9,
+        color=style.THRESHOLD,
     )
     return fig, np.array([left, right])

@@ -18,7 +18,7 @@ def events(
     time_steps: int = 8,
     sensor: int = SENSOR,
     title: str | None = None,
-    shown: int = 12_000,
+    shown: int = 16_000,
 ) -> tuple[Figure, np.ndarray]:
     """An event cube above the T frames of equal event count that the network sees.
 
@@ -41,24 +41,36 @@ def events(
     fig = plt.figure(figsize=(10, 6.2), layout="none")
     fig.subplots_adjust(left=0.04, right=0.985, top=0.9, bottom=0.06, wspace=0.08)
     rows = fig.add_gridspec(2, time_steps, height_ratios=[3.6, 1])
-    cube = fig.add_axes((0.0, 0.24, 1.0, 0.72), projection="3d", computed_zorder=False)
+    cube = fig.add_axes((0.0, 0.22, 1.0, 0.74), projection="3d", computed_zorder=False)
     some = recording[np.linspace(0, len(recording) - 1, min(shown, len(recording))).astype(int)]
     milliseconds = (some["t"] - recording["t"][0]) / 1000
     for polarity, color, label in ((0, FELL, "darker (p = 0)"), (1, ROSE, "brighter (p = 1)")):
         mine = some["p"] == polarity
         place = milliseconds[mine], some["x"][mine], some["y"][mine]
-        cube.scatter(*place, s=2.5, c=color, alpha=0.45, lw=0, label=label)
+        cube.scatter(
+            *place, s=3, c=color, alpha=0.6, lw=0, label=label, clip_on=False
+        )  # axes are square, the cube is not
     cube.set(xlabel="time (ms)", ylabel="x", zlabel="y", ylim=(0, sensor), zlim=(sensor, 0))
     cube.set_xlim(0, milliseconds[-1])
-    cube.set_box_aspect((3.4, 1, 1), zoom=1.75)
-    cube.view_init(elev=17, azim=-68)
+    cube.set_box_aspect((3.2, 1, 1), zoom=1.6)
+    cube.view_init(elev=18, azim=-72)
+    corners = [(x, y) for x in (0, sensor) for y in (0, sensor)]
+    end = milliseconds[-1]
+    for (a, b), (c, d) in [(p, q) for p in corners for q in corners if p < q and (p[0] == q[0] or p[1] == q[1])]:
+        for t in (0, end):
+            cube.plot([t, t], [a, c], [b, d], color="#BBBBBB", lw=0.8, clip_on=False)
+    for a, b in corners:
+        cube.plot([0, end], [a, a], [b, b], color="#BBBBBB", lw=0.8, clip_on=False)
     cube.grid(False)
     for axis in (cube.xaxis, cube.yaxis, cube.zaxis):
         axis.set_pane_color((1, 1, 1, 0))
     cube.xaxis.labelpad = 14
-    for axis in (cube.yaxis, cube.zaxis):
-        axis.set_ticks([0, sensor // 2, sensor])
-    cube.legend(loc="upper right", bbox_to_anchor=(0.97, 0.98), markerscale=6, handletextpad=0.2)
+    cube.yaxis.set_ticks([0, sensor // 2])
+    cube.zaxis.set_ticks([0, sensor // 2, sensor])
+    cube.zaxis.labelpad = 1
+    cube.legend(
+        loc="upper right", bbox_to_anchor=(1.0, 1.0), bbox_transform=fig.transFigure, markerscale=6, handletextpad=0.2
+    )
     panels = [fig.add_subplot(rows[1, t]) for t in range(time_steps)]
     bright = max(1.0, float(np.quantile(frames[frames > 0], 0.97)))  # a few hot pixels would leave the rest pale
     for t, panel in enumerate(panels):

@@ -1,12 +1,14 @@
 """The whole network at a glance: the spike atlas, and which values flow where."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ..errors import SpikformerError
 from ..record import LayerRecord, Recording, feature_rates, value_set
 from . import style
 from .layers import draw_raster, recorded
@@ -56,9 +58,7 @@ def atlas(recording: Recording, *, sample: int = 0, neurons: int = 48) -> tuple[
                 ax.xaxis.set_in_layout(False)  # there is room below a short column
             ax.set_yticks([])
             per_feature = feature_rates(record.name, record.values)
-            rate, dead, full = (
-                float(x.float().mean()) for x in (per_feature, per_feature == 0, per_feature == 1)
-            )
+            rate, dead, full = (float(x.float().mean()) for x in (per_feature, per_feature == 0, per_feature == 1))
             name = record.name.removeprefix(part + ".") if part != "sps" else record.name
             ax.set_title(f"{name}  {100 * rate:.1f} %", fontsize=10, pad=3)
             draw_shares(ax, rate, dead, full, style.color_of(record.name))
@@ -156,7 +156,9 @@ def value_sets(recording: Recording, image: object | None = None, *, most: int =
         loc="center left", bbox_to_anchor=(1.005, 0.5), handleheight=1.2,
     )  # fmt: skip
     handles = [Patch(facecolor="white", edgecolor=style.GREY, label="0")]
-    handles += [Patch(facecolor=levels[i - 1], label=f"{i}" if i < most else f"{i} or more") for i in range(1, most + 1)]
+    handles += [
+        Patch(facecolor=levels[i - 1], label=f"{i}" if i < most else f"{i} or more") for i in range(1, most + 1)
+    ]
     shares.legend(handles=handles[::-1], title="value", loc="center left", bbox_to_anchor=(1.005, 0.5))
     shares.set_ylim(0, 1)
     shares.set_yticks(np.linspace(0, 1, 6), [f"{p} %" for p in range(0, 101, 20)])
@@ -165,7 +167,46 @@ def value_sets(recording: Recording, image: object | None = None, *, most: int =
     return fig, np.array([ribbon, shares])
 
 
+@style.house
+def logits(
+    recording: Recording, classes: Sequence[str] = (), *, label: int | None = None, sample: int = 0, shown: int = 5
+) -> tuple[Figure, Axes]:
+    """Draw how the decision forms: the mean of the logits up to each time step; the last one is the model's output.
+
+    Args:
+        recording: what ``record(model)`` gave.
+        classes: names of the classes; numbers without them.
+        label: the true class, marked.
+        sample: which one of the batch.
+        shown: so many classes get a colour, those that lead at the end (and the true one); the others are grey.
+
+    Raises:
+        SpikformerError: nothing was recorded, no such sample.
+    """
+    values = style.one_sample(recording.logits, sample, "logits")  # [T, K]
+    steps, count = values.shape
+    means = values.cumsum(0) / np.arange(1, steps + 1)[:, None]
+    order = np.argsort(-means[-1], kind="stable")
+    lead = [int(k) for k in order[:shown]]
+    if label is not None and label not in lead and 0 <= label < count:
+        lead[-1] = label
+    with style.axes_for(None, (6.8, 3.6)) as (fig, ax):
+        for k in range(count):
+            if k not in lead:
+                ax.plot(means[:, k], color=style.PALE, linewidth=1)
+        looks = zip(("-", "--", "-.", ":", (0, (1, 1))), "osD^v", strict=True)
+        for place, (k, (line, marker)) in enumerate(zip(lead, looks, strict=False)):
+            color = plt.get_cmap(style.HEAT)(0.85 * place / max(len(lead) - 1, 1))
+            name = (classes[k] if k < len(classes) else f"class {k}") + (" (true)" if k == label else "")
+            ax.plot(means[:, k], color=color, linestyle=line, marker=marker, markersize=5, label=name)
+        style.time_axis(ax, steps)
+        ax.set_ylabel("mean logit up to t")
+        ax.set_title(f"the decision over time, head, T = {steps}")
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
+    return fig, ax
+
+
 def kind_of(values: torch.Tensor) -> str:
-    """"binary", "integer", "grid" (multiples of a power of two below 1) or "real"."""
+    """ "binary", "integer", "grid" (multiples of a power of two below 1) or "real"."""
     said = value_set(values)
     return {"{": "binary", "i": "integer", "m": "grid", "r": "real"}[said[0]]

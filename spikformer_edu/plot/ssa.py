@@ -1,4 +1,4 @@
-"""Spiking self-attention taken apart: one entry by hand, the order of its products, and where it meets the threshold."""
+"""Spiking self-attention taken apart: one cell by hand, the order of its products, where it meets the threshold."""
 
 from collections.abc import Mapping
 

@@ -192,7 +192,7 @@ def image_of(image: object) -> np.ndarray:
     array = (array - array.min()) / max(float(np.ptp(array)), 1e-12)
     if array.shape[0] == 1:
         return array[0]
-    if array.shape[0] == 2:  # polarities: one orange, one blue, on white
-        on, off = array[..., None]
-        return np.clip(1 - on * (1 - np.array([0.84, 0.37, 0.0])) - off * (1 - np.array([0.0, 0.45, 0.70])), 0, 1)
+    if array.shape[0] == 2:  # polarity 0 (darker) orange, polarity 1 (brighter) blue, on white
+        fell, rose = array[..., None]
+        return np.clip(1 - fell * (1 - np.array([0.84, 0.37, 0.0])) - rose * (1 - np.array([0.0, 0.45, 0.70])), 0, 1)
     return array.transpose(1, 2, 0)

@@ -127,7 +127,9 @@ def series_look(key: str) -> dict:
 
 def layer_look(number: int, count: int) -> dict:
     """Depth as colour: early layers dark, late layers bright."""
-    return dict(color=plt.get_cmap(style.HEAT)(0.92 * number / max(count - 1, 1)), linewidth=1.3, marker="o", markersize=2)
+    return dict(
+        color=plt.get_cmap(style.HEAT)(0.92 * number / max(count - 1, 1)), linewidth=1.3, marker="o", markersize=2
+    )
 
 
 def label_layers(ax: Axes, names: list[str]) -> None:

@@ -1,18 +1,21 @@
 """Recipes, the training loop, and runs on disk."""
 
 from .checkpoint import Run, load_pretrained, load_run
-from .distributed import choose_device
+from .distributed import Place, choose_device, join, leave
 from .loop import Score, evaluate, train
 from .recipe import RECIPES, Recipe, learning_rate, recipe_for
 
 __all__ = [
     "RECIPES",
+    "Place",
     "Recipe",
     "Run",
     "Score",
     "choose_device",
     "evaluate",
+    "join",
     "learning_rate",
+    "leave",
     "load_pretrained",
     "load_run",
     "recipe_for",

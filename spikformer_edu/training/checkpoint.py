@@ -27,6 +27,7 @@ from torch import Tensor
 from ..data import Augment
 from ..errors import SpikformerError, nearest
 from ..model import Spikformer, SpikformerConfig
+from .distributed import Place
 from .recipe import Recipe
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
@@ -86,7 +87,7 @@ def write_weights(path: Path, state: dict[str, Tensor]) -> None:
     write_atomically(path, lambda file: save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, file))
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Where a run was made: command, commit, versions, hardware."""
     import snntorch
 
@@ -104,6 +105,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "snntorch": snntorch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
+        "processes": processes,
     }
 
 
@@ -196,6 +198,6 @@ def load_pretrained(name: str) -> Spikformer:
     return load_run(PRETRAINED / name).model
 
 
-def describe(recipe: Recipe, network: SpikformerConfig, device: torch.device) -> dict[str, Any]:
+def describe(recipe: Recipe, network: SpikformerConfig, place: Place) -> dict[str, Any]:
     """What ``config.json`` holds."""
-    return {"recipe": asdict(recipe), "network": asdict(network), "provenance": provenance(device)}
+    return {"recipe": asdict(recipe), "network": asdict(network), "provenance": provenance(place.device, place.world)}

@@ -1,8 +1,51 @@
-"""Where to compute."""
+"""Where to compute: one device, or one of several processes that ``torchrun`` started."""
+
+import os
+from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 from ..errors import SpikformerError
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among all that train together.
+
+    Attributes:
+        device: where it computes. rank: which one it is; 0 writes. world: how many there are.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    def total(self, *numbers: float) -> list[float]:
+        """The sum over all processes of each number."""
+        if self.world == 1:
+            return list(numbers)
+        sums = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        dist.all_reduce(sums)
+        return sums.tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so; all get the same answer."""
+        return self.total(float(flag))[0] > 0
+
+    def share(self, value):
+        """What rank 0 has, for everybody."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, device=self.device)
+        return box[0]
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.total(0)
 
 
 def choose_device(name: str) -> torch.device:
@@ -21,3 +64,75 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise SpikformerError(f"device {name!r} is not to be had on this machine: use --device auto or cpu") from None
     return device
+
+
+def join(device: str) -> Place:
+    """Take this process's place: the one that ``torchrun`` gave it, or alone on a device.
+
+    Raises:
+        SpikformerError: no such device, or the other processes cannot be reached.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Place(choose_device(device))
+    local = int(os.environ["LOCAL_RANK"])
+    on_gpu = device in ("auto", "cuda") and torch.cuda.is_available()
+    if on_gpu and local >= torch.cuda.device_count():
+        raise SpikformerError(f"{torch.cuda.device_count()} GPUs here: give torchrun no larger --nproc-per-node")
+    chosen = torch.device("cuda", local) if on_gpu else choose_device("cpu" if device == "auto" else device)
+    if on_gpu:
+        torch.cuda.set_device(chosen)
+    try:
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise SpikformerError(f"cannot reach the other processes: {str(error).splitlines()[0]}") from None
+    return Place(chosen, dist.get_rank(), dist.get_world_size())
+
+
+def leave() -> None:
+    """End the work together, if there was any."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def lost_peers(error: Exception) -> bool:
+    """Whether an error only says that another process has gone."""
+    return any(word in str(error) for word in ("onnection closed", "onnection reset", "gloo", "NCCL"))
+
+
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm whose statistics are those of all processes; unlike torch's own, on any device."""
+
+    def __init__(self, features: int, eps: float, momentum: float):
+        super().__init__(features, eps, momentum)
+        self.world = dist.get_world_size()
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        dims, shape = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
+        count = x.numel() // x.shape[1] * self.world
+        dtype = x.dtype
+        x = x.to(self.weight.dtype)  # sums over many samples need the precision
+        mean = all_reduce(x.sum(dims)) / count
+        centred = x - mean.view(shape)
+        var = all_reduce(centred.square().sum(dims)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+        scale = self.weight / (var + self.eps).sqrt()
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(dtype)
+
+
+def sync_batch_norm(module: nn.Module) -> None:
+    """Turn every batch norm below a module into one over all processes, in place, with the same tensors."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            norm = SyncBatchNorm(child.num_features, child.eps, child.momentum).to(child.weight)
+            norm.load_state_dict(child.state_dict())
+            setattr(module, name, norm.train(child.training))
+        else:
+            sync_batch_norm(child)

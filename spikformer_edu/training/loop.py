@@ -1,11 +1,12 @@
-"""The training loop: a run folder in, a better run folder out."""
+"""The training loop: a recipe in, a run folder out."""
 
+import copy
 import math
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ..data import Split, Splits, batches, load, mix
@@ -21,10 +23,11 @@ from ..errors import SpikformerError
 from ..model import Spikformer
 from ..record import Rates, firing_warning
 from .checkpoint import describe, load_weights, read_config, write_atomically, write_csv, write_json, write_weights
-from .recipe import Recipe, learning_rate
+from .distributed import Place, lost_peers, sync_batch_norm
+from .recipe import PRECISIONS, Recipe, learning_rate
 
 
-@dataclass
+@dataclass(frozen=True)
 class Score:
     """Mean loss and number of correct answers over ``total`` samples."""
 
@@ -44,7 +47,7 @@ class Progress:
 
     epoch: int = 0  # complete epochs
     batch: int = 0  # batches done in the epoch under way
-    loss: float = 0.0  # summed over the samples of the epoch under way
+    loss: float = 0.0  # of this process, summed over its samples of the epoch under way
     correct: int = 0
     seen: int = 0
     best_epoch: int = 0
@@ -53,25 +56,28 @@ class Progress:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """Mixed precision for a forward pass; nothing changes at fp32."""
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
 
 
 @torch.no_grad()
-def evaluate(
-    model: Spikformer, split: Split, device: torch.device, batch_size: int = 100, precision: str = "fp32"
-) -> Score:
-    """Loss (cross-entropy, no smoothing) and accuracy of a model, in evaluation mode, on all of a split."""
+def evaluate(model: Spikformer, split: Split, place: Place, batch_size: int = 100, precision: str = "fp32") -> Score:
+    """Loss (cross-entropy, no smoothing) and accuracy of a model, in evaluation mode, on all of a split.
+
+    Several processes share the work; each gets the whole score.
+    """
     was_training = model.training
     model.eval()
     loss, correct = 0.0, 0
-    for inputs, targets in batches(split, batch_size):
-        targets = targets.to(device)
-        with autocast(device, precision):
-            logits = model(inputs.to(device))
+    for inputs, targets in batches(split, batch_size, rank=place.rank, world=place.world):
+        targets = targets.to(place.device)
+        with autocast(place.device, precision):
+            logits = model(inputs.to(place.device))
         loss += F.cross_entropy(logits.float(), targets, reduction="sum").item()
         correct += int((logits.argmax(1) == targets).sum())
     model.train(was_training)
-    return Score(loss / len(split), correct, len(split))
+    loss, correct = place.total(loss, correct)
+    return Score(loss / len(split), int(correct), len(split))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -83,9 +89,19 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
+@torch.no_grad()
+def decay_towards(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """One step of a running mean of weights and statistics."""
+    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)  # counters
+
+
 @contextmanager
 def stop_on_sigterm() -> Iterator[list[bool]]:
-    """A flag that turns true when the process is asked to end, so that the run can be saved first."""
+    """A list that is no longer empty once the process was asked to end, so that the run can be saved first."""
     asked: list[bool] = []
     try:
         previous = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
@@ -98,20 +114,22 @@ def stop_on_sigterm() -> Iterator[list[bool]]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def train(recipe: Recipe, folder: Path, device: torch.device, data_dir: str | None = None, workers: int = 0) -> Score:
+def train(recipe: Recipe, folder: Path, place: Place, data_dir: str | None = None, workers: int = 0) -> Score:
     """Train a network, or go on with a run that was interrupted, and measure the test set once at the end.
 
     Args:
         recipe: everything that shapes the weights.
         folder: the run; if it holds an interrupted run of this recipe, that one goes on to the same end.
-        device: where to compute. data_dir: where data sets are looked for. workers: processes that read data.
+        place: where to compute; of several processes each calls this.
+        data_dir: where data sets are looked for. workers: processes that read data, for each that computes.
 
     Returns:
         The score on the test set, of the weights in ``best.safetensors``.
 
     Raises:
-        SpikformerError: the data are absent, the folder cannot be written or holds another run, or the loss is not
-            finite (the line says at which step, and which checkpoint is good).
+        SpikformerError: the data are absent, the folder cannot be written or holds another run, the batch does not
+            divide among processes and parts, or the loss is not finite (the line says at which step, and which
+            checkpoint is good).
     """
     splits = load(
         recipe.dataset,
@@ -122,59 +140,84 @@ def train(recipe: Recipe, folder: Path, device: torch.device, data_dir: str | No
         val_fraction=recipe.val_fraction,
         split_seed=recipe.split_seed,
     )
-    return Trainer(recipe, folder, device, splits.to(device), workers).run()
+    try:
+        return Trainer(recipe, folder, place, splits.to(place.device), workers).run()
+    except RuntimeError as error:
+        if place.world > 1 and lost_peers(error):
+            raise SpikformerError(f"process {place.rank} lost the others: the reason is in their output") from None
+        raise
 
 
 class Trainer:
     """A run under way: the network, its optimizer, and where it stands."""
 
-    def __init__(self, recipe: Recipe, folder: Path, device: torch.device, splits: Splits, workers: int):
-        self.recipe, self.folder, self.device, self.splits, self.workers = recipe, folder, device, splits, workers
+    def __init__(self, recipe: Recipe, folder: Path, place: Place, splits: Splits, workers: int):
+        self.recipe, self.folder, self.place, self.splits, self.workers = recipe, folder, place, splits, workers
+        parts = place.world * recipe.accumulate
+        if recipe.batch_size % parts:
+            raise SpikformerError(
+                f"batch_size={recipe.batch_size} does not divide among {place.world} processes"
+                f" x {recipe.accumulate} parts: give a multiple of {parts}"
+            )
         torch.manual_seed(recipe.seed)
         self.network = replace(recipe.network, num_classes=splits.info.num_classes)
-        self.model = Spikformer(self.network).to(device)
+        self.model = Spikformer(self.network).to(place.device)
+        if recipe.sync_bn and place.world > 1:
+            sync_batch_norm(self.model)
+        self.average = copy.deepcopy(self.model).eval() if recipe.ema_decay else None
         groups = parameter_groups(self.model, recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.warmup_lr)
+        self.scaler = torch.amp.GradScaler(place.device.type, enabled=recipe.precision == "fp16")
+        self.parallel = DistributedDataParallel(self.model) if place.world > 1 else self.model
         self.progress, self.rates = Progress(), Rates(self.model)
         self.steps = max(1, len(splits.train) // recipe.batch_size)  # an epoch
+
+    @property
+    def measured(self) -> Spikformer:
+        """The network that is measured and kept: the running mean of the weights where there is one."""
+        return self.average or self.model
 
     def run(self) -> Score:
         """Train to the end, from wherever the folder stands, and measure the test set."""
         if (self.folder / "resume.pt").exists():
             self.resume()
-        else:
-            write_json(self.folder / "config.json", describe(self.recipe, self.network, self.device))
+        elif self.place.rank == 0:
+            write_json(self.folder / "config.json", describe(self.recipe, self.network, self.place))
         with stop_on_sigterm() as asked_to_stop:
             while self.progress.epoch < self.recipe.epochs + self.recipe.cooldown_epochs:
                 self.epoch(asked_to_stop)
+        self.place.wait()
         load_weights(self.model, self.folder / "best.safetensors")
-        score = evaluate(self.model, self.splits.test, self.device, precision=self.recipe.precision)
+        score = evaluate(self.model, self.splits.test, self.place, precision=self.recipe.precision)
         best = self.progress.rows[self.progress.best_epoch - 1]
         result = {"split": "test", "accuracy": score.accuracy, **asdict(score)}
         result |= {"best_epoch": best["epoch"], "val_accuracy": best.get("val_accuracy"), "epochs": self.progress.epoch}
-        write_json(self.folder / "results.json", result)
+        if self.place.rank == 0:
+            write_json(self.folder / "results.json", result)
         return score
 
     def epoch(self, asked_to_stop: list[bool]) -> None:
         """What is left of an epoch, then its row in the log and a checkpoint."""
-        recipe, progress = self.recipe, self.progress
+        recipe, progress, place = self.recipe, self.progress, self.place
         self.model.train()
         loader = batches(
             self.splits.train,
-            recipe.batch_size,
+            recipe.batch_size // place.world,
             train=True,
             seed=recipe.seed,
             epoch=progress.epoch,
+            rank=place.rank,
+            world=place.world,
             start=progress.batch,
             workers=self.workers,
         )
-        title = f"epoch {progress.epoch + 1}"
+        title, hidden = f"epoch {progress.epoch + 1}", True if place.rank else None  # None: shown on a terminal only
         started, seen = time.perf_counter(), progress.seen
-        with tqdm(loader, title, self.steps, initial=progress.batch, leave=False, disable=None) as bar:
+        with tqdm(loader, title, self.steps, initial=progress.batch, leave=False, disable=hidden) as bar:
             for inputs, targets in bar:
-                self.step(inputs.to(self.device), targets.to(self.device))
+                self.step(inputs.to(place.device), targets.to(place.device))
                 bar.set_postfix(loss=f"{progress.loss / progress.seen:.3f}")
-                if asked_to_stop:
+                if place.any(bool(asked_to_stop)):
                     self.save()
                     raise SpikformerError(f"asked to stop: the run is saved, go on with --out {self.folder} --resume")
         self.finish_epoch(time.perf_counter() - started, progress.seen - seen)
@@ -188,40 +231,46 @@ class Trainer:
             group["lr"] = lr
         labels = targets
         if recipe.mixes(progress.epoch):
-            random = generator_for(recipe.seed, progress.epoch, progress.batch, 1)
+            random = generator_for(recipe.seed, progress.epoch, progress.batch, self.place.rank)
             a = recipe.augment
             mixing = dict(mixup=a.mixup, cutmix=a.cutmix, generator=random, probability=a.mix_probability)
             inputs, targets = mix(inputs, targets, self.network.num_classes, **mixing)
             labels = targets.argmax(1)  # of two mixed labels the one with the larger share counts
         self.rates.step()
-        with autocast(self.device, recipe.precision):
-            logits = self.model(inputs)
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        value = loss.item()
-        if not math.isfinite(value):
+        parts = zip(*(x.chunk(recipe.accumulate, dim) for x, dim in ((inputs, -4), (targets, 0))), strict=True)
+        outputs, loss = [], 0.0
+        for number, (x, y) in enumerate(parts, 1):
+            last = number == recipe.accumulate  # gradients are summed over the processes only once
+            with nullcontext() if last or self.place.world == 1 else self.parallel.no_sync():
+                with autocast(self.place.device, recipe.precision):
+                    logits = self.parallel(x)
+                part = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing) / recipe.accumulate
+                self.scaler.scale(part).backward()
+            loss += part.item()
+            outputs.append(logits.detach())
+        if not math.isfinite(loss):
             good = self.folder / "resume.pt" if (self.folder / "resume.pt").exists() else "none yet"
             where = f"epoch {progress.epoch + 1}, step {progress.batch + 1}, learning rate {lr:.2g}"
             raise SpikformerError(
-                f"loss is {value} in {where}: lower --lr or raise --warmup-epochs; last good checkpoint: {good}"
+                f"loss is {loss} in {where}: lower --lr or raise --warmup-epochs; last good checkpoint: {good}"
             )
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            decay_towards(self.average, self.model, recipe.ema_decay)
         progress.batch += 1
         progress.seen += len(labels)
-        progress.loss += value * len(labels)
-        progress.correct += int((logits.argmax(1) == labels).sum())
+        progress.loss += loss * len(labels)
+        progress.correct += int((torch.cat(outputs).argmax(1) == labels).sum())
 
     def finish_epoch(self, seconds: float, images: int) -> None:
         """Validate, keep the weights, write the epoch's row, and turn the page."""
-        progress, val = self.progress, self.splits.val
-        row = {
-            "epoch": progress.epoch + 1,
-            "loss": progress.loss / progress.seen,
-            "accuracy": progress.correct / progress.seen,
-        }
+        progress, place, val = self.progress, self.place, self.splits.val
+        loss, correct, seen, images = place.total(progress.loss, progress.correct, progress.seen, images)
+        row = {"epoch": progress.epoch + 1, "loss": loss / seen, "accuracy": correct / seen}
         if val is not None:
-            score = evaluate(self.model, val, self.device, precision=self.recipe.precision)
+            score = evaluate(self.measured, val, place, precision=self.recipe.precision)
             row |= {"val_loss": score.loss, "val_accuracy": score.accuracy}
         rates = self.rates.pop()
         row |= {
@@ -234,24 +283,33 @@ class Trainer:
         row |= {f"dead/{layer}": dead for layer, (_, dead) in rates.items()}
         progress.epoch, progress.batch, progress.loss, progress.correct, progress.seen = row["epoch"], 0, 0.0, 0, 0
         progress.rows.append(row)
-        if val is None or row["val_loss"] < progress.best_val_loss:
+        best = val is None or row["val_loss"] < progress.best_val_loss
+        if best:
             progress.best_epoch, progress.best_val_loss = progress.epoch, row.get("val_loss", math.inf)
-            write_weights(self.folder / "best.safetensors", self.model.state_dict())
-        write_weights(self.folder / "last.safetensors", self.model.state_dict())
+        if place.rank:
+            return
+        if best:
+            write_weights(self.folder / "best.safetensors", self.measured.state_dict())
+        write_weights(self.folder / "last.safetensors", self.measured.state_dict())
         write_csv(self.folder / "metrics.csv", progress.rows)
         shown = ("loss", "accuracy", "val_loss", "val_accuracy", "rate")
         figures = "  ".join(f"{name} {row[name]:.4f}" for name in shown if name in row)
-        print(f"epoch {progress.epoch:>3}  {figures}  {row['images_per_s']:.0f} images/s")
+        print(f"epoch {progress.epoch:>3}  {figures}  {row['images_per_s']:.0f} images/s", flush=True)
         if warning := firing_warning(rates):
             print(f"warning: {warning}", file=sys.stderr)
 
     def save(self) -> None:
-        """Write all that is needed to go on from here."""
+        """Write all that is needed to go on from here; other processes stand where the first one does."""
+        loss, correct, seen = self.place.total(self.progress.loss, self.progress.correct, self.progress.seen)
+        if self.place.rank:
+            return
         state = {
             "model": self.model.state_dict(),
+            "average": self.average and self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "progress": asdict(self.progress),
+            "scaler": self.scaler.state_dict(),
             "rates": self.rates.state(),
+            "progress": asdict(replace(self.progress, loss=loss, correct=int(correct), seen=int(seen))),
         }
         write_atomically(self.folder / "resume.pt", lambda file: torch.save(state, file))
 
@@ -261,18 +319,23 @@ class Trainer:
         Raises:
             SpikformerError: the run has another recipe (the line names the field), or its file is broken.
         """
-        theirs, _ = read_config(self.folder)
+        theirs = asdict(read_config(self.folder)[0])
         for name, value in asdict(self.recipe).items():
-            if (found := asdict(theirs)[name]) != value:
-                other = f"{name}={found!r}, not {value!r}"
+            if theirs[name] != value:
+                other = f"{name}={theirs[name]!r}, not {value!r}"
                 raise SpikformerError(f"{self.folder} holds a run with {other}: give the same, or another --out")
         path = self.folder / "resume.pt"
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = torch.load(path, map_location=self.place.device, weights_only=True)
             self.model.load_state_dict(state["model"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.progress = Progress(**state["progress"])
+            self.scaler.load_state_dict(state["scaler"])
             self.rates.load(state["rates"])
+            self.progress = Progress(**state["progress"])
         except Exception as error:  # whatever torch says of a damaged file
             reason = str(error).splitlines()[0]
             raise SpikformerError(f"{path} is broken ({reason}): start again in another --out") from None
+        if self.place.rank:  # the first process goes on counting for all
+            self.progress.loss, self.progress.correct, self.progress.seen = 0.0, 0, 0

@@ -3,10 +3,14 @@
 import math
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from ..data import PAPER, Augment
 from ..errors import SpikformerError, nearest
 from ..model import SpikformerConfig
 from ..presets import configure
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,16 @@ class Recipe:
     """Time steps T; the preset's unless given."""
     attention: str = "ssa"
     """Attention variant: ssa, identity, relu, leaky_relu, softmax or vanilla."""
-    epochs: int = 24
+    epochs: int = 30
     """Passes over the training set, warm-up included."""
     cooldown_epochs: int = 0
     """Passes at the lowest learning rate, after the others."""
-    warmup_epochs: int = 2
+    warmup_epochs: int = 1
     """Passes over which the learning rate climbs linearly."""
     batch_size: int = 32
-    """Images in one optimizer step."""
+    """Images in one optimizer step, over all processes and accumulation steps."""
+    accumulate: int = 1
+    """Parts that a step is computed in, one after the other, to save memory; each has its own batch statistics."""
     lr: float = 3e-3
     """Highest learning rate."""
     warmup_lr: float = 1e-5
@@ -44,7 +50,11 @@ class Recipe:
     label_smoothing: float = 0.1
     """Probability mass taken from the label and spread over all classes."""
     precision: str = "fp32"
-    """fp32, or bf16 for automatic mixed precision."""
+    """fp32, or bf16 or fp16 for automatic mixed precision."""
+    sync_bn: bool = False
+    """Batch statistics over all processes instead of in each."""
+    ema_decay: float = 0.0
+    """Decay a step of a running mean of the weights, which is then what is measured and kept; 0 is off."""
     seed: int = 0
     """Fixes initial weights, order and augmentation."""
     toy: int | None = None
@@ -57,7 +67,7 @@ class Recipe:
     """What is done to training samples."""
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise SpikformerError(f"{name}={getattr(self, name)}: give at least 1")
         for name in ("cooldown_epochs", "warmup_epochs", "seed"):
@@ -70,8 +80,10 @@ class Recipe:
             raise SpikformerError(f"label_smoothing={self.label_smoothing}: give a share from 0 to below 1")
         if self.weight_decay < 0:
             raise SpikformerError(f"weight_decay={self.weight_decay}: give 0 or more")
-        if self.precision not in ("fp32", "bf16"):
-            raise SpikformerError(f"unknown precision {self.precision!r}: {nearest(self.precision, ('fp32', 'bf16'))}")
+        if self.precision not in PRECISIONS:
+            raise SpikformerError(f"unknown precision {self.precision!r}: {nearest(self.precision, PRECISIONS)}")
+        if not 0 <= self.ema_decay < 1:
+            raise SpikformerError(f"ema_decay={self.ema_decay}: give a decay from 0 to below 1")
 
     @property
     def network(self) -> SpikformerConfig:

@@ -1,0 +1,309 @@
+"""How it is measured: time round robin, operations counted, memory in a process of its own.
+
+Machines drift by tens of per cent within minutes. So all peers are kept ready in one process and take turns,
+A B C A B C ..., and ratios are taken within a round. What the machine can do at best, a large product of matrices, a
+large convolution and a large copy, takes its turn with them.
+"""
+
+import math
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from ..training.recipe import PRECISIONS
+from .peers import PRODUCTS, Case, Step, Unavailable, prepare
+
+MODES = ("train", "eval")
+TURN = 0.1  # seconds that a turn lasts at least: short steps are repeated
+
+
+@dataclass
+class Result:
+    """What was measured of one peer in one mode.
+
+    Attributes:
+        point: value of what a sweep varies; None without a sweep.
+        seconds: of one step, by round. repeats: how many steps each of them is the mean of.
+        flops: floating-point operations of a step (two a multiply-accumulate), in matrix products and convolutions.
+        traffic: estimate of the bytes moved, see ``Traffic``; None where the operators are not what PyTorch runs.
+        memory: peak in bytes, see ``peak_memory``; None where it was not measured.
+        to_ours, to_spikingjelly: median over the rounds of this time divided by theirs; None without them.
+        share: of the best rate of matrix products and convolutions that the machine reached in the same rounds.
+    """
+
+    peer: str
+    mode: str
+    point: int | None
+    batch: int
+    tokens: int
+    repeats: int
+    flops: int
+    traffic: int | None
+    memory: int | None = None
+    seconds: list[float] = field(default_factory=list)
+    to_ours: float | None = None
+    to_spikingjelly: float | None = None
+    share: float | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+@dataclass
+class Table:
+    """All results at one precision.
+
+    Attributes:
+        title: the shape, or what the sweep varies. results: of every peer and mode.
+        rates: name of a probe -> operations (of the copy: bytes) a second, by round.
+        skipped: peer -> why it was not measured.
+    """
+
+    title: str
+    precision: str
+    results: list[Result]
+    rates: dict[str, list[float]]
+    skipped: dict[str, str]
+
+    @property
+    def best_rate(self) -> float:
+        """Median rate of the faster probe, in operations a second."""
+        return max(statistics.median(self.rates[name]) for name in ("matmul", "conv"))
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def seconds(work: Callable[[], Any], device: torch.device, repeats: int = 1) -> float:
+    """Time of one call, the mean over some in a row."""
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    synchronize(device)
+    return (time.perf_counter() - start) / repeats
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes moved if every operator read its inputs from memory and wrote its outputs there, once each.
+
+    An estimate: caches save some of it, an operator that reads twice or works in place moves more, and an expanded
+    tensor counts as if it were written out.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            tensors = {id(x): x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)}
+            self.bytes += sum(x.numel() * x.element_size() for x in tensors.values())
+        return out
+
+
+def count(name: str, case: Case, precision: str, device: torch.device) -> dict[str, tuple[int, int | None]]:
+    """Operations and estimated traffic of one step, by mode, counted while it runs.
+
+    A compiled network is counted as it is before compilation, and its traffic, which fusion changes, not at all.
+    """
+    eager = name.replace("+compile", "")
+    step = prepare(eager, case, precision, device)
+    step.train()  # allocates what the optimizer keeps
+    found = {}
+    for mode, work in works(step).items():
+        with FlopCounterMode(display=False) as flops, Traffic() as traffic:
+            work()
+        found[mode] = flops.get_total_flops(), traffic.bytes if name == eager else None
+    if isinstance(step, Step):  # without gradients PyTorch may run an encoder layer as one operator, which hides it
+        step.model.eval()
+        with FlopCounterMode(display=False) as flops:
+            step.forward()
+        found["eval"] = flops.get_total_flops(), found["eval"][1]
+    return found
+
+
+def works(step) -> dict[str, Callable[[], None]]:
+    return {"train": step.train, "eval": step.evaluate}
+
+
+def probes(precision: str, device: torch.device) -> dict[str, tuple[float, Callable[[], Any]]]:
+    """What shows the machine at its best: name -> (operations or bytes, work)."""
+    dtype, gpu = PRECISIONS[precision], device.type != "cpu"
+    n, images, copied = (8192, 1024, 2**30) if gpu else (1024, 16, 2**28)
+    options = dict(device=device, dtype=dtype)
+    a, b, out = (torch.randn(n, n, **options) for _ in range(3))
+    x = torch.randn(images, 192, 16, 16, **options).to(memory_format=torch.channels_last)
+    kernel = torch.randn(192, 192, 3, 3, **options).to(memory_format=torch.channels_last)
+    source = torch.ones(copied // dtype.itemsize, **options)
+    target = torch.empty_like(source)
+
+    def conv() -> None:
+        with torch.no_grad():
+            F.conv2d(x, kernel, padding=1)
+
+    return {
+        "matmul": (2 * n**3, lambda: torch.mm(a, b, out=out)),
+        "conv": (2 * x.numel() * kernel[0].numel(), conv),
+        "copy": (2 * copied, lambda: target.copy_(source)),
+    }
+
+
+def measure(
+    entries: Sequence[tuple[str, int | None, Case]],
+    title: str,
+    precision: str,
+    device: torch.device,
+    rounds: int,
+    memory: bool = True,
+) -> Table:
+    """Measure peers beside each other.
+
+    Args:
+        entries: name of a peer, value of what a sweep varies, and the case it works on.
+        title: says what this is. precision: fp32 or bf16 (autocast). device: where.
+        rounds: how often everybody takes a turn. memory: measure that too, which takes a process for each entry.
+    """
+    skipped: dict[str, str] = {}
+    ready: list[tuple[Callable[[], None], Result]] = []
+    for name, point, case in tqdm(entries, f"{title}, {precision}: warm up", leave=False, disable=None):
+        try:
+            counted = count(name, case, precision, device)
+            peak = peak_memory(name, case, precision, device) if memory else {}
+            step = prepare(name, case, precision, device)
+            for mode, work in works(step).items():
+                seconds(work, device)  # the first call allocates, chooses kernels, compiles
+                repeats = math.ceil(TURN / seconds(work, device))
+                flops, traffic = counted[mode]
+                sizes = (case.batch, case.tokens, repeats, flops, traffic, peak.get(mode))
+                ready.append((work, Result(name, mode, point, *sizes)))
+        except Unavailable as reason:
+            skipped[name] = str(reason)
+        except torch.OutOfMemoryError:
+            skipped[name] = f"out of memory at batch {case.batch}, {case.tokens} tokens"
+        except RuntimeError as error:  # whatever a peer or a compiler says
+            skipped[name] = f"failed: {str(error).strip().splitlines()[0]}"
+    machine = probes(precision, device)
+    rates: dict[str, list[float]] = {name: [] for name in machine}
+    for work in (work for _, work in machine.values()):
+        work()
+    for _ in tqdm(range(rounds), f"{title}, {precision}", leave=False, disable=None):
+        for work, result in ready:
+            result.seconds.append(seconds(work, device, result.repeats))
+        for name, (amount, work) in machine.items():
+            rates[name].append(amount / seconds(work, device))
+    table = Table(title, precision, [result for _, result in ready], rates, skipped)
+    compare(table)
+    return table
+
+
+def compare(table: Table) -> None:
+    """Fill in the ratios, round by round because the machine drifts, and the shares of its best rate."""
+    by_key = {(r.peer, r.mode, r.point): r for r in table.results}
+    for result in table.results:
+        for reference in ("ours", "spikingjelly"):
+            other = by_key.get((reference, result.mode, result.point))
+            if other is not None and result.peer not in PRODUCTS:
+                ratios = (mine / theirs for mine, theirs in zip(result.seconds, other.seconds, strict=True))
+                setattr(result, f"to_{reference}", statistics.median(ratios))
+        result.share = result.flops / result.median / table.best_rate
+
+
+def peak_memory(name: str, case: Case, precision: str, device: torch.device) -> dict[str, int | None]:
+    """Peak memory of a step, by mode, measured alone in a new process, everything included that the peer keeps.
+
+    On a GPU what PyTorch allocated. On a CPU, under Linux, by how much the process grew: its peak resident memory less
+    what it held after a tiny step had loaded every library.
+
+    Raises:
+        Unavailable: the process was killed.
+    """
+    if device.type == "cpu" and ("+compile" in name or not Path("/proc/self/status").exists()):
+        return {}  # the compiler lives in the same process; other systems do not tell
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_peak, name, case, precision, device, torch.get_num_threads()).result()
+        except BrokenProcessPool:
+            raise Unavailable(f"out of memory at batch {case.batch}, {case.tokens} tokens") from None
+
+
+def _peak(name: str, case: Case, precision: str, device: torch.device, threads: int) -> dict[str, int]:
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        step = prepare(name, case, precision, device)
+        found = {}
+        for mode in ("eval", "train"):
+            work = works(step)[mode]
+            work()
+            torch.cuda.reset_peak_memory_stats(device)
+            work()
+            synchronize(device)
+            found[mode] = torch.cuda.max_memory_allocated(device)
+        return found
+    tiny = replace(case.config, dim=16 * case.config.heads, depth=1)
+    for work in works(prepare(name, replace(case, config=tiny, batch=1, image_size=32), precision, device)).values():
+        work()
+    before = _status("VmRSS")
+    step = prepare(name, case, precision, device)
+    found = {}
+    for mode in ("eval", "train"):  # in this order: the peak only ever grows
+        for _ in range(2):
+            works(step)[mode]()
+        found[mode] = max(0, _status("VmHWM") - before)
+    return found
+
+
+def _status(key: str) -> int:
+    """A line of /proc/self/status, in bytes: VmRSS is what is resident now, VmHWM the most there was."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key + ":"))
+
+
+def _with(case: Case, **fields) -> Case:
+    return replace(case, config=replace(case.config, **fields))
+
+
+SWEEPS: dict[str, tuple[tuple[int, ...], Callable[[Case, int], Case]]] = {
+    "time_steps": ((1, 2, 4, 8), lambda case, t: _with(case, time_steps=t)),
+    "batch": ((1, 2, 4, 8, 16), lambda case, b: replace(case, batch=b)),
+    "tokens": ((16, 64, 144, 256), lambda case, n: replace(case, image_size=math.isqrt(n) * case.config.patch_size)),
+    "dim": ((128, 256, 384, 512), lambda case, d: _with(case, dim=d, heads=d // 32)),
+}
+PRODUCT_TOKENS = (64, 256, 576, 1024, 2304)
+
+
+def sweep(
+    kind: str, case: Case, peers: Iterable[str], precision: str, device: torch.device, rounds: int, memory: bool = True
+) -> list[Table]:
+    """How cost grows with one size: every peer at every point, all interleaved.
+
+    Over tokens there is a second table: the product of attention alone, in both orders, for one sample.
+    """
+    points, at = SWEEPS[kind]
+    entries = [(name, point, at(case, point)) for point in points for name in peers]
+    tables = [measure(entries, kind, precision, device, rounds, memory)]
+    if kind == "tokens":
+        one = replace(case, batch=1)
+        entries = [(order, n, at(one, n)) for n in PRODUCT_TOKENS for order in PRODUCTS]
+        tables.append(measure(entries, "orders", precision, device, rounds, memory))
+    return tables

@@ -1,0 +1,284 @@
+"""What is measured: networks of one size, built by this package and by others, and the work of one step."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import SpikformerError, nearest
+from ..model import Spikformer, SpikformerConfig
+from ..presets import configure, preset
+from ..training.loop import autocast
+from ..training.recipe import PRECISIONS
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A size worth measuring: a preset with some fields changed, and the batch on a CPU and on a GPU."""
+
+    model: str
+    batch_cpu: int
+    batch_gpu: int
+    overrides: dict = field(default_factory=dict)
+
+
+SHAPES = {
+    "cifar": Shape("cifar10-4-384", 16, 128),
+    "dvs": Shape("cifar10dvs-2-256", 2, 16),
+    "imagenet": Shape("imagenet-8-512", 2, 32),
+    "toy": Shape("cifar10-4-256", 4, 4, dict(depth=1, dim=64, heads=2)),  # to try the command
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and its input: all that decides how much work a step is.
+
+    Attributes:
+        config: the network. image_size: height and width in pixels. events: the input brings its own T frames.
+        batch: samples B.
+    """
+
+    config: SpikformerConfig
+    image_size: int
+    events: bool
+    batch: int
+
+    @property
+    def tokens(self) -> int:
+        return (self.image_size // self.config.patch_size) ** 2
+
+    def inputs(self, device: torch.device) -> Tensor:
+        """Random images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]``."""
+        shape = (self.batch, self.config.in_channels, self.image_size, self.image_size)
+        return torch.randn((self.config.time_steps, *shape) if self.events else shape, device=device)
+
+
+def case_of(shape: str, batch: int | None, device: torch.device) -> Case:
+    """The case of a named shape; its own batch for the device unless one is given.
+
+    Raises:
+        SpikformerError: no such shape.
+    """
+    if shape not in SHAPES:
+        raise SpikformerError(f"unknown shape {shape!r}: {nearest(shape, SHAPES)}")
+    s = SHAPES[shape]
+    line = preset(s.model)
+    usual = s.batch_cpu if device.type == "cpu" else s.batch_gpu
+    events = line.config.in_channels == 2
+    return Case(configure(s.model, **s.overrides), line.image_size, events, batch or usual)
+
+
+class Unavailable(Exception):
+    """A peer cannot run here; the text says why."""
+
+
+class ViT(nn.Module):
+    """A vision transformer of the same D, L, heads and MLP ratio, without neurons and without time (T = 1).
+
+    The stem is the same convolutions, batch norms and pools with ReLU for the neurons, its last block the position
+    embedding; the encoder is PyTorch's: layer norm first, softmax attention, GELU. It sees the mean of event frames.
+    """
+
+    def __init__(self, case: Case):
+        super().__init__()
+        c = case.config
+        widths = [c.in_channels, c.dim // 8, c.dim // 4, c.dim // 2, c.dim]
+        stem = []
+        for i in range(4):
+            stem += self.conv(widths[i], widths[i + 1])
+            if c.pool[i]:
+                stem.append(nn.MaxPool2d(3, stride=2, padding=1))
+        self.stem = nn.Sequential(*stem)
+        self.position = nn.Sequential(*self.conv(c.dim, c.dim))
+        options = dict(dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        layers = (nn.TransformerEncoderLayer(c.dim, c.heads, c.mlp_ratio * c.dim, **options) for _ in range(c.depth))
+        self.blocks = nn.Sequential(*layers)
+        self.head = nn.Linear(c.dim, c.num_classes)
+
+    @staticmethod
+    def conv(channels_in: int, channels_out: int) -> list[nn.Module]:
+        conv = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
+        return [conv, nn.BatchNorm2d(channels_out), nn.ReLU()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.mean(0) if x.dim() == 5 else x)  # [B, D, H/P, W/P]
+        x = (x + self.position(x)).flatten(2).transpose(1, 2)  # [B, N, D]
+        return self.head(self.blocks(x).mean(1))  # [B, K]
+
+
+class SpikingJelly(nn.Module):
+    """SpikingJelly's own Spikformer of the same size; its state is reset after every call, as its users must."""
+
+    def __init__(self, case: Case, **neuron):
+        super().__init__()
+        try:
+            from spikingjelly.activation_based.functional import reset_net
+            from spikingjelly.activation_based.model.spikformer import Spikformer as Peer
+        except ImportError as error:
+            raise Unavailable(f"needs SpikingJelly 2: pip install 'spikformer-edu[benchmark]' ({error})") from None
+        c = case.config
+        pools = {4: (False, False, True, True), 16: (True, True, True, True)}  # it has no others
+        if pools.get(c.patch_size) != c.pool or c.attention != "ssa":
+            raise Unavailable("its Spikformer pools in the last two blocks of the stem or in all four, nothing else")
+        self.reset = reset_net
+        self.net = Peer(
+            T=c.time_steps,
+            in_channels=c.in_channels,
+            img_size_h=case.image_size,
+            img_size_w=case.image_size,
+            patch_size=c.patch_size,
+            num_classes=c.num_classes,
+            embed_dims=c.dim,
+            num_heads=c.heads,
+            mlp_ratio=c.mlp_ratio,
+            depths=c.depth,
+            **neuron,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.net(x).mean(0)  # [T, B, K] -> [B, K]
+        self.reset(self.net)
+        return logits
+
+    def compile(self) -> None:
+        self.net.compile()  # not the reset
+
+
+def _spikingjelly(case: Case, precision: str, device: torch.device) -> nn.Module:
+    return SpikingJelly(case)
+
+
+def _spikingjelly_torch(case: Case, precision: str, device: torch.device) -> nn.Module:
+    if device.type != "cuda":
+        raise Unavailable("on this device SpikingJelly has its Torch neuron only: it is what `spikingjelly` runs")
+    SpikingJelly(case)  # is it installed?
+    from spikingjelly.activation_based.surrogate import Sigmoid
+
+    class Plain(Sigmoid):
+        """Its fused operators know SpikingJelly's own surrogates alone: with another they leave the work to Torch."""
+
+    return SpikingJelly(case, surrogate_function=Plain())
+
+
+def _spikingjelly_triton(case: Case, precision: str, device: torch.device) -> nn.Module:
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        raise Unavailable("its Triton neuron needs CUDA and triton")
+    model = SpikingJelly(case)
+    from spikingjelly.activation_based.precision import PrecisionConfig, prepare_model_for_precision
+
+    config = PrecisionConfig(mode=precision, neuron_storage=precision)
+    model.net = prepare_model_for_precision(model.net.to(device), device, config).model
+    return model
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A way to build the network, and what a reader must know to compare it."""
+
+    about: str
+    build: Callable[[Case, str, torch.device], nn.Module]
+
+
+SJ = "SpikingJelly's own Spikformer: no bias in linear maps, pools before the neuron, the head at every step"
+PEERS = {
+    "ours": Peer("this package, the fused neuron (the default)", lambda case, *_: Spikformer(case.config)),
+    "snntorch": Peer(
+        "this package, snnTorch's Leaky in a loop over time: the same spikes",
+        lambda case, *_: Spikformer(replace(case.config, neuron="snntorch")),
+    ),
+    "spikingjelly": Peer(f"{SJ}; the implementation of the neuron that it selects itself", _spikingjelly),
+    "spikingjelly-torch": Peer(f"{SJ}; its neuron in plain Torch", _spikingjelly_torch),
+    "spikingjelly-triton": Peer(f"{SJ}; its Triton neuron, states in the precision measured", _spikingjelly_triton),
+    "vit": Peer("softmax vision transformer of the same size, no neurons, T = 1", lambda case, *_: ViT(case)),
+}
+CHANGES = {
+    "channels_last": "weights and images in channels_last layout",
+    "compile": "torch.compile with its defaults",
+}
+
+
+def split_name(name: str) -> tuple[str, list[str]]:
+    """ "ours+channels_last" -> ("ours", ["channels_last"]).
+
+    Raises:
+        SpikformerError: no such peer, or no such change to it.
+    """
+    base, *changes = name.split("+")
+    if base not in PEERS:
+        raise SpikformerError(f"unknown peer {base!r}: {nearest(base, PEERS)}")
+    for change in changes:
+        if change not in CHANGES:
+            raise SpikformerError(f"unknown change {change!r} in peer {name!r}: {nearest(change, CHANGES)}")
+    return base, changes
+
+
+class Step:
+    """A peer ready to work: ``train`` is forward, backward and AdamW, ``evaluate`` a forward pass without gradients.
+
+    Raises:
+        Unavailable: the peer cannot run here.
+    """
+
+    def __init__(self, name: str, case: Case, precision: str, device: torch.device):
+        base, changes = split_name(name)
+        torch.manual_seed(0)
+        self.device, self.precision = device, precision
+        self.model = PEERS[base].build(case, precision, device).to(device)
+        self.inputs = case.inputs(device)
+        if "channels_last" in changes:
+            self.model = self.model.to(memory_format=torch.channels_last)
+            flat = self.inputs.flatten(0, -4).contiguous(memory_format=torch.channels_last)
+            self.inputs = flat.unflatten(0, self.inputs.shape[:-3])
+        self.labels = torch.zeros(case.batch, dtype=torch.long, device=device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
+        if "compile" in changes:
+            self.model.compile()
+
+    def forward(self) -> Tensor:
+        with autocast(self.device, self.precision):
+            return self.model(self.inputs)
+
+    def train(self) -> None:
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(self.forward().float(), self.labels).backward()
+        self.optimizer.step()
+
+    def evaluate(self) -> None:
+        self.model.eval()
+        with torch.no_grad():
+            self.forward()
+
+
+PRODUCTS = {"(QK^T)V": lambda q, k, v: (q @ k.mT) @ v, "Q(K^TV)": lambda q, k, v: q @ (k.mT @ v)}
+
+
+class Product:
+    """The product of attention alone, in one of its two orders, on Q, K, V of a case; works as a ``Step`` does."""
+
+    def __init__(self, order: str, case: Case, precision: str, device: torch.device):
+        c = case.config
+        torch.manual_seed(0)
+        dtype = PRECISIONS[precision]
+        shape = (c.time_steps, case.batch, c.heads, case.tokens, c.dim // c.heads)
+        spikes = (torch.randint(2, shape, device=device, dtype=dtype) for _ in range(3))
+        self.qkv = [s.requires_grad_() for s in spikes]
+        self.product, self.gradient = PRODUCTS[order], torch.ones(shape, device=device, dtype=dtype)
+
+    def train(self) -> None:
+        for x in self.qkv:
+            x.grad = None
+        self.product(*self.qkv).backward(self.gradient)
+
+    def evaluate(self) -> None:
+        with torch.no_grad():
+            self.product(*self.qkv)
+
+
+def prepare(name: str, case: Case, precision: str, device: torch.device) -> Step | Product:
+    """A peer, or one order of the attention product, ready to work."""
+    return (Product if name in PRODUCTS else Step)(name, case, precision, device)

@@ -1,0 +1,353 @@
+"""Every picture of one forward pass, as PNG files and as one HTML page that needs nothing else."""
+
+import base64
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from html import escape
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import plot
+from .attention import SpikingSelfAttention
+from .data import DatasetInfo
+from .energy import CONVENTIONS, DISCLAIMER, EnergyReport, energy, energy_unit
+from .errors import SpikformerError
+from .model import Spikformer
+from .plot.attention import token_grid
+from .record import Recording, record
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a report is about.
+
+    Attributes:
+        model: the network, in evaluation mode. name: of the run. info: of the data set.
+        inputs: a batch as the network takes it; its first sample is drawn, rates are measured on all of it.
+        labels: ``[B]``. index: number of the first sample in its split. split: "test", ...
+        log: a ``metrics.csv``, or None.
+    """
+
+    model: Spikformer
+    name: str
+    info: DatasetInfo
+    inputs: Tensor
+    labels: Tensor
+    index: int
+    split: str
+    log: Path | None = None
+
+    @property
+    def picture(self) -> Tensor:
+        """The first sample as people see it: pixels ``[C, H, W]`` in [0, 1], or frames ``[T, C, H, W]``."""
+        if self.inputs.dim() == 5:
+            return self.inputs[:, 0]
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.info.mean, self.info.std))
+        return (self.inputs[0] * std + mean).clamp(0, 1) if self.info.mean else self.inputs[0]
+
+
+def write_report(subject: Subject, out: Path, animate: bool = False) -> Path:
+    """Draw everything and write it to a folder: a PNG a figure, and ``report.html`` with all of them inside.
+
+    Args:
+        subject: what is drawn.
+        out: the folder; made if it is not there.
+        animate: also write ``neuron.gif`` and ``ssa.gif``.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        SpikformerError: the folder cannot be written, or the model does not take the inputs.
+    """
+    import matplotlib.pyplot as plt
+
+    model, inputs = subject.model, subject.inputs
+    with torch.no_grad():
+        with record(model, compact=True) as whole:  # all samples: rates
+            model(inputs)
+        with record(model, membranes=True) as first:  # one sample: pictures
+            model(inputs[:1] if inputs.dim() == 4 else inputs[:, :1])
+    report = energy(model, inputs)
+    figures = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, title, alt, fig in _figures(subject, whole, first, report):
+            png = BytesIO()
+            fig.savefig(png, dpi=150)
+            figures.append((name, title, alt, png.getvalue(), fig.get_size_inches()[0]))
+            plt.close(fig)
+            (out / f"{name}.png").write_bytes(png.getvalue())
+        if animate:
+            for name, movie in _animations(model, first):
+                movie.save(out / f"{name}.gif", writer="pillow", dpi=80)
+                plt.close(movie._fig)
+        page = out / "report.html"
+        page.write_text(_page(subject, whole, report, figures), encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or error
+        raise SpikformerError(f"cannot write to {out}: {reason}; give another --out") from None
+    return page
+
+
+def _spiking(model: Spikformer) -> bool:
+    """Are Q, K and V spikes, so that SSA can be taken apart by hand?"""
+    return type(model.blocks[0].attn) is SpikingSelfAttention
+
+
+def _figures(subject: Subject, whole: Recording, first: Recording, report: EnergyReport) -> Iterator[tuple]:
+    """File name, title, alternative text and figure, one after another."""
+    model, picture = subject.model, subject.picture
+    blocks = [f"blocks.{i}.attn" for i in range(len(model.blocks))]
+    early, late = first[f"{blocks[0]}.scores"], first[f"{blocks[-1]}.scores"]
+    attn = first[f"{blocks[0]}.attn"]
+    spikes = first[f"{blocks[0]}.q"] if _spiking(model) else attn
+    rows, columns = token_grid(late.values.shape[-1], picture)
+    middle = rows // 2 * columns + columns // 2
+    drawings: list[tuple[str, str, str, Callable]] = [
+        (
+            "logits",
+            "The decision over time",
+            "Line plot: mean logit of each class up to each time step; the last step is the output.",
+            lambda: plot.logits(whole, subject.info.classes, label=int(subject.labels[0])),
+        ),
+        (
+            "atlas",
+            "Spike atlas",
+            "A raster of every neuron layer in network order, its firing rate, its dead and saturated features.",
+            lambda: plot.atlas(whole),
+        ),
+        (
+            "firing_rates",
+            "Firing rates",
+            "Bar chart: firing rate of every neuron layer in network order.",
+            lambda: plot.firing_rates(whole),
+        ),
+        (
+            "value_sets",
+            "Which values flow where",
+            "Ribbon along the network: binary spikes, integer residuals, multiples of s, real numbers; their shares.",
+            lambda: plot.value_sets(whole, subject.inputs),
+        ),
+        (
+            "raster",
+            f"Raster of {spikes.name}",
+            "Raster: which neurons of one layer fire at which time step.",
+            lambda: plot.raster(spikes),
+        ),
+        (
+            "membrane",
+            f"Membrane of {attn.name}",
+            "Membrane potential of one attention neuron over time, with threshold, resets and spikes.",
+            lambda: plot.membrane(attn),
+        ),
+        (
+            "neuron",
+            "Neuron microscope",
+            "Current, membrane, spikes and surrogate gradient of one attention neuron.",
+            lambda: plot.neuron(attn, tau=model.config.tau),
+        ),
+        (
+            "attention",
+            "Where attention goes",
+            "Heat map over the image: the mean score that each token receives in the last block.",
+            lambda: plot.attention(late, picture),
+        ),
+        (
+            "attention_query",
+            "Where one token looks",
+            "Heat map over the image: the scores of the token in the middle, in the last block.",
+            lambda: plot.attention(late, picture, query=middle),
+        ),
+        (
+            "attention_over_time",
+            "Attention over time, by head",
+            "Heat maps over the image for every head and time step of the first block.",
+            lambda: plot.attention_over_time(early, picture),
+        ),
+        (
+            "landscape",
+            "Threshold landscape",
+            "Histogram of the attention neurons' membranes over the surrogate's derivative, block by block.",
+            lambda: plot.landscape({f"{block}.attn": first[f"{block}.attn"] for block in blocks}),
+        ),
+        (
+            "multiplication_order",
+            "The order of multiplication",
+            "Operations of both orders of the product of Q, K, V over the number of tokens; the ratio for each preset.",
+            lambda: plot.multiplication_order(model.config.dim // model.config.heads),
+        ),
+        (
+            "energy",
+            "Energy waterfall",
+            "Estimated energy layer by layer, and totals under three conventions beside a network without spikes.",
+            lambda: plot.energy(report),
+        ),
+    ]
+    if _spiking(model):
+        by_hand = (
+            "ssa",
+            "Spiking self-attention by hand",
+            "Q, K, V as bitmaps: two rows meet in an AND, are counted and scaled, gather V, and charge a membrane.",
+            lambda: plot.ssa(first, scale=float(model.blocks[0].attn.scale)),
+        )
+        drawings.insert(7, by_hand)
+    if subject.log is not None:
+        health = "Loss, accuracy, firing rates and learning rate over the epochs."
+        drawings.append(("training", "Training health", health, lambda: plot.training(subject.log)))
+    for name, title, alt, draw in drawings:
+        yield name, title, alt, draw()[0]
+
+
+def _animations(model: Spikformer, first: Recording) -> Iterator[tuple]:
+    yield "neuron", plot.neuron_animation(first["blocks.0.attn.attn"], tau=model.config.tau)
+    if _spiking(model):
+        yield "ssa", plot.ssa_animation(first, scale=float(model.blocks[0].attn.scale))
+
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c1c1c; --soft: #5a5a5a; --paper: #ffffff; --card: #f4f4f2; --line: #d8d8d4; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #ececec; --soft: #b4b4b4; --paper: #17181a; --card: #222427; --line: #3b3e42; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
+main, header { max-width: 1100px; margin: 0 auto; padding: 0 20px; }
+header { padding-top: 28px; }
+h1 { font-size: 1.7rem; margin: 0 0 4px; }
+h2 { font-size: 1.2rem; margin: 40px 0 10px; }
+p { max-width: 75ch; }
+.soft { color: var(--soft); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margin: 14px 0; }
+dt { color: var(--soft); }
+dd { margin: 0; overflow-wrap: anywhere; }
+nav { margin: 16px 0; line-height: 1.9; }
+nav a { color: inherit; margin-right: 14px; white-space: nowrap; }
+figure { margin: 0; }
+.wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 10px; background: var(--card); }
+figure .wide { background: #ffffff; padding: 12px; }
+img { display: block; height: auto; width: min(100%, var(--wide)); margin: 0 auto; }
+figcaption { color: var(--soft); font-size: 0.92rem; margin-top: 6px; }
+table { border-collapse: collapse; font-size: 0.86rem; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { padding: 5px 12px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; font-family: ui-monospace, monospace; }
+td.text, th.text { text-align: left; }
+tbody tr:last-child td { border-bottom: 0; }
+tr.total td { font-weight: 600; }
+footer { max-width: 1100px; margin: 48px auto 24px; padding: 0 20px; color: var(--soft); font-size: 0.9rem; }
+@media (max-width: 720px) {
+  main, header, footer { padding-left: 14px; padding-right: 14px; }
+  img { width: max(100%, calc(var(--wide) * 0.72)); }
+}
+"""
+
+
+def _page(subject: Subject, whole: Recording, report: EnergyReport, figures: list[tuple]) -> str:
+    """The page: facts, figures, the layer table, the energy table."""
+    model, info = subject.model, subject.info
+    output = whole.logits.mean(0)
+    guess, label = int(output[0].argmax()), int(subject.labels[0])
+    names = [info.classes[k] if k < len(info.classes) else f"class {k}" for k in (guess, label)]
+    right = int((output.argmax(1) == subject.labels).sum())
+    count = len(subject.labels)
+    facts = {
+        "model": f"{subject.name}: {sum(p.numel() for p in model.parameters()):,} parameters, "
+        f"{model.config.depth} blocks, width {model.config.dim}, {model.config.heads} heads",
+        "data": f"{info.title}, {subject.split} sample {subject.index}",
+        "time steps": f"T = {report.time_steps}",
+        "answer": f"{names[0]} (true: {names[1]})",
+        "rates": f"measured on {count} samples from number {subject.index} on; {right} of them classified correctly",
+    }
+    definitions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
+    links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, *_ in figures)
+    sections = []
+    for name, title, alt, png, inches in figures:
+        data = base64.b64encode(png).decode()
+        sections.append(
+            f'<section id="{name}"><h2>{escape(title)}</h2><figure>'
+            f'<div class="wide" tabindex="0" role="region" aria-label="{escape(title)}">'
+            f'<img style="--wide:{inches * 96:.0f}px" src="data:image/png;base64,{data}" alt="{escape(alt)}"></div>'
+            f"<figcaption>{escape(alt)}</figcaption></figure></section>"
+        )
+    conventions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in CONVENTIONS.items())
+    name = escape(subject.name)
+    # The icon is an empty data: address, or the browser would ask a server for one.
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{name}: every spike</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<header>
+<h1>{name}: every spike</h1>
+<p class="soft">What one Spikformer does in one forward pass, layer by layer.</p>
+<dl>{definitions}</dl>
+<nav>{links}<a href="#layers">Layers</a><a href="#costs">Energy table</a></nav>
+</header>
+<main>
+{"".join(sections)}
+<section id="layers"><h2>Layers</h2>{_layer_table(whole)}</section>
+<section id="costs"><h2>Energy of one sample</h2>{_energy_table(report)}<dl>{conventions}</dl></section>
+</main>
+<footer><p>{escape(DISCLAIMER)}</p></footer>
+</body>
+</html>
+"""
+
+
+def _html_table(header: list[str], rows: list[list[str]], label: str, text: int = 1, total: bool = False) -> str:
+    """A table that scrolls by itself; the first ``text`` columns are text, the last row may be a total."""
+
+    def cells(line: list[str], tag: str) -> str:
+        kinds = (' class="text"' if i < text else "" for i in range(len(line)))
+        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(line, kinds, strict=True))
+
+    body = "".join(
+        f"<tr{' class=total' if total and i == len(rows) - 1 else ''}>{cells(row, 'td')}</tr>"
+        for i, row in enumerate(rows)
+    )
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(label)}"><table>'
+        f"<thead><tr>{cells(header, 'th')}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _layer_table(whole: Recording) -> str:
+    def percent(value: float | None) -> str:
+        return "" if value is None else f"{100 * value:.1f} %"
+
+    rows = [
+        [line["layer"], " x ".join(map(str, line["shape"])), line["values"]]
+        + [percent(line[key]) for key in ("rate", "dead", "saturated")]
+        for line in whole.summary()
+    ]
+    header = ["layer", "shape [T, B, ...]", "values", "rate", "dead features", "saturated"]
+    return _html_table(header, rows, "layers", text=3)
+
+
+def _energy_table(report: EnergyReport) -> str:
+    unit, name = energy_unit(report.totals["integer"])
+    rows = [
+        [
+            cost.layer,
+            f"{cost.flops / 1e6:.3f}",
+            str(cost.steps),
+            "real" if cost.real else f"{100 * cost.rate:.2f} %",
+            "multiplies" if cost.real else f"{cost.sops / 1e6:.3f}",
+            *(f"{cost.pj[c] / unit:.4g}" for c in CONVENTIONS),
+        ]
+        for cost in report.layers
+    ]
+    totals = [f"{report.totals[c] / unit:.4g}" for c in CONVENTIONS]
+    ann = f"{report.totals['ann'] / unit:.4g}"
+    rows.append(["without spikes", f"{report.ann_flops / 1e6:.3f}", "1", "", "multiplies", ann, ann, ann])
+    rows.append(["total", f"{report.flops / 1e6:.3f}", "", "", f"{report.sops / 1e6:.3f}", *totals])
+    header = ["layer", "FLOPs (M)", "steps", "input rate", "SOPs (M)", *(f"{c}, {name}" for c in CONVENTIONS)]
+    return _html_table(header, rows, "energy by layer", total=True)

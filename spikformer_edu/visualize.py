@@ -1,0 +1,64 @@
+"""``python -m spikformer_edu.visualize``: draw everything that one forward pass does."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from . import cli
+from .data import load
+from .errors import SpikformerError
+from .report import Subject, write_report
+from .training import load_run
+
+
+@dataclass(frozen=True)
+class Options:
+    checkpoint: str = "digits-2-64"
+    """Run folder, or the name of a pretrained model of the package."""
+    dataset: str | None = None
+    """Data set; the one it was trained on unless given."""
+    split: str = "test"
+    """test, val or train."""
+    index: int = 0
+    """Number of the sample that is drawn."""
+    samples: int = 16
+    """Firing rates and energy are measured on this many samples, the drawn one first."""
+    out: Path = Path("figures")
+    """Folder for the PNG files and report.html."""
+    weights: str = "best"
+    """best or last."""
+    animate: bool = False
+    """Also write neuron.gif and ssa.gif."""
+    data_dir: Path | None = None
+    """Where data sets are; else $SPIKFORMER_DATA, else ./data."""
+
+
+def main(options: Options) -> None:
+    """Draw rasters, membranes, attention maps, rates and energy of a trained network: PNG files and one HTML page."""
+    run = load_run(options.checkpoint, options.weights)
+    splits = load(options.dataset or run.recipe.dataset, options.data_dir, time_steps=run.model.config.time_steps)
+    split = splits[options.split]
+    if not 0 <= options.index < len(split):
+        raise SpikformerError(f"--index {options.index}: the {options.split} split has {len(split)} samples, from 0")
+    if options.samples < 1:
+        raise SpikformerError(f"--samples {options.samples}: give at least 1")
+    indices = (options.index + torch.arange(min(options.samples, len(split)))) % len(split)
+    inputs, labels = split.fetch(indices, None)
+    log = run.folder / "metrics.csv"
+    subject = Subject(
+        run.model,
+        run.folder.name,
+        splits.info,
+        inputs,
+        labels,
+        options.index,
+        options.split,
+        log if log.exists() else None,
+    )
+    page = write_report(subject, options.out, options.animate)
+    print(f"{len(list(options.out.glob('*.png')))} figures and {page}")
+
+
+if __name__ == "__main__":
+    cli.run(main, "python -m spikformer_edu.visualize")

@@ -1,0 +1,108 @@
+"""Several processes train as one: real processes, real gloo."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from reference import awaken
+from torch.nn.parallel import DistributedDataParallel
+
+import spikformer_edu as se
+from spikformer_edu.training.distributed import Place, sync_batch_norm
+
+SIZE = dict(dim=32, depth=1, heads=2, in_channels=3, pool=(False, True, True, False), time_steps=3)
+
+
+def network():
+    torch.manual_seed(0)
+    return se.Spikformer(se.SpikformerConfig(**SIZE)).double()
+
+
+def batch(count):
+    random = torch.Generator().manual_seed(1)
+    images = torch.randn(count, 3, 16, 16, dtype=torch.float64, generator=random)
+    return images, torch.randint(10, (count,), generator=random)
+
+
+def one_step(model, images, labels):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
+def work(rank, world, port, start, folder):
+    """One of the processes: half the batch, statistics over both halves."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    place = Place(torch.device("cpu"), rank, world)
+    model = network()
+    model.load_state_dict(torch.load(start, weights_only=True))
+    sync_batch_norm(model)
+    images, labels = batch(8)
+    loss = one_step(DistributedDataParallel(model), images[rank::world], labels[rank::world])
+    mean = place.total(float(loss.detach()))[0] / world
+    assert place.share(f"from {rank}") == "from 0"
+    assert place.any(rank == 1) and not place.any(False)
+    if rank == 0:
+        torch.save({"loss": mean, **model.state_dict()}, folder / "ours.pt")
+    dist.destroy_process_group()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
+    model = network()
+    awaken(model, batch(8)[0])
+    torch.save(model.state_dict(), tmp_path / "start.pt")
+    model.train()
+    loss = one_step(model, *batch(8))
+    mp.spawn(work, (2, free_port(), tmp_path / "start.pt", tmp_path), nprocs=2)
+    theirs = torch.load(tmp_path / "ours.pt", weights_only=True)
+    assert theirs.pop("loss") == pytest.approx(float(loss.detach()), abs=1e-12)
+    assert theirs.keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+    assert all(float(p.grad.abs().max()) > 0 for p in model.parameters()), "a silent network would prove nothing"
+
+
+def torchrun(*arguments, processes=2):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), "-m", "spikformer_edu.train"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, env=env, timeout=200)
+
+
+SMALL = ["--epochs", 1, "--warmup-epochs", 0, "--batch-size", 64, "--time-steps", 2, "--toy", 40, "--device", "cpu"]
+
+
+def test_torchrun_trains_and_only_the_first_process_writes_and_speaks(tmp_path):
+    done = torchrun(*SMALL, "--sync-bn", "--no-figures", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test accuracy") == 1 and done.stdout.count("epoch   1") == 1
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["total"] == 359
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["provenance"]["processes"] == 2
+    again = se.load_run(tmp_path / "run")  # a network that one process can use
+    assert again.results == results and again.recipe == replace(again.recipe, sync_bn=True)
+
+
+def test_a_batch_that_does_not_divide_ends_the_job_with_its_reason(tmp_path):
+    done = torchrun(*SMALL, "--batch-size", 33, "--out", tmp_path / "run")
+    assert done.returncode != 0
+    assert "batch_size=33 does not divide among 2 processes" in done.stderr
+    assert "Traceback" not in done.stderr.split("torch/distributed")[0].split("error:")[0]
