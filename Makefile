@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND := Agg
 
-.PHONY: train test quick lint help
+.PHONY: help train test quick lint pretrained
 
 help:
 	@echo "make train   train the small Spikformer on real digits (ARGS='--epochs 5' and so on)"
 	@echo "make test    every test"
 	@echo "make quick   the tests that take seconds"
 	@echo "make lint    style"
+	@echo "make pretrained   train the packaged model anew"
 
 .venv/package: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -27,11 +28,19 @@ train: .venv/package
 test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)
 
 quick: .venv/dev
-	$(BIN)/pytest -n 2 -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow" $(ARGS)
 
 lint: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The model that comes with the package, and the figures in the README.
+pretrained: .venv/package
+	rm -rf runs/pretrained
+	$(BIN)/python -m spikformer_edu.train --dataset digits --out runs/pretrained --device cpu --no-figures
+	cd runs/pretrained && cp config.json metrics.csv results.json best.safetensors ../../spikformer_edu/pretrained/digits-2-64/
+	$(BIN)/python -m spikformer_edu.visualize --checkpoint digits-2-64 --index 3 --out runs/pretrained/figures
+	cp runs/pretrained/figures/atlas.png runs/pretrained/figures/attention_over_time.png docs/images/

@@ -352,7 +352,7 @@ class Rates:
         >>> rates.pop()                      # {"sps.0": (rate, dead), ...} of the epoch, and start again
     """
 
-    def __init__(self, model: Spikformer, every: int = 16):
+    def __init__(self, model: Spikformer, every: int = 8):
         if every < 1:
             raise SpikformerError(f"every={every}: watch one step in 1 or more")
         self.layers = {name: module for name, module in _sources(model).items() if isinstance(module, LIF)}

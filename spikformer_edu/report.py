@@ -224,8 +224,8 @@ p { max-width: 75ch; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margin: 14px 0; }
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
-nav { margin: 16px 0; line-height: 1.9; }
-nav a { color: inherit; margin-right: 14px; white-space: nowrap; }
+nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 16px 0; }
+nav a { color: inherit; }
 figure { margin: 0; }
 .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 10px; background: var(--card); }
 figure .wide { background: #ffffff; padding: 12px; }
@@ -302,17 +302,14 @@ def _page(subject: Subject, whole: Recording, report: EnergyReport, figures: lis
 """
 
 
-def _html_table(header: list[str], rows: list[list[str]], label: str, text: int = 1, total: bool = False) -> str:
-    """A table that scrolls by itself; the first ``text`` columns are text, the last row may be a total."""
+def _html_table(header: list[str], rows: list[list[str]], label: str, text: int = 1) -> str:
+    """A table that scrolls by itself; the first ``text`` columns are text."""
 
     def cells(line: list[str], tag: str) -> str:
         kinds = (' class="text"' if i < text else "" for i in range(len(line)))
         return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(line, kinds, strict=True))
 
-    body = "".join(
-        f"<tr{' class=total' if total and i == len(rows) - 1 else ''}>{cells(row, 'td')}</tr>"
-        for i, row in enumerate(rows)
-    )
+    body = "".join(f"<tr{' class=total' if row[0] == 'total' else ''}>{cells(row, 'td')}</tr>" for row in rows)
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{escape(label)}"><table>'
         f"<thead><tr>{cells(header, 'th')}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -347,7 +344,7 @@ def _energy_table(report: EnergyReport) -> str:
     ]
     totals = [f"{report.totals[c] / unit:.4g}" for c in CONVENTIONS]
     ann = f"{report.totals['ann'] / unit:.4g}"
-    rows.append(["without spikes", f"{report.ann_flops / 1e6:.3f}", "1", "", "multiplies", ann, ann, ann])
     rows.append(["total", f"{report.flops / 1e6:.3f}", "", "", f"{report.sops / 1e6:.3f}", *totals])
+    rows.append(["the same without spikes", f"{report.ann_flops / 1e6:.3f}", "1", "", "multiplies", ann, ann, ann])
     header = ["layer", "FLOPs (M)", "steps", "input rate", "SOPs (M)", *(f"{c}, {name}" for c in CONVENTIONS)]
-    return _html_table(header, rows, "energy by layer", total=True)
+    return _html_table(header, rows, "energy by layer")

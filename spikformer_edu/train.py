@@ -4,9 +4,10 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from . import cli
+from . import cli, visualize
 from .errors import SpikformerError
 from .training import Place, Recipe, join, leave, recipe_for, train
+from .training.plan import describe_plan, plan
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Options(Recipe):
     """Where data sets are; else $SPIKFORMER_DATA, else ./data."""
     workers: int = 0
     """Processes that read data; 0: this one. Never changes the result."""
+    dry_run: bool = False
+    """Print the whole recipe and what it will take, from one measured step on random images, and train nothing."""
     figures: bool = True
     """Draw the run and what the trained network does, into the run folder."""
 
@@ -32,13 +35,21 @@ def main(options: Options) -> None:
     """
     recipe = Recipe(**{f.name: getattr(options, f.name) for f in fields(Recipe)})
     place = join(options.device)
+    if options.dry_run:
+        print(describe_plan(recipe, place, plan(recipe, place)))
+        return
     try:
         folder = common_folder(options, place)
         if place.rank == 0:
-            print(f"{recipe.model} on {recipe.dataset}, {recipe.epochs} epochs on {place.device}, into {folder}")
+            print(
+                f"{recipe.model} on {recipe.dataset}, {recipe.epochs} epochs on {place.device}, into {folder}",
+                flush=True,
+            )
         score = train(recipe, folder, place, options.data_dir, options.workers)
         if place.rank == 0:
             print(f"test accuracy {100 * score.accuracy:.2f} % ({score.correct} of {score.total})")
+            if options.figures:
+                visualize.main(visualize.Options(str(folder), out=folder / "figures", data_dir=options.data_dir))
     finally:
         leave()
 

@@ -1,8 +1,11 @@
 """The commands as a user meets them: real processes, one line and exit code 2 for everything that can be mended."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +115,25 @@ def test_evaluate_refuses_an_unknown_split(packaged):
 def test_an_unknown_pretrained_model_names_those_there_are():
     with pytest.raises(se.SpikformerError, match="digits-2-64"):
         se.load_pretrained("digits-2-46")
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_readme_shows_the_networks_as_they_are():
+    assert str(se.list_models()) in README
+
+
+def test_the_readme_example_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"MPLBACKEND": "Agg"}
+    )
+    assert done.returncode == 0, done.stderr
+    answer, label = re.match(r"(\d) should be (\d)", done.stdout).groups()
+    assert answer == label and "torch.Size([4, 1, 4, 64, 16])" in done.stdout
+
+
+def test_the_readme_states_the_accuracy_that_was_recorded():
+    results = se.load_run("digits-2-64").results
+    assert f"{100 * results['accuracy']:.2f} % ({results['correct']} of {results['total']})" in README

@@ -108,11 +108,6 @@ COMMAND = [
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in these tests: sums of several threads round differently
 
 
-def finish(folder):
-    done = subprocess.run([*COMMAND, "--out", folder, "--resume"], capture_output=True, text=True, env=ONE_THREAD)
-    assert done.returncode == 0, done.stderr
-
-
 def test_sigterm_saves_the_middle_of_an_epoch_and_the_run_ends_the_same(finished, tmp_path):
     folder = tmp_path / "run"
     process = subprocess.Popen([*COMMAND, "--out", folder], stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
@@ -123,26 +118,28 @@ def test_sigterm_saves_the_middle_of_an_epoch_and_the_run_ends_the_same(finished
     line = process.communicate()[1]
     assert process.returncode == 2 and "--resume" in line and line.count("\n") == 1
     assert torch.load(folder / "resume.pt", weights_only=True)["progress"]["batch"] > 0
-    finish(folder)
+    done = subprocess.run([*COMMAND, "--out", folder, "--resume"], capture_output=True, text=True, env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
     assert_same_run(finished[0], folder)
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_bit_identical(finished, tmp_path):
+def test_a_run_killed_twenty_times_at_random_moments_ends_bit_identical(tmp_path):
+    recipe = replace(SMALL, epochs=30, time_steps=1)
+    train(recipe, tmp_path / "unbroken", CPU)
     folder, random = tmp_path / "run", torch.Generator().manual_seed(0)
-    kills = 0
-    while not (folder / "results.json").exists():
+    command = [*COMMAND, "--out", folder, "--epochs", "30", "--time-steps", "1"]
+    for kill in range(20):
         resume = ["--resume"] if (folder / "config.json").exists() else []
-        process = subprocess.Popen([*COMMAND, "--out", folder, *resume], stderr=subprocess.PIPE, env=ONE_THREAD)
-        try:
-            # Long enough, later on, for an epoch to get done: an epoch is what a SIGKILL loses at most.
-            process.wait(timeout=3 + kills * float(torch.rand(1, generator=random)))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            kills += 1
-        assert process.wait() in (0, -signal.SIGKILL), process.stderr.read()
-    assert kills >= 1
-    assert_same_run(finished[0], folder)
+        process = subprocess.Popen([*command, *resume], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ONE_THREAD)
+        assert process.stdout.readline(), process.stderr.read()  # it has started
+        time.sleep(1.5 * float(torch.rand(1, generator=random)))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, f"ended by itself before kill {kill}"
+        assert not (folder / "results.json").exists()
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "unbroken", folder)
 
 
 def test_resuming_needs_the_same_recipe(finished):

@@ -24,9 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from ..training.recipe import PRECISIONS
-from .peers import PRODUCTS, Case, Step, Unavailable, prepare
+from .peers import PRODUCTS, Case, Product, Step, Unavailable, prepare
 
-MODES = ("train", "eval")
 TURN = 0.1  # seconds that a turn lasts at least: short steps are repeated
 
 
@@ -132,18 +131,16 @@ def count(name: str, case: Case, precision: str, device: torch.device) -> dict[s
     step.train()  # allocates what the optimizer keeps
     found = {}
     for mode, work in works(step).items():
+        if mode == "eval" and isinstance(step, Step):
+            step.model.eval()
+            work = step.forward  # where no gradients are wanted PyTorch may hide an encoder layer in one operator
         with FlopCounterMode(display=False) as flops, Traffic() as traffic:
             work()
         found[mode] = flops.get_total_flops(), traffic.bytes if name == eager else None
-    if isinstance(step, Step):  # without gradients PyTorch may run an encoder layer as one operator, which hides it
-        step.model.eval()
-        with FlopCounterMode(display=False) as flops:
-            step.forward()
-        found["eval"] = flops.get_total_flops(), found["eval"][1]
     return found
 
 
-def works(step) -> dict[str, Callable[[], None]]:
+def works(step: Step | Product) -> dict[str, Callable[[], None]]:
     return {"train": step.train, "eval": step.evaluate}
 
 
@@ -187,6 +184,7 @@ def measure(
     skipped: dict[str, str] = {}
     ready: list[tuple[Callable[[], None], Result]] = []
     for name, point, case in tqdm(entries, f"{title}, {precision}: warm up", leave=False, disable=None):
+        label = name if point is None else f"{name} at {point}"
         try:
             counted = count(name, case, precision, device)
             peak = peak_memory(name, case, precision, device) if memory else {}
@@ -198,11 +196,11 @@ def measure(
                 sizes = (case.batch, case.tokens, repeats, flops, traffic, peak.get(mode))
                 ready.append((work, Result(name, mode, point, *sizes)))
         except Unavailable as reason:
-            skipped[name] = str(reason)
+            skipped[label] = str(reason)
         except torch.OutOfMemoryError:
-            skipped[name] = f"out of memory at batch {case.batch}, {case.tokens} tokens"
+            skipped[label] = f"out of memory at batch {case.batch}, {case.tokens} tokens"
         except RuntimeError as error:  # whatever a peer or a compiler says
-            skipped[name] = f"failed: {str(error).strip().splitlines()[0]}"
+            skipped[label] = f"failed: {str(error).strip().splitlines()[0]}"
     machine = probes(precision, device)
     rates: dict[str, list[float]] = {name: [] for name in machine}
     for work in (work for _, work in machine.values()):

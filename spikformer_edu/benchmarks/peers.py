@@ -183,14 +183,14 @@ class Peer:
     build: Callable[[Case, str, torch.device], nn.Module]
 
 
-SJ = "SpikingJelly's own Spikformer: no bias in linear maps, pools before the neuron, the head at every step"
+SJ = "SpikingJelly's Spikformer: no bias in linear maps, pools before the neuron, every stage at all T steps"
 PEERS = {
     "ours": Peer("this package, the fused neuron (the default)", lambda case, *_: Spikformer(case.config)),
     "snntorch": Peer(
         "this package, snnTorch's Leaky in a loop over time: the same spikes",
         lambda case, *_: Spikformer(replace(case.config, neuron="snntorch")),
     ),
-    "spikingjelly": Peer(f"{SJ}; the implementation of the neuron that it selects itself", _spikingjelly),
+    "spikingjelly": Peer(f"{SJ}; the neuron that it selects itself, by its own word", _spikingjelly),
     "spikingjelly-torch": Peer(f"{SJ}; its neuron in plain Torch", _spikingjelly_torch),
     "spikingjelly-triton": Peer(f"{SJ}; its Triton neuron, states in the precision measured", _spikingjelly_triton),
     "vit": Peer("softmax vision transformer of the same size, no neurons, T = 1", lambda case, *_: ViT(case)),

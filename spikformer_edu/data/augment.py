@@ -198,7 +198,7 @@ def random_crop(x: Tensor, padding: int, generator: Generator) -> Tensor:
 def erase(
     x: Tensor, chosen: Tensor, area: tuple[float, float], aspect: tuple[float, float], generator: Generator
 ) -> Tensor:
-    """Random erasing (Zhong et al., 2020): one rectangle set to 0 in the chosen samples of ``[B, C, H, W]``.
+    """Random erasing (Zhong et al., 2020), in place: one rectangle set to 0 in the chosen samples of ``[B, C, H, W]``.
 
     Args:
         chosen: ``[B]``, bool. area: range of its share of the image. aspect: range of height over width, log-uniform.
@@ -209,14 +209,13 @@ def erase(
     ratio = torch.exp(math.log(aspect[0]) + (math.log(aspect[1]) - math.log(aspect[0])) * draws[1])
     tall, wide = torch.sqrt(size * ratio).round(), torch.sqrt(size / ratio).round()
     fits = (tall < height) & (wide < width)
-    first = fits.int().argmax(1, keepdim=True)
-    tall, wide, down, right, fits = (v.gather(1, first) for v in (tall, wide, draws[2], draws[3], fits))
-    top, left = (down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor()
-    box = torch.stack([top, top + tall, left, left + wide]).to(x.device, non_blocking=True)  # [4, B, 1]
-    rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
-    hole = ((rows >= box[0]) & (rows < box[1]))[:, :, None] & ((columns >= box[2]) & (columns < box[3]))[:, None]
-    hit = (chosen[:, None] & fits).to(x.device, non_blocking=True)
-    return x.masked_fill((hole & hit[:, :, None])[:, None], 0)
+    top, left = (draws[2] * (height - tall + 1)).floor(), (draws[3] * (width - wide + 1)).floor()
+    boxes = torch.stack([top, top + tall, left, left + wide], 2).long()  # [B, 10, 4]
+    first = fits.int().argmax(1)
+    for i in (chosen & fits.any(1)).nonzero().squeeze(1).tolist():
+        a, b, c, d = boxes[i, first[i]].tolist()
+        x[i, :, a:b, c:d] = 0
+    return x
 
 
 def warp(x: Tensor, matrix: list[Tensor], fill: Tensor | float = 0.0, mode: str = "bicubic") -> Tensor:

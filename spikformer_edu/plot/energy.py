@@ -70,7 +70,8 @@ def energy(report: EnergyReport, *, convention: str = "integer") -> tuple[Figure
 
     for x, (key, value) in enumerate(totals.items()):
         right.bar(x, value / unit, edgecolor="black", linewidth=0.8, width=0.72, **LOOKS[key])
-        right.text(x, value / unit, f"{value / unit:.3g}", ha="center", va="bottom", fontsize=10)
+        number = f"{value / unit:,.0f}" if value >= 100 * unit else f"{value / unit:.3g}"
+        right.text(x, value / unit, number, ha="center", va="bottom", fontsize=10)
     labels = {"paper": "paper", "paper-corrected": "corrected", "integer": "integer", "ann": "no spikes"}
     right.set_xticks(range(len(totals)), [labels[key] for key in totals], rotation=90)
     right.set_ylabel(f"{name}")

@@ -229,7 +229,7 @@ def draw_board(axes: dict, product: Product, cell: tuple[int, int, int, int], up
     ax = axes["x"]
     ax.imshow(product.x[t], cmap="Greys", vmin=0, vmax=max(product.x.max(), 1e-9), aspect="auto")
     gathered = int(counts[i] @ v[:, c])
-    ax.set_title(f"$X = QK^TVs$\ncounts where V = 1: {gathered},  x s = {product.x[t, i, c]:g}")
+    ax.set_title(f"$X = QK^TVs$\ncell: {gathered} x s = {product.x[t, i, c]:g}")
     ax.set_xlabel("feature")
     ax.set_ylabel("query")
     frame(ax, row=i, column=c)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..data import Augment
@@ -84,7 +84,8 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_weights(path: Path, state: dict[str, Tensor]) -> None:
-    write_atomically(path, lambda file: save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, file))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_atomically(path, lambda file: file.write_bytes(save(tensors)))  # save_file would hide it from the group
 
 
 def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:

@@ -89,6 +89,16 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
+def gradient_norms(model: nn.Module) -> dict[str, float]:
+    """Norm of the gradient that the last step left behind, by part: a stage of the SPS, half a block, the head."""
+    squares: dict[str, Tensor] = {}
+    for name, p in model.named_parameters():
+        part = ".".join(name.split(".")[: {"sps": 2, "blocks": 3}.get(name.split(".")[0], 1)])
+        if p.grad is not None:
+            squares[part] = squares.get(part, 0) + p.grad.float().square().sum()
+    return {part: float(square.sqrt()) for part, square in squares.items()}
+
+
 @torch.no_grad()
 def decay_towards(average: nn.Module, model: nn.Module, decay: float) -> None:
     """One step of a running mean of weights and statistics."""
@@ -279,6 +289,7 @@ class Trainer:
             "images_per_s": images / seconds,
             "seconds": seconds,
         }
+        row |= {f"grad/{part}": norm for part, norm in gradient_norms(self.model).items()}
         row |= {f"rate/{layer}": rate for layer, (rate, _) in rates.items()}
         row |= {f"dead/{layer}": dead for layer, (_, dead) in rates.items()}
         progress.epoch, progress.batch, progress.loss, progress.correct, progress.seen = row["epoch"], 0, 0.0, 0, 0

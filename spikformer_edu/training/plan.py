@@ -1,0 +1,155 @@
+"""What a run will take, before it starts: the whole recipe, its derived numbers, and a measured step."""
+
+import time
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..data import info
+from ..errors import SpikformerError
+from ..model import Spikformer
+from ..presets import preset
+from .checkpoint import provenance
+from .distributed import Place
+from .loop import autocast, parameter_groups
+from .recipe import DEVIATIONS, Recipe, recipe_for
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers that follow from a recipe, and from one step measured here.
+
+    Attributes:
+        images: training images. steps: optimizer steps an epoch. total_steps: in all.
+        lr: highest learning rate after scaling. parameters: to be trained.
+        flops: floating-point operations of a training step for one image, forward and backward, 2 a multiply-add.
+        saved_bytes: what autograd keeps of one image until the backward pass.
+        bytes: estimate of the memory of one process: weights, gradients, two AdamW moments, what autograd keeps.
+        step_images: images in the measured step. step_seconds: median of three, after one that is not counted.
+        hours: of the whole run in one process at that speed, without reading data.
+    """
+
+    images: int
+    steps: int
+    total_steps: int
+    lr: float
+    parameters: int
+    flops: float
+    saved_bytes: int
+    bytes: int
+    step_images: int
+    step_seconds: float
+    hours: float
+
+
+def plan(recipe: Recipe, place: Place, images: int | None = None, step_images: int = 2) -> Plan:
+    """Count and measure, on random images.
+
+    Args:
+        recipe: what is to be trained. place: where. images: training images; the data set's known number if None.
+        step_images: images in the measured step.
+
+    Raises:
+        SpikformerError: the number of training images is not known, or not enough memory.
+    """
+    facts = info(recipe.dataset)
+    images = images or facts.samples.get("train")
+    if not images:
+        raise SpikformerError(f"the size of {recipe.dataset} is known only from its files: give --toy or prepare it")
+    if recipe.toy:
+        images = min(images, recipe.toy * facts.num_classes)
+    images = round(images * (1 - (recipe.val_fraction or 0)))
+    network = recipe.network
+    torch.manual_seed(recipe.seed)
+    model = Spikformer(network).to(place.device).train()
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr)
+    side = preset(recipe.model).image_size
+    shape = (step_images, network.in_channels, side, side)
+    x = torch.rand((network.time_steps, *shape) if facts.time_steps else shape, device=place.device)
+    y = torch.randint(network.num_classes, (step_images,), device=place.device)
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def step() -> None:
+        with autocast(place.device, recipe.precision):
+            loss = F.cross_entropy(model(x).float(), y, label_smoothing=recipe.label_smoothing)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if place.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), FlopCounterMode(display=False) as counter:
+            step()
+        seconds = []
+        for _ in range(3):
+            started = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - started)
+    except torch.OutOfMemoryError:
+        raise SpikformerError(
+            f"{step_images} images do not fit into this device's memory: use a smaller model"
+        ) from None
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    activations = (sum(saved.values()) - weights) // step_images
+    batch = recipe.batch_size // (place.world * recipe.accumulate)
+    steps = max(1, images // recipe.batch_size)
+    total = steps * (recipe.epochs + recipe.cooldown_epochs)
+    median = sorted(seconds)[1]
+    return Plan(
+        images,
+        steps,
+        total,
+        recipe.scaled_lr,
+        sum(p.numel() for p in model.parameters()),
+        counter.get_total_flops() / step_images,
+        activations,
+        4 * weights + batch * activations,
+        step_images,
+        median,
+        total * recipe.batch_size * median / step_images / 3600,
+    )
+
+
+def describe_plan(recipe: Recipe, place: Place, p: Plan) -> str:
+    """The recipe in full, what follows from it, and what differs from the official code, as text."""
+    own = asdict(recipe_for(recipe.dataset))
+    lines = [f"recipe of {recipe.dataset} (* differs from the data set's own)"]
+    for name, value in asdict(recipe).items():
+        if isinstance(value, dict):
+            changed = {k: v for k, v in value.items() if v != own[name][k]}
+            lines.append(f"  {name}{'*' if changed else ''}")
+            lines += [f"    {k}{'*' if k in changed else ''} {v}" for k, v in value.items()]
+        else:
+            lines.append(f"  {name}{'' if value == own[name] else '*'} {value}")
+    per_process = recipe.batch_size // place.world
+    where = provenance(place.device)
+    lines += [
+        "",
+        "derived",
+        f"  parameters           {p.parameters:,}",
+        f"  training images      {p.images:,}",
+        f"  global batch         {recipe.batch_size} = {place.world} processes x {recipe.accumulate} parts"
+        f" x {per_process // recipe.accumulate}",
+        f"  optimizer steps      {p.steps:,} an epoch, {p.total_steps:,} in all",
+        f"  highest lr           {p.lr:.3g} = {recipe.lr:.3g} x sqrt({recipe.batch_size} / {recipe.lr_batch_size})",
+        f"  FLOPs                {p.flops / 1e9:.2f} G an image (forward and backward),"
+        f" {p.flops * p.total_steps * recipe.batch_size / 1e18:.3g} E in all",
+        f"  memory a process     about {p.bytes / 2**30:.2f} GiB (estimate: weights, gradients, AdamW,"
+        f" {p.saved_bytes / 2**20:.1f} MiB an image for the backward pass)",
+        f"  measured step        {p.step_seconds:.3f} s for {p.step_images} images,"
+        f" {p.flops * p.step_images / p.step_seconds / 1e9:.0f} GFLOP/s",
+        f"  on                   {where['device']}, {where['threads']} threads",
+        f"  projected            {p.hours:,.1f} hours in one process at this speed; larger batches run faster",
+        "",
+        "what differs from the official code",
+        *(f"  - {text}" for text in DEVIATIONS["all"] + DEVIATIONS.get(recipe.dataset, ())),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,217 @@
+import struct
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from making import some_events, write_npz
+from spikformer_edu import SpikformerError
+from spikformer_edu.data.digits_dvs import images as digits
+from spikformer_edu.data.events import EVENT, read_events, read_frames, simulate, to_frames, write_events
+
+T = 16
+
+
+def written_out(events: np.ndarray, time_steps: int, size: int = 128) -> np.ndarray:
+    """Frame i holds events i * (N // T) up to (i + 1) * (N // T), the last one all the rest: one event at a time."""
+    frames = np.zeros((time_steps, 2, size, size), dtype=np.int64)
+    step = len(events) // time_steps
+    for number, event in enumerate(events):
+        t = time_steps - 1 if step == 0 else min(number // step, time_steps - 1)
+        frames[t, int(event["p"]), int(event["y"]) * size // 128, int(event["x"]) * size // 128] += 1
+    return frames
+
+
+@pytest.mark.parametrize("count", [0, 1, T - 1, T, T + 1, 200_003])
+@pytest.mark.parametrize("size", [128, 48])
+def test_frames_equal_the_written_out_rule(count, size):
+    if count > 1000 and size != 128:
+        pytest.skip("the slow reference once is enough")
+    events = some_events(count)
+    frames = to_frames(events, T, size)
+    assert frames.shape == (T, 2, size, size) and frames.dtype.kind == "u"
+    assert np.array_equal(frames, written_out(events, T, size))
+    assert frames.sum() == count
+
+
+def test_counts_beyond_any_small_integer_type_are_exact():
+    events = some_events(200_003)
+    events["x"], events["y"], events["p"] = 127, 126, True
+    for time_steps, expected in ((1, [200_003]), (2, [100_001, 100_002]), (5, [40_000] * 4 + [40_003])):
+        frames = to_frames(events, time_steps)
+        assert frames[:, 1, 126, 127].tolist() == expected and frames.sum() == 200_003
+    assert to_frames(events[:200], 1).dtype == np.uint8 and to_frames(events[:40_000], 1).dtype == np.uint16
+
+
+def best(function, repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def test_frames_are_built_ten_times_faster_than_by_tonic_and_hold_the_same_but_the_remainder():
+    from tonic.transforms import ToFrame
+
+    events = some_events(200_000)
+    tonic = ToFrame(sensor_size=(128, 128, 2), n_event_bins=T)
+    assert np.array_equal(tonic(events), to_frames(events, T))  # 200,000 is a multiple of 16: no remainder
+    assert best(lambda: tonic(events), 5) > 10 * best(lambda: to_frames(events, T), 20)
+
+
+def test_a_simulated_recording_takes_less_than_a_fifth_of_a_second():
+    pictures, _ = digits()
+    seconds = best(lambda: simulate(pictures[:1], [0]), 5)
+    (events,) = simulate(pictures[:1], [0])
+    assert 150_000 < len(events) < 320_000
+    assert seconds < 0.2 * len(events) / 200_000
+
+
+def test_simulation_is_fixed_by_its_seed_and_not_by_the_batch_it_is_in():
+    pictures, _ = digits()
+    a, b = simulate(pictures[:2], [5, 6], size=32)
+    (alone,) = simulate(pictures[1:2], [6], size=32)
+    (other,) = simulate(pictures[1:2], [7], size=32)
+    assert np.array_equal(b, alone) and not np.array_equal(b, other)
+    assert (np.diff(a["t"]) >= 0).all() and a["t"].min() >= 0 and a["t"].max() < 1_200_000
+    assert a["x"].min() >= 0 and a["x"].max() < 32
+
+
+def test_a_simulated_edge_says_when_and_which_way_the_light_changed():
+    """A bright right half moved to and fro: pixels along the edge see it brighten, then darken, in step with the path."""
+    picture = torch.zeros(1, 32, 32)
+    picture[:, :, 16:] = 1
+    (events,) = simulate(picture, [0], size=32, loops=2, noise=0.0)
+    assert np.abs(events["x"].astype(int) - 16).max() <= 4  # nothing happens far from the edge
+    assert abs(events["p"].mean() - 0.5) < 0.05  # what rises falls again
+    # In a loop of 200 ms the image goes left for the first half, then right, and the edge with it.
+    phase = events["t"] % 200_000
+    first, second = events["p"][phase < 100_000].mean(), events["p"][phase >= 100_000].mean()
+    assert (first > 0.95 and second < 0.05) or (first < 0.05 and second > 0.95)
+    crossings = 2 * np.log(11) / 0.25  # up and down once a loop, log(1.1 / 0.1) high, one event each 0.25
+    per_pixel = len(events[events["x"] == 16]) / 32 / 2
+    assert abs(per_pixel - crossings) < 0.25 * crossings
+
+
+def test_blank_paper_gives_noise_only_and_as_much_as_asked_for():
+    (silent,) = simulate(torch.zeros(1, 8, 8), [0], noise=0.0)
+    (noisy,) = simulate(torch.zeros(1, 8, 8), [0], noise=0.5)
+    expected = 0.5 * 128 * 128 * 1.2
+    assert len(silent) == 0 and abs(len(noisy) - expected) < 5 * expected**0.5
+
+
+# Reading -----------------------------------------------------------------------------------------------------------
+
+
+def aedat2(path, events: np.ndarray) -> None:
+    words = []
+    for t, x, y, p in events.tolist():
+        words += [(127 - x) << 8 | (127 - y) << 1 | (1 - p), t]
+    path.write_bytes(b"#!AER-DAT2.0\r\n# This is a raw AE data file\r\n" + struct.pack(f">{len(words)}I", *words))
+
+
+def tonic_npy(path, events: np.ndarray) -> None:
+    np.save(path, np.stack([events["x"], events["y"], events["p"], events["t"] // 1000], axis=1))
+
+
+@pytest.mark.parametrize("suffix", [".aedat4", ".aedat", ".npz", ".npy"])
+def test_every_format_gives_back_the_events_that_were_written(tmp_path, suffix):
+    events = some_events(25_000)
+    if suffix == ".aedat4":
+        pytest.importorskip("dv_processing")
+    if suffix == ".npy":
+        events["t"] = events["t"] // 1000 * 1000
+    path = tmp_path / f"recording{suffix}"
+    {".aedat": aedat2, ".npy": tonic_npy}.get(suffix, write_events)(path, events)
+    assert read_events(path).dtype == EVENT
+    assert np.array_equal(read_events(path), events)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def broken(path, how: str) -> None:
+    events = some_events(30_000)
+    if how == "foreign":
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8)
+        return
+    {".aedat": aedat2, ".npy": tonic_npy}.get(path.suffix, write_events)(path, events)
+    content = path.read_bytes()
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "truncated":
+        path.write_bytes(content[: len(content) // 2 - 3])
+    elif how == "garbage":
+        path.write_bytes(np.random.default_rng(0).bytes(len(content)))
+
+
+@pytest.mark.parametrize("how", ["empty", "truncated", "garbage", "foreign"])
+@pytest.mark.parametrize("suffix", [".aedat4", ".aedat", ".npz", ".npy"])
+def test_a_broken_file_is_named_in_one_line(tmp_path, suffix, how):
+    if suffix == ".aedat4":
+        pytest.importorskip("dv_processing")
+    path = tmp_path / f"recording{suffix}"
+    broken(path, how)
+    before = path.read_bytes()
+    with pytest.raises(SpikformerError) as caught:
+        read_events(path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message and "remove it" in message
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (lambda e: e["x"].__setitem__(7, 128), "x = 128 is outside"),
+        (lambda e: e["y"].__setitem__(7, -1), "y = -1 is outside"),
+        (lambda e: e["t"].__setitem__(7, 9_999_999), "not in order of time"),
+    ],
+)
+def test_impossible_events_are_refused(tmp_path, spoil, says):
+    events = some_events(1000)
+    spoil(events)
+    write_npz(tmp_path / "a.npz", events)
+    with pytest.raises(SpikformerError, match=says) as caught:
+        read_events(tmp_path / "a.npz")
+    assert "a.npz" in str(caught.value)
+
+
+def test_a_recording_without_events_is_refused(tmp_path):
+    write_npz(tmp_path / "a.npz", some_events(0))
+    with pytest.raises(SpikformerError, match="a.npz holds no events"):
+        read_events(tmp_path / "a.npz")
+
+
+def test_numbers_that_are_none_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", **{name: np.array([0.0, np.nan]) for name in "txyp"})
+    np.savez(tmp_path / "b.npz", **{name: np.array(["x", "y"]) for name in "txyp"})
+    np.savez(tmp_path / "c.npz", something=np.ones(3))
+    for name in "abc":
+        with pytest.raises(SpikformerError, match=f"{name}.npz is no readable recording"):
+            read_events(tmp_path / f"{name}.npz")
+
+
+def test_pickles_are_not_opened(tmp_path):
+    np.savez(tmp_path / "a.npz", t=np.array([{"a": 1}], dtype=object), x=[1], y=[1], p=[1])
+    with pytest.raises(SpikformerError, match="no readable recording"):
+        read_events(tmp_path / "a.npz")
+
+
+def test_ready_made_frames_are_taken_as_they_are(tmp_path):
+    frames = to_frames(some_events(5000), 8)
+    np.savez(tmp_path / "a.npz", frames=frames.astype(np.float32))
+    assert np.array_equal(read_frames(tmp_path / "a.npz", 8), frames)
+    with pytest.raises(SpikformerError, match=r"a.npz holds frames of shape \[8, 2, 128, 128\], not \[16, "):
+        read_frames(tmp_path / "a.npz", 16)
+    np.savez(tmp_path / "b.npz", frames=frames - 0.5)
+    with pytest.raises(SpikformerError, match="b.npz holds frames that are no event counts"):
+        read_frames(tmp_path / "b.npz", 8)
+
+
+def test_without_dv_processing_the_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "dv_processing", None)
+    with pytest.raises(SpikformerError, match="pip install dv-processing, or --format npz"):
+        write_events(tmp_path / "a.aedat4", some_events(10))
+    assert list(tmp_path.iterdir()) == []

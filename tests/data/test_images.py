@@ -1,0 +1,374 @@
+import io
+import os
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from making import write_picture
+from PIL import Image
+
+from spikformer_edu import SpikformerError
+from spikformer_edu.data import PAPER, Augment, batches, info, load
+from spikformer_edu.data.cifar10 import INFO as CIFAR10
+from spikformer_edu.data.files import crop_box, unpack
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*holds .* images of")
+
+
+# CIFAR -------------------------------------------------------------------------------------------------------------
+
+
+def test_real_cifar10_is_complete_and_its_constants_are_its_own(real_data):
+    splits = load("cifar10", real_data)
+    assert len(splits.train) == 50_000 and len(splits.test) == 10_000
+    assert splits.train.targets.bincount().tolist() == [5000] * 10
+    assert splits.test.targets.bincount().tolist() == [1000] * 10
+    pixels = splits.train.pixels.transpose(0, 1).flatten(1)
+    for channel in range(3):
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        share = pixels[channel].bincount(minlength=256).double() / pixels.shape[1]
+        mean = float((share * levels).sum())
+        std = float((share * (levels - mean) ** 2).sum().sqrt())
+        assert round(mean, 4) == CIFAR10.mean[channel] and round(std, 4) == CIFAR10.std[channel]
+
+
+def test_class_folders_are_read_in_order_of_class_and_name(pictures):
+    with pytest.warns(UserWarning, match="train holds 40 of 50,000 images of CIFAR-10"):
+        splits = load("cifar10", pictures)
+    assert len(splits.train) == 40 and len(splits.test) == 20 and splits.val is None
+    assert splits.train.targets.tolist() == [label for label in range(10) for _ in range(4)]
+    file = pictures / "cifar10" / "train" / "bird" / "2.bmp"
+    assert np.array_equal(splits.train.pixels[10].permute(1, 2, 0).numpy(), np.asarray(Image.open(file)))
+    x, y = splits.train.fetch(torch.tensor([10]), None)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (CIFAR10.mean, CIFAR10.std))
+    torch.testing.assert_close(x[0], (splits.train.pixels[10] / 255 - mean) / std)
+    assert y.tolist() == [2]
+
+
+def test_images_are_decoded_once_and_again_when_a_file_changes(pictures, monkeypatch):
+    first = load("cifar10", pictures).train.pixels
+    from spikformer_edu.data import cifar10
+
+    decoded = []
+    real = cifar10.decode
+    monkeypatch.setattr(cifar10, "decode", lambda content, name: decoded.append(name) or real(content, name))
+    assert torch.equal(load("cifar10", pictures).train.pixels, first) and not decoded
+    write_picture(pictures / "cifar10" / "train" / "cat" / "0.png", 999)
+    changed = load("cifar10", pictures).train.pixels
+    assert len(decoded) == 40 and (changed != first).flatten(1).any(1).nonzero().flatten().tolist() == [12]
+
+
+def test_validation_and_toy_sets_are_cut_from_training(pictures):
+    splits = load("cifar10", pictures, val_fraction=0.25, toy=2, augment=PAPER["cifar10"])
+    assert [len(s) for s in (splits.train, splits.val, splits.test)] == [20, 10, 20]
+    assert splits.train.targets.bincount().tolist() == [2] * 10 and splits.val.targets.bincount().tolist() == [1] * 10
+    train = {p.numpy().tobytes() for p in splits.train.pixels}
+    assert not train & {p.numpy().tobytes() for p in splits.val.pixels}
+    assert splits.train.augment is not None and splits.val.augment is None and splits.test.augment is None
+
+
+def test_splits_move_to_a_device_as_a_whole(pictures):
+    splits = load("cifar10", pictures, val_fraction=0.25, augment=PAPER["cifar10"])
+    there = splits.to("cpu")
+    for name in ("train", "val", "test"):
+        a, b = (list(batches(s[name], 10, train=name == "train")) for s in (splits, there))
+        assert all(torch.equal(x, z) for (x, _), (z, _) in zip(a, b, strict=True))
+    assert splits.to("meta").train.pixels.device.type == "meta"
+
+
+def test_torchvisions_pickled_batches_are_read(tmp_path, monkeypatch):
+    """The published bytes are not here, so their checksums are replaced by those of batches made on the spot."""
+    import hashlib
+
+    import torchvision
+
+    folder = tmp_path / "cifar10" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    sums = {}
+    for name in ("data_batch_1", "test_batch", "batches.meta"):
+        content = {"data": random.integers(0, 256, (30, 3072), dtype=np.uint8), "labels": [i % 10 for i in range(30)]}
+        content = {"label_names": list(CIFAR10.classes)} if name == "batches.meta" else content
+        (folder / name).write_bytes(pickle.dumps(content))
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    published = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(published, "train_list", [["data_batch_1", sums["data_batch_1"]]])
+    monkeypatch.setattr(published, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(published, "meta", {**published.meta, "md5": sums["batches.meta"]})
+    splits = load("cifar10", tmp_path)
+    data = pickle.loads((folder / "data_batch_1").read_bytes())["data"]
+    assert np.array_equal(splits.train.pixels.flatten(1).numpy(), data)
+    assert splits.test.targets.tolist() == [i % 10 for i in range(30)]
+    content = bytearray((folder / "data_batch_1").read_bytes())
+    content[5000] ^= 1
+    (folder / "data_batch_1").write_bytes(content)
+    with pytest.raises(SpikformerError, match="cifar-10-batches-py is incomplete or damaged"):
+        load("cifar10", tmp_path)
+
+
+def test_cifar100_has_its_own_classes(tmp_path):
+    names = info("cifar100").classes
+    assert len(names) == 100 and sorted(names) == list(names)
+    for split in ("train", "test"):
+        for label, name in enumerate(names):
+            write_picture(tmp_path / "cifar100" / split / name / "a.png", label)
+    splits = load("cifar100", tmp_path)
+    assert splits.info.name == "cifar100" and splits.train.targets.tolist() == list(range(100))
+    (tmp_path / "cifar100" / "test" / "worm" / "a.png").unlink()
+    with pytest.raises(SpikformerError, match="class 'worm' is empty"):
+        load("cifar100", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", None])
+def test_an_image_that_is_none_is_named(pictures, content):
+    file = pictures / "cifar10" / "train" / "ship" / "0.png"
+    file.write_bytes(file.read_bytes()[:200] if content is None else content)
+    with pytest.raises(SpikformerError, match="no readable image") as caught:
+        load("cifar10", pictures)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_image_of_another_size_points_to_folder(pictures):
+    file = pictures / "cifar10" / "train" / "ship" / "0.png"
+    write_picture(file, 0, size=(40, 30))
+    with pytest.raises(SpikformerError, match=r"0.png is 40 x 30 pixels, CIFAR-10 is 32 x 32: .*--dataset folder"):
+        load("cifar10", pictures)
+
+
+# ImageNet ----------------------------------------------------------------------------------------------------------
+
+
+WNIDS = [f"n{i:08d}" for i in range(1, 1001)]
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    """A thousand classes, one validation image each and two training images, most of them links to a few files."""
+    sources = []
+    for i in range(5):
+        path = tmp_path / f"{i}.jpg"
+        write_picture(path, i, size=(60 + 10 * i, 50))
+        sources.append(path)
+    for label, wnid in enumerate(WNIDS):
+        for split, count in (("train", 2), ("val", 1)):
+            folder = tmp_path / "imagenet" / split / wnid
+            folder.mkdir(parents=True)
+            for i in range(count):
+                os.link(sources[(label + i) % 5], folder / f"{wnid}_{i}.JPEG")
+    return tmp_path
+
+
+def test_the_real_sample_gets_the_official_class_indices(real_data):
+    if not (real_data / "imagenet" / "val").is_dir():
+        pytest.skip("no ImageNet sample here")
+    splits = load("imagenet", real_data)
+    assert len(splits.test) == 1000 and splits.test.targets.tolist() == list(range(1000))
+    named = {splits.info.classes[i]: os.fsdecode(splits.test.names[i]).split("/")[0] for i in (0, 1, 207, 281, 999)}
+    assert named == {
+        "tench": "n01440764", "goldfish": "n01443537", "golden retriever": "n02099601", "tabby": "n02123045",
+        "toilet tissue": "n15075141",
+    }  # fmt: skip
+    x, y = splits.test.fetch(torch.tensor([207, 0]), None)
+    assert x.shape == (2, 3, 224, 224) and y.tolist() == [207, 0]
+    from torchvision import transforms
+
+    picture = Image.open(splits.test.folder / os.fsdecode(splits.test.names[207])).convert("RGB")
+    steps = [transforms.Resize(224, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(224)]
+    steps += [transforms.ToTensor(), transforms.Normalize(splits.info.mean, splits.info.std)]
+    assert (x[0] - transforms.Compose(steps)(picture)).abs().mean() < 0.08  # cut and resized in another order
+    with pytest.raises(SpikformerError, match="no train images in"):
+        len(splits.train)
+
+
+def test_imagenet_trains_on_train_and_tests_on_val(imagenet):
+    splits = load("imagenet", imagenet, image_size=32, augment=PAPER["imagenet"], val_fraction=0.5)
+    assert [len(s) for s in (splits.train, splits.val, splits.test)] == [1000, 1000, 1000]
+    assert not set(splits.train.names.tolist()) & set(splits.val.names.tolist())
+    assert splits.info.image_size == 32 and len(splits.info.classes) == 1000
+    runs = [list(batches(splits.train, 500, train=True, workers=w)) for w in (0, 2)]
+    for (x, y), (a, b) in zip(*runs, strict=True):
+        assert x.shape == (500, 3, 32, 32) and torch.equal(x, a) and torch.equal(y, b)
+
+
+def test_a_part_of_imagenet_is_not_taken_for_all_of_it(imagenet):
+    (imagenet / "imagenet" / "val" / WNIDS[3] / f"{WNIDS[3]}_0.JPEG").unlink()
+    with pytest.raises(SpikformerError, match="class 'n00000004' is empty"):
+        load("imagenet", imagenet)
+    (imagenet / "imagenet" / "val" / WNIDS[3]).rmdir()
+    with pytest.raises(SpikformerError, match="val has 999 class folders, ImageNet-1k has 1,000: .*--dataset folder"):
+        load("imagenet", imagenet)
+
+
+def test_images_without_class_folders_are_said(tmp_path):
+    write_picture(tmp_path / "imagenet" / "val" / "ILSVRC2012_val_00000001.JPEG", 0)
+    with pytest.raises(SpikformerError, match="val holds images without class folders"):
+        load("imagenet", tmp_path)
+
+
+def write_shards(folder, split: str, style: str) -> dict[int, bytes]:
+    """A thousand tiny images in four shards, with .cls files after (or before) each, or in class folders."""
+    contents = {}
+    tars = [tarfile.open(folder / f"{split}-{i:04d}.tar", "w") for i in range(4)]
+    for label in range(1000):
+        buffer = io.BytesIO()
+        Image.new("RGB", (24, 20), (label % 256, label // 4, 77)).save(buffer, "PNG")
+        contents[label] = buffer.getvalue()
+        stem = f"{WNIDS[label]}/a" if style == "folders" else f"{label * 37 % 1000:06d}"
+        files = [(f"{stem}.png", buffer.getvalue())]
+        if style == "cls":
+            files.insert(label % 2, (f"{stem}.cls", str(label).encode()))
+        for name, content in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tars[label % 4].addfile(member, io.BytesIO(content))
+    for tar in tars:
+        tar.close()
+    return contents
+
+
+@pytest.mark.parametrize("style", ["cls", "folders"])
+def test_shards_are_read_like_files_in_any_order(tmp_path, style):
+    place = tmp_path / "imagenet"
+    place.mkdir()
+    write_shards(place, "train", style), write_shards(place, "val", style)
+    splits = load("imagenet", tmp_path, image_size=16)
+    assert splits.train.targets.bincount().tolist() == [1] * 1000 and len(splits.test) == 1000
+    x, y = splits.train.fetch(torch.tensor([999, 5, 430]), None)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (splits.info.mean, splits.info.std))
+    for picture, label in zip(x, y.tolist(), strict=True):
+        color = ((picture * std + mean) * 255).mean((1, 2)).round().tolist()
+        assert color == [label % 256, label // 4, 77]
+    seen = [y for rank in range(2) for _, y in batches(splits.train, 100, train=True, rank=rank, world=2, workers=2)]
+    assert torch.cat(seen).bincount().tolist() == [1] * 1000  # two nodes, two workers each: every image once
+
+
+def test_a_damaged_shard_is_named_and_a_changed_one_indexed_anew(tmp_path):
+    place = tmp_path / "imagenet"
+    place.mkdir()
+    write_shards(place, "val", "cls")
+    assert len(load("imagenet", tmp_path, image_size=16).test) == 1000
+    shard = place / "val-0002.tar"
+    good = shard.read_bytes()
+    shard.write_bytes(good[:200] + b"garbage" + good[207:])
+    with pytest.raises(SpikformerError, match="val-0002.tar is no readable shard"):
+        load("imagenet", tmp_path, image_size=16)
+    shard.write_bytes(good)
+    split = load("imagenet", tmp_path, image_size=16).test
+    shard.write_bytes(good[: len(good) // 2])  # cut while a run goes on
+    with pytest.raises(SpikformerError, match=r"val-0002.tar \(bytes \d+ to \d+\) is no readable image"):
+        list(batches(split, 100))
+
+
+def test_the_papers_crop_takes_the_whole_picture_within_its_bounds():
+    generator = torch.Generator().manual_seed(0)
+    assert crop_box(400, 350, (1.0, 1.0), generator) == (0, 0, 350, 400)
+    assert crop_box(600, 300, (1.0, 1.0), generator) == (0, 100, 300, 400)  # 4 : 3 from the middle
+    assert crop_box(300, 600, (1.0, 1.0), generator) == (100, 0, 400, 300)
+    boxes = np.array([crop_box(400, 300, (0.08, 1.0), generator) for _ in range(500)])
+    top, left, height, width = boxes.T
+    assert (top >= 0).all() and (left >= 0).all() and (top + height <= 300).all() and (left + width <= 400).all()
+    share, ratio = height * width / 120_000, width / height
+    assert share.min() < 0.12 and share.max() > 0.9 and (share > 0.07).all()
+    assert (ratio > 0.72).all() and (ratio < 1.4).all()
+
+
+# Folder ------------------------------------------------------------------------------------------------------------
+
+
+def tree(folder, classes=("apple", "pear"), count=10) -> None:
+    for label, name in enumerate(classes):
+        for i in range(count):
+            write_picture(folder / name / f"{i}.png", 100 * label + i, size=(20, 24))
+
+
+def test_a_folder_of_train_and_test_or_val(tmp_path):
+    tree(tmp_path / "a" / "train"), tree(tmp_path / "a" / "test", count=4)
+    splits = load("folder", tmp_path / "a", image_size=16)
+    assert splits.info.classes == ("apple", "pear") and splits.info.num_classes == 2
+    assert len(splits.train) == 20 and splits.val is None and len(splits.test) == 8
+    (tmp_path / "a" / "test").rename(tmp_path / "a" / "val")
+    assert len(load("folder", tmp_path / "a", image_size=16).test) == 8
+    tree(tmp_path / "a" / "test", count=3)
+    splits = load("folder", tmp_path / "a", image_size=16)
+    assert len(splits.val) == 8 and len(splits.test) == 6
+    x, y = splits.test.fetch(torch.tensor([0, 5]), None)
+    assert x.shape == (2, 3, 16, 16) and y.tolist() == [0, 1]
+
+
+def test_one_tree_is_split_by_seed(tmp_path):
+    tree(tmp_path)
+    splits = load("folder", tmp_path, image_size=16, val_fraction=0.25, augment=Augment(crop_area=(0.5, 1.0), flip=0.5))
+    assert [len(s) for s in (splits.train, splits.val, splits.test)] == [12, 4, 4]
+    names = [set(s.names.tolist()) for s in (splits.train, splits.val, splits.test)]
+    assert len(set.union(*names)) == 20
+    assert set(load("folder", tmp_path, image_size=16).test.names.tolist()) == names[2]
+    assert set(load("folder", tmp_path, image_size=16, split_seed=1).test.names.tolist()) != names[2]
+
+
+def test_folders_that_do_not_fit_are_explained(tmp_path):
+    with pytest.raises(SpikformerError, match="no class folders in"):
+        load("folder", tmp_path)
+    tree(tmp_path / "train")
+    with pytest.raises(SpikformerError, match="none in test or val"):
+        load("folder", tmp_path)
+    tree(tmp_path / "test", classes=("apple", "plum"))
+    with pytest.raises(SpikformerError, match="class 'pear' is in one of"):
+        load("folder", tmp_path)
+    with pytest.raises(SpikformerError, match="no folder .*nowhere: give an existing one as --data-dir"):
+        load("folder", tmp_path / "nowhere")
+    with pytest.raises(SpikformerError, match="image_size=4"):
+        load("folder", tmp_path, image_size=4)
+
+
+# Archives ----------------------------------------------------------------------------------------------------------
+
+
+def archive(path, names: list[str], link: str | None = None) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 3
+            tar.addfile(member, io.BytesIO(b"abc"))
+        if link:
+            member = tarfile.TarInfo("inside/link")
+            member.type, member.linkname = tarfile.SYMTYPE, link
+            tar.addfile(member)
+
+
+@pytest.mark.parametrize("names, link", [(["a", "../escaped"], None), (["a", "/tmp/escaped"], None), (["a"], "../../x")])
+def test_archives_that_would_leave_the_folder_are_refused(tmp_path, names, link):
+    archive(tmp_path / "a.tar.gz", names, link)
+    folder = tmp_path / "inner" / "there"
+    if names[-1].startswith("/"):  # tarfile's data filter takes the leading slash off, which keeps it inside
+        unpack(tmp_path / "a.tar.gz", folder)
+        assert (folder / "tmp" / "escaped").exists()
+        return
+    with pytest.raises(SpikformerError, match="a.tar.gz is refused"):
+        unpack(tmp_path / "a.tar.gz", folder)
+    assert list(folder.iterdir()) == [] and not (tmp_path / "inner" / "escaped").exists()
+
+
+@pytest.mark.parametrize("name", ["../escaped", "/escaped", "a/../../escaped"])
+def test_zip_archives_that_would_leave_the_folder_are_refused(tmp_path, name):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr(name, "abc")
+    with pytest.raises(SpikformerError, match="a.zip is refused"):
+        unpack(tmp_path / "a.zip", tmp_path / "there")
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_a_truncated_archive_leaves_nothing_and_nothing_is_overwritten(tmp_path):
+    archive(tmp_path / "a.tar.gz", [f"folder/{i}" for i in range(200)])
+    content = (tmp_path / "a.tar.gz").read_bytes()
+    (tmp_path / "b.tar.gz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(SpikformerError, match="cannot unpack .*b.tar.gz"):
+        unpack(tmp_path / "b.tar.gz", tmp_path / "there")
+    assert list((tmp_path / "there").iterdir()) == []
+    (tmp_path / "there" / "folder").mkdir()
+    (tmp_path / "there" / "folder" / "mine").write_text("mine")
+    unpack(tmp_path / "a.tar.gz", tmp_path / "there")
+    assert [p.name for p in (tmp_path / "there" / "folder").iterdir()] == ["mine"]

@@ -1,0 +1,286 @@
+"""The benchmark measures what it says: the same network, all the work, in turns, and it says what it left out."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import spikformer_edu as se
+from spikformer_edu import benchmark
+from spikformer_edu.benchmarks import measure, peers
+
+CPU = torch.device("cpu")
+
+
+def toy(**fields) -> peers.Case:
+    return replace(peers.case_of("toy", 2, CPU), **fields)
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The command on the toy shape: what it printed, its JSON, its figure."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    arguments = "--shapes toy --rounds 2 --peers ours ours+channels_last spikingjelly-triton vit --no-memory"
+    arguments += f" --threads 1 --device cpu --out {folder}/new/times.json --plot {folder}/new/times.png"
+    command = [sys.executable, "-m", "spikformer_edu.benchmark", *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads((folder / "new" / "times.json").read_text()), folder / "new" / "times.png"
+
+
+def test_command_keeps_every_time(run):
+    _, content, _ = run
+    assert [part["precision"] for part in content["tables"]] == ["fp32", "bf16"]
+    for part in content["tables"]:
+        kinds = [(r["peer"], r["mode"]) for r in part["results"]]
+        assert kinds == [(p, m) for p in ("ours", "ours+channels_last", "vit") for m in ("train", "eval")]
+        for r in part["results"]:
+            assert len(r["seconds"]) == 2 and min(r["seconds"]) > 0
+            assert r["median"] == pytest.approx(sum(r["seconds"]) / 2)
+            assert 0 < r["share"] < 1.5
+        assert [r["to_ours"] for r in part["results"][:2]] == [1, 1]
+        assert all(len(rates) == 2 for rates in part["rates"].values())
+
+
+def test_command_says_where_and_how(run):
+    printed, content, figure = run
+    about = content["provenance"]
+    assert about["command"].startswith("python -m spikformer_edu.benchmark --shapes toy --rounds 2")
+    assert about["threads"] == 1 and about["torch"] == torch.__version__ and about["device"] in printed
+    for words in ("T = 1", "share: ", "toy, T = 4, B = 4, 64 tokens, bf16", "skipped spikingjelly-triton: its Triton"):
+        assert words in printed
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(shapes=("cifr",)), ["unknown shape 'cifr'", "did you mean 'cifar'?"]),
+        (dict(precisions=("fp8",)), ["unknown precision 'fp8'"]),
+        (dict(peers=("spikingjely",)), ["unknown peer 'spikingjely'", "did you mean 'spikingjelly'?"]),
+        (dict(peers=("ours+chanels_last",)), ["unknown change 'chanels_last'", "did you mean 'channels_last'?"]),
+        (dict(peers=()), ["--peers names none"]),
+        (dict(sweep="time"), ["unknown sweep 'time'", "time_steps"]),
+        (dict(rounds=0), ["rounds=0"]),
+        (dict(batch_size=0), ["batch_size=0"]),
+        (dict(threads=-1), ["threads=-1"]),
+    ],
+)
+def test_bad_options(options, words, one_line):
+    with pytest.raises(se.SpikformerError) as error:
+        benchmark.check(benchmark.Options(**options))
+    one_line(error, *words)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_measuring(tmp_path, one_line):
+    (tmp_path / "file").write_text("precious")
+    for path in (tmp_path, tmp_path / "file" / "times.json"):
+        with pytest.raises(se.SpikformerError) as error:
+            benchmark.check(benchmark.Options(out=path))
+        one_line(error, "cannot write")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_command_refuses_in_one_line():
+    command = [sys.executable, "-m", "spikformer_edu.benchmark", "--device", "cuda:99"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: device 'cuda:99'") and done.stderr.count("\n") == 1
+
+
+# What is measured
+
+
+@pytest.mark.parametrize("shape", peers.SHAPES)
+def test_shapes_are_presets(shape):
+    case = peers.case_of(shape, None, CPU)
+    line = se.preset(peers.SHAPES[shape].model)
+    assert case.image_size == line.image_size and case.events == ("dvs" in line.name)
+    if shape != "toy":
+        assert case.config == line.config
+    small = replace(case, batch=1)
+    assert small.inputs(CPU).shape[-3:] == (case.config.in_channels, case.image_size, case.image_size)
+
+
+def test_variants_of_ours_are_one_network():
+    logits = {}
+    for name in ("ours", "snntorch", "ours+channels_last"):
+        step = peers.Step(name, toy(), "fp32", CPU)
+        logits[name] = step.forward().detach()
+    assert logits["ours"].shape == (2, 10) and logits["ours"].std() > 0
+    assert torch.equal(logits["ours"], logits["snntorch"])
+    assert torch.allclose(logits["ours"], logits["ours+channels_last"], atol=1e-2)
+    assert step.inputs.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", ["ours", "vit", "spikingjelly"])
+@pytest.mark.parametrize("events", [False, True])
+def test_a_training_step_trains_every_parameter(name, events):
+    if name == "spikingjelly":
+        pytest.importorskip("spikingjelly", minversion="2")
+    step = peers.Step(name, toy(events=events), "bf16", CPU)
+    before = {n: p.detach().clone() for n, p in step.model.named_parameters()}
+    step.train()
+    kept = [n for n, p in step.model.named_parameters() if torch.equal(p, before[n])]
+    assert not kept
+    step.evaluate()
+    assert not step.model.training
+
+
+def test_spikingjelly_is_the_same_size_but_for_biases():
+    pytest.importorskip("spikingjelly", minversion="2")
+    for shape in ("cifar", "dvs", "toy"):
+        case = peers.case_of(shape, 1, CPU)
+        ours, theirs = (peers.Step(n, case, "fp32", CPU).model for n in ("ours", "spikingjelly"))
+        sizes = [sum(p.numel() for p in model.parameters()) for model in (ours, theirs)]
+        biases = sum(
+            m.bias.numel() for m in ours.blocks.modules() if isinstance(m, torch.nn.Linear) and m.bias is not None
+        )
+        assert sizes[0] - sizes[1] == biases > 0
+
+
+def test_spikingjelly_starts_every_step_afresh():
+    pytest.importorskip("spikingjelly", minversion="2")
+    step = peers.Step("spikingjelly", toy(), "fp32", CPU)
+    step.model.eval()
+    assert torch.equal(step.forward(), step.forward())
+
+
+def test_what_cannot_run_says_why():
+    early = toy()
+    early = replace(early, config=replace(early.config, pool=(True, True, False, False)))
+    entries = [("spikingjelly", None, early), ("spikingjelly-triton", None, toy()), ("ours", None, toy())]
+    table = measure.measure(entries, "toy", "fp32", CPU, rounds=1, memory=False)
+    assert {r.peer for r in table.results} == {"ours"}
+    assert "spikingjelly" in table.skipped and "CUDA" in table.skipped["spikingjelly-triton"]
+    assert "skipped spikingjelly-triton: its Triton neuron needs CUDA" in benchmark.show(table)
+
+
+# How it is measured
+
+
+def test_operations_are_those_of_the_layers():
+    case = toy()
+    report = se.energy(se.spikformer("cifar10-4-256", depth=1, dim=64, heads=2), case.inputs(CPU))
+    steps = [1 if layer.layer in ("sps.0", "head") else layer.steps for layer in report.layers]  # a still image
+    forward = 2 * case.batch * sum(layer.flops * n for layer, n in zip(report.layers, steps, strict=True))
+    counted = measure.count("ours", case, "fp32", CPU)
+    assert counted["eval"][0] == forward
+    first = 2 * case.batch * report.layers[0].flops
+    assert counted["train"][0] == 3 * forward - first  # no gradient goes to the image
+
+
+def test_attention_of_the_vit_is_counted():
+    case = toy()
+    c, n = case.config, case.tokens
+    less = replace(case, config=replace(c, depth=2))
+    layer = measure.count("vit", less, "fp32", CPU)["eval"][0] - measure.count("vit", case, "fp32", CPU)["eval"][0]
+    assert layer == 2 * case.batch * (12 * n * c.dim**2 + 2 * n * n * c.dim)
+
+
+def test_traffic_of_known_operators():
+    a, b = torch.ones(1000), torch.ones(1000)
+    with measure.Traffic() as traffic:
+        c = a + b
+    assert traffic.bytes == 3 * 4000
+    with measure.Traffic() as traffic:
+        c.view(10, 100).transpose(0, 1)
+    assert traffic.bytes == 0
+    with measure.Traffic() as traffic:
+        F.relu_(c)
+    assert traffic.bytes == 4000
+
+
+def test_compiled_networks_are_counted_before_compilation():
+    plain, compiled = (measure.count(name, toy(), "fp32", CPU)["train"] for name in ("ours", "ours+compile"))
+    assert compiled == (plain[0], None)
+
+
+def test_a_clock_gives_the_mean_of_one_call():
+    calls = []
+    t = measure.seconds(lambda: (calls.append(1), time.sleep(0.01)), CPU, repeats=3)
+    assert len(calls) == 3 and 0.01 <= t < 0.03
+
+
+def test_peers_take_turns(monkeypatch):
+    log = []
+
+    class Fake:
+        def __init__(self, name, *_):
+            self.name = name
+
+        def train(self):
+            log.append((self.name, "train"))
+            time.sleep(measure.TURN)
+
+        def evaluate(self):
+            log.append((self.name, "eval"))
+            time.sleep(measure.TURN)
+
+    monkeypatch.setattr(measure, "prepare", Fake)
+    monkeypatch.setattr(measure, "probes", lambda *_: {n: (1, lambda: None) for n in ("matmul", "conv", "copy")})
+    measure.measure([(name, None, toy()) for name in "ABC"], "fake", "fp32", CPU, rounds=2, memory=False)
+    assert log[-12:] == [(name, mode) for name in "ABC" for mode in ("train", "eval")] * 2
+
+
+def test_ratios_are_taken_within_a_round():
+    def result(peer, seconds):
+        return measure.Result(peer, "train", None, 1, 1, 1, flops=100, traffic=None, seconds=seconds)
+
+    # The machine slows down fourfold after the first round; the peer is always half as fast as ours.
+    results = [
+        result("ours", [1.0, 4.0, 4.0]),
+        result("snntorch", [2.0, 8.0, 8.0]),
+        result("spikingjelly", [4.0, 4, 4]),
+    ]
+    table = measure.Table("x", "fp32", results, {"matmul": [50.0] * 3, "conv": [25.0] * 3, "copy": [1.0] * 3}, {})
+    measure.compare(table)
+    assert [r.to_ours for r in results] == [1, 2, 1]
+    assert [r.to_spikingjelly for r in results] == [1, 2, 1]
+    assert [r.share for r in results] == [0.5, 0.25, 0.5]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
+def test_memory_of_the_two_orders():
+    case = measure.SWEEPS["tokens"][1](toy(batch=1), 1024)
+    c = case.config
+    scores = 4 * c.time_steps * c.heads * case.tokens**2  # bytes of Q K^T
+    table = {order: measure.peak_memory(order, case, "fp32", CPU) for order in peers.PRODUCTS}
+    assert 0.9 * scores < table["(QK^T)V"]["eval"] < 2 * scores
+    assert 1.8 * scores < table["(QK^T)V"]["train"] < 4 * scores
+    assert table["Q(K^TV)"]["train"] < 0.7 * scores
+
+
+def test_points_of_a_sweep():
+    case = toy()
+    for kind, (points, at) in measure.SWEEPS.items():
+        for point in points:
+            moved = at(case, point)
+            c = moved.config
+            found = dict(time_steps=c.time_steps, batch=moved.batch, tokens=moved.tokens, dim=c.dim)
+            base = dict(time_steps=4, batch=2, tokens=64, dim=64)
+            assert found == base | {kind: point}
+    assert all(measure.SWEEPS["tokens"][1](case, n).tokens == n for n in measure.PRODUCT_TOKENS)
+
+
+def test_a_sweep_is_measured_and_drawn(monkeypatch):
+    monkeypatch.setitem(measure.SWEEPS, "tokens", ((16, 64), measure.SWEEPS["tokens"][1]))
+    monkeypatch.setattr(measure, "PRODUCT_TOKENS", (64, 256))
+    tables = measure.sweep("tokens", toy(), ("ours", "vit"), "fp32", CPU, rounds=1, memory=False)
+    assert [(r.peer, r.point) for r in tables[0].results if r.mode == "train"] == [
+        ("ours", 16), ("vit", 16), ("ours", 64), ("vit", 64)
+    ]  # fmt: skip
+    assert {r.peer for r in tables[1].results} == set(peers.PRODUCTS)
+    assert "ours, 64" in benchmark.show(tables[0])
+    fig = benchmark.draw(tables, "here")
+    steps, products = fig.axes
+    assert [line.get_label() for line in steps.lines] == ["ours", "vit"]
+    assert [list(line.get_xdata()) for line in products.lines] == [[64, 256]] * 2
