@@ -66,7 +66,7 @@ class LIF(snn.Leaky):
         learn_beta: learn the decay beta = 1 - 1/tau (snnTorch's option; clamped to [0, 1]).
         learn_threshold: learn the threshold (snnTorch's option).
         backend: "fused" runs the same arithmetic as one operation (``fused.py``) whenever it can, that is unless
-            something is learned or recorded; "snntorch" always runs the plain loop.
+            something is learned or recorded, or the compiler fuses it anyway; "snntorch" always runs the plain loop.
 
     Shapes: input current ``[T, ...]``, real -> spikes ``[T, ...]``, {0, 1}, of the input's dtype.
 
@@ -107,7 +107,7 @@ class LIF(snn.Leaky):
         return float(self.threshold) / self.tau
 
     def forward(self, current: Tensor) -> Tensor:
-        if self.fusible and self.on_membranes is None:
+        if self.fusible and self.on_membranes is None and not torch.compiler.is_compiling():
             return FusedLIF.apply(current, float(self.beta), float(self.threshold), self.slope)
         u = torch.zeros_like(current[0])
         spikes, membranes = [], []

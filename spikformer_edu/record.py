@@ -363,12 +363,14 @@ class Rates:
     def _start(self) -> None:
         self.steps, self.sums, self.counts = 0, {}, {}
 
-    def step(self) -> None:
-        """Say that a training step begins."""
+    def step(self) -> bool:
+        """Say that a training step begins; true when it is watched."""
         self.close()
-        if self.steps % self.every == 0:
+        watched = self.steps % self.every == 0
+        if watched:
             self.handles = [m.register_forward_hook(partial(self._count, name)) for name, m in self.layers.items()]
         self.steps += 1
+        return watched
 
     def state(self) -> dict:
         """What has been counted so far, for a checkpoint in the middle of an epoch."""

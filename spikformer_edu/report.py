@@ -273,7 +273,7 @@ def _page(subject: Subject, whole: Recording, report: EnergyReport, figures: lis
             f"<figcaption>{escape(alt)}</figcaption></figure></section>"
         )
     conventions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in CONVENTIONS.items())
-    name = escape(subject.name)
+    name, body = escape(subject.name), "".join(sections)
     # The icon is an empty data: address, or the browser would ask a server for one.
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -292,7 +292,7 @@ def _page(subject: Subject, whole: Recording, report: EnergyReport, figures: lis
 <nav>{links}<a href="#layers">Layers</a><a href="#costs">Energy table</a></nav>
 </header>
 <main>
-{"".join(sections)}
+{body}
 <section id="layers"><h2>Layers</h2>{_layer_table(whole)}</section>
 <section id="costs"><h2>Energy of one sample</h2>{_energy_table(report)}<dl>{conventions}</dl></section>
 </main>

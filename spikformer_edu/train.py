@@ -1,27 +1,25 @@
 """``python -m spikformer_edu.train``: train a network and write a run folder."""
 
+import csv
+import json
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from . import cli, visualize
 from .errors import SpikformerError
-from .training import Place, Recipe, join, leave, recipe_for, train
+from .training import Place, Recipe, RunOptions, Score, join, leave, recipe_for, train
 from .training.plan import describe_plan, plan
 
 
 @dataclass(frozen=True)
-class Options(Recipe):
+class Options(RunOptions, Recipe):
     out: Path | None = None
     """Run folder; runs/MODEL-NUMBER, with the next free number, unless given."""
     resume: bool = False
     """Go on with the run in --out, or with the last one of this model in runs/."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
-    data_dir: Path | None = None
-    """Where data sets are; else $SPIKFORMER_DATA, else ./data."""
-    workers: int = 0
-    """Processes that read data; 0: this one. Never changes the result."""
     dry_run: bool = False
     """Print the whole recipe and what it will take, from one measured step on random images, and train nothing."""
     figures: bool = True
@@ -33,7 +31,7 @@ def main(options: Options) -> None:
 
     Start it with `torchrun --nproc-per-node N -m spikformer_edu.train ...` to train on N GPUs.
     """
-    recipe = Recipe(**{f.name: getattr(options, f.name) for f in fields(Recipe)})
+    recipe, how = (kind(**{f.name: getattr(options, f.name) for f in fields(kind)}) for kind in (Recipe, RunOptions))
     place = join(options.device)
     if options.dry_run:
         print(describe_plan(recipe, place, plan(recipe, place)))
@@ -45,13 +43,31 @@ def main(options: Options) -> None:
                 f"{recipe.model} on {recipe.dataset}, {recipe.epochs} epochs on {place.device}, into {folder}",
                 flush=True,
             )
-        score = train(recipe, folder, place, options.data_dir, options.workers)
+        score = train(recipe, folder, place, how)
         if place.rank == 0:
-            print(f"test accuracy {100 * score.accuracy:.2f} % ({score.correct} of {score.total})")
+            print(summary(folder, score))
             if options.figures:
                 visualize.main(visualize.Options(str(folder), out=folder / "figures", data_dir=options.data_dir))
     finally:
         leave()
+
+
+def summary(folder: Path, score: Score) -> str:
+    """What a reader wants to know of a finished run."""
+    with open(folder / "metrics.csv", newline="") as log:
+        rows = list(csv.DictReader(log))
+    last, seconds = rows[-1], sum(float(row["seconds"]) for row in rows)
+    speed = sum(float(row["images_per_s"]) * float(row["seconds"]) for row in rows) / seconds
+    best = json.loads((folder / "results.json").read_text())
+    lines = [
+        f"test accuracy {100 * score.accuracy:.2f} % ({score.correct} of {score.total}), measured once",
+        f"weights of    epoch {best['best_epoch']} of {best['epochs']}"
+        + ("" if best["val_accuracy"] is None else f", validation accuracy {100 * best['val_accuracy']:.2f} %"),
+        f"firing rate   {100 * float(last['rate']):.2f} % of neurons and time steps, in training",
+        f"training      {seconds:.0f} s, {speed:.0f} images/s, peak memory {float(last['peak_memory_gib']):.2f} GiB",
+        f"run folder    {folder}",
+    ]
+    return "\n".join(lines)
 
 
 def common_folder(options: Options, place: Place) -> Path:

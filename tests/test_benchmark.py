@@ -125,7 +125,7 @@ def test_variants_of_ours_are_one_network():
 @pytest.mark.parametrize("events", [False, True])
 def test_a_training_step_trains_every_parameter(name, events):
     if name == "spikingjelly":
-        pytest.importorskip("spikingjelly", minversion="2")
+        pytest.importorskip("spikingjelly.activation_based.model.spikformer")
     step = peers.Step(name, toy(events=events), "bf16", CPU)
     before = {n: p.detach().clone() for n, p in step.model.named_parameters()}
     step.train()
@@ -136,7 +136,7 @@ def test_a_training_step_trains_every_parameter(name, events):
 
 
 def test_spikingjelly_is_the_same_size_but_for_biases():
-    pytest.importorskip("spikingjelly", minversion="2")
+    pytest.importorskip("spikingjelly.activation_based.model.spikformer")
     for shape in ("cifar", "dvs", "toy"):
         case = peers.case_of(shape, 1, CPU)
         ours, theirs = (peers.Step(n, case, "fp32", CPU).model for n in ("ours", "spikingjelly"))
@@ -148,7 +148,7 @@ def test_spikingjelly_is_the_same_size_but_for_biases():
 
 
 def test_spikingjelly_starts_every_step_afresh():
-    pytest.importorskip("spikingjelly", minversion="2")
+    pytest.importorskip("spikingjelly.activation_based.model.spikformer")
     step = peers.Step("spikingjelly", toy(), "fp32", CPU)
     step.model.eval()
     assert torch.equal(step.forward(), step.forward())
@@ -212,6 +212,7 @@ def test_a_clock_gives_the_mean_of_one_call():
 
 def test_peers_take_turns(monkeypatch):
     log = []
+    monkeypatch.setattr(measure, "TURN", 0.01)
 
     class Fake:
         def __init__(self, name, *_):

@@ -304,6 +304,7 @@ class TestNeuron:
         from PIL import Image
 
         assert Image.open(tmp_path / "neuron.gif").n_frames == 3
+        assert movie.to_jshtml(fps=2).count("data:image/png;base64") == 3
         current = movie._fig.axes[0]
         for frame in range(3):
             movie._func(frame)

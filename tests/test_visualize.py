@@ -151,16 +151,12 @@ class TestOtherModels:
     def names(self, out):
         return {path.stem for path in out.glob("*.png")}
 
-    def test_a_variant_without_binary_q_and_k(self, tmp_path):
-        write_report(self.subject(attention="softmax"), tmp_path)
-        assert self.names(tmp_path) == set(FIGURES) - {"ssa", "training"}
-
-    def test_event_frames(self, tmp_path):
-        subject = self.subject(in_channels=2, shape=(3, 2, 2, 32, 32))
+    def test_event_frames_and_a_variant_without_binary_q_and_k(self, tmp_path):
+        subject = self.subject(attention="softmax", in_channels=2, shape=(3, 2, 2, 32, 32))
         subject = replace(subject, info=info("digits-dvs"))
         page = write_report(subject, tmp_path).read_text(encoding="utf-8")
         assert "T = 3" in page and "simulated" in page
-        assert self.names(tmp_path) == set(FIGURES) - {"training"}
+        assert self.names(tmp_path) == set(FIGURES) - {"ssa", "training"}
 
     def test_one_step_one_token_one_sample_silent(self, tmp_path):
         subject = self.subject(time_steps=1, shape=(1, 1, 4, 4))

@@ -13,9 +13,9 @@ from tqdm import tqdm
 from .. import cli
 from ..errors import SpikformerError, nearest
 from . import MODULES, PAPER, Absent, batches, cifar10dvs, info, load, module
-from .cache import CacheWarning
+from .cache import Cache, CacheWarning, write_atomically
 from .events import simulate, write_events
-from .files import data_folder, places
+from .files import data_folder, places, sweep
 
 FORMATS = ("aedat4", "npz")
 SOURCES = ("digits", "cifar10")
@@ -142,6 +142,9 @@ def draw(name: str, data_dir: Path | None, file: Path) -> None:
 
 def prepare(command: Prepare) -> None:
     """Read every sample once: archives get unpacked, caches built, and a broken file found before training does."""
+    facts = info(command.name)
+    for folder in (*places(facts, command.data_dir), *Cache(facts.name, places(facts, command.data_dir)[-1]).folders):
+        sweep(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("error", CacheWarning)  # keeping the results is what was asked for
         splits = load(command.name, command.data_dir, time_steps=command.time_steps, image_size=command.image_size)
@@ -168,21 +171,23 @@ def write(command: Simulate) -> None:
     if command.per_class < 2:
         raise SpikformerError(f"per_class={command.per_class}: give at least 2, one to train on and one to test")
     folder = command.out / "CIFAR10DVS"
+    label = (
+        f"Simulated: {command.source} images moved in front of a modelled event camera, seed {command.seed}.\n"
+        "No camera recorded these files. Made by: python -m spikformer_edu.data simulate\n"
+    )
     if folder.exists() and not (folder / cifar10dvs.LABEL).exists():
         raise SpikformerError(f"{folder} exists and holds no simulated recordings: give another --out")
+    if folder.exists() and (folder / cifar10dvs.LABEL).read_text() != label:
+        raise SpikformerError(f"{folder} holds simulated recordings of another source or seed: give another --out")
     pictures, targets, names = sources(command)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / cifar10dvs.LABEL).write_text(
-            f"Simulated: {command.source} images moved in front of a modelled event camera, seed {command.seed}.\n"
-            "No camera recorded these files. Made by: python -m spikformer_edu.data simulate\n"
-        )
+        write_atomically(folder / cifar10dvs.LABEL, label.encode())
     except OSError as error:
         raise SpikformerError(f"cannot write to {folder}: {error.strerror}") from None
     total = 0
     for i in tqdm(range(len(pictures)), desc="simulating", unit="recording", disable=None):
         name, number = names[targets[i]], i % command.per_class
-        (events,) = simulate(pictures[i][None], [command.seed * 1_000_003 + i])
+        (events,) = simulate(pictures[i][None], [(100 * command.seed + int(targets[i])) * 1_000_000 + number])
         write_events(folder / name / f"{command.source}_{name}_{number:04d}.{command.format}", events)
         total += len(events)
     print(f"{len(pictures):,} simulated recordings of {total // len(pictures):,} events on average in {folder}")

@@ -133,16 +133,15 @@ def choose(
     Raises:
         SpikformerError: a share outside [0, 1), or toy below 1.
     """
-    share = val_fraction or 0.0
+    share, labels = val_fraction or 0.0, targets.numpy()
     if not 0 <= share < 1:
         raise SpikformerError(f"val_fraction={val_fraction}: give a share from 0 to below 1")
     if toy is not None and toy < 1:
         raise SpikformerError(f"toy={toy}: give the number of samples of each class, at least 1")
-    random = np.random.RandomState(split_seed or 0)  # numpy promises this sequence for ever
-    order = random.permutation(len(targets))
+    order = np.random.RandomState(split_seed or 0).permutation(len(labels))  # numpy promises this sequence for ever
+    order = order[np.argsort(labels[order], kind="stable")]  # class by class
     rest, val = [], []
-    for label in np.unique(targets.numpy()):
-        mine = order[targets.numpy()[order] == label]
+    for mine in np.split(order, np.cumsum(np.unique(labels, return_counts=True)[1])[:-1]):
         cut = min(max(1, round(share * len(mine))), len(mine) - 1) if share else 0
         val.append(mine[:cut][:toy])
         rest.append(mine[cut:][:toy])

@@ -28,7 +28,7 @@ INFO = DatasetInfo(
     obtain="fetch the ten class archives (airplane.zip ...) or CIFAR10DVS.zip by hand from figshare "
     "(doi.org/10.6084/m9.figshare.4724671) into that folder; `python -m spikformer_edu.data simulate` makes a "
     "simulated stand-in",
-    licence="CC BY 4.0 (as stated on figshare)",
+    licence="as stated on its figshare page",
     citation="H. Li et al., CIFAR10-DVS: An Event-Stream Dataset for Object Classification, "
     "Frontiers in Neuroscience 11:309, 2017",
     time_steps=16,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..errors import SpikformerError
+from ..errors import SpikformerError, nearest
 
 EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "?")])  # t in microseconds
 SENSOR = 128  # pixels along each side of a DVS128
@@ -24,9 +24,13 @@ def read_events(path: Path) -> np.ndarray:
         SpikformerError: the file is empty, truncated, of another format, or its events are outside the sensor or not
             in order of time; the line names the file.
     """
-    reader = READERS[path.suffix.lower()]
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise SpikformerError(f"{path} is no recording: {nearest(path.suffix, READERS)}")
     try:
         t, x, y, p = reader(path)
+    except ImportError as error:
+        raise SpikformerError(f"{path} cannot be read ({error}): pip install tonic aedat") from None
     except Exception as error:  # each decoder has errors of its own, among them bare Exception
         reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
         raise SpikformerError(f"{path} is no readable recording ({reason}): fetch it again or remove it") from None
@@ -238,7 +242,7 @@ def simulate(
 
 def _recording(changes, before, level, part, size, period, noise, random) -> np.ndarray:
     """The events of one image: ``changes[k, pixel]`` of them in step k, equally far apart in log intensity."""
-    loops_steps, steps = len(changes), len(level) - 1
+    total, steps = len(changes), len(level) - 1
     changed = changes[:, part]
     step, pixel = np.divmod(np.flatnonzero(changed != 0), changed.shape[1])
     change = changed[step, pixel].astype(np.intp)
@@ -250,9 +254,9 @@ def _recording(changes, before, level, part, size, period, noise, random) -> np.
     tick = period / steps
     share = np.divide(crossed - start, end - start, out=np.zeros_like(start), where=end != start)  # equal by rounding
     t = ((step + share.clip(0, 1)) * tick).astype(np.int64)
-    extra = random.poisson(noise * size * size * loops_steps * tick / 1e6)
+    extra = random.poisson(noise * size * size * total * tick / 1e6)
     events = np.empty(len(t) + extra, dtype=EVENT)
-    events["t"] = np.concatenate([t, random.integers(0, int(loops_steps * tick), extra)])
+    events["t"] = np.concatenate([t, random.integers(0, int(total * tick), extra)])
     where = np.concatenate([pixel, random.integers(0, size * size, extra)])
     events["x"], events["y"] = where % size, where // size
     events["p"] = np.concatenate([up, random.integers(0, 2, extra) > 0])

@@ -1,11 +1,14 @@
 """Finding data on this machine, unpacking archives, listing and decoding images."""
 
+import io
 import os
 import shutil
 import socket
 import tarfile
 import tempfile
+import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -83,8 +86,8 @@ def fingerprint(entries: list[list[os.DirEntry]]) -> list:
     return [[(e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in files] for files in entries]
 
 
-def decode(content, name: str) -> "Image.Image":  # noqa: F821
-    """An image file as an RGB picture.
+def decode(content: str | Path | io.BytesIO, name: str):
+    """An image file as an RGB picture of Pillow's.
 
     Args:
         content: path or open file. name: what an error calls it.
@@ -166,10 +169,8 @@ class Pictures(Split):
         ).contiguous()
 
 
-def member(path: Path, start: int, length: int):
+def member(path: Path, start: int, length: int) -> tuple[io.BytesIO, str]:
     """A file inside a tar file, and what an error calls it."""
-    import io
-
     with open(path, "rb") as file:
         file.seek(int(start))
         return io.BytesIO(file.read(int(length))), f"{path} (bytes {start} to {start + length})"
@@ -227,12 +228,22 @@ def download(url: str, md5: str, archive: Path) -> None:
         socket.setdefaulttimeout(patience)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed processes of ours left half done in a folder more than a day ago."""
+    for pattern in (".download-*", ".unpack-*", ".*.tmp"):
+        for path in folder.glob(pattern):
+            if time.time() - path.stat().st_mtime > 86_400:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack a tar or zip file into a folder, all of it or nothing; what is there already is left alone.
 
     Raises:
         SpikformerError: damaged, not an archive, a full disk, or a member that would leave the folder.
     """
+    if not hasattr(tarfile, "data_filter"):
+        raise SpikformerError(f"this Python cannot unpack {archive} safely: update it, or unpack by hand into {folder}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".unpack-"))
@@ -249,11 +260,14 @@ def unpack(archive: Path, folder: Path) -> None:
             with tarfile.open(archive) as file:
                 file.extractall(scratch, filter="data")
         for path in scratch.iterdir():
-            if not (folder / path.name).exists():
-                os.replace(path, folder / path.name)
+            try:
+                path.rename(folder / path.name)
+            except OSError:
+                if not (folder / path.name).exists():  # else another process was faster, or it was there before
+                    raise
     except tarfile.FilterError as error:
         raise SpikformerError(f"{archive} is refused: {error}") from None
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
         raise SpikformerError(f"cannot unpack {archive}: {error}; fetch it again, or free space") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -69,7 +69,7 @@ def atlas(recording: Recording, *, sample: int = 0, neurons: int = 48) -> tuple[
     fig.suptitle(f"spike atlas, T = {steps}: name and firing rate of every layer", fontsize=13)
     fig.legend(
         handles=[
-            Patch(facecolor=style.GREY, label="firing rate (0 to 100 %)"),
+            Patch(facecolor=style.LIGHT, label="firing rate (0 to 100 %)"),
             Patch(facecolor="white", edgecolor="black", hatch="/////", label="features that never fire"),
             Patch(facecolor=style.PALE, edgecolor="black", label="features that fire"),
             Patch(facecolor="black", label="features that always fire"),

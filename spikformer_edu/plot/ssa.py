@@ -82,7 +82,7 @@ def ssa_animation(q: Recording | object, k: object | None = None, v: object | No
                   **options) -> FuncAnimation:  # fmt: skip
     """Spiking self-attention by hand, key by key, step by step; ``.save("ssa.gif", writer="pillow")``.
 
-    In each time step the query meets its keys one after another (up to eight of them, those it shares most bits
+    In each time step the query meets its keys one after another (up to six of them, those it shares most bits
     with), and its membrane then moves.
 
     Args:
@@ -98,7 +98,7 @@ def ssa_animation(q: Recording | object, k: object | None = None, v: object | No
     _, i, _, c = choose_cell(product, **where)
     frames = []
     for t in range(len(product.x)):
-        met = sorted(np.argsort(-product.counts[t, i], kind="stable")[:8])
+        met = sorted(np.argsort(-product.counts[t, i], kind="stable")[:6])
         frames += [((t, i, int(j), c), n + 1 == len(met)) for n, j in enumerate(met)]
     fig, axes = board()
 

@@ -22,7 +22,7 @@ from ..record import LayerRecord
 Q, K, V = "#0072B2", "#A50F26", "#0FA37A"
 SPIKE, MEMBRANE, THRESHOLD = "#000000", "#EC9F05", "#555555"
 GRADIENT = "#7B5EA7"
-GREY, PALE = "#8C8C8C", "#E4E4E4"
+GREY, LIGHT, PALE = "#8C8C8C", "#C2C2C2", "#E4E4E4"  # LIGHT: apart from V also where green looks grey
 HEAT = "cividis"  # its lightness rises evenly: the same order in colour, in grey and for colour-blind readers
 
 RC = {
@@ -88,8 +88,8 @@ def animate(fig: Figure, show: Callable[[int], None], frames: int, interval: int
 
 
 def color_of(name: str) -> str:
-    """The colour of a layer: Q blue, K red, V green, every other neuron grey."""
-    return {"q": Q, "k": K, "v": V}.get(name.rpartition(".attn.")[2] if ".attn." in name else "", GREY)
+    """The colour of a layer: Q blue, K red, V green, every other neuron light grey."""
+    return {"q": Q, "k": K, "v": V}.get(name.rpartition(".attn.")[2] if ".attn." in name else "", LIGHT)
 
 
 def color_of_product(name: str) -> str:

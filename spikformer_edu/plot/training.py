@@ -133,9 +133,12 @@ def layer_look(number: int, count: int) -> dict:
 
 
 def label_layers(ax: Axes, names: list[str]) -> None:
-    """A legend while the layers are few; else the first, the middle one and the last."""
+    """A legend while the layers are few; else the first, the last, and the one that ends highest."""
     short = [name.partition("/")[2] for name in names]
-    chosen = range(len(short)) if len(short) <= 6 else (0, len(short) // 2, len(short) - 1)
     lines = ax.get_lines()
+    chosen = range(len(short))
+    if len(short) > 6:
+        ends = np.nan_to_num([line.get_ydata()[-1] for line in lines], nan=-np.inf)
+        chosen = sorted({0, int(np.argmax(ends)), len(short) - 1})
     outside = dict(loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
     ax.legend([lines[i] for i in chosen], [short[i] for i in chosen], fontsize=9, **outside)

@@ -2,7 +2,7 @@
 
 from .checkpoint import Run, load_pretrained, load_run
 from .distributed import Place, choose_device, join, leave
-from .loop import Score, evaluate, train
+from .loop import RunOptions, Score, evaluate, train
 from .recipe import RECIPES, Recipe, learning_rate, recipe_for
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Place",
     "Recipe",
     "Run",
+    "RunOptions",
     "Score",
     "choose_device",
     "evaluate",

@@ -6,8 +6,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from ..data import Split, Splits, batches, load, mix
@@ -23,7 +25,7 @@ from ..errors import SpikformerError
 from ..model import Spikformer
 from ..record import Rates, firing_warning
 from .checkpoint import describe, load_weights, read_config, write_atomically, write_csv, write_json, write_weights
-from .distributed import Place, lost_peers, sync_batch_norm
+from .distributed import Place, SyncBatchNorm, lost_peers, sync_batch_norm
 from .recipe import PRECISIONS, Recipe, learning_rate
 
 
@@ -89,6 +91,55 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
+def recompute_blocks(model: Spikformer) -> None:
+    """Let every encoder block keep only its input, and compute itself again in the backward pass."""
+    for block in model.blocks:
+        contexts = partial(_first_and_second_time, block)
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)
+
+
+def _first_and_second_time(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    return nullcontext(), _statistics_as_they_are(block)
+
+
+@contextmanager
+def _statistics_as_they_are(block: nn.Module) -> Iterator[None]:
+    """The second time, norms must not move their running statistics again."""
+    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm1d | SyncBatchNorm)]
+    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, count in before:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
+
+
+def open_tensorboard(folder: Path):
+    """A writer of TensorBoard's files.
+
+    Raises:
+        SpikformerError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise SpikformerError("--tensorboard needs TensorBoard: pip install tensorboard, or leave it out") from None
+    return SummaryWriter(folder / "tensorboard")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held so far: by tensors on a GPU, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def gradient_norms(model: nn.Module) -> dict[str, float]:
     """Norm of the gradient that the last step left behind, by part: a stage of the SPS, half a block, the head."""
     squares: dict[str, Tensor] = {}
@@ -124,14 +175,32 @@ def stop_on_sigterm() -> Iterator[list[bool]]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def train(recipe: Recipe, folder: Path, place: Place, data_dir: str | None = None, workers: int = 0) -> Score:
+@dataclass(frozen=True)
+class RunOptions:
+    """What changes how a run is computed and kept, but not what its recipe is."""
+
+    data_dir: Path | None = None
+    """Where data sets are; else $SPIKFORMER_DATA, else ./data."""
+    workers: int = 0
+    """Processes that read data, for each that computes; 0: the same one. Never changes the result."""
+    compile: bool = False
+    """Compile the network with torch.compile: slow to start, then faster on a GPU."""
+    recompute: bool = False
+    """Save memory: keep only the input of each block, and compute the block again in the backward pass."""
+    keep: int = 0
+    """Keep the weights of that many last epochs too, as epoch-NNN.safetensors."""
+    tensorboard: bool = False
+    """Write the log for TensorBoard as well."""
+
+
+def train(recipe: Recipe, folder: Path, place: Place, options: RunOptions | None = None) -> Score:
     """Train a network, or go on with a run that was interrupted, and measure the test set once at the end.
 
     Args:
         recipe: everything that shapes the weights.
         folder: the run; if it holds an interrupted run of this recipe, that one goes on to the same end.
         place: where to compute; of several processes each calls this.
-        data_dir: where data sets are looked for. workers: processes that read data, for each that computes.
+        options: how to compute and what to keep.
 
     Returns:
         The score on the test set, of the weights in ``best.safetensors``.
@@ -141,9 +210,10 @@ def train(recipe: Recipe, folder: Path, place: Place, data_dir: str | None = Non
             divide among processes and parts, or the loss is not finite (the line says at which step, and which
             checkpoint is good).
     """
+    options = options or RunOptions()
     splits = load(
         recipe.dataset,
-        data_dir=data_dir,
+        data_dir=options.data_dir,
         time_steps=recipe.network.time_steps,
         augment=recipe.augment,
         toy=recipe.toy,
@@ -151,7 +221,7 @@ def train(recipe: Recipe, folder: Path, place: Place, data_dir: str | None = Non
         split_seed=recipe.split_seed,
     )
     try:
-        return Trainer(recipe, folder, place, splits.to(place.device), workers).run()
+        return Trainer(recipe, folder, place, splits.to(place.device), options).run()
     except RuntimeError as error:
         if place.world > 1 and lost_peers(error):
             raise SpikformerError(f"process {place.rank} lost the others: the reason is in their output") from None
@@ -161,8 +231,8 @@ def train(recipe: Recipe, folder: Path, place: Place, data_dir: str | None = Non
 class Trainer:
     """A run under way: the network, its optimizer, and where it stands."""
 
-    def __init__(self, recipe: Recipe, folder: Path, place: Place, splits: Splits, workers: int):
-        self.recipe, self.folder, self.place, self.splits, self.workers = recipe, folder, place, splits, workers
+    def __init__(self, recipe: Recipe, folder: Path, place: Place, splits: Splits, options: RunOptions):
+        self.recipe, self.folder, self.place, self.splits, self.options = recipe, folder, place, splits, options
         parts = place.world * recipe.accumulate
         if recipe.batch_size % parts:
             raise SpikformerError(
@@ -178,7 +248,13 @@ class Trainer:
         groups = parameter_groups(self.model, recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.warmup_lr)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=recipe.precision == "fp16")
+        if options.recompute:
+            recompute_blocks(self.model)
         self.parallel = DistributedDataParallel(self.model) if place.world > 1 else self.model
+        self.compiled = torch.compile(self.parallel) if options.compile else self.parallel
+        self.board = None
+        if options.tensorboard and place.rank == 0:
+            self.board = open_tensorboard(folder)
         self.progress, self.rates = Progress(), Rates(self.model)
         self.steps = max(1, len(splits.train) // recipe.batch_size)  # an epoch
 
@@ -219,7 +295,7 @@ class Trainer:
             rank=place.rank,
             world=place.world,
             start=progress.batch,
-            workers=self.workers,
+            workers=self.options.workers,
         )
         title, hidden = f"epoch {progress.epoch + 1}", True if place.rank else None  # None: shown on a terminal only
         started, seen = time.perf_counter(), progress.seen
@@ -246,7 +322,8 @@ class Trainer:
             mixing = dict(mixup=a.mixup, cutmix=a.cutmix, generator=random, probability=a.mix_probability)
             inputs, targets = mix(inputs, targets, self.network.num_classes, **mixing)
             labels = targets.argmax(1)  # of two mixed labels the one with the larger share counts
-        self.rates.step()
+        watched = self.rates.step()
+        network = self.parallel if watched else self.compiled  # compiled code sees no hooks
         self.optimizer.zero_grad(set_to_none=True)
         parts = zip(*(x.chunk(recipe.accumulate, dim) for x, dim in ((inputs, -4), (targets, 0))), strict=True)
         outputs, loss = [], 0.0
@@ -254,7 +331,7 @@ class Trainer:
             last = number == recipe.accumulate  # gradients are summed over the processes only once
             with nullcontext() if last or self.place.world == 1 else self.parallel.no_sync():
                 with autocast(self.place.device, recipe.precision):
-                    logits = self.parallel(x)
+                    logits = network(x)
                 part = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing) / recipe.accumulate
                 self.scaler.scale(part).backward()
             loss += part.item()
@@ -288,6 +365,7 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "images_per_s": images / seconds,
             "seconds": seconds,
+            "peak_memory_gib": peak_memory(place.device) / 2**30,
         }
         row |= {f"grad/{part}": norm for part, norm in gradient_norms(self.model).items()}
         row |= {f"rate/{layer}": rate for layer, (rate, _) in rates.items()}
@@ -302,7 +380,15 @@ class Trainer:
         if best:
             write_weights(self.folder / "best.safetensors", self.measured.state_dict())
         write_weights(self.folder / "last.safetensors", self.measured.state_dict())
+        if self.options.keep:
+            write_weights(self.folder / f"epoch-{progress.epoch:03}.safetensors", self.measured.state_dict())
+            for old in sorted(self.folder.glob("epoch-*.safetensors"))[: -self.options.keep]:
+                old.unlink()
         write_csv(self.folder / "metrics.csv", progress.rows)
+        if self.board is not None:
+            for name, value in row.items():
+                self.board.add_scalar(name, value, progress.epoch)
+            self.board.flush()
         shown = ("loss", "accuracy", "val_loss", "val_accuracy", "rate")
         figures = "  ".join(f"{name} {row[name]:.4f}" for name in shown if name in row)
         print(f"epoch {progress.epoch:>3}  {figures}  {row['images_per_s']:.0f} images/s", flush=True)

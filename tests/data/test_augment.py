@@ -62,7 +62,9 @@ def test_each_operation_of_randaugment_agrees_with_pillow_and_torchvision(name):
 
         def moved(p, *matrix):  # the official code calls Pillow
             picture = Image.fromarray(p.permute(1, 2, 0).numpy())
-            picture = picture.transform((64, 64), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=(127, 102, 76))
+            picture = picture.transform(
+                (64, 64), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=(127, 102, 76)
+            )
             return tv2.pil_to_tensor(picture)
 
         def rotated(p, degrees):
@@ -178,6 +180,19 @@ def test_event_operations_agree_with_torchvision(monkeypatch, kind, level):
         4: lambda: tv.rotate(x[0, 0], 30 * v),
     }[kind]()
     assert (out != expected).float().mean() < 0.002  # a tie at a pixel's edge may fall to either side
+
+
+def test_everything_runs_where_the_batch_lives():
+    """On the meta device every operation that mixes devices fails, as it would on a GPU."""
+    x = images(64).to("meta")
+    for name in ("cifar10", "imagenet"):
+        settings = PAPER[name].__class__(**{**vars(PAPER[name]), "crop_padding": 4})
+        assert augment.augment_images(x, settings, MEAN, STD, generator()).device.type == "meta"
+    frames = torch.zeros(3, 64, 2, 32, 32, device="meta")
+    assert augment.augment_frames(frames, PAPER["cifar10dvs"], generator()).device.type == "meta"
+    for alphas in ((0.5, 0.0), (0.0, 1.0)):
+        mixed, soft = mix(frames, torch.zeros(64, dtype=torch.int64, device="meta"), 10, *alphas, generator())
+        assert mixed.device.type == soft.device.type == "meta"
 
 
 def test_settings_out_of_range_are_refused():

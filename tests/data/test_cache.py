@@ -55,7 +55,11 @@ def test_every_single_flipped_or_missing_byte_is_noticed_and_mended(tmp_path, co
     (file,) = (tmp_path / "spikformer-cache" / "x").iterdir()
     good = file.read_bytes()
     for place in range(0, len(good), 7 if compress else 13):
-        for bad in (good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :], good[:place], good[:place] + good[place + 1 :]):
+        for bad in (
+            good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :],
+            good[:place],
+            good[:place] + good[place + 1 :],
+        ):
             file.write_bytes(bad)
             with pytest.warns(UserWarning, match="damaged"):
                 assert cache.get({"k": 1}, entry, compress)["a"].sum() == 7 * 15
@@ -85,7 +89,9 @@ def _fill_the_disk(folder, queue):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         arrays = Cache("x", folder).get({"k": 1}, lambda: {"a": np.ones(100_000, dtype=np.uint8)})
-    queue.put(([str(w.message) for w in caught], int(arrays["a"].sum()), [str(p) for p in folder.rglob("*") if p.is_file()]))
+    queue.put(
+        ([str(w.message) for w in caught], int(arrays["a"].sum()), [str(p) for p in folder.rglob("*") if p.is_file()])
+    )
 
 
 def test_a_full_disk_leaves_no_file_behind_and_is_said(tmp_path):

@@ -337,7 +337,9 @@ def archive(path, names: list[str], link: str | None = None) -> None:
             tar.addfile(member)
 
 
-@pytest.mark.parametrize("names, link", [(["a", "../escaped"], None), (["a", "/tmp/escaped"], None), (["a"], "../../x")])
+@pytest.mark.parametrize(
+    "names, link", [(["a", "../escaped"], None), (["a", "/tmp/escaped"], None), (["a"], "../../x")]
+)
 def test_archives_that_would_leave_the_folder_are_refused(tmp_path, names, link):
     archive(tmp_path / "a.tar.gz", names, link)
     folder = tmp_path / "inner" / "there"
@@ -372,3 +374,37 @@ def test_a_truncated_archive_leaves_nothing_and_nothing_is_overwritten(tmp_path)
     (tmp_path / "there" / "folder" / "mine").write_text("mine")
     unpack(tmp_path / "a.tar.gz", tmp_path / "there")
     assert [p.name for p in (tmp_path / "there" / "folder").iterdir()] == ["mine"]
+
+
+def _unpack_ten_times(archive, folder) -> None:
+    for i in range(10):
+        unpack(archive, folder / str(i))
+
+
+def test_processes_that_unpack_at_once_do_not_disturb_each_other(tmp_path):
+    import multiprocessing
+
+    archive(tmp_path / "a.tar.gz", [f"folder/{i}" for i in range(100)])
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_unpack_ten_times, args=(tmp_path / "a.tar.gz", tmp_path)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [p.exitcode for p in processes] == [0, 0, 0]
+    for i in range(10):
+        assert [p.name for p in (tmp_path / str(i)).iterdir()] == ["folder"]
+        assert len(list((tmp_path / str(i) / "folder").iterdir())) == 100
+
+
+def test_only_old_leftovers_of_killed_processes_are_swept(tmp_path):
+    from spikformer_edu.data.files import sweep
+
+    for name in (".unpack-abc", ".download-abc", "recordings"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        os.utime(tmp_path / name, (0, 0))
+    for name in (".x.safetensors.q1.tmp", "mine.tmp", ".fresh.tmp"):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, None if "fresh" in name else (0, 0))
+    sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".fresh.tmp", "mine.tmp", "recordings"]

@@ -1,0 +1,262 @@
+"""``python -m spikformer_edu.data``: what it prints, and that each mistake is one line and exit code 2."""
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+import urllib.error
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from spikformer_edu import cli
+from spikformer_edu.data import __main__ as command
+from spikformer_edu.data import load
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*holds .* of")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command in this process: exit code, standard output, standard error."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # cli.run changes it for the whole process
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["data", *map(str, arguments)])
+        code = 0
+        with warnings.catch_warnings():
+            try:
+                cli.run(command.main, "python -m spikformer_edu.data")
+            except SystemExit as stop:
+                code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def snapshot(folder) -> dict:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def test_info_lists_all_data_sets_and_what_is_here(run, recordings, pictures):
+    code, out, _ = run("info", "--data-dir", recordings)
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert code == 0 and "needs no files" in lines["digits"] and "40 train, 20 test" in lines["cifar10"]
+    assert "30 recordings" in lines["cifar10dvs"] and lines["cifar100"].endswith("no")
+    code, out, _ = run("info", "cifar10", "--data-dir", recordings)
+    assert code == 0
+    for fact in ("0.4914, 0.4822, 0.4465", "50,000 train, 10,000 test", "Krizhevsky", "40 train, 20 test", "airplane"):
+        assert fact in out
+
+
+def test_the_data_directory_is_the_option_then_the_variable_then_data(run, recordings, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIKFORMER_DATA", str(recordings))
+    assert "30 recordings" in run("info", "cifar10dvs")[1]
+    (tmp_path / "other").mkdir()
+    assert "30 recordings" not in run("info", "cifar10dvs", "--data-dir", tmp_path / "other")[1]
+    monkeypatch.delenv("SPIKFORMER_DATA")
+    monkeypatch.chdir(tmp_path / "other")
+    (tmp_path / "other" / "data").symlink_to(recordings)
+    assert "30 recordings" in run("info", "cifar10dvs")[1]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "cifar10dvs", "dvsgesture", "imagenet", "folder"])
+def test_absent_data_name_the_folder_the_file_and_what_works_offline(run, tmp_path, monkeypatch, name):
+    def no_network(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    code, out, err = run("prepare", name, "--data-dir", tmp_path)
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and out == ""
+    assert str(tmp_path) in err and list(tmp_path.iterdir()) == []
+    if name != "folder":
+        assert "--dataset digits" in err
+        by_hand = {
+            "cifar10": "cifar-10-python.tar.gz",
+            "cifar100": "cifar-100-python.tar.gz",
+            "cifar10dvs": "airplane.zip",
+            "dvsgesture": "ibmGestureTrain.tar.gz",
+            "imagenet": "ILSVRC2012_img_train.tar",
+        }
+        assert by_hand[name] in err
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["prepare", "cifar1O"], "did you mean 'cifar10'"),
+        (["info", "cifar10", "--data-dir", "/no/such/folder"], "no folder /no/such/folder"),
+        (["info", "--figure", "x.png"], "give its name"),
+        (["prepare", "digits-dvs", "--time-steps", "0"], "time_steps=0"),
+        (["simulate", "--out", "OUT", "--source", "digit"], "did you mean 'digits'"),
+        (["simulate", "--out", "OUT", "--format", "npy"], "did you mean 'npz'"),
+        (["simulate", "--out", "OUT", "--per-class", "1"], "per_class=1"),
+        (["simulate", "--out", "OUT", "--per-class", "900"], "digits has 174 images of one class"),
+        (["simulate"], "--out"),
+        (["prepar"], "prepar"),
+    ],
+)
+def test_mistakes_are_one_line(run, tmp_path, arguments, says):
+    before = snapshot(tmp_path)
+    code, _, err = run(*[str(tmp_path / "out") if a == "OUT" else a for a in arguments])
+    assert code == 2 and says in err and err.count("\n") == 1 and "Traceback" not in err
+    assert snapshot(tmp_path) == before
+
+
+def test_a_broken_recording_is_found_by_prepare_and_nothing_is_touched(run, recordings):
+    broken = recordings / "CIFAR10DVS" / "ship" / "cifar10_ship_2.npz"
+    broken.write_bytes(b"garbage")
+    before = snapshot(recordings / "CIFAR10DVS")
+    code, _, err = run("prepare", "cifar10dvs", "--data-dir", recordings)
+    last = err.splitlines()[-1]
+    assert code == 2 and str(broken) in last and "Traceback" not in err
+    assert snapshot(recordings / "CIFAR10DVS") == before
+    broken.write_bytes((recordings / "CIFAR10DVS" / "ship" / "cifar10_ship_1.npz").read_bytes())
+    code, out, _ = run("prepare", "cifar10dvs", "--data-dir", recordings, "--time-steps", "4", "--workers", "2")
+    assert code == 0 and "train: 20 samples" in out and "cifar10dvs is ready" in out
+
+
+def test_a_data_folder_that_cannot_be_written_sends_the_cache_elsewhere(run, recordings, user_cache):
+    (recordings / "spikformer-cache").write_text("a file in the way, which stops root as well")
+    code, out, err = run("prepare", "cifar10dvs", "--data-dir", recordings)
+    assert code == 0 and "is ready" in out
+    assert "the cache goes to" in err and len(list((user_cache / "spikformer_edu" / "cifar10dvs").iterdir())) == 30
+    (user_cache / "spikformer_edu" / "cifar10dvs").rename(user_cache / "gone")
+    (user_cache / "spikformer_edu" / "cifar10dvs").write_text("in the way, too")
+    code, _, err = run("prepare", "cifar10dvs", "--data-dir", recordings)
+    assert code == 2 and "no cache is kept" in err.splitlines()[-1]
+    with pytest.warns(UserWarning, match="no cache is kept"):  # training goes on without
+        frames, _ = load("cifar10dvs", recordings).train.fetch(torch.tensor([0]), None)
+    assert frames.sum() == 500
+
+
+def _limited(limit: int, arguments: list[str], pipe: int) -> None:
+    import resource
+
+    os.dup2(pipe, 2)
+    os.dup2(pipe, 1)
+    sys.stderr = open(2, "w", closefd=False)  # pytest has replaced it
+    sys.argv = ["data", *arguments]
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    cli.run(command.main, "data")
+
+
+def limited(limit: int, *arguments) -> tuple[int, str]:
+    """Run the command in a process whose files cannot grow beyond a limit, as on a full disk: exit code, output."""
+    here, there = os.pipe()
+    process = multiprocessing.get_context("fork").Process(
+        target=_limited, args=(limit, list(map(str, arguments)), there)
+    )
+    process.start()
+    os.close(there)
+    with open(here) as output:
+        text = output.read()
+    process.join()
+    return process.exitcode, text
+
+
+def test_a_full_disk_stops_prepare_and_simulate_with_one_line_and_leaves_no_half_file(recordings, tmp_path):
+    before = snapshot(recordings / "CIFAR10DVS")
+    code, text = limited(700, "prepare", "cifar10dvs", "--data-dir", recordings)
+    assert code == 2 and "Traceback" not in text
+    assert "no cache is kept" in text.splitlines()[-1] and "free space" in text.splitlines()[-1]
+    assert snapshot(recordings / "CIFAR10DVS") == before
+    assert not [p for p in (recordings / "spikformer-cache").rglob("*") if p.is_file()]
+    code, text = limited(50_000, "simulate", "--out", tmp_path / "out", "--per-class", "2", "--format", "npz")
+    assert code == 2 and "cannot write" in text.splitlines()[-1] and "Traceback" not in text
+    assert [p.name for p in (tmp_path / "out").rglob("*") if p.is_file()] == ["SIMULATED.txt"]
+
+
+def _prepare(folder) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    warnings.simplefilter("ignore")
+    command.prepare(command.Prepare("cifar10dvs", folder, time_steps=4))
+
+
+def test_a_killed_prepare_leaves_nothing_that_is_taken_for_complete(recordings):
+    expected = [load("cifar10dvs", recordings, time_steps=4).train.fetch(torch.arange(20), None)[0]]
+    import shutil
+
+    shutil.rmtree(recordings / "spikformer-cache")
+    context, moments, counts = multiprocessing.get_context("fork"), random.Random(1), set()
+    for _ in range(6):
+        process = context.Process(target=_prepare, args=(recordings,))
+        process.start()
+        time.sleep(0.02 + 0.15 * moments.random())
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        counts.add(len(list((recordings / "spikformer-cache").rglob("*.z"))))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*damaged")
+        frames = load("cifar10dvs", recordings, time_steps=4).train.fetch(torch.arange(20), None)[0]
+    assert torch.equal(frames, expected[0])
+    assert len(counts) > 1, "every kill came before the first entry, or after the last"
+
+
+def test_two_prepares_at_once_agree(recordings):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_prepare, args=(recordings,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [p.exitcode for p in processes] == [0, 0]
+    files = list((recordings / "spikformer-cache").rglob("*"))
+    assert len([f for f in files if f.suffix == ".z"]) == 30 and not [f for f in files if f.suffix == ".tmp"]
+
+
+def test_simulate_writes_a_labelled_folder_that_cifar10dvs_loads(run, tmp_path):
+    code, out, _ = run("simulate", "--out", tmp_path, "--per-class", "2", "--format", "npz")
+    assert code == 0 and "20 simulated recordings" in out and "--dataset cifar10dvs --data-dir" in out
+    assert "No camera recorded these files" in (tmp_path / "CIFAR10DVS" / "SIMULATED.txt").read_text()
+    code, out, _ = run("info", "cifar10dvs", "--data-dir", tmp_path)
+    assert "simulated" in out.splitlines()[0] and "20 simulated recordings" in out
+    splits = load("cifar10dvs", tmp_path, time_steps=6)
+    assert splits.info.simulated and splits.info.classes == tuple("0123456789")
+    assert len(splits.train) == len(splits.test) == 10
+    frames, _ = splits.train.fetch(torch.arange(10), None)
+    assert np.all(frames.sum((0, 2, 3, 4)).numpy() > 50_000)
+    first = snapshot(tmp_path / "CIFAR10DVS" / "3")
+    run("simulate", "--out", tmp_path, "--per-class", "2", "--format", "npz")  # again: the same events
+    for name, content in snapshot(tmp_path / "CIFAR10DVS" / "3").items():
+        (tmp_path / "a.npz").write_bytes(content), (tmp_path / "b.npz").write_bytes(first[name])
+        assert all(np.array_equal(np.load(tmp_path / "a.npz")[k], np.load(tmp_path / "b.npz")[k]) for k in "txyp")
+
+
+@pytest.mark.slow
+def test_simulate_writes_aedat4_from_images_of_cifar10(run, pictures):
+    pytest.importorskip("dv_processing")
+    out = pictures / "out"
+    code, text, err = run("simulate", "--out", out, "--source", "cifar10", "--per-class", "2", "--data-dir", pictures)
+    assert code == 0, err
+    assert len(list((out / "CIFAR10DVS").glob("*/cifar10_*.aedat4"))) == 20
+    code, text, err = run("prepare", "cifar10dvs", "--data-dir", out, "--workers", "2")
+    assert code == 0 and "train: 10 samples" in text, err
+
+
+def test_simulate_never_mixes_sources(run, tmp_path):
+    (tmp_path / "CIFAR10DVS").mkdir()
+    (tmp_path / "CIFAR10DVS" / "SIMULATED.txt").write_text("Simulated: cifar10 images ...")
+    code, _, err = run("simulate", "--out", tmp_path, "--per-class", "2")
+    assert code == 2 and "of another source or seed: give another --out" in err
+
+
+def test_simulate_never_mixes_with_real_recordings(run, recordings):
+    before = snapshot(recordings)
+    code, _, err = run("simulate", "--out", recordings, "--per-class", "2")
+    assert code == 2 and "holds no simulated recordings: give another --out" in err
+    assert snapshot(recordings) == before
+
+
+def test_info_draws_samples(run, tmp_path):
+    from PIL import Image
+
+    code, out, _ = run("info", "digits", "--figure", tmp_path / "a.png")
+    assert code == 0 and Image.open(tmp_path / "a.png").size[0] > 800
+    code, _, err = run("info", "digits", "--figure", tmp_path / "no" / "a.png")
+    assert code == 2 and "cannot write" in err and err.count("\n") == 1

@@ -1,0 +1,69 @@
+import matplotlib
+import numpy as np
+import pytest
+from making import some_events
+
+from spikformer_edu import SpikformerError
+from spikformer_edu.data import PAPER, load
+from spikformer_edu.data.events import EVENT
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from spikformer_edu.plot.events import FELL, ROSE, events
+from spikformer_edu.plot.samples import samples
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_events_are_drawn_where_and_when_they_happened():
+    recording = np.array([(1000, 3, 5, 1), (4000, 100, 20, 0), (9000, 64, 64, 1)], dtype=EVENT)
+    figure, axes = events(recording, time_steps=3, title="a test")
+    cube, panels = axes[0], axes[1:]
+    clouds = {c.get_label(): np.array(c._offsets3d).T for c in cube.collections}
+    assert clouds["brighter (p = 1)"].tolist() == [[0, 3, 5], [8, 64, 64]]  # ms since the first event, x, y
+    assert clouds["darker (p = 0)"].tolist() == [[3, 100, 20]]
+    assert cube.get_zlim() == (128, 0)  # y runs down, as in an image
+    pictures = [np.asarray(panel.images[0].get_array()) for panel in panels]
+    for picture, (_, x, y, p) in zip(pictures, recording.tolist(), strict=True):
+        colored = np.argwhere((picture != 1).any(2))
+        assert colored.tolist() == [[y, x]]
+        assert np.allclose(picture[y, x], matplotlib.colors.to_rgb(ROSE if p else FELL), atol=0.01)
+    assert "3 events, T = 3 frames of 1 events" in figure.get_suptitle() and "a test" in figure.get_suptitle()
+
+
+def test_a_cube_of_many_events_shows_a_share_of_them():
+    _, axes = events(some_events(50_000), time_steps=4, shown=1000)
+    assert sum(len(c._offsets3d[0]) for c in axes[0].collections) == 1000 and len(axes) == 5
+
+
+def test_events_refuses_what_are_no_events():
+    for bad in (np.zeros(3), some_events(0), [1, 2]):
+        with pytest.raises(SpikformerError, match="give at least one event"):
+            events(bad)
+    with pytest.raises(SpikformerError, match="time_steps=0"):
+        events(some_events(5), time_steps=0)
+    assert plt.get_fignums() == []
+
+
+def test_samples_show_each_class_as_it_is_and_augmented():
+    splits = load("digits")
+    figure, axes = samples(splits.test, splits.info, columns=10, draws=2)
+    assert axes.shape == (3, 10) and [a.get_title() for a in axes[0]] == list("0123456789")
+    rows = [[np.asarray(a.images[0].get_array()) for a in row] for row in axes]
+    assert all(not np.array_equal(a, b) for a, b in zip(rows[1], rows[2], strict=True))
+    assert 0 <= min(p.min() for p in rows[0]) and max(p.max() for p in rows[0]) <= 1
+    assert "digits" in figure.get_suptitle()
+
+
+def test_samples_of_simulated_events_say_so():
+    splits = load("digits-dvs", augment=PAPER["cifar10dvs"])
+    figure, axes = samples(splits.train, splits.info, columns=3, draws=1)
+    assert "simulated" in figure.get_suptitle() and "T = 8" in figure.get_suptitle()
+    assert np.asarray(axes[0, 0].images[0].get_array()).shape == (32, 32, 3)
+    with pytest.raises(SpikformerError, match="columns=0"):
+        samples(splits.train, splits.info, columns=0)

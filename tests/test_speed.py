@@ -1,0 +1,163 @@
+"""What makes training fast or small changes nothing: every shortcut against the long way."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from reference import awaken
+
+import spikformer_edu as se
+from spikformer_edu.data import load
+from spikformer_edu.training import Place, Recipe, RunOptions, recipe_for
+from spikformer_edu.training.loop import Trainer, recompute_blocks
+from spikformer_edu.training.plan import describe_plan, plan
+
+CPU = Place(torch.device("cpu"))
+SIZE = dict(dim=32, depth=2, heads=2, in_channels=3, pool=(False, True, True, False), time_steps=3)
+
+
+def network(**changes):
+    torch.manual_seed(0)
+    model = se.Spikformer(se.SpikformerConfig(**SIZE | changes)).double()
+    awaken(model, images())
+    return model.train()
+
+
+def images(count=6):
+    return torch.randn(count, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def outcome(model, inputs, call=None):
+    """Logits, gradients and running statistics of one training step."""
+    logits = (model if call is None else call)(inputs)
+    (logits.softmax(1)[:, 0]).sum().backward()
+    assert all(p.grad.abs().max() > 1e-6 for p in model.parameters() if p.dim() > 1), "it must not be silent"
+    buffers = {name: buffer.double() for name, buffer in model.named_buffers() if buffer.numel()}
+    return {"logits": logits} | {name: p.grad for name, p in model.named_parameters()} | buffers
+
+
+def assert_same(a, b, atol=1e-10):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-9, atol=atol, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_a_still_image_costs_one_convolution_and_changes_nothing_else():
+    once, copies = network(), network()
+    convolutions = []
+    once.sps[0].conv.register_forward_hook(lambda module, args, out: convolutions.append(len(out)))
+    a = outcome(once, images())
+    b = outcome(copies, images().expand(3, *images().shape))
+    assert convolutions == [6]
+    assert_same(a, b)
+
+
+def test_blocks_computed_twice_give_the_same_step():
+    plain, twice = network(), network()
+    recompute_blocks(twice)
+    calls = []
+    twice.blocks[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert_same(outcome(plain, images()), outcome(twice, images()))
+    assert len(calls) == 2
+    assert twice.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_recomputing_keeps_less():
+    def kept(model):
+        total = {}
+
+        def keep(t):
+            total[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            model(images()).sum()
+        return sum(total.values())
+
+    plain, twice = network(depth=6), network(depth=6)
+    recompute_blocks(twice)
+    assert kept(twice) < 0.5 * kept(plain)
+
+
+def test_channels_last_gives_the_same_step():
+    plain, last = network(), network().to(memory_format=torch.channels_last)
+    assert_same(
+        outcome(plain, images()), outcome(last, images().contiguous(memory_format=torch.channels_last)), atol=1e-9
+    )
+
+
+@pytest.mark.slow
+def test_compiled_code_gives_the_same_step():
+    plain, compiled = network(depth=1), network(depth=1)
+    assert_same(outcome(plain, images()), outcome(compiled, images(), torch.compile(compiled)))
+
+
+def trainer(tmp_path, **changes):
+    recipe = Recipe(batch_size=16, time_steps=2, toy=4, lr=1e-3, warmup_epochs=0, **changes)
+    made = Trainer(recipe, tmp_path, CPU, load("digits", toy=4), RunOptions())
+    made.model.double().train()
+    return made
+
+
+def test_a_step_in_parts_has_the_gradient_of_the_whole(tmp_path):
+    # Parts have batch statistics of their own: halves that are alike have those of the whole.
+    half, labels = load("digits").train.fetch(torch.arange(8), None)
+    inputs, targets = torch.cat([half, half]).double(), torch.cat([labels, labels])
+    whole, parts = trainer(tmp_path), trainer(tmp_path, accumulate=2)
+    for t in (whole, parts):
+        t.step(inputs, targets)
+    for (name, p), q in zip(whole.model.named_parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+    assert (whole.progress.correct, whole.progress.seen) == (parts.progress.correct, parts.progress.seen)
+    assert whole.progress.loss == pytest.approx(parts.progress.loss, abs=1e-12)
+
+
+def test_the_running_mean_of_weights_is_one(tmp_path):
+    t = trainer(tmp_path, ema_decay=0.75)
+    t.average.double()
+    before = {k: v.clone() for k, v in t.average.state_dict().items()}
+    inputs, labels = load("digits").train.fetch(torch.arange(16), None)
+    t.step(inputs.double(), labels)
+    for name, value in t.model.state_dict().items():
+        expected = 0.75 * before[name] + 0.25 * value if value.is_floating_point() else value
+        torch.testing.assert_close(t.average.state_dict()[name], expected)
+    assert t.measured is t.average
+
+
+def test_bf16_trains(tmp_path):
+    recipe = Recipe(toy=16, precision="bf16", time_steps=2, batch_size=32, epochs=3)
+    t = Trainer(recipe, tmp_path, CPU, load("digits", toy=16), RunOptions())
+    for _ in range(3):
+        t.epoch([])
+    losses = [row["loss"] for row in t.progress.rows]
+    assert losses[-1] < losses[0] - 0.04
+    assert all(p.dtype == torch.float32 for p in t.model.parameters())
+
+
+def test_fp16_scales_its_loss_and_skips_a_step_that_overflows(tmp_path):
+    recipe = Recipe(toy=1, precision="fp16", time_steps=1, batch_size=2, warmup_epochs=0)
+    t = Trainer(recipe, tmp_path, CPU, load("digits", toy=1), RunOptions())
+    t.model.train()
+    inputs, labels = load("digits").train.fetch(torch.arange(2), None)
+    before = t.model.head.weight.clone()
+    t.step(inputs, labels)
+    assert t.scaler.get_scale() > 1 and not torch.equal(t.model.head.weight, before)
+    t.scaler.update(new_scale=2.0**40)
+    before = t.model.head.weight.clone()
+    t.step(inputs, labels)
+    assert t.scaler.get_scale() < 2.0**40 and torch.equal(t.model.head.weight, before)
+
+
+def test_the_plan_counts_what_there_is():
+    recipe = replace(recipe_for("cifar10"), model="cifar10-2-384", batch_size=64, accumulate=2)
+    p = plan(recipe, CPU, step_images=1)
+    assert (p.images, p.steps, p.total_steps) == (50_000, 781, 781 * 310)
+    assert p.parameters == 5_765_050
+    assert p.lr == pytest.approx(5e-4 * 0.5**0.5)
+    macs = se.energy(se.spikformer("cifar10-2-384"), torch.rand(1, 3, 32, 32)).flops
+    # Backward costs twice the forward pass; the first convolution is done once and needs no gradient of the image.
+    assert 0.9 < p.flops / (2 * 3 * 4 * macs) < 1.0
+    assert p.bytes > 16 * p.parameters and p.step_seconds > 0
+    assert p.hours == pytest.approx(p.total_steps * 64 * p.step_seconds / 3600)
+    text = describe_plan(recipe, CPU, p)
+    assert "batch_size* 64" in text and "epochs 300" in text and "official code reports the best epoch" in text
