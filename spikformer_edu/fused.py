@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 class FusedLIF(torch.autograd.Function):
-    """Leaky integrate-and-fire over T steps: current ``[T, ...]`` -> spikes ``[T, ...]``, membranes u ``[T, ...]``."""
+    """Leaky integrate-and-fire: current ``[T, ...]`` -> spikes ``[T, ...]``, membranes u ``[T, ...]`` to look at."""
 
     @staticmethod
-    def forward(ctx, current: Tensor, beta: float, threshold: float, slope: float) -> Tensor:
+    def forward(ctx, current: Tensor, beta: float, threshold: float, slope: float) -> tuple[Tensor, Tensor]:
         step = torch.empty_like(current[0])  # dense, and channels_last where the current is
         u = torch.empty_strided(
             current.shape, (step.numel(), *step.stride()), dtype=current.dtype, device=current.device
@@ -31,10 +31,12 @@ class FusedLIF(torch.autograd.Function):
             torch.ge(u[t], threshold, out=spikes[t])
         ctx.save_for_backward(u)
         ctx.constants = beta, threshold, slope
-        return spikes
+        ctx.mark_non_differentiable(u)
+        ctx.set_materialize_grads(False)  # u's would be a tensor of zeros
+        return spikes, u
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx, grad: Tensor, _: None) -> tuple[Tensor, None, None, None]:
         (u,) = ctx.saved_tensors
         beta, threshold, slope = ctx.constants
         out = torch.empty_like(u)

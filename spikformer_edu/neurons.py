@@ -65,8 +65,8 @@ class LIF(snn.Leaky):
         alpha: slope of the sigmoid surrogate, per unit of H.
         learn_beta: learn the decay beta = 1 - 1/tau (snnTorch's option; clamped to [0, 1]).
         learn_threshold: learn the threshold (snnTorch's option).
-        backend: "fused" runs the same arithmetic as one operation (``fused.py``) whenever it can, that is unless
-            something is learned or recorded, or the compiler fuses it anyway; "snntorch" always runs the plain loop.
+        backend: "fused" runs the same arithmetic as one operation (``fused.py``) unless beta or the threshold is
+            learned, or the compiler fuses the loop anyway; "snntorch" always runs the plain loop.
 
     Shapes: input current ``[T, ...]``, real -> spikes ``[T, ...]``, {0, 1}, of the input's dtype.
 
@@ -93,7 +93,7 @@ class LIF(snn.Leaky):
         )
         self.tau, self.slope = tau, alpha / tau
         self.fusible = backend == "fused" and not learn_beta and not learn_threshold
-        self.on_membranes: Callable[[list[Tensor]], None] | None = None  # set by record()
+        self.on_membranes: Callable[[Tensor], None] | None = None  # told u [T, ...] of every call; set by record()
         # snnTorch keeps every neuron ever made in this list; without this line no model is ever freed.
         snn.SpikingNeuron.instances.remove(self)
         # Constants of the configuration, not weights: keep snnTorch's four buffers out of checkpoints.
@@ -107,19 +107,24 @@ class LIF(snn.Leaky):
         return float(self.threshold) / self.tau
 
     def forward(self, current: Tensor) -> Tensor:
-        if self.fusible and self.on_membranes is None and not torch.compiler.is_compiling():
-            return FusedLIF.apply(current, float(self.beta), float(self.threshold), self.slope)
+        if self.fusible and not torch.compiler.is_compiling():
+            spikes, membranes = FusedLIF.apply(current, float(self.beta), float(self.threshold), self.slope)
+        else:
+            spikes, membranes = self.loop(current)
+        if self.on_membranes is not None:
+            self.on_membranes(torch.stack(tuple(membranes)))
+        return spikes
+
+    def loop(self, current: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """snnTorch's neuron, step by step: spikes ``[T, ...]``, and for each step the membrane u before the reset."""
         u = torch.zeros_like(current[0])
         spikes, membranes = [], []
         for x in current:
             spike, u = super().forward(x, u)
             spikes.append(spike)
-            if self.on_membranes is not None:
-                membranes.append(u)
+            membranes.append(u.detach())
         self.mem, self.reset = u.new_zeros(0), None  # Leaky stores its state on itself: forget it
-        if self.on_membranes is not None:
-            self.on_membranes(membranes)
-        return torch.stack(spikes)
+        return torch.stack(spikes), membranes
 
     def extra_repr(self) -> str:
         return f"tau={self.tau:g}, v_threshold={self.v_threshold:g}"

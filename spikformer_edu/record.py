@@ -1,6 +1,6 @@
 """See what every layer did: spikes, membrane potentials and their gradients, attention scores, integers, logits."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,7 +27,8 @@ class LayerRecord:
             units; the shape of ``values``. None unless recorded with ``membranes=True``.
         v_threshold: the neuron's threshold in the paper's units; None where there is no neuron.
         dtype: what the layer computed in; None: that of ``values``.
-        gradients: dL/dH of each step, filled by the backward pass; None unless recorded with ``gradients=True``.
+        gradients: dL/dH, put there by the backward pass.
+        watched: the backward pass is waited for: recorded with ``gradients=True``.
     """
 
     name: str
@@ -36,7 +37,8 @@ class LayerRecord:
     membranes: Tensor | None = None
     v_threshold: float | None = None
     dtype: torch.dtype | None = None
-    gradients: list[Tensor | None] | None = None
+    gradients: Tensor | None = None
+    watched: bool = False
 
     @property
     def spikes(self) -> Tensor:
@@ -74,14 +76,13 @@ class LayerRecord:
         """
         if self.kind != "spikes":
             raise SpikformerError(f"layer {self.name!r} has no membrane: it holds {self.kind}, not neurons")
-        if self.gradients is None:
+        if not self.watched:
             raise SpikformerError(f"gradients of {self.name!r} were not recorded: use record(model, gradients=True)")
-        known = [g for g in self.gradients if g is not None]
-        if not known:
+        if self.gradients is None:
             raise SpikformerError(
                 f"no gradient has reached {self.name!r}: call loss.backward() on a forward pass without torch.no_grad()"
             )
-        return torch.stack([torch.zeros_like(known[0]) if g is None else g for g in self.gradients])
+        return self.gradients
 
 
 def feature_rates(name: str, spikes: Tensor) -> Tensor:
@@ -266,13 +267,15 @@ class record:
         self.sources = {name: module for name, module in sources.items() if name in chosen}
 
     def __enter__(self) -> Recording:
-        watched = [m for m in self.sources.values() if isinstance(m, LIF)] if self.membranes or self.gradients else []
+        watched = [m for m in self.sources.values() if isinstance(m, LIF)] if self.membranes else []
         if any(module.on_membranes is not None for module in watched):
             raise SpikformerError("membranes of this model are being recorded already: leave that block first")
         self.recording = Recording(list(self.sources))
+        self._mixes: dict[nn.Module, Callable] = {}
         self.handles = [self.model.blocks[-1].register_forward_hook(self._keep_logits)]
         for name, module in self.sources.items():
             if isinstance(module, SpikingSelfAttention):
+                self._mixes[module] = module.mix  # the class's own, or that of a block around this one
                 module.mix = partial(self._mix, name, module)
             else:
                 kind = "residual" if isinstance(module, Block) else "spikes"
@@ -280,15 +283,17 @@ class record:
                 if module in watched:
                     module.on_membranes = partial(self._keep_membranes, name, module.tau)
         self._watched = watched
-        self._potentials: dict[str, tuple] = {}
+        self._potentials: dict[str, Tensor] = {}
         return self.recording
 
     def __exit__(self, *exc) -> None:
         for handle in self.handles:
             handle.remove()
-        for module in self.sources.values():
-            if isinstance(module, SpikingSelfAttention):
-                module.__dict__.pop("mix", None)
+        for module, mix in self._mixes.items():
+            if isinstance(mix, partial):
+                module.mix = mix
+            else:
+                del module.mix
         for module in self._watched:
             module.on_membranes = None
 
@@ -307,17 +312,12 @@ class record:
         with torch.no_grad():
             self.recording._logits = F.linear(self._chosen(tokens).mean(2), head.weight, head.bias)  # [T, B, K]
 
-    def _keep_membranes(self, name: str, tau: float, potentials: list[Tensor]) -> None:
-        membranes = self._chosen(torch.stack(potentials)) / tau if self.membranes else None  # H = u / tau
-        gradients = [None] * len(potentials) if self.gradients else None
-        if gradients is not None:
-            for t, u in enumerate(potentials):
-                if u.requires_grad:
-                    u.register_hook(partial(self._keep_gradient, gradients, t, tau))
-        self._potentials[name] = membranes, gradients
+    def _keep_membranes(self, name: str, tau: float, u: Tensor) -> None:
+        self._potentials[name] = self._chosen(u) / tau  # H = u / tau
 
-    def _keep_gradient(self, gradients: list[Tensor | None], t: int, tau: float, gradient: Tensor) -> None:
-        gradients[t] = self._chosen(gradient[None])[0] * tau  # dL/dH = dL/du du/dH, u = tau H
+    def _keep_gradient(self, record: LayerRecord, tau: float, gradient: Tensor) -> None:
+        # X[t] enters as u[t] = ... + X[t], so dL/du = dL/dX; and dL/dH = dL/du du/dH with u = tau H.
+        record.gradients = self._chosen(gradient) * tau
 
     def _keep(self, name: str, kind: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
         values, threshold, dtype = self._chosen(output), None, None
@@ -325,14 +325,17 @@ class record:
             threshold = module.v_threshold
             if self.compact:
                 values, dtype = values.bool(), values.dtype
-        membranes, gradients = self._potentials.pop(name, (None, None))
-        self.recording._records[name] = LayerRecord(name, kind, values, membranes, threshold, dtype, gradients)
+        watched = self.gradients and kind == "spikes"
+        record = LayerRecord(name, kind, values, self._potentials.pop(name, None), threshold, dtype, watched=watched)
+        self.recording._records[name] = record
+        if watched and inputs[0].requires_grad:
+            inputs[0].register_hook(partial(self._keep_gradient, record, module.tau))
 
     def _mix(self, name: str, module: SpikingSelfAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with torch.no_grad():
             scores = self._chosen(module.scores(q, k))
         self.recording._records[name] = LayerRecord(name, "scores", scores)
-        return type(module).mix(module, q, k, v)
+        return self._mixes[module](q, k, v)
 
 
 class Rates:

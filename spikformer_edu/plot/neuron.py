@@ -110,10 +110,9 @@ def trace_of(source, tau, threshold, alpha, neuron, sample, title) -> Trace:
 @torch.no_grad()
 def run_neuron(current: torch.Tensor, **lif) -> tuple[torch.Tensor, torch.Tensor]:
     """Membrane H and spikes ``[T, ...]`` of the paper's neuron for a current ``[T, ...]``."""
-    layer, seen = LIF(**lif), []
-    layer.on_membranes = seen.extend
-    spikes = layer(current)
-    return torch.stack(seen) / layer.tau, spikes
+    layer = LIF(**lif)
+    spikes, u = layer.loop(current)
+    return torch.stack(u) / layer.tau, spikes
 
 
 def microscope() -> tuple[Figure, np.ndarray]:
