@@ -21,7 +21,7 @@ class Options(RunOptions, Recipe):
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
     dry_run: bool = False
-    """Print the whole recipe and what it will take, from one measured step on random images, and train nothing."""
+    """Print the whole recipe and what it will take, from one measured step, and train nothing."""
     figures: bool = True
     """Draw the run and what the trained network does, into the run folder."""
 
@@ -34,7 +34,7 @@ def main(options: Options) -> None:
     recipe, how = (kind(**{f.name: getattr(options, f.name) for f in fields(kind)}) for kind in (Recipe, RunOptions))
     place = join(options.device)
     if options.dry_run:
-        print(describe_plan(recipe, place, plan(recipe, place)))
+        print(describe_plan(recipe, place, plan(recipe, place, options.data_dir)))
         return
     try:
         folder = common_folder(options, place)

@@ -19,7 +19,20 @@ MODULES = {  # data set -> module of this package that loads it
     "folder": "folder",
 }
 
-__all__ = ["MODULES", "PAPER", "Absent", "Augment", "DatasetInfo", "Split", "Splits", "batches", "info", "load", "mix"]
+__all__ = [
+    "MODULES",
+    "PAPER",
+    "Absent",
+    "Augment",
+    "DatasetInfo",
+    "Split",
+    "Splits",
+    "batches",
+    "count",
+    "info",
+    "load",
+    "mix",
+]
 
 
 def module(name: str) -> ModuleType:
@@ -70,3 +83,13 @@ def load(name: str, data_dir=None, **options) -> Splits:
         if option not in taken:
             raise SpikformerError(f"{name} has no use for {option}={options[option]!r}: it takes {', '.join(taken)}")
     return loader(data_dir=data_dir, **options)
+
+
+def count(name: str, data_dir=None) -> dict[str, int]:
+    """Samples on this machine, by split; empty when the files are not here. Nothing is downloaded.
+
+    Raises:
+        SpikformerError: no such data set; the line names the nearest.
+    """
+    found = module(name)
+    return found.count(data_dir) if hasattr(found, "count") else dict(found.INFO.samples)

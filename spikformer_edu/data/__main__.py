@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .. import cli
 from ..errors import SpikformerError, nearest
-from . import MODULES, PAPER, Absent, batches, cifar10dvs, info, load, module
+from . import MODULES, PAPER, Absent, batches, cifar10dvs, count, info, load
 from .cache import Cache, CacheWarning, write_atomically
 from .events import simulate, write_events
 from .files import data_folder, places, sweep
@@ -117,7 +117,7 @@ def present(name: str, data_dir: Path | None) -> str:
     if info(name).folder is None and name != "folder":  # digits
         return "always: needs no files"
     try:
-        counts = module(name).count(data_dir)
+        counts = count(name, data_dir)
     except SpikformerError as error:
         return f"incomplete: {error}"
     return ", ".join(f"{n:,} {split}" for split, n in counts.items()) or "no"

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from ..errors import SpikformerError, nearest
 
-EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "?")])  # t in microseconds
+EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "?")], align=True)  # t in microseconds
 SENSOR = 128  # pixels along each side of a DVS128
 
 
@@ -145,17 +145,16 @@ def to_frames(events: np.ndarray, time_steps: int, size: int = SENSOR, sensor: i
     Returns:
         ``[T, 2, size, size]``, channel = polarity, in the smallest unsigned type that holds the counts.
     """
-    # Words of 16 bits hold every address up to 2 x 128 x 128, and are a quarter of the bytes of numpy's index type.
-    x, y, pixel = (events[name].astype(np.uint16) for name in "xyp")
-    if size != sensor:
-        x, y = x * size // sensor, y * size // sensor
-    pixel = ((pixel * size + y) * size + x).astype(np.intp)
     step = len(events) // time_steps
-    last = step * (time_steps - 1)
-    frames = np.empty((time_steps, 2 * size * size), dtype=np.min_scalar_type(len(events) - last))
-    for i in range(time_steps):
-        end = len(events) if i == time_steps - 1 else step * (i + 1)
-        frames[i] = np.bincount(pixel[step * i : end], minlength=2 * size * size)
+    longest = len(events) - step * (time_steps - 1)  # the last frame, with the remainder
+    frames = np.zeros((time_steps, 2 * size * size), dtype=np.min_scalar_type(longest))
+    ones = np.ones(longest, dtype=frames.dtype)
+    for i, frame in enumerate(frames):  # slice by slice, so that all of it stays in the processor's cache
+        part = events[step * i :] if i == time_steps - 1 else events[step * i : step * (i + 1)]
+        x, y, p = (part[name].astype(np.uint16) for name in "xyp")  # 16 bits hold every address: 2 x 128 x 128
+        if size != sensor:
+            x, y = x * size // sensor, y * size // sensor
+        np.add.at(frame, ((p * size + y) * size + x).astype(np.intp), ones[: len(part)])
     return frames.astype(np.min_scalar_type(int(frames.max()))).reshape(time_steps, 2, size, size)
 
 

@@ -240,7 +240,7 @@ class Trainer:
                 f" x {recipe.accumulate} parts: give a multiple of {parts}"
             )
         torch.manual_seed(recipe.seed)
-        self.network = replace(recipe.network, num_classes=splits.info.num_classes)
+        self.network = recipe.network_for(splits.info)
         self.model = Spikformer(self.network).to(place.device)
         if recipe.sync_bn and place.world > 1:
             sync_batch_norm(self.model)

@@ -2,15 +2,16 @@
 
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..data import info
+from ..data import count, info, load
+from ..data.base import Absent
 from ..errors import SpikformerError
 from ..model import Spikformer
-from ..presets import preset
 from .checkpoint import provenance
 from .distributed import Place
 from .loop import autocast, parameter_groups
@@ -22,7 +23,7 @@ class Plan:
     """The numbers that follow from a recipe, and from one step measured here.
 
     Attributes:
-        images: training images. steps: optimizer steps an epoch. total_steps: in all.
+        source: what the step was measured on. images: training images. steps: optimizer steps an epoch. total_steps: in all.
         lr: highest learning rate after scaling. parameters: to be trained.
         flops: floating-point operations of a training step for one image, forward and backward, 2 a multiply-add.
         saved_bytes: what autograd keeps of one image until the backward pass.
@@ -31,6 +32,7 @@ class Plan:
         hours: of the whole run in one process at that speed, without reading data.
     """
 
+    source: str
     images: int
     steps: int
     total_steps: int
@@ -44,31 +46,37 @@ class Plan:
     hours: float
 
 
-def plan(recipe: Recipe, place: Place, images: int | None = None, step_images: int = 2) -> Plan:
-    """Count and measure, on random images.
+def plan(recipe: Recipe, place: Place, data_dir: Path | None = None, step_images: int = 2) -> Plan:
+    """Count and measure, on images of the data set where they are, else on random ones.
 
     Args:
-        recipe: what is to be trained. place: where. images: training images; the data set's known number if None.
+        recipe: what is to be trained. place: where. data_dir: where data sets are looked for; nothing is downloaded.
         step_images: images in the measured step.
 
     Raises:
         SpikformerError: the number of training images is not known, or not enough memory.
     """
-    facts = info(recipe.dataset)
-    images = images or facts.samples.get("train")
-    if not images:
-        raise SpikformerError(f"the size of {recipe.dataset} is known only from its files: give --toy or prepare it")
-    if recipe.toy:
-        images = min(images, recipe.toy * facts.num_classes)
+    facts, known, source = info(recipe.dataset), info(recipe.dataset).samples.get("train"), "random images"
+    inputs = None
+    if count(recipe.dataset, data_dir):
+        splits = load(recipe.dataset, data_dir, time_steps=recipe.network.time_steps, toy=recipe.toy)
+        facts = splits.info
+        name = next(name for name in ("train", "test") if not isinstance(splits[name], Absent))
+        known, source = known or len(splits[name]), f"images of {recipe.dataset}'s {name} split"
+        inputs, labels = splits[name].fetch(torch.arange(step_images), None)
+    if not known:
+        raise SpikformerError(f"the size of {recipe.dataset} is known only from its files, which are not here")
+    images = min(known, recipe.toy * facts.num_classes) if recipe.toy else known
     images = round(images * (1 - (recipe.val_fraction or 0)))
-    network = recipe.network
+    network = recipe.network_for(facts)
+    if inputs is None:
+        shape = (step_images, network.in_channels, facts.image_size, facts.image_size)
+        inputs = torch.rand((network.time_steps, *shape) if facts.time_steps else shape)
+        labels = torch.randint(network.num_classes, (step_images,))
+    x, y = inputs.to(place.device), labels.to(place.device)
     torch.manual_seed(recipe.seed)
     model = Spikformer(network).to(place.device).train()
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr)
-    side = preset(recipe.model).image_size
-    shape = (step_images, network.in_channels, side, side)
-    x = torch.rand((network.time_steps, *shape) if facts.time_steps else shape, device=place.device)
-    y = torch.randint(network.num_classes, (step_images,), device=place.device)
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.scaled_lr)
     saved: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -104,6 +112,7 @@ def plan(recipe: Recipe, place: Place, images: int | None = None, step_images: i
     total = steps * (recipe.epochs + recipe.cooldown_epochs)
     median = sorted(seconds)[1]
     return Plan(
+        source,
         images,
         steps,
         total,
@@ -144,7 +153,7 @@ def describe_plan(recipe: Recipe, place: Place, p: Plan) -> str:
         f" {p.flops * p.total_steps * recipe.batch_size / 1e18:.3g} E in all",
         f"  memory a process     about {p.bytes / 2**30:.2f} GiB (estimate: weights, gradients, AdamW,"
         f" {p.saved_bytes / 2**20:.1f} MiB an image for the backward pass)",
-        f"  measured step        {p.step_seconds:.3f} s for {p.step_images} images,"
+        f"  measured step        {p.step_seconds:.3f} s for {p.step_images} {p.source},"
         f" {p.flops * p.step_images / p.step_seconds / 1e9:.0f} GFLOP/s",
         f"  on                   {where['device']}, {where['threads']} threads",
         f"  projected            {p.hours:,.1f} hours in one process at this speed; larger batches run faster",

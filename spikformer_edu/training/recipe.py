@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..data import PAPER, Augment
+from ..data import PAPER, Augment, DatasetInfo
 from ..errors import SpikformerError, nearest
 from ..model import SpikformerConfig
 from ..presets import configure
@@ -94,9 +94,14 @@ class Recipe:
 
     @property
     def network(self) -> SpikformerConfig:
-        """The network that is trained."""
+        """The network that is trained, before it is fitted to its data."""
         steps = {} if self.time_steps is None else {"time_steps": self.time_steps}
         return configure(self.model, attention=self.attention, **steps)
+
+    def network_for(self, facts: DatasetInfo) -> SpikformerConfig:
+        """The network that is trained on a data set, with its classes and channels."""
+        classes = {"num_classes": facts.num_classes} if facts.num_classes else {}  # 0 until the files are read
+        return replace(self.network, in_channels=facts.channels, **classes)
 
     def mixes(self, epoch: int) -> bool:
         """Whether mixup or cutmix is on in that epoch, counted from 0."""
@@ -144,7 +149,7 @@ _IMAGENET = Recipe(
 )
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(),  # ours
-    "digits-dvs": replace(_CIFAR10DVS, dataset="digits-dvs", epochs=10, cooldown_epochs=0, warmup_epochs=1),  # ours
+    "digits-dvs": Recipe(dataset="digits-dvs", time_steps=8, epochs=15),  # ours
     "cifar10": _CIFAR10,
     "cifar100": replace(_CIFAR10, dataset="cifar100", model="cifar100-4-384", augment=PAPER["cifar100"]),
     "cifar10dvs": _CIFAR10DVS,

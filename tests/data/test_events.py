@@ -59,7 +59,9 @@ def test_frames_are_built_ten_times_faster_than_by_tonic_and_hold_the_same_but_t
     events = some_events(200_000)
     tonic = ToFrame(sensor_size=(128, 128, 2), n_event_bins=T)
     assert np.array_equal(tonic(events), to_frames(events, T))  # 200,000 is a multiple of 16: no remainder
-    assert best(lambda: tonic(events), 5) > 10 * best(lambda: to_frames(events, T), 20)
+    rounds = [(best(lambda: tonic(events), 3), best(lambda: to_frames(events, T), 10)) for _ in range(5)]
+    theirs, ours = (min(times) for times in zip(*rounds, strict=True))  # in turn, for others use this machine too
+    assert theirs > 10 * ours, f"tonic {1000 * theirs:.1f} ms, here {1000 * ours:.2f} ms"
 
 
 def test_a_simulated_recording_takes_less_than_a_fifth_of_a_second():
