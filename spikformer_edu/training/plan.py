@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..data import count, info, load
-from ..data.base import Absent
+from ..data import Absent, count, info, load
 from ..errors import SpikformerError
 from ..model import Spikformer
 from .checkpoint import provenance
@@ -23,7 +22,8 @@ class Plan:
     """The numbers that follow from a recipe, and from one step measured here.
 
     Attributes:
-        source: what the step was measured on. images: training images. steps: optimizer steps an epoch. total_steps: in all.
+        source: what the step was measured on.
+        images: training images. steps: optimizer steps an epoch. total_steps: in all.
         lr: highest learning rate after scaling. parameters: to be trained.
         flops: floating-point operations of a training step for one image, forward and backward, 2 a multiply-add.
         saved_bytes: what autograd keeps of one image until the backward pass.
@@ -149,8 +149,8 @@ def describe_plan(recipe: Recipe, place: Place, p: Plan) -> str:
         f" x {per_process // recipe.accumulate}",
         f"  optimizer steps      {p.steps:,} an epoch, {p.total_steps:,} in all",
         f"  highest lr           {p.lr:.3g} = {recipe.lr:.3g} x sqrt({recipe.batch_size} / {recipe.lr_batch_size})",
-        f"  FLOPs                {p.flops / 1e9:.2f} G an image (forward and backward),"
-        f" {p.flops * p.total_steps * recipe.batch_size / 1e18:.3g} E in all",
+        f"  operations           {p.flops / 1e9:.2f} GFLOP an image (forward and backward),"
+        f" {p.flops * p.total_steps * recipe.batch_size / 1e15:,.4g} PFLOP in all",
         f"  memory a process     about {p.bytes / 2**30:.2f} GiB (estimate: weights, gradients, AdamW,"
         f" {p.saved_bytes / 2**20:.1f} MiB an image for the backward pass)",
         f"  measured step        {p.step_seconds:.3f} s for {p.step_images} {p.source},"
