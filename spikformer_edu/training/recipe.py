@@ -149,12 +149,15 @@ _IMAGENET = Recipe(
 )
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(),  # ours
-    "digits-dvs": Recipe(dataset="digits-dvs", time_steps=8, epochs=15),  # ours
+    "digits-dvs": Recipe(dataset="digits-dvs", time_steps=8, epochs=15, augment=Augment(neuromorphic=True)),  # ours
     "cifar10": _CIFAR10,
     "cifar100": replace(_CIFAR10, dataset="cifar100", model="cifar100-4-384", augment=PAPER["cifar100"]),
     "cifar10dvs": _CIFAR10DVS,
-    "dvsgesture": replace(  # the paper's is not published: that of CIFAR10-DVS
-        _CIFAR10DVS, dataset="dvsgesture", model="dvsgesture-2-256", augment=PAPER["dvsgesture"]
+    "dvsgesture": replace(
+        _CIFAR10DVS,
+        dataset="dvsgesture",
+        model="dvsgesture-2-256",
+        augment=replace(PAPER["dvsgesture"], flip=0.0),  # a mirror would turn a left hand into a right one
     ),
     "imagenet": _IMAGENET,
     "folder": replace(_IMAGENET, dataset="folder", model="imagenet-8-384"),  # ours
@@ -198,7 +201,7 @@ DEVIATIONS: dict[str, tuple[str, ...]] = {
         "random numbers of the augmentation are our own; its operations and strengths are the official ones",
     ),
     "cifar10dvs": ("the test set is measured once, at the end; the official code reports the best epoch on it",),
-    "dvsgesture": ("the paper's recipe is not published: this is the one of CIFAR10-DVS",),
+    "dvsgesture": ("the paper's recipe is not published: this is the one of CIFAR10-DVS without mirror images",),
     "imagenet": ("the batch of 24 on each of 8 GPUs is one batch of 192, shared among as many processes as there are",),
     "digits": ("the paper has no digits: the recipe is ours",),
     "digits-dvs": ("the paper has no digits: the recipe is ours",),
