@@ -17,7 +17,7 @@ from .benchmarks.peers import CHANGES, PEERS, SHAPES, Case, case_of, split_name
 from .errors import SpikformerError, nearest
 from .table import table
 from .training import choose_device
-from .training.checkpoint import provenance, write_atomically, write_json
+from .training.checkpoint import provenance, write_file, write_json
 
 PRECISIONS = ("fp32", "bf16")
 AXES = {"time_steps": "time steps T", "batch": "batch B", "tokens": "tokens N", "dim": "width D"}
@@ -77,7 +77,7 @@ def main(options: Options) -> None:
     print("\n" + ".\n".join(NOTES) + ".")
     if options.plot is not None:
         fig = draw(tables, f"{about['device']}, CPU threads: {about['threads']}")
-        write_atomically(options.plot, lambda file: fig.savefig(file, format="png", dpi=150))
+        write_file(options.plot, lambda file: fig.savefig(file, format="png", dpi=150))
 
 
 def check(options: Options) -> None:

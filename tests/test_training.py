@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from spikformer_edu import SpikformerError
 from spikformer_edu.data import batches, load
 from spikformer_edu.training import Place, Recipe, evaluate, learning_rate, load_run, train
-from spikformer_edu.training.checkpoint import write_atomically
+from spikformer_edu.training.checkpoint import write_file
 from spikformer_edu.training.loop import RunOptions, Trainer, parameter_groups
 
 CPU = Place(torch.device("cpu"))
@@ -189,23 +189,23 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_atomically(file, stops_half_way)
+        write_file(file, stops_half_way)
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
 
 
 def test_a_full_disk_is_one_line():
     with pytest.raises(SpikformerError, match="cannot write .*No space left on device"):
-        write_atomically_to_full_device()
+        write_to_full_device()
 
 
-def write_atomically_to_full_device():
+def write_to_full_device():
     from pathlib import Path
 
     def write(_):
         with open("/dev/full", "w") as full:
             full.write("x" * 10**6)
 
-    write_atomically(Path("/tmp/never"), write)
+    write_file(Path("/tmp/never"), write)
 
 
 def test_digits_splits_share_no_image_and_no_label_is_missing():

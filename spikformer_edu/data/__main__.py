@@ -11,9 +11,10 @@ import tyro
 from tqdm import tqdm
 
 from .. import cli
+from ..atomic import write_atomically
 from ..errors import SpikformerError, nearest
 from . import MODULES, PAPER, Absent, batches, cifar10dvs, count, info, load
-from .cache import Cache, CacheWarning, write_atomically
+from .cache import Cache, CacheWarning
 from .events import simulate, write_events
 from .files import data_folder, places, sweep
 
@@ -181,7 +182,7 @@ def write(command: Simulate) -> None:
         raise SpikformerError(f"{folder} holds simulated recordings of another source or seed: give another --out")
     pictures, targets, names = sources(command)
     try:
-        write_atomically(folder / cifar10dvs.LABEL, label.encode())
+        write_atomically(folder / cifar10dvs.LABEL, lambda file: file.write_text(label))
     except OSError as error:
         raise SpikformerError(f"cannot write to {folder}: {error.strerror}") from None
     total = 0

@@ -8,7 +8,6 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 import zlib
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
+from ..atomic import write_atomically
 from ..errors import SpikformerError
 
 Arrays = dict[str, np.ndarray]
@@ -60,7 +60,7 @@ class Cache:
         body = zlib.compress(body, 1) if compress else body
         for folder in self.folders:
             try:
-                write_atomically(folder / file, _digest(text, body) + body)
+                write_atomically(folder / file, lambda path: path.write_bytes(_digest(text, body) + body))
             except OSError as error:
                 reason = f"{folder}: {error.strerror or error}"
                 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # a full disk is no reason to fill another
@@ -70,22 +70,6 @@ class Cache:
                     warnings.warn(f"cannot write to {self.folders[0]}: the cache goes to {folder}", stacklevel=2)
                 return
         warnings.warn(CacheWarning(f"no cache is kept, {reason}: free space or give another --data-dir"), stacklevel=2)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is either complete or not there, whenever the process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(handle)  # else a power cut may leave the new name on old blocks
-        os.chmod(temporary, 0o644)  # mkstemp makes files that no colleague can read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _digest(text: str, body: bytes) -> bytes:

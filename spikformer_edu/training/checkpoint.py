@@ -10,7 +10,6 @@ results.json         written at the end: the accuracy on the test set, measured 
 
 import csv
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ..atomic import write_atomically
 from ..data import Augment
 from ..errors import SpikformerError, nearest
 from ..model import Spikformer, SpikformerConfig
@@ -48,29 +48,23 @@ class Run:
     results: dict[str, Any]
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it: the file is there whole, or not at all.
+def write_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` fill a file, atomically.
 
     Raises:
         SpikformerError: the folder cannot be written, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        if not isinstance(error, (OSError, SafetensorError)) and "file" not in str(error):
+        write_atomically(path, write)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError of its file writer
+        if isinstance(error, RuntimeError) and "file" not in str(error):
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise SpikformerError(f"cannot write {path}: {reason}; free the disk or choose another --out") from None
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_atomically(path, lambda file: file.write_text(json.dumps(content, indent=2) + "\n"))
+    write_file(path, lambda file: file.write_text(json.dumps(content, indent=2) + "\n"))
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -80,12 +74,12 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
             writer.writeheader()
             writer.writerows(rows)
 
-    write_atomically(path, write)
+    write_file(path, write)
 
 
 def write_weights(path: Path, state: dict[str, Tensor]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    write_atomically(path, lambda file: file.write_bytes(save(tensors)))  # save_file would hide it from the group
+    write_file(path, lambda file: file.write_bytes(save(tensors)))  # save_file would hide it from the group
 
 
 def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ..data.base import generator_for
 from ..errors import SpikformerError
 from ..model import Spikformer
 from ..record import Rates, firing_warning
-from .checkpoint import describe, load_weights, read_config, write_atomically, write_csv, write_json, write_weights
+from .checkpoint import describe, load_weights, read_config, write_csv, write_file, write_json, write_weights
 from .distributed import Place, SyncBatchNorm, lost_peers, sync_batch_norm
 from .recipe import PRECISIONS, Recipe, learning_rate
 
@@ -408,7 +408,7 @@ class Trainer:
             "rates": self.rates.state(),
             "progress": asdict(replace(self.progress, loss=loss, correct=int(correct), seen=int(seen))),
         }
-        write_atomically(self.folder / "resume.pt", lambda file: torch.save(state, file))
+        write_file(self.folder / "resume.pt", lambda file: torch.save(state, file))
 
     def resume(self) -> None:
         """Stand where the run in the folder was interrupted.

@@ -8,7 +8,8 @@ import warnings
 import numpy as np
 import pytest
 
-from spikformer_edu.data.cache import Cache, CacheWarning, write_atomically
+from spikformer_edu.atomic import write_atomically
+from spikformer_edu.data.cache import Cache, CacheWarning
 
 
 def entry(fill: int = 7) -> dict[str, np.ndarray]:
@@ -108,7 +109,7 @@ def test_a_full_disk_leaves_no_file_behind_and_is_said(tmp_path):
 def _keep_writing(folder):
     content = os.urandom(3_000_000)
     for _ in range(1000):
-        write_atomically(folder / "file", content)
+        write_atomically(folder / "file", lambda file: file.write_bytes(content))
 
 
 def test_killed_while_writing_leaves_either_nothing_or_all(tmp_path):
