@@ -40,7 +40,7 @@ lint: .venv/dev
 # The model that comes with the package, and the figures in the README.
 pretrained: .venv/package
 	rm -rf runs/pretrained
-	$(BIN)/python -m spikformer_edu.train --dataset digits --out runs/pretrained --device cpu --no-figures
+	OMP_NUM_THREADS=1 $(BIN)/python -m spikformer_edu.train --dataset digits --out runs/pretrained --device cpu --no-figures
 	cd runs/pretrained && cp config.json metrics.csv results.json best.safetensors ../../spikformer_edu/pretrained/digits-2-64/
 	$(BIN)/python -m spikformer_edu.visualize --checkpoint digits-2-64 --index 3 --out runs/pretrained/figures
 	cp runs/pretrained/figures/atlas.png runs/pretrained/figures/attention_over_time.png docs/images/

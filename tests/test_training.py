@@ -193,19 +193,14 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
 
 
-def test_a_full_disk_is_one_line():
-    with pytest.raises(SpikformerError, match="cannot write .*No space left on device"):
-        write_to_full_device()
-
-
-def write_to_full_device():
-    from pathlib import Path
-
+def test_a_full_disk_is_one_line(tmp_path):
     def write(_):
         with open("/dev/full", "w") as full:
             full.write("x" * 10**6)
 
-    write_file(Path("/tmp/never"), write)
+    with pytest.raises(SpikformerError, match="cannot write .*No space left on device"):
+        write_file(tmp_path / "file", write)
+    assert not any(tmp_path.iterdir())
 
 
 def test_digits_splits_share_no_image_and_no_label_is_missing():
