@@ -29,7 +29,7 @@ class Recipe:
     """Time steps T; the preset's unless given."""
     attention: str = "ssa"
     """Attention variant: ssa, identity, relu, leaky_relu, softmax or vanilla."""
-    epochs: int = 30
+    epochs: int = 24
     """Passes over the training set, warm-up included."""
     cooldown_epochs: int = 0
     """Passes at the lowest learning rate, after the others."""
