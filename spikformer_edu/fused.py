@@ -13,22 +13,30 @@ from torch import Tensor
 
 
 class FusedLIF(torch.autograd.Function):
-    """Leaky integrate-and-fire: current ``[T, ...]`` -> spikes ``[T, ...]``, membranes u ``[T, ...]`` to look at."""
+    """Leaky integrate-and-fire: current ``[T, ...]`` -> spikes ``[T, ...]``, membranes u ``[T, ...]`` to look at.
+
+    Where no backward pass can come and nobody looks (``keep`` is false), u holds the last step only.
+    """
 
     @staticmethod
-    def forward(ctx, current: Tensor, beta: float, threshold: float, slope: float) -> tuple[Tensor, Tensor]:
-        step = torch.empty_like(current[0])  # dense, and channels_last where the current is
-        u = torch.empty_strided(
-            current.shape, (step.numel(), *step.stride()), dtype=current.dtype, device=current.device
-        )
-        spikes = torch.empty_like(u)
-        u[0] = current[0]
-        torch.ge(u[0], threshold, out=spikes[0])
-        silent = torch.empty_like(u[0])
-        for t in range(1, len(u)):
-            torch.lt(u[t - 1], threshold, out=silent)
-            torch.addcmul(current[t], u[t - 1], silent, value=beta, out=u[t])
-            torch.ge(u[t], threshold, out=spikes[t])
+    def forward(ctx, current: Tensor, beta: float, threshold: float, slope: float, keep: bool) -> tuple[Tensor, Tensor]:
+        silent = torch.empty_like(current[0])  # dense, and channels_last where the current is
+
+        def steps(count: int) -> Tensor:
+            strides = (silent.numel(), *silent.stride())
+            return torch.empty_strided((count, *silent.shape), strides, dtype=current.dtype, device=current.device)
+
+        u, spikes = steps(len(current) if keep or ctx.needs_input_grad[0] else 1), steps(len(current))
+        last = None
+        for t, (x, spike) in enumerate(zip(current.unbind(), spikes.unbind(), strict=True)):
+            now = u[t % len(u)]
+            if last is None:
+                now.copy_(x)
+            else:
+                torch.lt(last, threshold, out=silent)
+                torch.addcmul(x, last, silent, value=beta, out=now)
+            torch.ge(now, threshold, out=spike)
+            last = now
         ctx.save_for_backward(u)
         ctx.constants = beta, threshold, slope
         ctx.mark_non_differentiable(u)
@@ -36,17 +44,18 @@ class FusedLIF(torch.autograd.Function):
         return spikes, u
 
     @staticmethod
-    def backward(ctx, grad: Tensor, _: None) -> tuple[Tensor, None, None, None]:
+    def backward(ctx, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
         (u,) = ctx.saved_tensors
         beta, threshold, slope = ctx.constants
         out = torch.empty_like(u)
         offset = u.new_tensor(-slope * threshold)
-        sigma, silent = torch.empty_like(u[0]), torch.empty_like(u[0])
-        for t in range(len(u) - 1, -1, -1):
-            torch.add(offset, u[t], alpha=slope, out=sigma).sigmoid_()
-            torch.ops.aten.sigmoid_backward(grad[t], sigma, grad_input=out[t])
-            out[t].mul_(slope)
-            if t + 1 < len(u):
-                torch.lt(u[t], threshold, out=silent)
-                out[t].addcmul_(out[t + 1], silent, value=beta)
-        return out, None, None, None
+        sigma, silent, later = torch.empty_like(u[0]), torch.empty_like(u[0]), None
+        for now, g, x in zip(*(reversed(y.unbind()) for y in (u, grad, out)), strict=True):
+            torch.add(offset, now, alpha=slope, out=sigma).sigmoid_()
+            torch.ops.aten.sigmoid_backward(g, sigma, grad_input=x)
+            x.mul_(slope)
+            if later is not None:
+                torch.lt(now, threshold, out=silent)
+                x.addcmul_(later, silent, value=beta)
+            later = x
+        return out, None, None, None, None

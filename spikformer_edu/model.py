@@ -125,6 +125,8 @@ class SPS(nn.Sequential):
         widths = [in_channels, dim // 8, dim // 4, dim // 2, dim]
         super().__init__(*(SpikingConv(widths[i], widths[i + 1], pool[i], **lif) for i in range(4)))
         self.rpe = SpikingConv(dim, dim, pool=False, **lif)
+        # Convolutions and pools run faster with the channels of a pixel side by side; tokens then need no copy.
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, time_steps: int) -> Tensor:
         first, *stages, rpe = self

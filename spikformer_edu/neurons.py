@@ -108,7 +108,8 @@ class LIF(snn.Leaky):
 
     def forward(self, current: Tensor) -> Tensor:
         if self.fusible and not torch.compiler.is_compiling():
-            spikes, membranes = FusedLIF.apply(current, float(self.beta), float(self.threshold), self.slope)
+            beta, threshold, keep = float(self.beta), float(self.threshold), self.on_membranes is not None
+            spikes, membranes = FusedLIF.apply(current, beta, threshold, self.slope, keep)
         else:
             spikes, membranes = self.loop(current)
         if self.on_membranes is not None:

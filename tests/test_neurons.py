@@ -240,6 +240,19 @@ def test_fused_runs_only_when_nothing_is_learned_or_recorded():
         assert saved(plain) > 1
 
 
+@pytest.mark.parametrize("steps", range(1, 6))
+def test_without_a_backward_pass_only_one_membrane_is_kept_and_the_spikes_are_the_same(steps):
+    neuron, current = LIF(), 3 * torch.randn(steps, 50)
+    kept = []
+    with torch.no_grad():
+        spikes, u = FusedLIF.apply(current, 0.5, 2.0, 2.0, False)
+        neuron.on_membranes = kept.append
+        assert torch.equal(neuron(current), spikes) and len(kept[0]) == steps
+    assert len(u) == 1 and torch.equal(u[0], kept[0][-1])
+    neuron.on_membranes = None
+    assert torch.equal(neuron(current.requires_grad_()), spikes) and 0.1 < spikes.mean() < 0.6
+
+
 # State, memory, checkpoints.
 
 
