@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from spikformer_edu import LIF, Sigmoid
+from spikformer_edu.fused import FusedLIF
 
 BACKENDS = ("fused", "snntorch")
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "lif.json").read_text())
