@@ -1,6 +1,7 @@
 """What all commands share: options from a dataclass, and errors as one line with exit code 2."""
 
 import contextlib
+import difflib
 import io
 import re
 import sys
@@ -60,5 +61,7 @@ def _one_line(box: str, prog: str) -> str:
     text = " ".join(" ".join(line.strip("│|╭╮╰╯ ") for line in box.splitlines()).split())
     parts = [part.strip() for part in re.split(r"[─-]{5,}", text)]
     message = next(part for part in parts if ": " in part or part.endswith("."))
-    meant = re.search(r"Perhaps you meant: (--[\w.-]+)", text)
-    return message.rstrip(".") + (f" (did you mean {meant[1]}?)" if meant else "") + f"; see {prog} --help"
+    wrong = re.search(r"(--[\w.-]+)", message)
+    meant = re.findall(r"(--[\w.-]+)", text.partition("Perhaps you meant:")[2].partition("For full")[0])
+    close = difflib.get_close_matches(wrong[1], meant, n=1, cutoff=0) if wrong and meant else []
+    return message.rstrip(".") + (f" (did you mean {close[0]}?)" if close else "") + f"; see {prog} --help"
