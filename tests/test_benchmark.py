@@ -55,7 +55,8 @@ def test_command_says_where_and_how(run):
     about = content["provenance"]
     assert about["command"].startswith("python -m spikformer_edu.benchmark --shapes toy --rounds 2")
     assert about["threads"] == 1 and about["torch"] == torch.__version__ and about["device"] in printed
-    for words in ("vit (T = 1)", "share: ", "toy, T = 4, B = 4, 64 tokens, bf16", "skipped spikingjelly-triton: its Triton"):
+    title = "toy, T = 4, B = 4, 64 tokens, bf16"
+    for words in ("vit (T = 1)", "share: ", title, "skipped spikingjelly-triton: its Triton"):
         assert words in printed
     assert figure.read_bytes().startswith(b"\x89PNG")
 
