@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -178,6 +179,24 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_facts(tmp_path, monkey
     with pytest.raises(SpikformerError, match=r"loss is nan in epoch 1, step 1, learning rate 1e-05.*none yet"):
         train(SMALL, tmp_path, CPU)
     assert not (tmp_path / "last.safetensors").exists()
+
+
+def test_a_reader_that_is_killed_is_said_and_the_last_checkpoint_stays(tmp_path):
+    folder = tmp_path / "run"
+    command = [*COMMAND, "--epochs", "1000", "--workers", "1", "--out", folder]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
+    while not (folder / "resume.pt").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    while process.poll() is None:  # a new one is born with every epoch
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for child in children:
+            if "train" in Path(f"/proc/{child}/cmdline").read_text():
+                os.kill(int(child), signal.SIGKILL)
+        time.sleep(0.01)
+    line = process.communicate()[1].strip()
+    assert process.returncode == 2 and line.startswith("error: a process that reads data was killed")
+    assert "\n" not in line and torch.load(folder / "resume.pt", weights_only=True)["progress"]["epoch"] >= 1
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):

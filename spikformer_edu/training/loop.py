@@ -223,6 +223,11 @@ def train(recipe: Recipe, folder: Path, place: Place, options: RunOptions | None
     try:
         return Trainer(recipe, folder, place, splits.to(place.device), options).run()
     except RuntimeError as error:
+        if "DataLoader worker" in str(error):
+            raise SpikformerError(
+                "a process that reads data was killed, perhaps for memory: lower --workers,"
+                f" and go on with --out {folder} --resume"
+            ) from None
         if place.world > 1 and lost_peers(error):
             raise SpikformerError(f"process {place.rank} lost the others: the reason is in their output") from None
         raise
