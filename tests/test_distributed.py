@@ -106,3 +106,17 @@ def test_a_batch_that_does_not_divide_ends_the_job_with_its_reason(tmp_path):
     assert done.returncode != 0
     assert "batch_size=33 does not divide among 2 processes" in done.stderr
     assert "Traceback" not in done.stderr.split("torch/distributed")[0].split("error:")[0]
+
+
+def test_a_port_in_use_is_one_line(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        place = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = [sys.executable, "-m", "spikformer_edu.train", "--device", "cpu", "--out", str(tmp_path / "run")]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | place, timeout=100)
+    assert done.returncode == 2 and not (tmp_path / "run").exists()
+    line = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "cannot reach the other processes" in line and "address already in use" in line
+    assert "Traceback" not in done.stderr
