@@ -96,6 +96,7 @@ class LIF(snn.Leaky):
         self.on_membranes: Callable[[Tensor], None] | None = None  # told u [T, ...] of every call; set by record()
         # snnTorch keeps every neuron ever made in this list; without this line no model is ever freed.
         snn.SpikingNeuron.instances.remove(self)
+        self._read: list[tuple[Tensor | None, int | None]] = [(None, None)] * 2
         # Constants of the configuration, not weights: keep snnTorch's four buffers out of checkpoints.
         for name, value in list(self.named_buffers(recurse=False)):
             delattr(self, name)
@@ -108,13 +109,20 @@ class LIF(snn.Leaky):
 
     def forward(self, current: Tensor) -> Tensor:
         if self.fusible and not torch.compiler.is_compiling():
-            beta, threshold, keep = float(self.beta), float(self.threshold), self.on_membranes is not None
-            spikes, membranes = FusedLIF.apply(current, beta, threshold, self.slope, keep)
+            keep = self.on_membranes is not None
+            spikes, membranes = FusedLIF.apply(current, *self.constants(), self.slope, keep)
         else:
             spikes, membranes = self.loop(current)
         if self.on_membranes is not None:
             self.on_membranes(torch.stack(tuple(membranes)))
         return spikes
+
+    def constants(self) -> tuple[float, float]:
+        """beta and the threshold as numbers, read again only when they have changed: reading waits for a GPU."""
+        read = [(t, None if t.is_inference() else t._version) for t in (self.beta, self.threshold)]
+        if any(a is not b or m != n or n is None for (a, m), (b, n) in zip(self._read, read, strict=True)):
+            self._read, self._constants = read, (float(self.beta), float(self.threshold))
+        return self._constants
 
     def loop(self, current: Tensor) -> tuple[Tensor, list[Tensor]]:
         """snnTorch's neuron, step by step: spikes ``[T, ...]``, and for each step the membrane u before the reset."""

@@ -254,6 +254,31 @@ def test_without_a_backward_pass_only_one_membrane_is_kept_and_the_spikes_are_th
     assert torch.equal(neuron(current.requires_grad_()), spikes) and 0.1 < spikes.mean() < 0.6
 
 
+def test_a_threshold_or_beta_that_was_changed_by_hand_is_used():
+    neuron, plain, current = LIF(), LIF(backend="snntorch"), 4 * torch.randn(6, 200)
+    seen = [neuron(current)]
+    for change in (
+        lambda n: n.threshold.fill_(1.0),
+        lambda n: setattr(n, "threshold", torch.tensor(3.0)),
+        lambda n: n.beta.mul_(0.5),
+    ):
+        for n in (neuron, plain):
+            change(n)
+        seen.append(neuron(current))
+        assert torch.equal(seen[-1], plain(current)) and not torch.equal(seen[-1], seen[-2])
+
+
+def test_constants_are_read_once():
+    neuron = LIF()
+    neuron(torch.randn(2, 3))
+    before = neuron._constants
+    neuron(torch.randn(2, 3))
+    assert neuron._constants is before
+    with torch.inference_mode():
+        made = LIF()
+        assert torch.equal(made(torch.full((2, 3), 2.0)), torch.ones(2, 3))
+
+
 # State, memory, checkpoints.
 
 
