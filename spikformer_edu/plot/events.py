@@ -1,12 +1,14 @@
-"""Pictures of event recordings: the cube of events in x, y and time, and the frames that it is cut into."""
+"""Pictures of event recordings: the cube of events in x, y and time, the frames it is cut into, and their tokens."""
 
 import numpy as np
+import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data.events import EVENT, SENSOR, to_frames
 from ..errors import SpikformerError
+from ..model import Spikformer
 from .style import house, image_of
 
 FELL, ROSE = "#D55E00", "#0072B2"  # polarity 0 and 1, as in every figure of event frames
@@ -19,16 +21,19 @@ def events(
     sensor: int = SENSOR,
     title: str | None = None,
     shown: int = 16_000,
+    model: Spikformer | None = None,
 ) -> tuple[Figure, np.ndarray]:
-    """An event cube above the T frames of equal event count that the network sees.
+    """An event cube above the T frames of equal event count that the network sees, and the tokens it makes of them.
 
     Args:
         recording: events of dtype ``spikformer_edu.data.events.EVENT``, in order of time. time_steps: T.
         sensor: pixels along each side of the camera. title: what was recorded; say so if it is simulated.
         shown: the cube draws at most this many events, evenly chosen, so that it can be seen through.
+        model: a network for event frames; a row below the frames then shows the tokens that leave its patch splitting,
+            as the mean over their D features.
 
     Returns:
-        The figure, and its axes: the cube, then the frames.
+        The figure, and its axes: the cube, then the frames, then the tokens if there is a model.
 
     Raises:
         SpikformerError: not events, none of them, or T below 1.
@@ -38,10 +43,12 @@ def events(
     if time_steps < 1:
         raise SpikformerError(f"time_steps={time_steps}: give at least 1")
     frames = to_frames(recording, time_steps, sensor, sensor).astype(float)
-    fig = plt.figure(figsize=(10, 6.2), layout="none")
-    fig.subplots_adjust(left=0.04, right=0.985, top=0.9, bottom=0.06, wspace=0.08)
-    rows = fig.add_gridspec(2, time_steps, height_ratios=[3.6, 1])
-    cube = fig.add_axes((0.0, 0.22, 1.0, 0.74), projection="3d", computed_zorder=False)
+    tokens = None if model is None else token_means(model, frames)
+    more = 0 if tokens is None else 1
+    fig = plt.figure(figsize=(10, 6.2 + 1.4 * more), layout="none")
+    fig.subplots_adjust(left=0.04, right=0.985, top=0.9, bottom=0.06, wspace=0.08, hspace=0.28)
+    rows = fig.add_gridspec(2 + more, time_steps, height_ratios=[3.6, *[1] * (1 + more)])
+    cube = fig.add_axes((0.0, 0.22 + 0.14 * more, 1.0, 0.74 - 0.14 * more), projection="3d", computed_zorder=False)
     some = recording[np.linspace(0, len(recording) - 1, min(shown, len(recording))).astype(int)]
     milliseconds = (some["t"] - recording["t"][0]) / 1000
     for polarity, color, label in ((0, FELL, "darker (p = 0)"), (1, ROSE, "brighter (p = 1)")):
@@ -80,9 +87,28 @@ def events(
         panel.set_xlabel(f"t = {t}")
         _frame(panel)
     panels[0].set_ylabel("frames")
+    if tokens is not None:
+        for t, grid in enumerate(tokens):
+            panel = fig.add_subplot(rows[2, t])
+            panel.imshow(grid, cmap="Greys", vmin=0, vmax=max(tokens.max(), 1e-9))
+            _frame(panel)
+            panels.append(panel)
+        panels[time_steps].set_ylabel(f"{grid.shape[0]} x {grid.shape[1]} tokens")
     count = f"{len(recording):,} events, T = {time_steps} frames of {len(recording) // time_steps:,} events"
     fig.suptitle(f"{title}: {count}" if title else count, x=0.01, ha="left", fontsize=12)
     return fig, np.array([cube, *panels], dtype=object)
+
+
+@torch.no_grad()
+def token_means(model: Spikformer, frames: np.ndarray) -> np.ndarray:
+    """Mean over the D features of every token that leaves the SPS: frames ``[T, C, H, W]`` -> ``[T, H/P, W/P]``."""
+    weight = model.head.weight
+    x = torch.as_tensor(frames, dtype=weight.dtype, device=weight.device)[:, None]  # [T, 1, C, H, W]
+    model.check_input(x)
+    was_training = model.training
+    tokens = model.eval().sps(x, len(x))  # [T, 1, D, H/P, W/P]
+    model.train(was_training)
+    return tokens[:, 0].mean(1).cpu().numpy()
 
 
 def _frame(panel: Axes) -> None:

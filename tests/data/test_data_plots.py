@@ -1,11 +1,13 @@
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from making import some_events
 
+import spikformer_edu as se
 from spikformer_edu import SpikformerError
 from spikformer_edu.data import PAPER, load
-from spikformer_edu.data.events import EVENT
+from spikformer_edu.data.events import EVENT, simulate, to_frames
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -67,3 +69,23 @@ def test_samples_of_simulated_events_say_so():
     assert np.asarray(axes[0, 0].images[0].get_array()).shape == (32, 32, 3)
     with pytest.raises(SpikformerError, match="columns=0"):
         samples(splits.train, splits.info, columns=0)
+
+
+def test_tokens_of_a_network_stand_below_its_frames():
+    recording = simulate(torch.rand(1, 16, 16), [0], size=32, loops=1)[0]
+    torch.manual_seed(0)
+    config = se.SpikformerConfig(dim=32, depth=1, heads=2, in_channels=2, pool=(True, True, False, False))
+    model = se.Spikformer(config)
+    model(torch.rand(4, 2, 2, 32, 32) * 5)  # moves the statistics, so that it is not silent
+    model.sps[0].bn.bias.data.fill_(2.0)
+    frames = torch.from_numpy(to_frames(recording, 4, 32, 32).astype("float32"))
+    with se.record(model.eval(), layers=["sps.3", "sps.rpe"]) as rec, torch.no_grad():
+        model(frames[:, None])
+    expected = (rec["sps.3"].values + rec["sps.rpe"].values)[:, 0].mean(1)
+    fig, axes = se.plot.events(recording, 4, sensor=32, model=model.train())
+    assert len(axes) == 1 + 4 + 4 and model.training
+    for t, panel in enumerate(axes[5:]):
+        assert torch.equal(torch.from_numpy(panel.images[0].get_array().data), expected[t])
+    assert "8 x 8 tokens" in axes[5].get_ylabel()
+    with pytest.raises(se.SpikformerError, match="channels"):
+        se.plot.events(recording, 4, sensor=32, model=se.spikformer("digits-2-64"))
