@@ -3,12 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND := Agg
 
-.PHONY: help train test quick lint pretrained
+.PHONY: help train test quick lint pretrained notebooks notebooks-test lab
 
 help:
 	@echo "make train   train the small Spikformer on real digits (ARGS='--epochs 5' and so on)"
 	@echo "make test    every test"
 	@echo "make quick   the tests that take seconds"
+	@echo "make lab     Jupyter opens on the first chapter"
+	@echo "make notebooks   run every script in tutorials/src and write its notebook (ARGS='05' for one chapter)"
 	@echo "make lint    style"
 	@echo "make pretrained   train the packaged model anew"
 
@@ -29,9 +31,21 @@ test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)
+	$(MAKE) notebooks-test
 
 quick: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow" $(ARGS)
+
+lab: .venv/dev
+	env -u MPLBACKEND $(BIN)/jupyter lab tutorials/00_tour.ipynb
+
+notebooks: .venv/dev
+	$(BIN)/python tutorials/build.py $(ARGS)
+
+# Runs every cell of every chapter and compares what it prints with what is committed.
+notebooks-test: .venv/dev
+	env -u MPLBACKEND -u SPIKFORMER_DATA OMP_NUM_THREADS=1 $(BIN)/pytest --nbval --nbval-current-env \
+		--nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval.cfg -n 2 --dist loadfile tutorials/
 
 lint: .venv/dev
 	$(BIN)/ruff check --fix .

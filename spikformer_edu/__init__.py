@@ -14,6 +14,7 @@ from .attention import ATTENTION
 from .convert import load_official
 from .energy import energy
 from .errors import SpikformerError
+from .exercise import exercise
 from .model import Spikformer, SpikformerConfig
 from .neurons import LIF, Sigmoid
 from .presets import list_models, preset, spikformer
@@ -31,6 +32,7 @@ __all__ = [
     "SpikformerError",
     "data",
     "energy",
+    "exercise",
     "layer_names",
     "list_models",
     "load_official",

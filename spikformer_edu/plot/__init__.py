@@ -10,6 +10,7 @@ from .layers import firing_rates, membrane, raster
 from .network import atlas, logits, value_sets
 from .neuron import neuron, neuron_animation
 from .samples import samples
+from .show import show
 from .ssa import landscape, multiplication_order, ssa, ssa_animation
 from .training import training
 
@@ -28,6 +29,7 @@ __all__ = [
     "neuron_animation",
     "raster",
     "samples",
+    "show",
     "ssa",
     "ssa_animation",
     "training",

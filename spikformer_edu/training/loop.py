@@ -251,7 +251,7 @@ class Trainer:
             sync_batch_norm(self.model)
         self.average = copy.deepcopy(self.model).eval() if recipe.ema_decay else None
         groups = parameter_groups(self.model, recipe.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.warmup_lr)
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe.warmup_lr, fused=True)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=recipe.precision == "fp16")
         if options.recompute:
             recompute_blocks(self.model)

@@ -76,7 +76,7 @@ def plan(recipe: Recipe, place: Place, data_dir: Path | None = None, step_images
     x, y = inputs.to(place.device), labels.to(place.device)
     torch.manual_seed(recipe.seed)
     model = Spikformer(network).to(place.device).train()
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.scaled_lr)
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.scaled_lr, fused=True)
     saved: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

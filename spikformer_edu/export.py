@@ -1,0 +1,126 @@
+"""``python -m spikformer_edu.export``: a trained network as two plain files that any language can read.
+
+``model.json`` says what the network is and where each tensor lies in ``model.bin``, which is nothing but little-endian
+float32 numbers. Batch norms are folded into the layers before them, so that a layer is one matrix and one bias. Outputs
+are the last axis of every weight: an input spike adds one contiguous row to the currents of the next layer.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import cli
+from .attention import SpikingLinear, SpikingSelfAttention
+from .data import DatasetInfo, info
+from .errors import SpikformerError
+from .model import Spikformer, SpikingConv
+from .neurons import LIF
+from .training import load_run
+from .training.checkpoint import write_file
+
+
+def folded(weight: Tensor, bias: Tensor | None, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
+    """A layer and the batch norm behind it as one layer, in evaluation mode: weights ``[out, ...]``, bias ``[out]``."""
+    gain = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
+    before = bn.running_mean.double() - (0 if bias is None else bias.double())
+    return weight.double() * gain.view(-1, *[1] * (weight.dim() - 1)), bn.bias.double() - before * gain
+
+
+def tensors(model: Spikformer) -> dict[str, Tensor]:
+    """Every weight that inference needs, by layer: convolutions ``[in, 3, 3, out]``, linear layers ``[in, out]``."""
+    found: dict[str, Tensor] = {}
+
+    def add(name: str, weight: Tensor, bias: Tensor) -> None:
+        outputs_last = weight.permute(1, 2, 3, 0) if weight.dim() == 4 else weight.t()
+        found[name + ".weight"], found[name + ".bias"] = outputs_last, bias
+
+    for name, module in model.named_modules():
+        if isinstance(module, SpikingConv):
+            add(name, *folded(module.conv.weight, None, module.bn))
+        elif isinstance(module, SpikingSelfAttention):
+            add(name + ".qkv", *folded(module.qkv.weight, module.qkv.bias, module.bn))
+        elif isinstance(module, SpikingLinear):
+            add(name, *folded(module.linear.weight, module.linear.bias, module.bn))
+    add("head", model.head.weight, model.head.bias)
+    return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in found.items()}
+
+
+def header(model: Spikformer, name: str, facts: DatasetInfo) -> dict[str, Any]:
+    """What ``model.json`` says, but for where the tensors lie."""
+    config = model.config
+    neurons = {
+        layer.removesuffix(".neuron"): {"beta": float(module.beta), "threshold": float(module.threshold)}
+        for layer, module in model.named_modules()
+        if isinstance(module, LIF)
+    }
+    return {
+        "name": name,
+        "dim": config.dim,
+        "depth": config.depth,
+        "heads": config.heads,
+        "timeSteps": config.time_steps,
+        "pool": list(config.pool),
+        "scale": [float(block.attn.scale) for block in model.blocks],
+        "neurons": neurons,  # of u = tau H: u[t] = beta u[t-1] (1 - S[t-1]) + X[t], a spike where u >= threshold
+        "channels": config.in_channels,
+        "imageSize": facts.image_size,
+        "mean": list(facts.mean),
+        "std": list(facts.std),
+        "classes": list(facts.classes),
+    }
+
+
+def export(checkpoint: str | Path, out: Path) -> list[Path]:
+    """Write a trained network as ``model.json`` and ``model.bin``.
+
+    Args:
+        checkpoint: a run folder, or the name of a pretrained model of the package.
+        out: folder for the two files; made if need be.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        SpikformerError: no run there; a network that is not the paper's SSA on still images; or a full disk.
+    """
+    run = load_run(checkpoint)
+    config, facts = run.model.config, info(run.recipe.dataset)
+    if config.attention != "ssa" or config.qk_pool:
+        raise SpikformerError(
+            f"{run.folder}: attention is {config.attention!r}{' with qk_pool' if config.qk_pool else ''}; "
+            "only plain spiking self-attention is exported, so give a run with attention='ssa' and no qk_pool"
+        )
+    if facts.time_steps is not None:
+        raise SpikformerError(f"{run.folder}: trained on event frames of {facts.name}; give a run on still images")
+    content, offset, chunks = header(run.model, run.folder.name, facts), 0, []
+    content["tensors"] = {}
+    for name, tensor in tensors(run.model).items():
+        content["tensors"][name] = {"offset": offset, "shape": list(tensor.shape)}  # in numbers, not bytes
+        offset += tensor.numel()
+        chunks.append(tensor.numpy().astype("<f4").tobytes())
+    paths = [out / "model.json", out / "model.bin"]
+    write_file(paths[0], lambda file: file.write_text(json.dumps(content, indent=1) + "\n"))
+    write_file(paths[1], lambda file: file.write_bytes(b"".join(chunks)))
+    return paths
+
+
+@dataclass(frozen=True)
+class Options:
+    checkpoint: str = "digits-2-64"
+    """Run folder, or the name of a pretrained model of the package."""
+    out: Path = Path("export")
+    """Folder for model.json and model.bin."""
+
+
+def main(options: Options) -> None:
+    """Write a trained network as model.json and model.bin, batch norms folded, for programs that are not Python."""
+    for path in export(options.checkpoint, options.out):
+        print(f"{path}  {path.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    cli.run(main, "python -m spikformer_edu.export")

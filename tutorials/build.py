@@ -1,0 +1,100 @@
+"""Makes the notebooks from the scripts in ``src/``: ``python tutorials/build.py [05 solutions/05 ...]``.
+
+A script is a notebook in jupytext's percent format. Building runs it and writes the notebook with its outputs. The same
+script gives the same bytes on the same machine: cell ids are numbered, and nothing of the clock or the kernel is kept.
+``--time`` also writes how long each chapter took, for its header, to ``results/run_times.json``.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+
+HERE = Path(__file__).parent
+SOURCES = HERE / "src"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def scripts() -> list[Path]:
+    """Scripts of all chapters, then of all solutions."""
+    return sorted(SOURCES.glob("[0-9]*.py")) + sorted(SOURCES.glob("solutions/[0-9]*.py"))
+
+
+def target(script: Path) -> Path:
+    """Where the notebook of a script goes."""
+    return (HERE / script.relative_to(SOURCES)).with_suffix(".ipynb")
+
+
+def read(script: Path) -> nbformat.NotebookNode:
+    """The notebook of a script, not run yet."""
+    notebook = jupytext.read(script, fmt="py:percent")
+    notebook.metadata = nbformat.from_dict(METADATA)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        cell.metadata.pop("lines_to_next_cell", None)
+    return notebook
+
+
+def run(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
+    """Run every cell in that folder, on one thread, without data sets of this machine and without a window."""
+    os.environ.update(OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
+    for name in ("SPIKFORMER_DATA", "MPLBACKEND"):
+        os.environ.pop(name, None)
+    client = NotebookClient(
+        notebook, timeout=300, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute()
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = joined(cell.outputs)
+    return notebook
+
+
+def joined(outputs: list) -> list:
+    """Outputs with neighbouring pieces of one stream joined: how a stream is cut into pieces is chance."""
+    result: list = []
+    for output in outputs:
+        if output.output_type == "stream" and result and result[-1].get("name") == output.name:
+            result[-1].text += output.text
+        else:
+            result.append(output)
+    return result
+
+
+def main(arguments: list[str]) -> None:
+    chosen = [a for a in arguments if not a.startswith("--")]
+    seconds = {}
+    for script in scripts():
+        name = str(script.relative_to(SOURCES).with_suffix(""))
+        if chosen and not any(name.startswith(c) for c in chosen):
+            continue
+        start = time.perf_counter()
+        notebook = run(read(script), target(script).parent)
+        nbformat.validate(notebook)
+        target(script).parent.mkdir(exist_ok=True)
+        text = nbformat.writes(notebook) + "\n"
+        target(script).write_text(text)
+        seconds[name] = round(time.perf_counter() - start, 1)
+        print(f"{name:40} {seconds[name]:6.1f} s {len(text) / 1000:8.0f} kB", flush=True)
+    if "--time" in arguments:
+        import torch
+
+        from spikformer_edu.training.checkpoint import provenance
+
+        facts = provenance(torch.device("cpu")) | {"command": "python tutorials/build.py --time", "threads": 1}
+        results = json.dumps({"provenance": facts, "seconds": seconds}, indent=2) + "\n"
+        (HERE / "results" / "run_times.json").write_text(results)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
