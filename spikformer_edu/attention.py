@@ -14,7 +14,7 @@ from .neurons import LIF
 
 
 class SpikingLinear(nn.Module):
-    """SN(BN(Linear(x))) on tokens: ``[T, B, N, D_in]`` -> spikes ``[T, B, N, D_out]`` (paper, eq. 15, 17)."""
+    """SN(BN(Linear(x))) on tokens: ``[T, B, N, D_in]`` -> spikes ``[T, B, N, D_out]``."""
 
     def __init__(self, dim_in: int, dim_out: int, **lif):
         super().__init__()
@@ -32,7 +32,7 @@ def norm_tokens(bn: nn.BatchNorm1d, x: Tensor) -> Tensor:
 
 
 class SpikingSelfAttention(nn.Module):
-    """SSA: SN(Q K^T V s) with Q, K, V in {0, 1}, no softmax (paper, eq. 5-7 and 14-15).
+    """SSA: SN(Q K^T V s) with Q, K, V in {0, 1}, no softmax (paper, eq. 14-19).
 
     Without softmax the product is associative, (Q K^T) V = Q (K^T V): the cheaper order is taken. Both
     sum integers, so they give the same numbers to the last bit when the scale is a power of two (in

@@ -5,11 +5,27 @@ Here the forward pass keeps one tensor, the membrane u, and the backward pass wa
 
     dL/du[t] = dL/dS[t] Theta'(u[t] - threshold) + beta (1 - S[t]) dL/du[t+1],    dL/dX[t] = dL/du[t]
 
-(the reset is detached, so no gradient flows through 1 - S[t]).
+(the reset is detached, so no gradient flows through 1 - S[t]). On a GPU each pass is one kernel where
+Triton is installed (PyTorch brings it along on Linux).
 """
+
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor
+
+
+@cache
+def _triton() -> ModuleType | None:
+    return import_module(".fused_triton", __package__) if find_spec("triton") else None
+
+
+def kernels_for(tensor: Tensor) -> ModuleType | None:
+    """The kernels for a tensor on a GPU; None on other devices, and where Triton is not installed."""
+    return _triton() if tensor.is_cuda else None
 
 
 class FusedLIF(torch.autograd.Function):
@@ -26,7 +42,15 @@ class FusedLIF(torch.autograd.Function):
             strides = (silent.numel(), *silent.stride())
             return torch.empty_strided((count, *silent.shape), strides, dtype=current.dtype, device=current.device)
 
-        u, spikes = steps(len(current) if keep or ctx.needs_input_grad[0] else 1), steps(len(current))
+        keep = keep or ctx.needs_input_grad[0]
+        u, spikes = steps(len(current) if keep else 1), steps(len(current))
+        ctx.save_for_backward(u)
+        ctx.constants = beta, threshold, slope
+        ctx.mark_non_differentiable(u)
+        ctx.set_materialize_grads(False)  # u's would be a tensor of zeros
+        if kernels := kernels_for(current):
+            kernels.forward(current, u if keep else None, spikes, beta, threshold)
+            return spikes, u
         last = None
         for t, (x, spike) in enumerate(zip(current.unbind(), spikes.unbind(), strict=True)):
             now = u[t % len(u)]
@@ -37,10 +61,6 @@ class FusedLIF(torch.autograd.Function):
                 torch.addcmul(x, last, silent, value=beta, out=now)
             torch.ge(now, threshold, out=spike)
             last = now
-        ctx.save_for_backward(u)
-        ctx.constants = beta, threshold, slope
-        ctx.mark_non_differentiable(u)
-        ctx.set_materialize_grads(False)  # u's would be a tensor of zeros
         return spikes, u
 
     @staticmethod
@@ -48,6 +68,9 @@ class FusedLIF(torch.autograd.Function):
         (u,) = ctx.saved_tensors
         beta, threshold, slope = ctx.constants
         out = torch.empty_like(u)
+        if kernels := kernels_for(u):
+            kernels.backward(u, grad, out, beta, threshold, slope)
+            return out, None, None, None, None
         offset = u.new_tensor(-slope * threshold)
         sigma, silent, later = torch.empty_like(u[0]), torch.empty_like(u[0]), None
         for now, g, x in zip(*(reversed(y.unbind()) for y in (u, grad, out)), strict=True):

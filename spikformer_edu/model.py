@@ -83,7 +83,7 @@ class SpikformerConfig:
 
 
 class SpikingConv(nn.Module):
-    """MP(SN(BN(Conv2d))): ``[T, B, C_in, H, W]`` -> spikes ``[T, B, C_out, H, W]``, halved by the pool (eq. 8)."""
+    """MP(SN(BN(Conv2d))): ``[T, B, C_in, H, W]`` -> spikes ``[T, B, C_out, H, W]``, halved by the pool (eq. 10)."""
 
     def __init__(self, channels_in: int, channels_out: int, pool: bool, **lif):
         super().__init__()
@@ -115,7 +115,7 @@ class SpikingConv(nn.Module):
 
 
 class SPS(nn.Sequential):
-    """Spiking patch splitting: four conv blocks, then a conv block as relative position embedding (eq. 8-9).
+    """Spiking patch splitting: four conv blocks, then a conv block as relative position embedding (eq. 4-6).
 
     Shapes: ``[T, B, C, H, W]``, or an image ``[B, C, H, W]`` standing still for T steps, -> ``[T, B, D, H/P, W/P]``
     with values in {0, 1, 2}: features plus position.
@@ -137,7 +137,7 @@ class SPS(nn.Sequential):
 
 
 class MLP(nn.Module):
-    """Two spiking linear layers, D -> ratio D -> D, on tokens ``[T, B, N, D]`` (eq. 17)."""
+    """Two spiking linear layers, D -> ratio D -> D, on tokens ``[T, B, N, D]``."""
 
     def __init__(self, dim: int, hidden: int, **lif):
         super().__init__()
@@ -149,7 +149,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Encoder block: X' = SSA(X) + X, then MLP(X') + X'. The residual stream is an integer (eq. 10, 18-19)."""
+    """Encoder block: X' = SSA(X) + X, then MLP(X') + X'. The residual stream is an integer (eq. 7-8)."""
 
     def __init__(self, config: SpikformerConfig):
         super().__init__()
@@ -170,7 +170,7 @@ class Block(nn.Module):
 
 
 class Spikformer(nn.Module):
-    """The network of the paper: SPS, L encoder blocks, the mean over tokens and time, a linear head (eq. 4-10).
+    """The network of the paper: SPS, L encoder blocks, the mean over tokens and time, a linear head (eq. 4-9).
 
     Args:
         config: sizes and options.
