@@ -95,7 +95,7 @@ def spikformer(name: str, **overrides) -> Spikformer:
     Raises:
         SpikformerError: no such preset, no such field, or a value out of range.
 
-    Example:
+    Examples:
         >>> import torch, spikformer_edu as se
         >>> model = se.spikformer("cifar10-4-384")
         >>> model(torch.rand(2, 3, 32, 32)).shape

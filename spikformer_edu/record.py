@@ -239,7 +239,7 @@ class record:
         SpikformerError: an unknown layer (the line names the nearest), membranes that are being recorded already, or,
             when the model is called, a sample that the batch does not have.
 
-    Example:
+    Examples:
         >>> with se.record(model, membranes=True) as rec:
         ...     model(images)
         >>> rec["blocks.0.attn.q"].spikes.shape      # [T, B, h, N, d]
@@ -347,7 +347,7 @@ class Rates:
         model: the network (not its compiled wrapper: compiled code does not see hooks that come and go).
         every: watch one training step in so many, the first of each epoch included.
 
-    Example:
+    Examples:
         >>> rates = Rates(model)
         >>> for images, labels in batches:
         ...     rates.step()                 # before the forward pass

@@ -1,0 +1,293 @@
+"""Every picture and every table of numbers in these pages, made from the package: ``python docs/figures.py``.
+
+Pictures go to ``docs/images/``. Tables replace what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` in the
+pages, so that no number in them is typed by hand. No GPU and no network is needed. (``atlas.png`` and
+``attention_over_time.png`` are made by ``make pretrained``.)
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import spikformer_edu as se
+from spikformer_edu.benchmark import draw, label_of
+from spikformer_edu.benchmarks.measure import Result, Table
+from spikformer_edu.data import digits_dvs
+from spikformer_edu.data.events import simulate
+from spikformer_edu.energy import audit_ann, audit_ann_rest, audit_paper
+from spikformer_edu.plot import style
+from spikformer_edu.presets import PRESETS
+from spikformer_edu.training.checkpoint import PRETRAINED
+
+DOCS = Path(__file__).parent
+IMAGES = DOCS / "images"
+BENCHMARK = DOCS / "results" / "benchmark_cpu.json"
+MODEL = "digits-2-64"  # the packaged network
+SAMPLES = 16  # test digits that it is shown
+DPI = 120
+
+
+# Pictures ----------------------------------------------------------------------------------------------------------
+
+
+def network() -> tuple[se.Spikformer, Tensor]:
+    """The packaged network, and the first test digits ``[B, 1, 32, 32]``."""
+    return se.load_pretrained(MODEL), se.data.load("digits").test.fetch(torch.arange(SAMPLES), None)[0]
+
+
+def concept_neuron() -> Figure:
+    """Input below the threshold for ever, leak, one exact tie, strong input."""
+    current = [0.9] * 5 + [0.0] * 3 + [1.55] * 4 + [0.0] * 2 + [2.0] + [0.0] * 2 + [3.0] * 3
+    fig, _ = se.plot.neuron(current, title="one LIF neuron, tau = 2")
+    return fig
+
+
+def concept_surrogate() -> Figure:
+    model, images = network()
+    with torch.no_grad(), se.record(model, membranes=True) as rec:
+        model(images)
+    fig, _ = se.plot.landscape({name: rec[name] for name in ("blocks.0.attn.attn", "blocks.1.attn.attn")})
+    return fig
+
+
+def concept_sps() -> Figure:
+    """Where each stage of SPS fires: the share of its channels that spike at each place, step by step."""
+    model, images = network()
+    names = [f"sps.{i}" for i in range(4)] + ["sps.rpe"]
+    with torch.no_grad(), se.record(model, layers=names) as rec:
+        model(images)
+    steps, sample = model.config.time_steps, 3
+    with plt.rc_context(style.RC):
+        fig, axes = plt.subplots(
+            len(names), steps + 1, figsize=(8.2, 7.4), width_ratios=[0.85, *[1] * steps], layout="compressed"
+        )
+        for row, name in zip(axes, names, strict=True):
+            spikes = rec[name].spikes[:, sample]  # [T, C, H, W]
+            channels, height, width = spikes.shape[1:]
+            for t, ax in enumerate(row[1:]):
+                shown = ax.imshow(spikes[t].mean(0), cmap="Greys", vmin=0, vmax=0.5)
+                ax.set(xticks=[], yticks=[])
+                ax.spines[:].set(visible=True, color=style.LIGHT)
+                if name == names[0]:
+                    ax.set_title(f"t = {t}", loc="center", fontsize=11)
+            row[0].axis("off")
+            label = f"{name}\n{channels} channels\n{height} x {width}\nfires: {100 * spikes.mean():.1f} %"
+            row[0].text(0.95, 0.5, label, ha="right", va="center", transform=row[0].transAxes, fontsize=11)
+        fig.suptitle(f"spiking patch splitting of one digit, T = {steps}", fontsize=13)
+        fig.colorbar(shown, ax=axes, label="share of channels that spike", shrink=0.5, pad=0.02)
+    return fig
+
+
+def concept_ssa() -> Figure:
+    random = torch.Generator().manual_seed(3)
+    q, k, v = (torch.bernoulli(torch.full((4, 8, 8), rate), generator=random) for rate in (0.3, 0.35, 0.35))
+    fig, _ = se.plot.ssa(q, k, v)
+    return fig
+
+
+def concept_encoder() -> Figure:
+    model, images = network()
+    with torch.no_grad(), se.record(model) as rec:
+        model(images)
+    fig, _ = se.plot.value_sets(rec, images)
+    return fig
+
+
+def concept_energy() -> Figure:
+    fig, _ = se.plot.energy(se.energy(*network()))
+    return fig
+
+
+def guide_events() -> Figure:
+    pictures, _ = digits_dvs.images()
+    (recording,) = simulate(pictures[:1], [0])
+    fig, _ = se.plot.events(recording, title="a moving digit, simulated")
+    return fig
+
+
+def results_training() -> Figure:
+    fig, _ = se.plot.training(PRETRAINED / MODEL, title=f"{MODEL}, the packaged run")
+    return fig
+
+
+def results_benchmark() -> Figure:
+    about = benchmark()["provenance"]
+    return draw(measured(), f"{about['device']}, CPU threads: {about['threads']}")
+
+
+PICTURES: dict[str, Callable[[], Figure]] = {
+    f"{make.__name__}.png": make
+    for make in (
+        concept_neuron,
+        concept_surrogate,
+        concept_sps,
+        concept_ssa,
+        concept_encoder,
+        concept_energy,
+        guide_events,
+        results_training,
+        results_benchmark,
+    )
+}
+
+
+# Tables ------------------------------------------------------------------------------------------------------------
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A table in Markdown, the first ``left`` columns to the left, the others to the right."""
+    rule = ["---"] * left + ["---:"] * (len(header) - left)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+
+
+def benchmark() -> dict:
+    """The measurement on a CPU, with where and how it was made."""
+    return json.loads(BENCHMARK.read_text())
+
+
+def measured() -> list[Table]:
+    """The same as the benchmark's own tables."""
+    tables = []
+    for part in benchmark()["tables"]:
+        results = [Result(**{key: value for key, value in r.items() if key != "median"}) for r in part["results"]]
+        tables.append(Table(**part | {"results": results}))
+    return tables
+
+
+def table_digits() -> str:
+    """What the packaged run recorded when it ended."""
+    run = se.load_run(MODEL)
+    about = json.loads((run.folder / "config.json").read_text())["provenance"]
+    r = run.results
+    rows = [
+        ("test accuracy", f"{100 * r['accuracy']:.2f} % ({r['correct']} of {r['total']}), measured once"),
+        ("test loss", f"{r['loss']:.4f} (cross-entropy)"),
+        ("weights of", f"epoch {r['best_epoch']} of {r['epochs']}, the lowest validation loss"),
+        ("validation accuracy", f"{100 * r['val_accuracy']:.2f} %"),
+        ("command", f"`{about['command']}`"),
+        ("on", f"{about['device']}, {about['threads']} thread"),
+        ("versions", f"Python {about['python']}, PyTorch {about['torch']}, snnTorch {about['snntorch']}"),
+        ("commit", about["commit"]),
+    ]
+    return markdown(("", MODEL), rows, left=2)
+
+
+def table_benchmark() -> str:
+    """Median, least and most time of a step, and the ratio to ours."""
+    rows = []
+    for part in measured():
+        for r in sorted(part.results, key=lambda r: r.mode != "train"):
+            times = [f"{1000 * t:,.0f}" for t in (r.median, min(r.seconds), max(r.seconds))]
+            what = [f"{part.title}, B = {r.batch}", part.precision, r.mode, label_of(r)]
+            rows.append([*what, *times, f"{r.to_ours:.2f}"])
+    header = ("network", "precision", "mode", "peer", "median, ms", "least", "most", "/ ours")
+    return markdown(header, rows, left=4)
+
+
+def table_provenance() -> str:
+    """Where and how the benchmark was run, and what its peers are."""
+    about = benchmark()["provenance"]
+    rounds = len(measured()[0].results[0].seconds)
+    versions = f"Python {about['python']}, PyTorch {about['torch']}, snnTorch {about['snntorch']}, "
+    rows = [
+        ("on", f"{about['device']}, {about['threads']} threads"),
+        ("versions", f"{versions}SpikingJelly {about['spikingjelly']}"),
+        ("command", f"`{about['command']}`"),
+        ("commit", about["commit"]),
+        ("rounds", str(rounds)),
+        *((f"`{name}`", text) for name, text in about["peers"].items()),
+    ]
+    return markdown(("", "measurement"), rows, left=2)
+
+
+def table_published() -> str:
+    """Accuracies and sizes as the paper prints them, beside our parameter counts."""
+    rows = []
+    for p in PRESETS.values():
+        for steps, top1 in (p.paper_accuracy or {}).items():
+            rows.append((f"`{p.name}`", str(steps), f"{top1:.2f}", f"{p.parameters:,}"))
+    return markdown(("preset", "T", "published top-1, %", "parameters, counted here"), rows)
+
+
+def table_energy_audit() -> str:
+    """Every ImageNet row of the paper's Table 2, less 0.9 pJ a SOP."""
+    rows = [
+        [
+            f"`{r['model']}`",
+            f"{r['SOPs (G)']:.2f}",
+            f"{r['energy']:.3f}",
+            f"{r['rest']:.3f}",
+            f"{r['own width']:.3f}",
+            f"{r['D = 512']:.3f}",
+        ]
+        for r in audit_paper()
+    ]
+    header = ("network", "published SOPs, G", "published energy, mJ", "rest, mJ", "eq. at its own D", "eq. at D = 512")
+    return markdown(header, rows)
+
+
+def table_ann_audit() -> str:
+    """The ways of counting that come nearest to the published network without spikes."""
+    rows = [
+        (
+            r["attention"],
+            r["first conv"],
+            r["head"],
+            f"{r['FLOPs (G)']:.4f}",
+            f"{r['published (G)']:.4f}",
+            f"{r['off by (G)']:+.4f}",
+        )
+        for r in audit_ann()[:4]
+    ]
+    header = ("products of attention", "first convolution", "head", "FLOPs, G", "from 38.340 mJ", "off by")
+    return markdown(header, rows, left=3) + (
+        f"\n\nWith the first convolution and without the head, the published figure leaves {audit_ann_rest():.2f} "
+        "\\(N^2 D\\) a block for attention, where one product takes 1 and both take 2."
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    make.__name__.removeprefix("table_").replace("_", "-"): make
+    for make in (
+        table_digits,
+        table_benchmark,
+        table_provenance,
+        table_published,
+        table_energy_audit,
+        table_ann_audit,
+    )
+}
+MARKED = re.compile(r"<!-- table ([\w-]+) -->\n.*?<!-- end -->", flags=re.DOTALL)
+
+
+def filled(page: str) -> str:
+    """A page with its tables made anew."""
+    return MARKED.sub(lambda m: f"<!-- table {m[1]} -->\n\n{TABLES[m[1]]()}\n\n<!-- end -->", page)
+
+
+def main(folder: Path = IMAGES) -> None:
+    torch.set_num_threads(1)
+    folder.mkdir(exist_ok=True)
+    for name, make in PICTURES.items():
+        fig = make()
+        fig.savefig(folder / name, dpi=DPI, metadata={"Software": None})
+        plt.close(fig)
+        print(f"drew {name}")
+    for path in sorted(DOCS.rglob("*.md")):
+        page = path.read_text()
+        if (new := filled(page)) != page:
+            path.write_text(new)
+            print(f"filled {path.relative_to(DOCS)}")
+
+
+if __name__ == "__main__":
+    main()

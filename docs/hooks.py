@@ -1,0 +1,193 @@
+"""What MkDocs does for this site besides Markdown: executed notebooks become pages, and nothing is run again.
+
+A chapter ``tutorials/05_x.ipynb`` becomes ``learn/05_x.md`` with its figures ``learn/05_x/figure-1.png``, as generated
+files: nothing is written into the checkout. The notebook itself lies beside its page, to download.
+"""
+
+import base64
+import contextlib
+import html
+import io
+import json
+import re
+import runpy
+import sys
+import warnings
+from pathlib import Path
+from unittest.mock import patch
+
+from mkdocs.structure.files import File
+from PIL import Image
+
+TUTORIALS = Path(__file__).parent.parent / "tutorials"
+
+
+# Notebooks
+
+
+def on_config(config):
+    """The chapters that are there, under Learn."""
+    learn = next(item["Learn"] for item in config.nav if "Learn" in item)
+    listed = {page for item in learn if isinstance(item, dict) for page in item.values()}
+    for path in chapters():
+        page = f"learn/{path.stem}.md"
+        if page not in listed:
+            learn.append({title(cells(path)): page})
+
+
+def on_files(files, config):
+    """A page, its figures and the notebook, for every notebook."""
+    for path in chapters() + sorted(TUTORIALS.glob("solutions/[0-9]*.ipynb")):
+        name = "learn/" + path.relative_to(TUTORIALS).with_suffix("").as_posix()
+        text, figures = page_of(cells(path), path.stem)
+        made = {f"{name}.md": text, f"{name}.ipynb": path.read_bytes()}
+        made |= {f"{name}/figure-{number}.png": figure for number, figure in enumerate(figures, 1)}
+        if figures and path.parent == TUTORIALS:
+            made[f"{name}/thumbnail.png"] = thumbnail(figures[0])
+        for uri, content in made.items():
+            files.append(File.generated(config, uri, content=content))
+
+
+def chapters() -> list[Path]:
+    return sorted(TUTORIALS.glob("[0-9]*.ipynb"))
+
+
+def cells(path: Path) -> list[dict]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        cell["source"] = "".join(cell["source"])
+    return cells
+
+
+def title(cells: list[dict]) -> str:
+    return re.match(r"# (.+)", cells[0]["source"])[1].strip()
+
+
+def page_of(cells: list[dict], stem: str) -> tuple[str, list[bytes]]:
+    """A notebook as Markdown, and its figures."""
+    figures: list[bytes] = []
+    parts = []
+    for cell in cells:
+        if cell["cell_type"] == "markdown":
+            parts.append(prose(cell["source"]))
+            continue
+        source = fence(cell["source"], "{ .python }")
+        if "setup" in cell["metadata"].get("tags", []):
+            source = fold("note", "Setup: imports, a fixed seed, one thread", source)
+        parts.append(source)
+        parts += [shown(output, stem, figures) for output in cell["outputs"]]
+    head, _, rest = parts[0].partition("\n")
+    here = (
+        f"[Download this notebook]({stem}.ipynb){{ download }}, or open it with `make lab`. It runs offline, on a CPU."
+    )
+    return "\n\n".join([head, f'<div class="notebook" markdown>\n{here}\n</div>', rest, *parts[1:]]), figures
+
+
+def shown(output: dict, stem: str, figures: list[bytes]) -> str:
+    """What a cell printed or drew."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        figures.append(base64.b64decode("".join(data["image/png"])))
+        file = f"{stem}/figure-{len(figures)}.png"
+        width, height = Image.open(io.BytesIO(figures[-1])).size
+        alt = re.sub(r"([^\w\s])", r"\\\1", output["metadata"]["image/png"]["alt"].replace("\n", " "))
+        return f"[![{alt}]({file}){{ loading=lazy width={width} height={height} }}]({file}){{ .figure }}"
+    text = "".join(output.get("text") or data["text/plain"])
+    return fence(text.rstrip("\n"), "{ .text .no-copy .output }")
+
+
+def prose(text: str) -> str:
+    """A Markdown cell as Python-Markdown understands it: links to pages, folds, and blank lines where they are needed:
+    around formulas, before lists and tables."""
+    text = re.sub(r"\]\((?!\w+:)([\w./-]+)\.ipynb(#[\w-]+)?\)", r"](\1.md\2)", text)
+    text = re.sub(r"\]\(((?:\.\./)*)\.\./docs/", r"](\1../", text)
+    text = re.sub(r"^\$\$.+?\$\$$", lambda found: f"\n{' '.join(found[0].split())}\n", text, flags=re.S | re.M)
+    text = re.sub(
+        r"<details>\s*<summary>(.*?)</summary>(.*?)</details>",
+        lambda found: fold("question", found[1], found[2].strip()),
+        text,
+        flags=re.S,
+    )
+    lines: list[str] = []
+    fenced = False
+    for line in text.split("\n"):
+        before = lines[-1] if lines else ""
+        starts = [kind for kind in (r"\s*([-*+]|\d+\.) ", r"\s*\|") if re.match(kind, line)]
+        if not fenced and starts and before.strip() and not re.match(starts[0] + r"|\s*[-*+] |\s{2,}|#", before):
+            lines.append("")
+        fenced ^= line.lstrip().startswith("```")
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def fence(text: str, kind: str) -> str:
+    ticks = "`" * max([3, *(len(run) + 1 for run in re.findall("`{3,}", text))])
+    return f"{ticks} {kind}\n{text}\n{ticks}"
+
+
+def fold(kind: str, summary: str, text: str) -> str:
+    inside = "\n".join(f"    {line}" if line else "" for line in text.split("\n"))
+    return f'??? {kind} "{summary}"\n\n{inside}\n'
+
+
+def thumbnail(figure: bytes) -> bytes:
+    """The last frame of a figure, 480 pixels wide."""
+    image = Image.open(io.BytesIO(figure))
+    image.seek(getattr(image, "n_frames", 1) - 1)
+    image = image.convert("RGB")
+    image.thumbnail((480, 480))
+    small = io.BytesIO()
+    image.save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
+# Pages with a part that is made
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Fills in ``<!-- chapters -->`` and ``<!-- help: command -->``."""
+    markdown = markdown.replace("<!-- chapters -->", "\n".join(card(path) for path in chapters()))
+    return re.sub(r"<!-- help: (.+?) -->", lambda found: help_of(found[1].split()), markdown)
+
+
+def card(path: Path) -> str:
+    """A chapter in the list of chapters: key figure, title, the question it answers, run time."""
+    found = cells(path)
+    head, line, question = re.match(r"# (.+?)\n+\*(.+?)\*\n+(.+?)(?:\n\n|\n## |$)", found[0]["source"], re.S).groups()
+    time = re.match(r"Run time (\d+ s)", line)[1]
+    figure = next(o for cell in found for o in cell.get("outputs", []) if "image/png" in o.get("data", {}))
+    alt = html.escape(figure["metadata"]["image/png"]["alt"])
+    return f"""<div class="chapter" markdown>
+![{alt}]({path.stem}/thumbnail.png){{ loading=lazy }}
+<div markdown>
+**[{head}]({path.stem}.md)** <span class="time">{time}</span>
+
+{prose(question)}
+</div>
+</div>
+"""
+
+
+def help_of(command: list[str]) -> str:
+    """What ``python -m COMMAND --help`` prints."""
+    module, *arguments = command
+    printed = io.StringIO()
+    with (
+        warnings.catch_warnings(),
+        patch.object(sys, "argv", [module, *arguments, "--help"]),
+        patch.dict("os.environ", COLUMNS="80"),
+        contextlib.redirect_stdout(printed),
+        contextlib.suppress(SystemExit),
+    ):
+        warnings.simplefilter("ignore")  # runpy's, about a module that was imported before
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return fence(printed.getvalue().rstrip(), "{ .text .no-copy .output }")
+
+
+# The network for the pages that run in the browser
+
+
+def on_post_build(config):
+    from spikformer_edu.export import export
+
+    export("digits-2-64", Path(config.site_dir) / "assets" / "play")

@@ -1,0 +1,169 @@
+"""The network in the reader's browser fires where the package's does: every spike of every layer, on real digits."""
+
+import json
+import shutil
+import statistics
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import spikformer_edu as se
+from spikformer_edu import export as exporting
+from spikformer_edu.data import info, load
+from spikformer_edu.export import export
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "docs" / "javascripts" / "play" / "spikformer.js"
+NODE = shutil.which("node")
+NARROW = 1e-6  # of the threshold: nearer than this, float32 sums in another order may fall on either side
+
+needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed: the JavaScript forward pass was not run")
+
+
+def as_javascript(values: Tensor) -> Tensor:
+    """A record of one image ``[T, 1, ...]`` in the order of the JavaScript: channels last, heads beside each other."""
+    values = values[:, 0]
+    if values.dim() == 4 and values.shape[2] == values.shape[3] != values.shape[1]:  # [T, C, H, W]
+        return values.permute(0, 2, 3, 1)
+    return values
+
+
+def write_case(folder: Path, index: int, model: se.Spikformer, image: Tensor, time_steps: int) -> tuple[dict, float]:
+    """What the package does with one image, as files, and the smallest distance of any membrane to its threshold."""
+    frames = image.expand(time_steps, *image.shape)
+    with torch.no_grad(), se.record(model, membranes=True) as rec:
+        # The still image takes the path it takes in training; another T goes in as that many copies.
+        logits = model(image if time_steps == model.config.time_steps else frames)
+    layers, scores, chunks, margin = [], [], [], float("inf")
+    for name in se.layer_names(model):
+        layer = rec[name]
+        if layer.kind == "spikes":
+            spikes = layer.spikes
+            margin = min(margin, float((layer.membrane - layer.v_threshold).abs().min()))
+            if name.startswith("sps."):
+                spikes = spikes[:, 0].permute(0, 2, 3, 1)  # [T, H, W, C]
+            elif spikes.dim() == 5:
+                spikes = spikes[:, 0].transpose(1, 2)  # [T, N, h, d]
+            else:
+                spikes = spikes[:, 0]
+            layers.append({"name": name, "length": spikes.numel()})
+            chunks.append(spikes)
+    for block, attention in enumerate(model.blocks):
+        counts = rec[f"blocks.{block}.attn.scores"].values[:, 0] / attention.attn.scale
+        scores.append({"length": counts.numel()})
+        chunks.append(counts)
+    (folder / f"{index}.pixels").write_bytes(image.numpy().astype("<f4").tobytes())
+    (folder / f"{index}.spikes").write_bytes(b"".join(chunk.to(torch.uint8).numpy().tobytes() for chunk in chunks))
+    return {"timeSteps": time_steps, "logits": logits[0].tolist(), "layers": layers, "scores": scores}, margin
+
+
+def run_node(folder: Path) -> dict:
+    done = subprocess.run(
+        [NODE, ROOT / "tests" / "play" / "forward.mjs", SCRIPT, folder], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def compare(folder: Path, model: se.Spikformer, jobs: list[tuple[Tensor, int]]) -> tuple[dict, list[float]]:
+    cases, margins = [], []
+    for index, (image, time_steps) in enumerate(jobs):
+        case, margin = write_case(folder, index, model, image, time_steps)
+        cases.append(case)
+        margins.append(margin)
+    (folder / "cases.json").write_text(json.dumps(cases))
+    return run_node(folder), margins
+
+
+@pytest.fixture(scope="module")
+def model():
+    return se.load_pretrained("digits-2-64")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    images, _ = load("digits").test.fetch(torch.arange(100), None)
+    return images
+
+
+@needs_node
+def test_every_spike_of_100_test_digits(tmp_path, model, digits):
+    export("digits-2-64", tmp_path)
+    report, margins = compare(tmp_path, model, [(image[None], 4) for image in digits])
+    milliseconds = statistics.median(report["milliseconds"]["4"])
+    print(
+        f"\n{report['values']:,} values, {report['ones']:,} not zero, {len(report['mismatches'])} mismatches; logits within "
+        f"{report['logits']:.1e}; {milliseconds:.1f} ms an image (median); nearest membrane to a threshold {min(margins):.1e}, "
+        f"{sum(m < NARROW for m in margins)} images with one nearer than {NARROW:g}"
+    )
+    assert report["values"] > 20e6 and report["ones"] > 1e6
+    assert report["mismatches"] == []
+    assert report["logits"] < 1e-4
+    assert milliseconds < 1000  # a busy machine; the printed figure is what counts
+
+
+@needs_node
+def test_other_time_steps(tmp_path, model, digits):
+    export("digits-2-64", tmp_path)
+    report, _ = compare(tmp_path, model, [(digits[i][None], steps) for steps in (1, 2, 8) for i in (0, 1, 2)])
+    assert report["mismatches"] == [] and report["logits"] < 1e-4
+
+
+@needs_node
+def test_pixels_are_normalised_as_in_python(tmp_path):
+    """The drawing goes through the same (pixel - mean) / std, to the last bit."""
+    export("digits-2-64", tmp_path)
+    pixels = torch.linspace(0, 1, 1001)
+    expected = (pixels - info("digits").mean[0]) / info("digits").std[0]
+    program = (
+        f"import {{ normalise }} from {json.dumps(SCRIPT.as_uri())};"
+        "import { readFileSync } from 'node:fs';"
+        f"const header = JSON.parse(readFileSync({json.dumps(str(tmp_path / 'model.json'))}));"
+        "console.log(JSON.stringify(Array.from(normalise(JSON.parse(readFileSync(0, 'utf8')), header))))"
+    )
+    done = subprocess.run(
+        [NODE, "--input-type=module", "-e", program], input=json.dumps(pixels.tolist()), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert torch.equal(torch.tensor(json.loads(done.stdout)), expected)
+
+
+def test_export_holds_the_folded_network(tmp_path, model):
+    """model.json says where every tensor lies, and the folded first layer is the convolution and its batch norm."""
+    paths = export("digits-2-64", tmp_path)
+    assert [path.name for path in paths] == ["model.json", "model.bin"]
+    content = json.loads(paths[0].read_text())
+    numbers = torch.frombuffer(bytearray(paths[1].read_bytes()), dtype=torch.float32)
+    end = 0
+    for entry in content["tensors"].values():
+        assert entry["offset"] == end
+        end += torch.Size(entry["shape"]).numel()
+    assert end == len(numbers)
+    entry = content["tensors"]["sps.0.weight"]
+    weight = numbers[entry["offset"] :][: torch.Size(entry["shape"]).numel()].view(entry["shape"]).permute(3, 0, 1, 2)
+    bias = numbers[content["tensors"]["sps.0.bias"]["offset"] :][: weight.shape[0]]
+    image, first = torch.rand(1, 1, 32, 32), model.sps[0]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.nn.functional.conv2d(image, weight, bias, padding=1),
+            first.bn(first.conv(image)),
+            atol=1e-5,
+            rtol=1e-5,
+        )
+    assert content["neurons"]["blocks.0.attn.attn"] == {"beta": 0.5, "threshold": 1.0}  # u = tau H, V_th = 0.5
+    assert export("digits-2-64", tmp_path / "again")[1].read_bytes() == paths[1].read_bytes()
+
+
+def test_export_refuses_what_it_cannot_say(tmp_path, monkeypatch, one_line):
+    with pytest.raises(se.SpikformerError) as excinfo:
+        export("digits-3-64", tmp_path)
+    one_line(excinfo, "digits-3-64")
+    run = se.load_run("digits-2-64")
+    softmax = se.spikformer("digits-2-64", attention="softmax")
+    monkeypatch.setattr(exporting, "load_run", lambda _: type(run)(softmax, run.recipe, run.folder, {}))
+    with pytest.raises(se.SpikformerError) as excinfo:
+        export("digits-2-64", tmp_path)
+    one_line(excinfo, "softmax", "ssa")

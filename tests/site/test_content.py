@@ -1,0 +1,276 @@
+"""The content pages keep their word: code runs and prints what they show, commands and options exist, numbers and
+pictures come from the package, and every test that is named is there."""
+
+import ast
+import contextlib
+import importlib
+import importlib.util
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import textwrap
+import typing
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from reference import OfficialSpikformer
+
+import spikformer_edu as se
+from spikformer_edu import benchmark, cli, train
+from spikformer_edu.data import PAPER, load
+from spikformer_edu.training import RECIPES, Place, Recipe, loop, recipe_for
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]}
+CONCEPTS = ("neuron", "surrogate", "sps", "ssa", "encoder", "energy")
+FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```", flags=re.DOTALL | re.MULTILINE)
+
+
+def of_pages(words: str) -> pytest.MarkDecorator:
+    """Parametrised by the pages that contain certain words."""
+    return pytest.mark.parametrize("page", [name for name, text in PAGES.items() if words in text])
+
+
+spec = importlib.util.spec_from_file_location("figures", DOCS / "figures.py")
+figures = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(figures)
+
+
+# Code --------------------------------------------------------------------------------------------------------------
+
+
+def blocks(text: str) -> list[tuple[str, str | None]]:
+    """The Python blocks of a page, each with the text block that follows it at once, which is what it prints."""
+    found, end, previous = [], 0, ""
+    for match in FENCE.finditer(text):
+        before, end = text[end : match.start()], match.end()
+        kind, body = match[2].strip(), textwrap.dedent(match[3])
+        if kind == "python" and "<!-- not run:" not in before:
+            found.append([body, None])
+        elif kind == "text" and found and found[-1][1] is None and not before.strip() and previous == "python":
+            found[-1][1] = body
+        previous = kind
+    return [tuple(pair) for pair in found]
+
+
+@pytest.mark.parametrize("page", [name for name, text in PAGES.items() if blocks(text) and name != "README.md"])
+def test_code_runs_and_prints_what_the_page_shows(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plt.switch_backend("Agg")
+    if "<!-- made before it runs: checkpoint.pth -->" in PAGES[page]:
+        torch.save(OfficialSpikformer("cifar", dim=384, depth=4, heads=12, classes=10).state_dict(), "checkpoint.pth")
+    names = {"__name__": "page"}
+    with patch.dict(se.ATTENTION):
+        for code, expected in blocks(PAGES[page]):
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(code, page, "exec"), names)
+            if expected is not None:
+                assert printed.getvalue() == expected, f"{page} shows another output"
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """Every ``-m spikformer_edu...`` in a page: module and arguments."""
+    text = text.replace("\\\n", " ")
+    text = re.sub(r"(?<!`)`[^`\n]+\n[^`\n]+`(?!`)", lambda span: " ".join(span[0].split()), text)  # wrapped in a line
+    found = []
+    for module, rest in re.findall(r"-m (spikformer_edu[\w.]*)([^\n`|;#,]*)", text):
+        words = [{"$RESUME": "--resume"}.get(word, word) for word in shlex.split(rest.replace("\\", ""))]
+        found.append((module.rstrip("."), [word for word in words if word not in ("...", ")")]))
+    return found
+
+
+@of_pages("-m spikformer_edu")
+def test_commands_and_options_exist(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, arguments in commands(PAGES[page]):
+        parse(name, arguments)
+
+
+def parse(name: str, arguments: list[str]) -> None:
+    """Read a command line as the command itself does, and check the names in it."""
+    package = importlib.util.find_spec(name).submodule_search_locations is not None
+    module = importlib.import_module(f"{name}.__main__" if package else name)
+    main = module.run if name == "spikformer_edu" else module.main
+    options = next(iter(typing.get_type_hints(main).values()))
+    default = None
+    if module is train:
+        given = [b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--dataset"]
+        default = train.Options(**vars(recipe_for((given or ["digits"])[-1])))
+    with patch("sys.argv", [name, *arguments]):
+        try:
+            said = cli.parse(options, f"python -m {name}", default)
+        except SystemExit as stop:  # --help
+            assert not stop.code
+            return
+    if module is train:
+        assert said.network
+    if module is benchmark:
+        benchmark.check(said)
+    if getattr(said, "dataset", None):
+        recipe_for(said.dataset)
+
+
+def test_a_command_with_an_invented_option_would_be_noticed():
+    for arguments in ("--image-size 64", "--dataset cifar", "--model digits-2-46"):
+        with pytest.raises(se.SpikformerError):
+            parse(*commands(f"`python -m spikformer_edu.train {arguments}`")[0])
+    page = "`python -m\nspikformer_edu.data info cifar10`\n\n    torchrun -m spikformer_edu.train \\\n  --lr 1  # x"
+    assert commands(page) == [("spikformer_edu.data", ["info", "cifar10"]), ("spikformer_edu.train", ["--lr", "1"])]
+
+
+@of_pages("make ")
+def test_make_targets_exist(page):
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"(?:`|^    )make ([a-z][\w-]*)", PAGES[page], flags=re.MULTILINE)) <= targets
+
+
+def test_job_scripts_are_bash():
+    scripts = [body for text in PAGES.values() for _, _, body in FENCE.findall(text) if body.startswith("#!/bin/bash")]
+    assert scripts
+    for script in scripts:
+        done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+
+
+# Numbers -----------------------------------------------------------------------------------------------------------
+
+
+@of_pages("<!-- table ")
+def test_tables_are_made_from_the_package(page):
+    assert figures.filled(PAGES[page]) == PAGES[page], f"{page} is out of date: python docs/figures.py"
+
+
+def test_every_table_is_shown():
+    shown = {name for text in PAGES.values() for name in re.findall(r"<!-- table ([\w-]+) -->", text)}
+    assert shown == set(figures.TABLES)
+
+
+def test_results_say_where_they_were_measured_and_what_was_not():
+    page = PAGES["docs/results.md"]
+    about = figures.benchmark()["provenance"]
+    for fact in (about["device"], about["torch"], about["command"], about["commit"]):
+        assert fact in page
+    run = se.load_run("digits-2-64").results
+    assert f"{100 * run['accuracy']:.2f} % ({run['correct']} of {run['total']})" in page
+    assert len(page.split("### Not measured yet")[1].split("##")[0].splitlines()) > 3
+    measured, published = page.split("\n## Published\n")
+    assert "95.19" not in measured and "95.19" in published
+
+
+def test_the_test_set_is_measured_once(tmp_path):
+    """Whatever the number of epochs: validation every epoch, the test set at the end."""
+    recipe = Recipe(toy=2, epochs=3, batch_size=10, time_steps=1)
+    splits = load("digits", toy=2)
+    seen = []
+
+    def counted(model, split, *rest, **options):
+        seen.append(split)
+        return evaluate(model, split, *rest, **options)
+
+    evaluate = loop.evaluate
+    with patch.object(loop, "evaluate", counted), patch.object(loop, "load", lambda *_, **__: splits):
+        loop.train(recipe, tmp_path, Place(torch.device("cpu")))
+    is_test = [torch.equal(split.images, splits.test.images) for split in seen]
+    assert is_test == [False, False, False, True]
+
+
+def test_recipes_are_as_the_paper_page_says():
+    cifar, dvs, gesture = (RECIPES[name] for name in ("cifar10", "cifar10dvs", "dvsgesture"))
+    assert (cifar.lr, cifar.batch_size, cifar.epochs, cifar.cooldown_epochs) == (5e-4, 128, 300, 10)
+    a = PAPER["cifar10"]
+    assert (a.randaugment, a.operations, a.crop_padding, a.crop_area, a.mix_epochs) == (1, "few", 0, (1, 1), 200)
+    assert dvs.lr == gesture.lr == 1e-3 and (dvs.batch_size, dvs.epochs) == (16, 96)
+    assert replace(dvs.augment, flip=0.0) == gesture.augment and dvs.augment.flip == 0.5
+    assert replace(cifar, batch_size=512).scaled_lr == pytest.approx(2 * cifar.lr)
+    assert all(recipe.precision == "fp32" for recipe in RECIPES.values())
+
+
+# Pictures ----------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_those_that_the_script_makes():
+    made_elsewhere = {"atlas.png", "attention_over_time.png"}
+    assert {path.name for path in figures.IMAGES.iterdir()} == set(figures.PICTURES) | made_elsewhere
+
+
+@pytest.mark.parametrize("name", figures.PICTURES)
+def test_pictures_are_up_to_date(name, tmp_path):
+    """As drawn from the package now; a few pixels may differ on another machine."""
+    fig = figures.PICTURES[name]()
+    fig.savefig(tmp_path / name, dpi=figures.DPI)
+    plt.close(fig)
+    now, then = (Image.open(folder / name).convert("L") for folder in (tmp_path, figures.IMAGES))
+    assert now.size == then.size, f"{name} is out of date: python docs/figures.py"
+    now, then = (np.array(picture.reduce(4), dtype=float) for picture in (now, then))
+    assert abs(now - then).mean() < 2 and now.std() > 10, f"{name} is out of date: python docs/figures.py"
+
+
+def test_pictures_are_described_and_used():
+    used = set()
+    for page, text in PAGES.items():
+        for alt, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+\.png)\)", text):
+            path = (ROOT / page).parent / target
+            assert path.exists(), f"{page}: no {target}"
+            assert len(alt.split()) >= 8, f"{page}: say in words what {target} shows"
+            used.add(path.name)
+    assert set(figures.PICTURES) <= used
+
+
+# Words -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_a_concept_has_its_formula_picture_table_code_and_links(concept):
+    text = PAGES[f"docs/concepts/{concept}.md"]
+    assert "$$" in text and f"../images/concept_{concept}.png" in text and "| name | shape" in text
+    assert blocks(text), "no code"
+    assert re.search(r"\]\(\.\./learn/\d\d_\w+\.md\)", text) and re.search(
+        r"\]\(\.\./play/(neuron|ssa|digit)\.md\)", text
+    )
+    prose = re.sub(r"\$\$.*?\$\$|^\|.*?$|^( *)```.*?^\1```", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert 200 < len(prose.split()) < 520
+
+
+def test_chapters_that_are_linked_are_in_the_plan():
+    chapters = """00_tour 01_leaky_neuron 02_surrogate_gradient 03_images_to_spikes 04_softmax_attention
+        05_spiking_self_attention 06_encoder_block 07_assemble_and_verify 08_train 09_ablations 10_energy 11_events
+        12_imagenet 13_beyond""".split()
+    for page, text in PAGES.items():
+        for name in re.findall(r"learn/(\d\d_\w+)\.md", text):
+            assert name in chapters, f"{page}: no chapter {name}"
+
+
+def test_tests_that_are_named_exist():
+    named = set(re.findall(r"`(tests/[\w/]+\.py)((?:::\w+)+)`", "\n".join(PAGES.values())))
+    assert len(named) > 30
+    for file, path in sorted(named):
+        body = ast.parse((ROOT / file).read_text()).body
+        for part in path.strip(":").split("::"):
+            found = [node for node in body if getattr(node, "name", None) == part]
+            assert found, f"{file} has no {part}"
+            body = found[0].body
+
+
+@of_pages("### ")
+def test_every_entry_of_the_paper_page_is_held_by_a_test(page):
+    if page == "docs/paper.md":
+        for entry in re.split(r"^### ", PAGES[page], flags=re.MULTILINE)[1:]:
+            assert re.search(r"Held by\s+`tests/", entry), entry.splitlines()[0]
+
+
+def test_no_page_speaks_of_a_machines_folders():
+    results = {str(path): json.dumps(json.loads(path.read_text())) for path in DOCS.glob("results/*.json")}
+    for page, text in (PAGES | results).items():
+        assert not re.search(r"(?<![\w.])/(tmp|work|root|home/)", text), page
+    assert os.path.isdir(DOCS / "results")

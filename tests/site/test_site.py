@@ -1,0 +1,324 @@
+"""The built site: nothing missing, nothing from outside, readable on a phone and without seeing the pictures."""
+
+import importlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
+
+import pytest
+import torch
+import yaml
+
+import spikformer_edu as se
+
+ROOT = Path(__file__).parent.parent.parent
+TUTORIALS = ROOT / "tutorials"
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: ids, links, files it loads, images, headings, and how its formulas are written."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids, self.links, self.files, self.images, self.headings, self.formulas = set(), [], [], [], [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids |= {attributes[key] for key in ("id", "name") if key in attributes and tag != "meta"}
+        if tag == "a" and "href" in attributes:
+            self.links.append(attributes["href"])
+        if tag == "link" and attributes.get("rel") not in ("canonical", "prev", "next"):
+            self.files.append(attributes["href"])
+        if tag in ("img", "script", "source", "iframe", "video") and "src" in attributes:
+            self.files.append(attributes["src"])
+        if tag == "img":
+            self.images.append(attributes)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        self.formulas += "arithmatex" in attributes.get("class", "").split()
+
+
+class Loader(yaml.SafeLoader):
+    """YAML without the Python objects in it."""
+
+
+Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    """Every page of the site by its path, "" for the home page."""
+    found = {}
+    for path in sorted(site.rglob("*.html")):
+        found[path.relative_to(site).as_posix().removesuffix("index.html")] = Page(path.read_text(encoding="utf-8"))
+    return found
+
+
+def test_every_page_of_the_navigation_is_there(pages):
+    expected = ["", "learn/", "play/", "paper/", "results/", "glossary/", "faq/", "citation/", "404.html"]
+    assert set(expected) <= set(pages)
+    for notebook in TUTORIALS.glob("**/[0-9]*.ipynb"):
+        assert f"learn/{notebook.relative_to(TUTORIALS).with_suffix('').as_posix()}/" in pages
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = page.relative_to(ROOT / "docs").with_suffix("").as_posix()
+        assert (name.removesuffix("index") + "/").lstrip("/").replace("//", "/") in pages
+
+
+def test_links_files_and_anchors_resolve(site, pages):
+    """Strict mode looks neither at the files of the theme and of extra_css, nor at links in raw HTML."""
+    for name, page in pages.items():
+        for link in page.links + page.files:
+            parts = urlsplit(link)
+            if name == "404.html" or parts.scheme in ("http", "https", "mailto", "data"):
+                continue
+            goal = urlsplit(urljoin(f"http://site/{name}", link))
+            path = unquote(goal.path).lstrip("/")
+            file = site / path / "index.html" if path.endswith("/") or not path else site / path
+            assert file.is_file(), f"{name}: {link} leads nowhere"
+            if parts.fragment and path in pages and not parts.fragment.startswith("__"):
+                assert unquote(parts.fragment) in pages[path].ids, f"{name}: {link}: no such anchor"
+
+
+def test_web_links_are_few_and_encrypted(pages):
+    for name, page in pages.items():
+        for link in page.links:
+            if urlsplit(link).scheme:
+                assert link.startswith("https://"), f"{name}: {link}"
+
+
+def test_files_of_the_configuration_exist(site):
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    config = yaml.load(text, Loader=Loader)
+    for entry in config["extra_css"] + config["extra_javascript"]:
+        assert (site / (entry["path"] if isinstance(entry, dict) else entry)).is_file(), entry
+
+
+def test_stylesheets_and_scripts_load_nothing_from_outside(site):
+    ours = [path for kind in ("stylesheets", "javascripts") for path in (ROOT / "docs" / kind).rglob("*.*")]
+    for path in [*ours, *(ROOT / "docs" / "assets" / "vendor").rglob("*.css")]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"url\(\s*['\"]?(https?:)?//|@import\s+['\"]?http|fetch\(\s*['\"`]http", text), path
+        for file in re.findall(r"url\(([^)]+\.woff2)\)", text):
+            assert (path.parent / file).is_file(), f"{path.name}: {file}"
+    for folder in (ROOT / "docs" / "assets" / "vendor").iterdir():
+        assert list(folder.glob("LICENSE*")), f"{folder} without its licence"
+
+
+def test_images_have_words_and_headings_are_in_order(pages):
+    for name, page in pages.items():
+        for image in page.images:
+            if "logo.svg" not in image["src"]:
+                assert len(image.get("alt", "").split()) >= 4, f"{name}: {image}"
+        levels = page.headings
+        assert levels and levels[0] == 1 and levels.count(1) == 1, f"{name}: {levels}"
+        assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False)), f"{name}: {levels}"
+
+
+def test_every_public_name_is_in_the_api(pages):
+    ids = set().union(*(page.ids for name, page in pages.items() if name.startswith("api/")))
+    for module in ("spikformer_edu", "spikformer_edu.plot", "spikformer_edu.data", "spikformer_edu.training"):
+        public = importlib.import_module(module)
+        for name in public.__all__:
+            thing = getattr(public, name)
+            own = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
+            assert {f"{module}.{name}", f"spikformer_edu.{name}", own} & ids, f"{module}.{name} is not in docs/api"
+
+
+def test_the_commands_help_is_what_they_print(site):
+    text = (site / "api" / "commands" / "index.html").read_text(encoding="utf-8")
+    for option in ("--dry-run", "--resume", "--checkpoint", "--per-class", "--no-list"):
+        assert option in text
+
+
+def test_the_network_of_the_play_pages_is_built(site):
+    facts = json.loads((site / "assets" / "play" / "model.json").read_text())
+    assert facts and (site / "assets" / "play" / "model.bin").stat().st_size > 100_000
+
+
+class TestNotebooks:
+    @pytest.fixture(scope="class")
+    def hooks(self):
+        pytest.importorskip("mkdocs")
+        spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def test_links_folds_lists_and_formulas(self, hooks):
+        text = hooks.prose(
+            "See [5](05_x.ipynb), [s](solutions/05_x.ipynb#a), [g](../docs/glossary.md#t), [w](https://a.org/b.ipynb).\n"
+            "- one\n  more of it\n- two\n\n$$a\n+ b$$\n$$c$$\n"
+            "<details><summary>Answer</summary>\n\nYes:\n\n    code\n\n</details>\nAfter."
+        )
+        assert "[5](05_x.md), [s](solutions/05_x.md#a), [g](../glossary.md#t), [w](https://a.org/b.ipynb)" in text
+        assert ".\n\n- one\n  more of it\n- two\n" in text
+        assert "\n\n$$a + b$$\n\n" in text and "\n\n$$c$$\n\n" in text
+        assert '??? question "Answer"\n\n    Yes:\n\n        code\n\nAfter.' in text
+        assert hooks.prose("../docs/") == "../docs/" and hooks.prose("[a](../../docs/a.md)") == "[a](../../a.md)"
+        assert hooks.prose("```\na\n- b\n| c\n```") == "```\na\n- b\n| c\n```"
+
+    def test_code_outputs_and_figures(self, hooks):
+        png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+        figure = {
+            "data": {"image/png": png, "text/plain": "fig"},
+            "metadata": {"image/png": {"alt": "A *map* of [T]\n$x$"}},
+        }
+        outputs = [{"text": ["a\n", "b ```\n"]}, figure, {"data": {"text/plain": "3"}, "metadata": {}}]
+        cells = [
+            {"cell_type": "markdown", "source": "# 05 · Title\n\nText", "metadata": {}},
+            {"cell_type": "code", "source": "import torch", "metadata": {"tags": ["setup"]}, "outputs": []},
+            {"cell_type": "code", "source": "x = 3\nx", "metadata": {}, "outputs": outputs},
+        ]
+        text, figures = hooks.page_of(cells, "05_x")
+        assert text.startswith("# 05 · Title\n\n<div") and "(05_x.ipynb){ download }" in text and len(figures) == 1
+        assert '??? note "Setup: imports, a fixed seed, one thread"\n\n    ``` { .python }\n    import torch\n' in text
+        assert "``` { .python }\nx = 3\nx\n```" in text and "```` { .text .no-copy .output }\na\nb ```\n````" in text
+        assert r"[![A \*map\* of \[T\] \$x\$](05_x/figure-1.png){ loading=lazy width=1 height=1 }]" in text
+        assert "``` { .text .no-copy .output }\n3\n```" in text
+
+    def test_pages_hold_what_the_notebooks_do(self, site, pages):
+        for path in TUTORIALS.glob("**/[0-9]*.ipynb"):
+            name = f"learn/{path.relative_to(TUTORIALS).with_suffix('').as_posix()}"
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            drawn = sum("image/png" in o.get("data", {}) for cell in cells for o in cell.get("outputs", []))
+            assert len([i for i in pages[name + "/"].images if "figure-" in i["src"]]) == drawn, name
+            text = (site / name / "index.html").read_text(encoding="utf-8")
+            assert text.count('class="question"') == str(cells).count("<summary>"), name
+            assert (site / f"{name}.ipynb").read_bytes() == path.read_bytes()
+            assert "\\$" not in re.sub(r"<(pre|code|script).*?</\1>", "", text, flags=re.S), name
+
+
+class Watch:
+    """A page of the browser, and all that it asked for and said."""
+
+    def __init__(self, browser, address, **options):
+        self.view, self.address, self.requests, self.said = browser.new_page(**options), address, [], []
+        self.view.on("request", lambda request: self.requests.append(request.url))
+        self.view.on("console", lambda message: self.said.append(message.text))
+        self.view.on("pageerror", lambda error: self.said.append(str(error)))
+
+    def open(self, name: str):
+        self.requests.clear()
+        self.said.clear()
+        answer = self.view.goto(self.address + name, wait_until="load")
+        assert answer.ok, f"{name}: {answer.status}"
+        return self.view
+
+    def check(self, name: str) -> None:
+        outside = [url for url in self.requests if not url.startswith((self.address, "data:", "blob:"))]
+        assert outside == [], f"{name} asks for {outside}"
+        assert self.said == [], f"{name} says {self.said}"
+
+
+@pytest.fixture
+def watch(browser, address):
+    opened = []
+
+    def make(**options):
+        opened.append(Watch(browser, address, **options))
+        return opened[-1]
+
+    yield make
+    for watch in opened:
+        watch.view.close()
+
+
+WIDE = "document.documentElement.scrollWidth"
+FORMULAS = """() => {
+    const raw = [...document.querySelectorAll(".arithmatex")].filter((node) => !node.querySelector(".katex"));
+    const wrong = [...document.querySelectorAll(".katex-error")];
+    const text = document.querySelector("article").cloneNode(true);
+    text.querySelectorAll("pre, code, script, .katex").forEach((node) => node.remove());
+    const left = text.textContent.match(/\\\\[([].{0,40}|\\$\\$.{0,40}/);
+    return [...raw, ...wrong].map((node) => node.textContent).concat(left ? [left[0]] : []);
+}"""
+
+
+def test_every_page_in_a_browser(pages, watch):
+    """On a phone: no message, nothing from outside, no sideways scroll, every formula drawn."""
+    phone = watch(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
+    for name, page in pages.items():
+        if name == "404.html":
+            continue
+        view = phone.open(name)
+        if page.formulas:
+            view.wait_for_selector(".katex")
+        assert view.evaluate(FORMULAS) == [], name
+        assert view.evaluate(WIDE) <= 390, f"{name} scrolls sideways"
+        phone.check(name)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_kinds_of_page_on_a_desk(scheme, pages, watch):
+    desk = watch(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+    chapter = next(name for name in pages if re.match(r"learn/\d", name))
+    for name in ("", "learn/", chapter, "concepts/ssa/", "api/plot/", "play/digit/"):
+        view = desk.open(name)
+        assert view.evaluate(WIDE) <= 1280
+        assert view.evaluate("document.body.dataset.mdColorScheme") == {"light": "default", "dark": "slate"}[scheme]
+        fonts = view.evaluate(
+            "document.fonts.ready.then(() => [...document.fonts].filter(f => f.status == 'loaded').length)"
+        )
+        assert fonts >= 1
+        desk.check(name)
+
+
+def test_the_mode_can_be_switched(watch):
+    desk = watch(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    view = desk.open("glossary/")
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = view.evaluate(background)
+    view.click("label[for='__palette_1']")
+    assert view.evaluate("document.body.dataset.mdColorScheme") == "slate" and view.evaluate(background) != light
+    view.reload()
+    assert view.evaluate("document.body.dataset.mdColorScheme") == "slate"
+
+
+def test_search_finds_a_term(watch):
+    desk = watch(viewport={"width": 1280, "height": 900})
+    view = desk.open("")
+    view.fill(".md-search__input", "membrane")
+    view.wait_for_selector(".md-search-result__item")
+    found = view.eval_on_selector_all(".md-search-result__link", "links => links.map(a => a.href)")
+    assert any("glossary/" in link for link in found)
+    desk.check("search")
+
+
+def test_the_live_figure_computes_what_the_package_does(watch):
+    """Four steps of the figure on the home page against the package's neuron."""
+    desk = watch(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")  # it waits to be stepped
+    view = desk.open("")
+    read = (
+        """(name) => [...document.querySelectorAll(`[data-matrix=${name}] rect`)].map((r) => Number(r.dataset.value))"""
+    )
+    steps = []
+    for number in range(4):
+        assert f"t = {number} of T = 4" in view.inner_text(".live-clock")
+        values = [
+            torch.tensor(view.evaluate(read, name)).view(8, 8).double() for name in ("q", "k", "v", "spikes", "h")
+        ]
+        steps.append(values)
+        view.click(".live-step")
+    q, k, v, spikes, h = (torch.stack(values) for values in zip(*steps, strict=True))
+    assert 0 < spikes.mean() < 1
+    neuron = se.LIF(v_threshold=0.5)
+    seen = []
+    neuron.on_membranes = seen.append
+    assert torch.equal(neuron(q @ k.mT @ v * 0.125), spikes)
+    assert torch.equal(seen[0] / neuron.tau, h)
+    view.click("[data-matrix=h] rect:nth-child(10)")
+    assert "Query 1, feature 1:" in view.inner_text(".live-said")
+    desk.check("home")
+
+
+def test_keyboard_reaches_the_content_and_controls_have_names(watch):
+    view = watch(viewport={"width": 1280, "height": 900}).open("learn/")
+    view.keyboard.press("Tab")
+    assert view.evaluate("document.activeElement.classList.contains('md-skip')")
+    nameless = """[...document.querySelectorAll("button, a[href], input:not([type=hidden])")].filter((node) =>
+        !(node.textContent.trim() || node.title || node.ariaLabel || node.placeholder || node.type == "radio"
+          || node.type == "checkbox" || node.querySelector("img[alt]"))).map((node) => node.outerHTML)"""
+    assert view.evaluate(nameless) == []

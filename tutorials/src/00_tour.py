@@ -1,0 +1,350 @@
+# %% [markdown]
+# # 00 · Tour in five minutes
+#
+# *Run time 20 s on one CPU core · no prerequisites but PyTorch · no network, no GPU*
+#
+# Can a transformer work when its neurons say nothing but 0 and 1? Here is one that does. It is small, trained on
+# handwritten digits, and comes with the package. We watch it read a digit, from the first spike to the decision. Every
+# later chapter takes one stop of this tour and goes deeper.
+#
+# ## What you will learn
+# - load a trained Spikformer, let it classify, and record all that its neurons do
+# - follow the path image, spikes, tokens, Q, K and V, attention, decision
+# - read a raster and a firing rate
+# - find the chapter that explains what you want to know
+
+# %% tags=["setup"]
+from pathlib import Path
+
+try:
+    import spikformer_edu as se
+except ModuleNotFoundError:  # a bare hosted notebook: install from the checkout around it, else from the package index
+    source = ".." if Path("../pyproject.toml").exists() else "spikformer-edu"
+    # %pip install --quiet {source}
+    import spikformer_edu as se
+
+import matplotlib.pyplot as plt
+import torch
+
+from spikformer_edu.plot import style
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+plt.rcParams.update(style.RC)
+
+# %% [markdown]
+# ## The key figure
+# The network reads one test digit. Each panel is a layer of neurons, in order: down the first column the image becomes
+# tokens, then come two encoder blocks. A black bar is a [spike](../docs/glossary.md#spike-spike-train), time runs to
+# the right, four steps. Most of every panel is white: most neurons are silent most of the time, and silence costs
+# nothing.
+
+# %%
+model = se.load_pretrained("digits-2-64")
+digits = se.data.load("digits")
+image, label = digits.test.fetch(torch.tensor([3]), None)  # [1, 1, 32, 32], normalised as in training
+
+with torch.no_grad(), se.record(model, membranes=True) as rec:
+    logits = model(image)
+print(f"The network says {int(logits.argmax())}, the label is {int(label)}.")
+assert logits.argmax() == label
+
+fig, _ = se.plot.atlas(rec)
+alt = "Rasters of all 19 neuron layers over T = 4 steps while one digit is read: few spikes, at t = 0 none in depth."
+se.plot.show(fig, alt)
+assert len(rec.layers("spikes")) == 19
+assert all(0 < layer.spikes.mean() < 0.5 for layer in rec.layers("spikes"))
+assert rec["blocks.1.mlp.out"].spikes[0].mean() < 0.01  # t = 0
+
+# %% [markdown]
+# ## Shapes and values
+#
+# | name | shape | value set | meaning |
+# |---|---|---|---|
+# | `image` | `[B, C, H, W]` | reals | the input, the same in each [time step](../docs/glossary.md#time-step) |
+# | `sps.0` to `sps.3`, `sps.rpe` | `[T, B, C, H, W]` | {0, 1} | spikes of the convolution layers |
+# | `blocks.i.attn.q`, `.k`, `.v` | `[T, B, h, N, d]` | {0, 1} | $h$ heads, $N$ [tokens](../docs/glossary.md#token) |
+# | `blocks.i.attn.scores` | `[T, B, h, N, N]` | multiples of 0.125 | [scores](../docs/glossary.md#attention-scores) |
+# | `blocks.i.residual` | `[T, B, N, D]` | integers | what flows from block to block |
+# | `logits` | `[B, K]` | reals | one number for each class |
+#
+# Time comes first, always. The recording holds all of it under these names:
+
+# %%
+assert rec["sps.0"].spikes.shape == (4, 1, 8, 32, 32)
+assert rec["blocks.0.attn.q"].spikes.shape == (4, 1, 4, 64, 16)
+assert rec["blocks.0.attn.scores"].values.shape == (4, 1, 4, 64, 64)
+assert rec["blocks.0.residual"].values.shape == (4, 1, 64, 64)
+for layer in rec.layers("spikes"):
+    assert set(layer.spikes.unique().tolist()) <= {0.0, 1.0}
+print(rec.summary())
+
+# %% [markdown]
+# In the table, *rate* is the [firing rate](../docs/glossary.md#firing-rate): the share of ones. *Dead* features did not
+# fire at all on this one image; on others they may.
+
+# %% [markdown]
+# ## The image becomes spikes
+# A still image goes in as it is, the same in each step ([direct coding](../docs/glossary.md#direct-coding)). The first
+# layer of neurons turns it into spikes.
+#
+# **Predict before you run.** The image stands still and so do the weights. Do the spikes of the first layer change from
+# step to step?
+
+# %%
+first = rec["sps.0"].spikes[:, 0]  # [T, 8, 32, 32]
+busiest = int(first.mean((0, 2, 3)).argmax())
+
+fig, axes = plt.subplots(1, 5, figsize=(8.8, 2.5))
+axes[0].imshow(image[0, 0], cmap="gray")
+axes[0].set_title("input")
+for t in range(4):
+    axes[t + 1].imshow(first[t, busiest], cmap="Greys", vmin=0, vmax=1)
+    axes[t + 1].set_title(f"t = {t}")
+for ax in axes:
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(True)
+fig.suptitle(f"sps.0, channel {busiest}, T = 4", x=0.01, ha="left", fontsize=12)
+alt = "A digit, and the spikes of one channel of layer sps.0 at T = 4 steps: strokes of the digit, never all of them."
+se.plot.show(fig, alt)
+changed = [int((first[t] != first[t - 1]).sum()) for t in (1, 2, 3)]
+print("first layer, spikes that differ from the step before:", changed)
+assert min(changed) > 0
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Yes. A neuron sums its input over time in a [membrane potential](../docs/glossary.md#membrane-potential), fires when
+# it reaches a threshold, and starts again from zero. A strong pixel fires in every step, a weaker one in every second
+# or third, a weak one never. So brightness becomes a rhythm. [Chapter 01](01_leaky_neuron.ipynb) takes this neuron
+# apart, [chapter 03](03_images_to_spikes.ipynb) these layers.
+#
+# </details>
+#
+# This is what one neuron does. Its membrane climbs, fires at the dashed threshold, falls to zero:
+
+# %%
+fig, ax = se.plot.membrane(rec["sps.0"])
+alt = "Membrane of one neuron of layer sps.0 over T = 4 steps: it charges, fires above the threshold of 1 and is reset."
+se.plot.show(fig, alt)
+layer = rec["sps.0"]
+assert torch.equal(layer.spikes, (layer.membrane >= layer.v_threshold).float())
+
+# %% [markdown]
+# ## Tokens, queries, keys, values
+# After four such layers the image is a grid of 8 x 8 tokens, each 64 wide. Each encoder block makes three sets of
+# spikes of them: queries (blue), keys (red), values (green). A score counts the features in which both a query and a
+# key fire. Counting takes no multiplication, and there is no softmax.
+
+# %%
+fig, axes = plt.subplots(1, 3, figsize=(8.8, 3.2))
+for ax, name, color in zip(axes, "qkv", (style.Q, style.K, style.V), strict=True):
+    spikes = rec[f"blocks.0.attn.{name}"].spikes[:, 0]  # [T, h, N, d]
+    tokens = spikes.sum((0, 1, 3)).view(8, 8)  # spikes of each token, over time, heads and features
+    drawn = ax.imshow(tokens)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(f"blocks.0.attn.{name}, T = {len(spikes)}", color=color)
+    fig.colorbar(drawn, ax=ax, label="spikes", shrink=0.7)
+alt = "Spikes of each of 8 x 8 tokens of Q, K and V in block 0, summed over T = 4: K and V fire where the digit is."
+se.plot.show(fig, alt)
+
+q, k = (rec[f"blocks.0.attn.{name}"].spikes for name in "qk")
+pairs = (q[:, :, :, :, None, :] * k[:, :, :, None, :, :]).sum(-1)  # features in which both fire, [T, B, h, N, N]
+assert torch.equal(rec["blocks.0.attn.scores"].values, pairs * 0.125)
+ink = torch.nn.functional.avg_pool2d(image, 4).flatten() > 0  # [N]: tokens with more ink than the mean
+for name in "kv":
+    tokens = rec[f"blocks.0.attn.{name}"].spikes.mean((0, 1, 2, 4))  # [N]
+    assert tokens[ink].mean() > tokens[~ink].mean()
+
+# %% [markdown]
+# ## Attention
+# The next figure shows how much score each token receives, for each head and each step, laid over the digit. [Chapter
+# 04](04_softmax_attention.ipynb) recalls attention with a softmax, [chapter 05](05_spiking_self_attention.ipynb)
+# computes this one by hand.
+
+# %%
+fig, _ = se.plot.attention_over_time(rec["blocks.0.attn.scores"], image[0])
+alt = "Attention of block 0 for each of 4 heads and T = 4 steps, over the digit: dark at t = 0, later on the strokes."
+se.plot.show(fig, alt)
+assert rec["blocks.0.attn.scores"].values[0].mean() < rec["blocks.0.attn.scores"].values[1:].mean()
+
+# %% [markdown]
+# ## The decision
+# The head is linear and sees the mean over tokens and time. So its answer can be followed from step to step.
+
+# %%
+fig, _ = se.plot.logits(rec, label=int(label))
+alt = "Mean logit of each class up to each of T = 4 steps: the true class leads at the end."
+se.plot.show(fig, alt)
+torch.testing.assert_close(rec.logits.mean(0), logits)
+
+# %% [markdown]
+# And on the whole test set, digits that it has never seen in training:
+
+# %%
+images, labels = digits.test.fetch(torch.arange(359), None)
+with torch.no_grad():
+    right = (model(images).argmax(1) == labels).float().mean()
+print(f"{100 * right:.0f} % of {len(labels)} test digits")
+assert right > 0.95
+
+# %% [markdown]
+# ## What it costs
+# Spikes are counted in [firing rates](../docs/glossary.md#firing-rate). They decide the energy on hardware that skips
+# zeros: a spike that arrives at a synapse costs one addition.
+
+# %%
+fig, _ = se.plot.firing_rates(rec)
+alt = "Firing rate of each of the 19 neuron layers on one digit, T = 4: all far below 50 %."
+se.plot.show(fig, alt)
+
+report = se.energy(model, images[:50])
+paper, ann = report.totals["paper"] / 1e6, report.totals["ann"] / 1e6
+print(f"one digit: {paper:.0f} µJ with spikes, {ann:.0f} µJ for the same network without, in arithmetic at 45 nm")
+assert 2 < ann / paper < 50
+
+# %% [markdown]
+# That line is an estimate by the paper's formula, and it counts no memory access. [Chapter 10](10_energy.ipynb) says
+# what it is worth.
+
+# %% [markdown]
+# ## Time
+# **Predict before you run.** The network was trained with $T = 4$. What does it say with a single time step? And with
+# 8?
+
+# %%
+some, truth = images[:100], labels[:100]
+for steps in (1, 2, 4, 8):
+    frames = some.expand(steps, *some.shape)  # [T, B, C, H, W]: frames bring their own T
+    with torch.no_grad(), se.record(model, layers=["blocks.1.mlp.out"]) as deep:
+        accuracy = (model(frames).argmax(1) == truth).float().mean()
+    rate = deep["blocks.1.mlp.out"].spikes.mean()
+    print(f"T = {steps}: {100 * accuracy:3.0f} % right, last layer fires in {100 * rate:4.1f} % of the steps")
+    assert (accuracy < 0.7) if steps == 1 else (accuracy > 0.8)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# With one step it is nearly blind. The membrane takes up half of its input in a step, so in the first one only currents
+# of twice the threshold make a spike; a few layers on, hardly anything is left. The atlas above shows it: its deep
+# panels are empty at $t = 0$. From two steps on it reads well, and more steps than it was trained with change little.
+#
+# </details>
+#
+# Two calls on the same image give the same answer: state lives within a sample and never leaks into the next. That is
+# not a matter of course, see chapter 01.
+
+# %%
+with torch.no_grad():
+    assert torch.equal(model(images[:20]), model(images[:20]))
+    assert torch.equal(model(image), logits)
+print("same image, same logits")
+
+# %% [markdown]
+# ## Where to go from here
+#
+# | chapter | goes deeper into |
+# |---|---|
+# | [01 One Leaky neuron](01_leaky_neuron.ipynb) | charge, threshold, reset; the paper's neuron on snnTorch |
+# | [02 Learning through spikes](02_surrogate_gradient.ipynb) | surrogate gradients, BPTT by hand, silent layers |
+# | [03 Images into spikes](03_images_to_spikes.ipynb) | direct coding, spiking patch splitting |
+# | [04 Softmax attention](04_softmax_attention.ipynb) | the attention that is replaced |
+# | [05 Spiking self-attention](05_spiking_self_attention.ipynb) | $Q K^T V s$ by hand, bit by bit |
+# | [06 The encoder block](06_encoder_block.ipynb) | heads, position, residuals |
+# | [07 Assemble and verify](07_assemble_and_verify.ipynb) | the network to the last parameter and spike |
+# | [08 Train it](08_train.ipynb) | training on a laptop, and what to watch |
+# | [09 Ablations](09_ablations.ipynb) | other attentions, other $T$ |
+# | [10 Energy](10_energy.ipynb) | what the picojoules mean, and what they do not |
+# | [11 Events](11_events.ipynb) | event cameras, frames, CIFAR10-DVS |
+# | [12 ImageNet](12_imagenet.ipynb) | many GPUs, mixed precision, resuming |
+# | [13 Beyond](13_beyond.ipynb) | later spiking transformers as short swaps |
+#
+# Words and symbols are explained in the [glossary](../docs/glossary.md).
+
+# %% [markdown]
+# ## Pitfalls
+#
+# | symptom | cause | cure |
+# |---|---|---|
+# | poor accuracy on your own images | not normalised as in training | mean and std of `digits.info` |
+# | nonsense from event frames | batch first instead of time first | `[T, B, C, H, W]` |
+# | `SpikformerError` about integers | pixels are uint8 | `x.float() / 255` before normalising |
+# | a "dead" layer on one image | one image is not enough to say so | record a batch |
+#
+# The first one in code: the same digits as pixels from 0 to 1, as they come from a file.
+
+# %%
+info = digits.info
+pixels = images * info.std[0] + info.mean[0]
+with torch.no_grad():
+    raw = (model(pixels[:100]).argmax(1) == labels[:100]).float().mean()
+assert pixels.min() > -1e-6 and pixels.max() < 1 + 1e-6
+print("pixels as they are do worse:", bool(raw < right))
+assert raw < right
+
+# %% [markdown]
+# ## Exercises
+# **Exercise 0.1: change T, predict the rate.** Does a neuron fire more often, per step, when it is given more time?
+# Guess first. Then write `rate_at`: the firing rate of a layer when the image is shown for `steps` time steps.
+
+
+# %% tags=["exercise-1"]
+def rate_at(steps, layer="sps.3"):
+    """Firing rate of that layer of `model` for `image` [1, 1, 32, 32] shown for so many steps, as a float."""
+    ...
+
+
+# %% tags=["check-1"]
+with se.exercise("0.1"):
+    rates = [rate_at(steps) for steps in (1, 4, 16)]
+    assert None not in rates, "write rate_at first: give the model frames [T, B, C, H, W], and record the layer"
+    assert abs(rates[1] - float(rec["sps.3"].spikes.mean())) < 1e-6, "at T = 4 it should be the rate of the recording"
+    assert rates[0] < rates[1] < rates[2], "T has no effect: does the model see so many frames?"
+
+# %% [markdown]
+# **Exercise 0.2: the layer that fires least.** Find its name in the recording `rec`, by code. Only neurons count, not
+# scores or residuals.
+
+# %% tags=["exercise-2"]
+least = None
+
+# %% tags=["check-2"]
+with se.exercise("0.2"):
+    assert least is not None, "go through rec.layers('spikes'): each has a name and spikes"
+    assert least in list(rec), f"{least!r} is no layer of this recording"
+    assert rec[least].kind == "spikes", "not a layer of neurons"
+    rates = [float(layer.spikes.mean()) for layer in rec.layers("spikes")]
+    assert float(rec[least].spikes.mean()) == min(rates), "another layer fires less"
+
+# %% [markdown]
+# **Exercise 0.3: when did it know?** `rec.logits` holds the logits of each single step, `[T, B, K]`. From which step on
+# does the mean of all logits so far, that step included, name the true class, up to the end? Write it for any recording
+# of one image.
+
+
+# %% tags=["exercise-3"]
+def knows_from(recording, label):
+    """The first step t from which on the running mean of the logits always names the label."""
+    ...
+
+
+# %% tags=["check-3"]
+with se.exercise("0.3"):
+    assert knows_from(rec, label) is not None, "write knows_from first: cumsum over time helps"
+    for number in range(10):
+        one, truth = digits.val.fetch(torch.tensor([number]), None)
+        with torch.no_grad(), se.record(model, layers=[]) as short:
+            said = model(one).argmax()
+        if said == truth:
+            t = int(knows_from(short, truth))
+            named = [bool(short.logits[: n + 1].mean(0).argmax() == truth) for n in range(4)]
+            assert all(named[t:]), f"validation digit {number}: after step {t} it changed its mind"
+            assert t == 0 or not named[t - 1], f"validation digit {number}: it knew before step {t}"
+
+# %% [markdown]
+# ## Recap
+# - A Spikformer is a transformer whose layers send each other spikes: 0 or 1, over $T$ steps.
+# - `se.load_pretrained`, `se.record`, `se.plot` and `se.energy` are all it takes to look inside.
+# - Information sits in who fires and when. Most neurons are silent most of the time.
+#
+# Solutions: [00](solutions/00_tour.ipynb). Next: [chapter 01](01_leaky_neuron.ipynb), one neuron, exactly.

@@ -1,0 +1,554 @@
+# %% [markdown]
+# # 02 · Learning through spikes
+#
+# *Run time 20 s on one CPU core · after chapter 01 · no network, no GPU*
+#
+# A spike is a step, and a step has no slope: gradient descent has nothing to descend. How do spiking networks learn all
+# the same? With a false derivative, carried back through time. This chapter works it out by hand, and shows where it
+# fails.
+#
+# ## What you will learn
+# - say what the [surrogate gradient](../docs/glossary.md#surrogate-gradient) replaces, and what it leaves alone
+# - carry a gradient back through $T$ steps of a neuron by hand, and agree with autograd to $10^{-12}$
+# - explain what the detached reset does to that gradient
+# - train a neuron to fire a given spike train, and say what $\alpha$ has to do with it
+# - notice a silent layer, and revive it
+
+# %% tags=["setup"]
+from pathlib import Path
+
+try:
+    import spikformer_edu as se
+except ModuleNotFoundError:  # a bare hosted notebook: install from the checkout around it, else from the package index
+    source = ".." if Path("../pyproject.toml").exists() else "spikformer-edu"
+    # %pip install --quiet {source}
+    import spikformer_edu as se
+
+import matplotlib.pyplot as plt
+import snntorch as snn
+import torch
+
+from spikformer_edu.plot import style
+from spikformer_edu.record import Rates, firing_warning
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+plt.rcParams.update(style.RC)
+
+# %% [markdown]
+# ## The key figure
+# The packaged model reads 60 digits. Orange: where the membranes $H$ of three of its layers lie. Violet: the surrogate
+# derivative, highest at the threshold (dashed). A neuron learns from a step only as far as the violet curve is above
+# zero at its membrane. In the grey parts it is below 5 % of its height: hardly any gradient comes back from there.
+
+# %%
+model = se.load_pretrained("digits-2-64")
+images, labels = se.data.load("digits").val.fetch(torch.arange(60), None)
+LAYERS = ["sps.1", "blocks.0.mlp.hidden", "blocks.0.attn.attn"]
+with torch.no_grad(), se.record(model, membranes=True, layers=LAYERS) as rec:
+    model(images)
+fig, axes = se.plot.landscape({name: rec[name] for name in LAYERS})
+axes[-1].set_xlabel("membrane potential H (threshold: 1, but 0.5 after attention)")
+alt = "Histograms of the membranes of three layers, T = 4, under the surrogate derivative: many lie in its flat tails."
+se.plot.show(fig, alt)
+
+
+# %%
+def surrogate(h, alpha=4.0, v_threshold=1.0):
+    """alpha sigma'(alpha (H - V_th)), which is alpha sigma (1 - sigma)."""
+    sigma = torch.sigmoid(alpha * (h - v_threshold))
+    return alpha * sigma * (1 - sigma)
+
+
+for name in LAYERS:
+    layer = rec[name]
+    vanished = surrogate(layer.membrane, v_threshold=layer.v_threshold) < 0.05
+    print(f"{name:20} {100 * float(vanished.float().mean()):3.0f} % of membranes see less than 5 % of the height")
+assert surrogate(torch.tensor(1.0)) == 1  # the height is alpha / 4
+assert 0.05 < float((surrogate(rec["sps.1"].membrane) < 0.05).float().mean()) < 0.8
+
+# %% [markdown]
+# ## Shapes and values
+#
+# | name | shape | value set | meaning |
+# |---|---|---|---|
+# | $X$, $H$ | `[T, ...]` | reals | input current and membrane, as in chapter 01 |
+# | $S$ | `[T, ...]` | {0, 1} | spikes |
+# | $\partial L / \partial S[t]$ | `[T, ...]` | reals | what the layers above want: more or fewer spikes at $t$ |
+# | $\partial L / \partial X[t]$ | `[T, ...]` | reals | what the layer below is told |
+# | $\alpha$ | | 4 | slope of the surrogate, per unit of $H$ |
+# | $\partial S[t] / \partial X[t']$ | `[T, T]` | reals | the neuron's Jacobian: zero for $t' > t$ |
+
+# %% [markdown]
+# ## A step has no slope
+# Nearly everywhere a small change of the weights changes no spike at all. The derivative of $\Theta$ is zero there, and
+# at the threshold it does not exist. PyTorch says so: a comparison has no gradient.
+
+# %%
+h = torch.tensor([-1.0, 0.9, 1.0, 1.1], requires_grad=True)
+hard = (h >= 1.0).float()
+print("spikes", hard.tolist(), "can be differentiated:", hard.requires_grad)
+assert not hard.requires_grad
+
+# %% [markdown]
+# The way out: keep the step in the forward pass, and in the backward pass pretend that it was a sigmoid,
+#
+# $$\frac{\partial S}{\partial H} \approx \alpha\, \sigma'\big(\alpha (H - V_{th})\big),
+# \qquad \sigma' = \sigma (1 - \sigma), \quad \alpha = 4.$$
+#
+# In PyTorch that is a function with a backward pass of its own. The spikes stay 0 and 1: nothing in the forward pass is
+# soft.
+
+
+# %%
+class Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, h):
+        ctx.save_for_backward(h)
+        return (h >= 1.0).to(h.dtype)
+
+    @staticmethod
+    def backward(ctx, dL_dS):
+        (h,) = ctx.saved_tensors
+        return dL_dS * surrogate(h)
+
+
+spikes = Step.apply(h)
+(gradient,) = torch.autograd.grad(spikes.sum(), h)
+print("spikes", spikes.tolist(), "gradient", [round(g, 3) for g in gradient.tolist()])
+
+package = se.Sigmoid(4.0)(h - 1.0)  # the package's surrogate, on H - V_th
+assert torch.equal(package, spikes) and spikes.tolist() == [0, 0, 1, 1]
+torch.testing.assert_close(torch.autograd.grad(package.sum(), h)[0], gradient)
+
+# %% [markdown]
+# Two membranes at the same distance from the threshold get the same gradient, whether they fired or not. And the one at
+# $-1$ gets next to nothing: far below the threshold the surrogate falls as $\alpha e^{-\alpha (V_{th} - H)}$.
+
+# %% [markdown]
+# ## The chain rule through time
+# $H[t]$ acts on the loss in two ways: through its own spike, and through $V[t]$, which the next step starts from. With
+# equations (1) to (3) of [chapter 01](01_leaky_neuron.ipynb), from the last step to the first:
+#
+# $$\frac{\partial L}{\partial H[t]} = \frac{\partial L}{\partial S[t]}\, \alpha \sigma'\big(\alpha(H[t] - V_{th})\big)
+# + (1 - S[t])\, \frac{\partial L}{\partial V[t]}$$
+# $$\frac{\partial L}{\partial X[t]} = \frac{1}{\tau} \frac{\partial L}{\partial H[t]},
+# \qquad \frac{\partial L}{\partial V[t-1]} = \Big(1 - \frac{1}{\tau}\Big) \frac{\partial L}{\partial H[t]}$$
+#
+# The factor $1 - S[t]$ is $\partial V[t] / \partial H[t]$ with the reset *detached*: $S[t]$ in equation (3) is taken as
+# a constant. This is backpropagation through time (BPTT), and for one neuron it is five lines.
+
+
+# %%
+def forward_by_hand(current, tau=2.0, v_threshold=1.0):
+    """Equations (1) to (3): spikes and membranes H, each [T, ...]."""
+    v, spikes, membranes = torch.zeros_like(current[0]), [], []
+    for x in current:
+        h = v + (x - v) / tau
+        s = (h >= v_threshold).to(h.dtype)
+        v = h * (1 - s)
+        spikes.append(s)
+        membranes.append(h)
+    return torch.stack(spikes), torch.stack(membranes)
+
+
+def backward_by_hand(spikes, h, dL_dS, tau=2.0):
+    """dL/dX [T, ...] from dL/dS [T, ...]."""
+    dL_dX, dL_dV = torch.zeros_like(h), torch.zeros_like(h[0])  # nothing comes after the last step
+    for t in reversed(range(len(h))):
+        dL_dH = dL_dS[t] * surrogate(h[t]) + (1 - spikes[t]) * dL_dV
+        dL_dX[t] = dL_dH / tau
+        dL_dV = dL_dH * (1 - 1 / tau)
+    return dL_dX
+
+
+current = torch.tensor([1.0, 1.5, 1.0, 1.0, 2.0, 0.5, 1.25, 1.5], dtype=torch.float64)  # at t = 1 exactly to V_th
+wanted = torch.tensor([1.0, -1.0, 0.5, 2.0, 1.0, -0.5, 0.25, 3.0], dtype=torch.float64)  # dL/dS, any numbers
+spikes, h = forward_by_hand(current)
+by_hand = backward_by_hand(spikes, h, wanted)
+
+print(" t   X[t]    H[t]  S   surrogate   dL/dX[t]")
+for t in range(8):
+    print(f"{t:2d} {current[t]:6.2f} {h[t]:7.4f} {spikes[t]:2.0f} {surrogate(h[t]):11.4f} {by_hand[t]:10.4f}")
+
+for backend in ("snntorch", "fused"):
+    x = current.clone().requires_grad_()
+    out = se.LIF(backend=backend).double()(x)
+    assert torch.equal(out, spikes)
+    (out * wanted).sum().backward()
+    torch.testing.assert_close(x.grad, by_hand, rtol=0, atol=1e-12)
+assert h[1] == 1 and spikes.tolist() == [0, 1, 0, 0, 1, 0, 0, 1]
+
+# %% [markdown]
+# `se.LIF` works on $u = \tau H$ with the slope $\alpha / \tau$, and gives the same gradient: what the slope loses, the
+# undivided current makes up for. The fused backend has these five lines as its backward pass; the other leaves them to
+# autograd.
+
+# %% [markdown]
+# ## What a spike cuts off
+# **Predict before you run.** The neuron above fires at $t = 1$, $4$ and $7$. A loss looks at the last spike only,
+# $S[7]$. Which of the eight currents does the gradient reach?
+
+# %%
+x = current.clone().requires_grad_()
+se.LIF().double()(x)[7].backward()
+print("dS[7]/dX[t] =", [round(g, 3) for g in x.grad.tolist()])
+assert (x.grad[:5] == 0).all() and (x.grad[5:] > 0).all()
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# $X[5]$, $X[6]$ and $X[7]$. At $t = 4$ the neuron fired and its membrane was set to zero: $1 - S[4] = 0$. What came
+# before is forgotten, and so the gradient ends there. A spike forgets, forwards and backwards.
+#
+# </details>
+#
+# All pairs at once are the Jacobian $\partial S[t] / \partial X[t']$. By hand it is one call, with the identity for
+# $\partial L / \partial S$. The right panel shows the same neuron with gradient through the reset, as snnTorch has it
+# with `reset_delay=False`.
+
+
+# %%
+def leaky_not_detached(current):
+    """The same spikes, but S in V = H (1 - S) is differentiated too."""
+    options = dict(threshold=2.0, spike_grad=se.Sigmoid(2.0), reset_mechanism="zero", reset_delay=False)
+    neuron = snn.Leaky(0.5, **options).double()
+    u, spikes = torch.zeros_like(current[0]), []
+    for x in current:
+        s, u = neuron(x, u)
+        spikes.append(s)
+    return torch.stack(spikes)
+
+
+T = len(current)
+many = [x[:, None].expand(T, T) for x in (spikes, h)]  # T copies of the neuron, one for each row
+detached = backward_by_hand(*many, torch.eye(T, dtype=torch.float64)).T  # [T, T]: dS[t] / dX[t']
+not_detached = torch.autograd.functional.jacobian(leaky_not_detached, current)
+assert torch.equal(leaky_not_detached(current), spikes)
+torch.testing.assert_close(torch.autograd.functional.jacobian(se.LIF().double(), current), detached, rtol=0, atol=1e-12)
+
+
+def draw_jacobian(ax, matrix, title):
+    drawn = ax.imshow(matrix, cmap="PuOr_r", vmin=-0.75, vmax=0.75)
+    for t, row in enumerate(matrix.tolist()):
+        for before, value in enumerate(row):
+            if abs(value) >= 0.005:
+                ax.text(before, t, f"{value:.2f}", ha="center", va="center", fontsize=8)
+    for t in spikes.nonzero().flatten().tolist():
+        ax.axhline(t + 0.5, color=style.SPIKE, linewidth=1)
+        ax.axvline(t + 0.5, color=style.SPIKE, linewidth=1)
+    ax.set(xlabel="current at time step t'", title=title)
+    return drawn
+
+
+fig, axes = plt.subplots(1, 2, figsize=(8.8, 4.2), sharey=True)
+draw_jacobian(axes[0], detached, f"reset detached (the paper), T = {T}")
+drawn = draw_jacobian(axes[1], not_detached, f"reset not detached, T = {T}")
+axes[0].set_ylabel("spike at time step t")
+fig.colorbar(drawn, ax=axes, label="$\\partial S[t] / \\partial X[t']$", shrink=0.8)
+alt = "Jacobian of one neuron: blocks between spikes when the reset is detached, also negative entries across when not."
+se.plot.show(fig, alt)
+block = torch.cat([torch.zeros(1), spikes.cumsum(0)[:-1].float()])  # spikes before t
+assert (detached[block[:, None] != block[None, :]] == 0).all() and (detached >= 0).all()
+assert (not_detached < -0.05).any() and (not_detached.triu(1) == 0).all()
+
+# %% [markdown]
+# Black lines follow a spike. On the left the matrix falls into blocks, one for each stretch between two spikes, and no
+# entry is negative: more current never means fewer spikes. On the right the reset passes gradient on: more current at
+# $t = 1$ means a stronger reset, says the surrogate, and so less at $t = 2$. In truth the membrane starts from zero
+# either way. The paper's code detaches the reset, and so does `se.LIF`.
+
+# %% [markdown]
+# ## Learn a spike train
+# Forty inputs with random spikes, one neuron, 24 steps. The weights shall make it fire at five given steps and be
+# silent at all others. The loss counts wrong steps, and gradient descent (Adam) sees it through the surrogate. The
+# neuron starts silent: its weights are negative.
+
+# %%
+generator = torch.Generator().manual_seed(0)
+inputs = (torch.rand(24, 40, generator=generator) < 0.2).float()  # [T, 40]
+target = torch.zeros(24)
+target[[4, 9, 11, 17, 22]] = 1
+start = (torch.rand(40, generator=generator) - 0.5) * 0.4 - 0.5
+
+
+def learn(alpha, steps=100):
+    """Spike trains [steps, T] on the way to the target."""
+    weights = start.clone().requires_grad_()
+    neuron, optimizer, trains = se.LIF(alpha=alpha), torch.optim.Adam([weights], lr=0.05), []
+    for _ in range(steps):
+        spikes = neuron(inputs @ weights)  # [T]
+        loss = ((spikes - target) ** 2).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        trains.append(spikes.detach())
+    return torch.stack(trains)
+
+
+trains = learn(alpha=4.0)
+print("before:", "".join(".|"[int(s)] for s in trains[0]))
+print("after: ", "".join(".|"[int(s)] for s in trains[-1]))
+print("target:", "".join(".|"[int(s)] for s in target))
+assert trains[0].sum() == 0 and torch.equal(trains[-1], target)
+
+# %% [markdown]
+# The next figure shows all spike trains on the way, a row for each step of gradient descent.
+
+# %%
+fig, (top, ax) = plt.subplots(2, 1, figsize=(7.2, 4.6), sharex=True, height_ratios=[1, 9])
+top.imshow(target[None], cmap="Greys", aspect="auto")
+top.set_yticks([0], ["target"])
+top.set_title(f"one LIF neuron learns a spike train, T = {len(target)}")
+ax.imshow(trains, cmap="Greys", aspect="auto")
+ax.set_ylabel("step of gradient descent")
+style.time_axis(ax, len(target))
+alt = "Spikes of one neuron over T = 24 steps, a row for each step of gradient descent: first none, then the target."
+se.plot.show(fig, alt)
+
+# %% [markdown]
+# ## What alpha does
+# A large $\alpha$ makes the surrogate steep and narrow: close to the true step, and zero nearly everywhere. A small one
+# makes it wide: every membrane gets some gradient, and the gradient hardly knows the step any more.
+#
+# **Predict before you run.** The same neuron, the same silent start, $\alpha = 1$, $4$ and $64$. Which of them learn
+# the target?
+
+# %%
+alphas = {1.0: (style.Q, "--"), 4.0: (style.GRADIENT, "-"), 64.0: (style.K, ":")}
+errors = {alpha: (learn(alpha) != target).sum(1) for alpha in alphas}  # [steps]
+_, h = forward_by_hand(inputs @ start)
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.8, 3.6))
+grid = torch.linspace(-4.5, 2.5, 1401)
+for alpha, (color, line) in alphas.items():
+    left.plot(grid, surrogate(grid, alpha) / (alpha / 4), color=color, linestyle=line, label=f"$\\alpha$ = {alpha:g}")
+    right.plot(errors[alpha], color=color, linestyle=line, label=f"$\\alpha$ = {alpha:g}")
+left.hist(
+    h, bins=25, range=(-4.5, 2.5), weights=torch.full((24,), 1 / 24), color=style.MEMBRANE, label="H at the start"
+)
+left.set(xlabel="membrane potential H", ylabel="surrogate / its height", title=f"one LIF neuron, T = {len(h)}")
+right.set(xlabel="step of gradient descent", ylabel=f"wrong steps of T = {len(h)}", title="learning the spike train")
+left.legend(loc="upper left")
+alt = "Left: surrogates for alpha 1, 4, 64, membranes at the start far below. Right: 1 and 4 learn the target, 64 not."
+se.plot.show(fig, alt)
+for alpha in alphas:
+    print(f"alpha = {alpha:g}: {int(errors[alpha][-1])} wrong steps at the end")
+assert errors[1.0][-1] == 0 and errors[4.0][-1] == 0 and (errors[64.0] == 5).all()
+assert (surrogate(h, 64.0) == 0).all()
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# 1 and 4. With 64 no membrane is near enough to the threshold: in float32 the surrogate is zero at all of them, so no
+# weight ever moves, and the five wanted spikes are missing for ever. $\alpha = 4$ gets there although the first
+# gradients are tiny, because Adam divides each gradient by its own size. Plain gradient descent would have to wait.
+#
+# </details>
+
+# %% [markdown]
+# ## A silent layer
+# What happened to that neuron happens to whole layers: weights grow too fast in one step, or a bias drifts, and nothing
+# reaches the threshold any more. Such a [silent layer](../docs/glossary.md#silent-layer) gets hardly any gradient, so
+# it stays silent.
+#
+# **Predict before you run.** We silence one layer of the packaged model: the batch norm in front of the hidden layer of
+# the first MLP gets its bias lowered by 8. What happens to the share of digits that are read right?
+
+# %%
+NAME = "blocks.0.mlp.hidden"
+
+
+def lowered(shift):
+    """The packaged model, with the bias before its first hidden layer moved."""
+    model = se.load_pretrained("digits-2-64")
+    with torch.no_grad():
+        model.blocks[0].mlp.hidden.bn.bias += shift
+    return model
+
+
+def read(model):
+    """Share of the digits read right; what the layer did and was told; the line that training would print."""
+    rates = Rates(model, every=1)
+    rates.step()
+    with se.record(model, membranes=True, gradients=True, layers=[NAME]) as rec:
+        logits = model(images)
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+    return float((logits.argmax(1) == labels).float().mean()), rec[NAME], firing_warning(rates.pop())
+
+
+healthy, silent = read(lowered(0.0)), read(lowered(-8.0))
+for name, (accuracy, layer, warning) in (("as trained", healthy), ("silenced", silent)):
+    print(f"{name:10} {100 * accuracy:.0f} % right, rate of the layer {layer.spikes.mean():.2f}; {warning}")
+assert silent[1].spikes.sum() == 0 and NAME in silent[2] and healthy[2] is None
+assert silent[0] > 0.5
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Little or nothing. The residual connection carries the tokens around the MLP, so the network works without it, with a
+# layer's worth of weights idle. The accuracy does not tell; the firing rates do. That is why training in this package
+# watches the rate of every layer and prints this line.
+#
+# </details>
+#
+# And what comes back to the layer? The next figure moves the bias in steps. `gradients=True` lets the recording keep
+# $\partial L / \partial H$.
+
+# %%
+shifts = [0.0, -2.0, -4.0, -6.0, -8.0]
+layers = [read(lowered(shift))[1] for shift in shifts]
+rates = [100 * float(layer.spikes.mean()) for layer in layers]
+sizes = [float(layer.gradient.abs().mean()) for layer in layers]
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.8, 3.2))
+left.plot(shifts, rates, "o-", color=style.SPIKE)
+left.set(xlabel="bias moved by", ylabel="firing rate, %", title=f"{NAME}, T = {len(layers[0].spikes)}")
+right.semilogy(shifts, sizes, "o-", color=style.GRADIENT)
+right.set(xlabel="bias moved by", ylabel=r"mean $|\partial L / \partial H|$", title="what the loss tells it")
+for ax in (left, right):
+    ax.invert_xaxis()
+right.minorticks_off()
+alt = "Firing rate and mean gradient of a hidden layer as its bias is lowered: the rate falls to 0, the gradient too."
+se.plot.show(fig, alt)
+print("gradient at -8 over gradient at 0: 10 to the power of", round(torch.tensor(sizes[-1] / sizes[0]).log10().item()))
+assert rates[-1] == 0 and sizes == sorted(sizes, reverse=True) and sizes[-1] < 1e-5 * sizes[0]
+
+# %% [markdown]
+# The gradient falls exponentially with the distance to the threshold. So waiting is no cure. What is: bring the
+# membranes back. In Spikformer a batch norm stands before every neuron and sees to that, as long as its own weight and
+# bias stay sound. Here is a layer without one, pushed far down, trained for 200 steps of plain gradient descent to fire
+# at all. Beside it the same layer with a batch norm.
+
+# %%
+x = (torch.rand(4, 64, 32, generator=generator) < 0.2).float()  # [T, B, features], spikes
+
+
+def train_to_fire(norm, steps=200):
+    """Firing rate before and after training a linear layer and its neurons towards a rate of 0.3."""
+    torch.manual_seed(0)
+    linear, neuron, rates = torch.nn.Linear(32, 16), se.LIF(), []
+    torch.nn.init.constant_(linear.bias, -3.0)
+    norm = torch.nn.BatchNorm1d(16) if norm else torch.nn.Identity()
+    optimizer = torch.optim.SGD([*linear.parameters(), *norm.parameters()], lr=0.1)
+    for _ in range(steps):
+        spikes = neuron(norm(linear(x).flatten(0, 1)).unflatten(0, (4, 64)))
+        rates.append(spikes.mean().item())
+        loss = (spikes.mean((0, 1)) - 0.3).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return rates[0], rates[-1]
+
+
+for norm in (False, True):
+    before, after = train_to_fire(norm)
+    print(f"batch norm: {norm!s:5}  firing rate before {before:.2f}, after {after:.2f}")
+    assert (after > 0.15) if norm else (after == 0)
+
+# %% [markdown]
+# ## Pitfalls
+#
+# | symptom | cause | cure |
+# |---|---|---|
+# | the loss stands still, a rate is 0 | a silent layer | batch norm before the neuron, smaller learning rate, warm-up |
+# | gradients differ from the paper, spikes do not | the reset is not detached | `reset_delay=True`, as in `se.LIF` |
+# | gradients are twice too large | slope $\alpha$ on $u = \tau H$ | slope $\alpha / \tau$ |
+# | no gradient at all | $\alpha$ far too large, or a bare comparison | `se.Sigmoid` with $\alpha = 4$ |
+# | accuracy is fine, a layer does nothing | the residual goes around it | look at the rates, not only at the accuracy |
+#
+# The third one in code. `Sigmoid` takes its slope per unit of what it is applied to.
+
+# %%
+u = torch.tensor(1.9, requires_grad=True)  # u = tau H, at H = 0.95
+paper = surrogate(torch.tensor(0.95)).item() / 2  # dS/dH times dH/dX = 1 / tau
+for slope in (2.0, 4.0):
+    (gradient,) = torch.autograd.grad(se.Sigmoid(slope)(u - 2.0), u)  # dS/du times du/dX = 1
+    print(f"slope {slope:g} on u: dS/dX = {gradient.item():.3f}; the paper's: {paper:.3f}")
+    assert (abs(gradient.item() - paper) < 1e-6) == (slope == 2.0)
+
+# %% [markdown]
+# ## Exercises
+# **Exercise 2.1: revive a layer.** `dead` never fires on `inputs_2`. Change its weight and bias, in place, so that each
+# of its 16 neurons fires in 5 % to 60 % of the steps. Do it from the data, without gradient descent: what would a batch
+# norm do?
+
+# %%
+torch.manual_seed(1)
+inputs_2 = (torch.rand(8, 100, 32) < 0.2).float()  # [T, B, features]
+dead = torch.nn.Linear(32, 16)
+torch.nn.init.constant_(dead.bias, -4.0)
+assert se.LIF()(dead(inputs_2)).sum() == 0
+
+
+# %% tags=["exercise-1"]
+@torch.no_grad()
+def revive(linear, inputs):
+    """Change linear.weight and linear.bias in place."""
+    ...
+
+
+# %% tags=["check-1"]
+with se.exercise("2.1"):
+    revive(dead, inputs_2)
+    rates = se.LIF()(dead(inputs_2)).mean((0, 1))  # [16]
+    assert rates.max() > 0, "still silent: look at dead(inputs_2).mean((0, 1)), and at the threshold of 1"
+    assert rates.min() >= 0.05, "some neurons are still silent: give each neuron its own shift and scale"
+    assert rates.max() <= 0.6, "some neurons fire nearly always: aim lower"
+
+# %% [markdown]
+# **Exercise 2.2: with and without detach.** In the backward pass of one step, $\partial V / \partial H$ of $V = H (1 -
+# S)$ is all that the detached reset changes. Write it for both cases; `surrogate(h)` stands for $\partial S / \partial
+# H$.
+
+
+# %% tags=["exercise-2"]
+def reset_slope(h, spike, detach):
+    """dV/dH of V = H (1 - S), with S a constant (detach) or a function of H."""
+    ...
+
+
+# %% tags=["check-2"]
+with se.exercise("2.2"):
+    x = torch.tensor([1.0, 1.5, 1.0, 1.0, 2.0, 0.5, 1.25, 1.5], dtype=torch.float64)
+    s, h = forward_by_hand(x)
+    assert reset_slope(h, s, True) is not None, "write reset_slope first"
+    for detach, neuron in ((True, se.LIF().double()), (False, leaky_not_detached)):
+        dL_dX, dL_dV = torch.zeros_like(x), 0.0
+        for t in reversed(range(len(x))):
+            dL_dH = surrogate(h[t]) + reset_slope(h[t], s[t], detach) * dL_dV
+            dL_dX[t], dL_dV = dL_dH / 2, dL_dH / 2
+        jacobian = torch.autograd.functional.jacobian(lambda y, run=neuron: run(y).sum(), x)
+        hint = (
+            "S is a constant: what is left of H (1 - S)?" if detach else "product rule: the term with dS/dH is missing"
+        )
+        assert torch.allclose(dL_dX, jacobian, rtol=0, atol=1e-12), hint
+
+# %% [markdown]
+# **Exercise 2.3: choose alpha.** How wide must the surrogate be for a layer to be reached? Find the largest power of
+# two for which at most 10 % of the membranes of `blocks.0.mlp.hidden` in the key figure see less than 5 % of the
+# surrogate's height, $\alpha / 4$.
+
+# %% tags=["exercise-3"]
+best_alpha = None
+
+# %% tags=["check-3"]
+with se.exercise("2.3"):
+    assert best_alpha is not None, "give best_alpha"
+    h = rec["blocks.0.mlp.hidden"].membrane
+    shares = [float((surrogate(h, a) < 0.05 * a / 4).float().mean()) for a in (best_alpha, 2 * best_alpha)]
+    assert shares[0] <= 0.1, f"{100 * shares[0]:.0f} % see nothing of it: too steep"
+    assert shares[1] > 0.1, "twice as steep would do as well"
+    assert torch.tensor(float(best_alpha)).log2() % 1 == 0, "a power of two, please"
+
+# %% [markdown]
+# ## Recap
+# - The forward pass is a step, the backward pass a sigmoid's derivative: $\alpha \sigma'(\alpha (H - V_{th}))$, with
+#   $\alpha = 4$.
+# - BPTT for one neuron is five lines. Each spike cuts the gradient off from what came before it, for the reset is
+#   detached.
+# - Far below the threshold the gradient vanishes exponentially. A silent layer stays silent, and the accuracy may not
+#   show it: watch the rates.
+#
+# Solutions: [02](solutions/02_surrogate_gradient.ipynb). Next: [chapter 03](03_images_to_spikes.ipynb), how an image
+# becomes spikes.

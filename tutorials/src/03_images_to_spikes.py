@@ -1,0 +1,526 @@
+# %% [markdown]
+# # 03 · Images into spikes
+#
+# *Run time 20 s on one CPU core · after chapter 01 · no network, no GPU*
+#
+# An image is real numbers and stands still; a spiking network wants spikes, and has a time axis. How does one become
+# the other? Spikformer shows the same image at every time step and lets the first neurons do the coding ([direct
+# coding](../docs/glossary.md#direct-coding)). Four small convolution blocks, the spiking patch splitting
+# ([SPS](../docs/glossary.md#sps)), turn it into tokens. We build them by hand and get the package's every spike.
+#
+# ## What you will learn
+# - to say why a still image gives spikes that change over time, and when a neuron fires first
+# - to write SPS, stage by stage, with shapes and value sets, and to hold it equal to the package's
+# - why the first convolution of a still image needs to run only once, and what that changes in training
+# - what the order of neuron and pool decides, and what the position embedding is for
+
+# %% tags=["setup"]
+from pathlib import Path
+
+try:
+    import spikformer_edu as se
+except ModuleNotFoundError:  # a bare hosted notebook: install from the checkout around it, else from the package index
+    source = ".." if Path("../pyproject.toml").exists() else "spikformer-edu"
+    # %pip install --quiet {source}
+    import spikformer_edu as se
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from spikformer_edu.plot import style
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+plt.rcParams.update(style.RC)
+
+# %% [markdown]
+# ## The key figure
+#
+# One digit on its way through the five neuron layers of SPS, downwards, and through the T = 4 time steps, to the right.
+# A map shows which share of the channels fires at each place; at the right is the [raster](../docs/glossary.md#raster)
+# of a few of the layer's neurons. See the maps shrink from 32 x 32 pixels to 8 x 8 tokens, and see the first step stay
+# nearly empty although the image is the same at every step.
+
+
+# %%
+def show_stages(rec, sample, alt):
+    names = ["sps.0", "sps.1", "sps.2", "sps.3", "sps.rpe"]
+    fig, axes = plt.subplots(5, 5, figsize=(9, 8.2), width_ratios=[1, 1, 1, 1, 1.6])
+    for row, name in zip(axes, names, strict=True):
+        spikes = rec[name].spikes[:, sample]  # [T, C, H, W]
+        share = spikes.mean(1)  # [T, H, W]
+        for t, ax in enumerate(row[:4]):
+            ax.imshow(share[t], vmin=0, vmax=share.max())
+            ax.set(xticks=[], yticks=[])
+        row[0].set_title(f"{name}: {spikes.shape[1]} x {spikes.shape[2]} x {spikes.shape[3]}")
+        se.plot.raster(spikes.flatten(1), neurons=150, ax=row[4])
+        row[4].set(title=f"rate {spikes.mean():.1%}", ylabel="", yticks=[])
+    for t, ax in enumerate(axes[-1, :4]):
+        ax.set_xlabel(f"t = {t}")
+    for ax in axes[:-1, 4]:
+        ax.set_xlabel("")
+    fig.suptitle("share of channels that fire, T = 4 (dark: none), and a raster of 150 neurons")
+    se.plot.show(fig, alt)
+
+
+model = se.load_pretrained("digits-2-64")
+images, labels = se.data.load("digits").test.fetch(torch.tensor([3, 1, 9]), None)  # [B, 1, 32, 32], B = 3
+with torch.no_grad(), se.record(model) as rec:
+    model(images)  # T = 4: not B, on purpose
+show_stages(
+    rec,
+    1,
+    "Maps of the share of firing channels of one digit in the five neuron layers of SPS, for T = 4 steps, and rasters. "
+    "The maps shrink from 32 x 32 to 8 x 8, and the first step has the fewest spikes.",
+)
+rates = torch.stack([rec[f"sps.{name}"].spikes.mean((1, 2, 3, 4)) for name in (0, 1, 2, 3, "rpe")])  # [layer, T]
+assert (rates.argmin(1) == 0).all()
+
+# %% [markdown]
+# ## Shapes and values
+#
+# For the packaged network: one channel of 32 x 32 pixels, D = 64, and a pool in the first two blocks.
+#
+# | name | shape | value set | meaning |
+# |---|---|---|---|
+# | $I$ | `[B, 1, 32, 32]` | reals | normalised image, the same at every step |
+# | Conv, BN | `[T, B, C, H, W]` | reals | input current of the neurons |
+# | `sps.0` neuron | `[T, B, 8, 32, 32]` | {0, 1} | its spikes |
+# | pooled | `[T, B, 8, 16, 16]` | {0, 1} | the largest of 3 x 3 spikes |
+# | `sps.1` | `[T, B, 16, 8, 8]` | {0, 1} | second block, after its pool |
+# | `sps.2`, `sps.3` | `[T, B, 32, 8, 8]`, `[T, B, 64, 8, 8]` | {0, 1} | third and fourth block |
+# | `sps.rpe` | `[T, B, 64, 8, 8]` | {0, 1} | [position embedding](../docs/glossary.md#position-embedding) |
+# | $X_0$ | `[T, B, 64, 64]` | {0, 1, 2} | 64 tokens of width 64: features plus position |
+#
+# In formulas of [the paper](https://arxiv.org/abs/2209.15425), with SN a layer of [LIF
+# neurons](../docs/glossary.md#lif-neuron), BN batch norm, and MP a max-pool:
+#
+# $$x = \mathrm{SPS}(I) \tag{4}$$
+# $$\mathrm{RPE} = \mathrm{SN}(\mathrm{BN}(\mathrm{Conv2d}(x))) \tag{5}$$
+# $$X_0 = x + \mathrm{RPE} \tag{6}$$
+# $$\text{one block of SPS: } \mathrm{MP}(\mathrm{SN}(\mathrm{BN}(\mathrm{Conv2d}(x)))) \tag{10}$$
+
+# %% [markdown]
+# ## Direct coding: a constant current
+#
+# The image stands still, so each neuron of the first layer gets the same current X at every step. Its membrane does not
+# stand still. With $\tau = 2$ it charges (1), fires (2) and is reset (3); this is the neuron of [chapter
+# 01](01_leaky_neuron.ipynb):
+#
+# $$H[t] = V[t-1] + \tfrac{1}{\tau}\,(X[t] - V[t-1]) \tag{1}$$
+# $$S[t] = \Theta(H[t] - V_{th}) \tag{2}$$
+# $$V[t] = H[t]\,(1 - S[t]) \tag{3}$$
+#
+# **Predict before you run.** The threshold is 1, and T = 4. At which steps does a neuron fire whose current is always
+# 2? Always 1.4? Always 1?
+
+
+# %%
+def lif(current, v_threshold=1.0):  # current [T, ...], real -> spikes [T, ...], {0, 1}
+    membrane, spikes = torch.zeros_like(current[0]), []
+    for x in current:
+        h = (membrane + x) / 2  # (1), with tau = 2
+        spikes.append((h >= v_threshold).to(x.dtype))  # (2)
+        membrane = h * (1 - spikes[-1])  # (3)
+    return torch.stack(spikes)
+
+
+constant = torch.tensor([2.0, 1.4, 1.0]).expand(4, 3)  # [T, neurons]
+spikes = lif(constant)
+for x, train in zip(constant[0], spikes.T, strict=True):
+    print(f"X = {x:.1f}   spikes at t = 0..3:", *train.int().tolist())
+assert spikes.T.tolist() == [[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0]]
+for backend in ("fused", "snntorch"):  # the package's two pieces of code for one neuron
+    assert torch.equal(se.LIF(backend=backend)(constant), spikes), "X = 2 makes H exactly the threshold: it must fire"
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# From zero, n steps of a constant X charge the membrane to $H = X\,(1 - 2^{-n})$: half of X, then three quarters, then
+# seven eighths. X = 2 gives H = 1 at the first step, exactly the threshold, and "reached" is enough, so it fires at
+# every step. X = 1.4 gives 0.7, then 1.05: it fires at t = 1, is reset, and fires again at t = 3. X = 1 comes ever
+# closer to the threshold and never fires.
+#
+# </details>
+#
+# So the strength of a current is coded in the time of the first spike and in the rate. With T = 4 a neuron tells five
+# ranges of a constant current apart, whose bounds are $1 / (1 - 2^{-n})$ = 2, 4/3, 8/7, 16/15:
+
+# %%
+T = 4
+currents = torch.linspace(0.9, 2.2, 131)
+trains = lif(currents.expand(T, -1))  # [T, currents]
+first = torch.where(trains.any(0), trains.argmax(0), T)  # T: never
+bounds = torch.tensor([1 / (1 - 0.5**n) for n in range(T, 0, -1)])  # 16/15, 8/7, 4/3, 2
+fig, ax = plt.subplots(figsize=(6.4, 4))
+ax.pcolormesh(torch.arange(T), currents, trains.T, cmap="Greys", vmin=0, vmax=1, shading="nearest")
+for bound, label in zip(bounds, ("16/15", "8/7", "4/3", "2"), strict=True):
+    ax.axhline(bound, color=style.MEMBRANE, linewidth=2)
+    ax.annotate(
+        label, (1, bound), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", va="center"
+    )
+ax.set(xlabel="time step t", ylabel="constant input current X", xticks=range(T))
+ax.set_title("spikes (black) of a first-layer neuron under direct coding, T = 4")
+se.plot.show(
+    fig,
+    "Spikes over T = 4 time steps of neurons with a constant current from 0.9 to 2.2, upwards. Orange lines at 16/15, 8/7, "
+    "4/3 and 2 part five ranges, each with its own pattern of spikes.",
+)
+assert (first == T - torch.bucketize(currents, bounds, right=True)).all()
+
+# %% [markdown]
+# ## The first block by hand
+#
+# A 3 x 3 convolution makes 8 currents of each pixel and its neighbours; batch norm shifts and scales each channel; then
+# the neuron, then the pool. The image is copied T times, as the equations say: `[T, B, 1, 32, 32]`. Time and batch are
+# merged for convolution and pool, which know nothing of time, and apart for the neuron.
+
+
+# %%
+def batch_norm(bn, x):  # evaluation mode
+    return F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
+
+
+def conv_block(block, x):  # x [T, B, C_in, H, W]
+    T, B = x.shape[:2]
+    current = batch_norm(block.bn, F.conv2d(x.flatten(0, 1), block.conv.weight, padding=1))  # [T*B, C_out, H, W], real
+    spikes = lif(current.reshape(T, B, *current.shape[1:]))  # [T, B, C_out, H, W], {0, 1}
+    if block.pool is None:
+        return spikes, spikes
+    pooled = F.max_pool2d(spikes.flatten(0, 1), kernel_size=3, stride=2, padding=1)  # [T*B, C_out, H/2, W/2]
+    return pooled.reshape(T, B, *pooled.shape[1:]), spikes
+
+
+frames = images.expand(4, *images.shape)  # [T, B, 1, 32, 32]: the same image at every step
+with torch.no_grad():
+    x, before_pool = conv_block(model.sps[0], frames)
+assert x.shape == (4, 3, 8, 16, 16) and set(x.unique().tolist()) == {0, 1}
+assert torch.equal(before_pool, rec["sps.0"].spikes)  # recorded layers are neurons, so this is before the pool
+print("neurons:", list(before_pool.shape), " after the pool:", list(x.shape))
+
+# %% [markdown]
+# ## All of SPS
+#
+# Three more blocks of the same kind, then the position embedding: one more convolution block without a pool, whose
+# spikes are added to its own input (6). A sum of two spikes is 0, 1 or 2.
+
+
+# %%
+def sps_by_hand(sps, x):  # x [T, B, C, H, W]
+    layers = []
+    for block in (sps[0], sps[1], sps[2], sps[3]):  # (10), four times
+        x, spikes = conv_block(block, x)
+        layers.append(spikes)
+    position, _ = conv_block(sps.rpe, x)  # (5)
+    return x + position, [*layers, position]  # (6)
+
+
+with torch.no_grad():
+    x0, layers = sps_by_hand(model.sps, frames)
+    for name, mine in zip(("sps.0", "sps.1", "sps.2", "sps.3", "sps.rpe"), layers, strict=True):
+        assert torch.equal(mine, rec[name].spikes), f"{name}: every spike, exactly"
+        print(f"{name}: {list(mine.shape)}, values {mine.unique().int().tolist()}")
+    assert torch.equal(x0, model.sps(images, time_steps=4))
+    assert torch.equal(x0, model.sps(frames, time_steps=4))  # five dimensions bring their own T
+    for b in range(3):  # a sample's spikes do not depend on the others in its batch
+        assert torch.equal(x0[:, b : b + 1], model.sps(frames[:, b : b + 1], time_steps=4))
+assert x0.shape == (4, 3, 64, 8, 8) and set(x0.unique().tolist()) == {0, 1, 2}
+shares = torch.bincount(x0.int().flatten()) / x0.numel()
+print("X_0:", list(x0.shape), "  shares of 0, 1, 2:", *(f"{share:.2f}" for share in shares))
+
+# %% [markdown]
+# The sequence of tokens is $X_0$ with its two space dimensions laid out in a row, features last: `[T, B, N, D]`, N = 8
+# · 8. T and B keep their places.
+
+# %%
+tokens = x0.flatten(3).transpose(2, 3)  # [T, B, N, D]
+assert tokens.shape == (4, 3, 64, 64)
+assert torch.equal(tokens[2, 1, 8 * 5 + 3], x0[2, 1, :, 5, 3])  # token 43 is row 5, column 3
+
+# %% [markdown]
+# ## The first convolution, once
+#
+# Convolution and batch norm of the first block have no memory. T copies of an image give T times the same current. So
+# it is enough to compute the current once and to give it to the neuron T times: only the neuron knows time. The package
+# does so when it is given `[B, C, H, W]`. We let PyTorch count the multiplications.
+
+
+# %%
+def mmacs(function, *inputs):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        function(*inputs)
+    return counter.get_total_flops() / 2e6
+
+
+copied, once = mmacs(model.sps[0], frames), mmacs(model.sps[0].forward_image, images, 4)
+print(f"first block, B = 3: {copied:.2f} million multiply-accumulates for 4 copies, {once:.2f} million for one")
+assert copied == 4 * once
+with torch.no_grad():
+    assert torch.equal(model.sps[0](frames), model.sps[0].forward_image(images, 4))
+
+# %% [markdown]
+# **Predict before you run.** In training mode batch norm takes mean and variance from the batch, and keeps running
+# averages of both for later. Do T copies give the same mean as one? The same variance?
+
+# %%
+block = se.spikformer("digits-2-64", dim=16, heads=2).sps[0].train()
+small = images[:1, :, 12:16, 12:16]  # one image of 4 x 4 pixels: n = 16 values a channel
+statistics = {}
+for way in ("copies", "once, naively", "once, in the package"):
+    block.bn.reset_running_stats()
+    with torch.no_grad():
+        if way == "copies":
+            block(small.expand(4, *small.shape))
+        elif way == "once, naively":
+            block.bn(block.conv(small))
+        else:
+            block.forward_image(small, 4)
+    statistics[way] = block.bn.running_mean.clone(), (block.bn.running_var - 0.9) / 0.1  # momentum 0.1, starts from 1
+mean, variance = statistics["copies"]
+for way, (own_mean, own_variance) in statistics.items():
+    print(f"{way:20}  variance over that of the copies: {float((own_variance / variance).mean()):.4f}")
+    torch.testing.assert_close(own_mean, mean)
+torch.testing.assert_close(statistics["once, naively"][1] / variance, torch.full((2,), (16 / 15) / (64 / 63)))
+torch.testing.assert_close(statistics["once, in the package"][1], variance)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The mean is the same, and so is the variance that normalises the batch, as it divides by the number of values. The
+# running variance is another matter: PyTorch stores it with Bessel's correction, n / (n - 1). T copies have T n values,
+# so their correction is T n / (T n - 1), which is smaller. The package puts this right; else a network trained with
+# copies would not get the same statistics. With n = B · H · W = 32,768 for a batch of 32 the difference is small, but
+# it is a difference.
+#
+# </details>
+#
+# ## Pool after the neuron
+#
+# SPS pools spikes: the neuron fires first, then a 3 x 3 window takes the largest (10). The largest of nine bits is
+# their OR, so the result is still a bit. An average would be a multiple of 1/9, and the next convolution would need
+# multiplications again.
+
+# %%
+bits = before_pool[:, 0, 0]  # [T, 32, 32], one channel of one digit
+largest = F.max_pool2d(bits, 3, 2, 1)
+average = F.avg_pool2d(bits, 3, 2, 1)
+patches = F.unfold(bits[:, None], 3, padding=1, stride=2).bool()  # [T, 9, 16*16]
+assert torch.equal(largest.flatten(1), patches.any(1).float())
+print(
+    "max-pool:", largest.unique().tolist(), "  average: multiples of 1/9, up to", round(9 * float(average.max())), "/ 9"
+)
+assert set(largest.unique().tolist()) <= {0, 1} and not set(average.unique().tolist()) <= {0, 1}
+
+# %% [markdown]
+# Pooling the currents before the neuron would also give bits, with a quarter of the neurons. It is another network: a
+# neuron that sees the largest current of a window has one membrane and is reset by each of its spikes, and nine neurons
+# that are pooled afterwards keep nine membranes. Here are both, with the trained weights. At t = 0 they agree, since
+# the threshold of the largest is the largest of the thresholds. Exercise 3.1 asks for the smallest example where they
+# do not.
+
+# %%
+with torch.no_grad():
+    current = batch_norm(model.sps[0].bn, model.sps[0].conv(images))  # [B, 8, 32, 32]
+    after = F.max_pool2d(lif(current.expand(4, *current.shape)).flatten(0, 1), 3, 2, 1).reshape(4, 3, 8, 16, 16)
+    before = lif(F.max_pool2d(current, 3, 2, 1).expand(4, 3, 8, 16, 16))
+for t in range(4):
+    print(f"t = {t}: rate pooled after {after[t].mean():.3f}, before {before[t].mean():.3f}")
+assert torch.equal(after[0], before[0]) and torch.equal(after, x)
+assert (after[1:] > before[1:]).any() and not torch.equal(after, before)
+
+# %% [markdown]
+# ## How many tokens
+#
+# Each pool halves height and width. CIFAR's images are small, so their network pools in two blocks; event frames and
+# ImageNet's images are larger, and all four blocks pool. A narrow network with the same pools shows the shapes.
+
+# %%
+for name in ("digits-2-64", "cifar10-4-384", "cifar10dvs-2-256", "imagenet-8-512"):
+    p = se.preset(name)
+    narrow = se.spikformer(name, dim=8, heads=1, depth=1).eval()
+    with torch.no_grad():
+        grid = narrow.sps(torch.zeros(1, p.config.in_channels, p.image_size, p.image_size), time_steps=1)
+    side = p.image_size // 2 ** sum(p.config.pool)
+    assert grid.shape[-2:] == (side, side) and p.config.patch_size == 2 ** sum(p.config.pool)
+    pools = "".join("P" if pool else "-" for pool in p.config.pool)
+    print(f"{name:17} {p.image_size:3} x {p.image_size:3}   pools {pools}   {side:2} x {side:2} = {side**2:3} tokens")
+
+# %% [markdown]
+# ## What the position embedding is for
+#
+# All layers after SPS treat tokens alike: linear layers see one token at a time, attention compares every pair by
+# content alone, and the head takes the mean over tokens. So if the tokens of $x$ are shuffled, the output of the
+# network must stay the same, unless something tells where a token is. In Spikformer that is the position embedding, a
+# convolution: it looks at a token's neighbours. We shuffle the features $x$, before the embedding, and look at the
+# logits with the embedding and without it.
+
+# %%
+many, _ = se.data.load("digits").test.fetch(torch.arange(120), None)
+order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+
+
+def logits_of(features, embed):  # features x [T, B, D, 8, 8]
+    x0 = features + model.sps.rpe(features) if embed else features
+    tokens = x0.flatten(3).transpose(2, 3)  # [T, B, N, D]
+    for block in model.blocks:
+        tokens = block(tokens)
+    return model.head(tokens.mean(2).mean(0))
+
+
+with torch.no_grad():
+    features = sps_by_hand(model.sps, many.expand(4, *many.shape))[1][3]  # sps.3, [T, B, D, 8, 8]
+    shuffled = features.flatten(3)[..., order].reshape(features.shape)
+    for embed in (False, True):
+        still, moved = logits_of(features, embed), logits_of(shuffled, embed)
+        share = (still.argmax(1) == moved.argmax(1)).float().mean()
+        word = "with" if embed else "without"
+        print(f"{word} embedding: same answer for {share:.0%} of 120 test digits after shuffling")
+        if embed:
+            torch.testing.assert_close(still, model(many))
+            assert share < 1 and (still - moved).abs().max() > 0.5
+        else:
+            assert share == 1 and (still - moved).abs().max() < 0.01
+
+# %% [markdown]
+# Without the embedding nothing behind SPS can tell the two orders apart. With it the network depends on who is next to
+# whom. The embedding is *conditional*: it is made of the tokens themselves, so it works at any image size, unlike a
+# learned table of positions. (The test says nothing about how good a network trained without it would be: this one was
+# trained with it, and the convolutions of SPS have seen the neighbourhood before.)
+#
+# ## Rate coding, for comparison
+#
+# The older way: a pixel of brightness p in [0, 1] fires at each step with probability p. It is random, and its error
+# falls only as $1/\sqrt T$. Direct coding gives the first layer the exact number at once. Its price: the first
+# convolution multiplies reals, where all later ones add spikes ([chapter 10](10_energy.ipynb) counts them).
+
+# %%
+picture = (images[1, 0] * 0.40 + 0.22).clamp(0, 1)  # undo the normalisation: brightness in [0, 1]
+grey = picture * torch.linspace(0.2, 1, 32)[:, None]  # from dark to bright, so that there is something to code
+steps = [1, 2, 4, 8, 16, 32, 64, 128]
+noise = torch.Generator().manual_seed(0)
+coded = {T: (torch.rand(T, 32, 32, generator=noise) < grey).float().mean(0) for T in steps}
+errors = [float((coded[T] - grey).square().mean().sqrt()) for T in steps]
+expected = [float((grey * (1 - grey)).mean().sqrt()) / T**0.5 for T in steps]
+
+fig, axes = plt.subplots(1, 4, figsize=(11, 2.9), width_ratios=[1, 1, 1, 1.7])
+shown = [("direct: exact at t = 0", grey), ("rate, T = 4", coded[4]), ("rate, T = 64", coded[64])]
+for ax, (title, values) in zip(axes, shown, strict=False):
+    ax.imshow(values, cmap="gray", vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[], title=title)
+axes[3].loglog(steps, errors, "o-", color=style.SPIKE, label="measured")
+axes[3].loglog(steps, expected, "--", color=style.MEMBRANE, label=r"expected, falls as $1/\sqrt{T}$")
+axes[3].set(xlabel="time steps T", ylabel="RMS error", title="what the first layer is told, rate coding")
+axes[3].set_xticks([1, 4, 16, 64], [1, 4, 16, 64])
+axes[3].set_yticks([0.02, 0.05, 0.1, 0.2], [0.02, 0.05, 0.1, 0.2])
+axes[3].minorticks_off()
+axes[3].legend()
+se.plot.show(
+    fig,
+    "A shaded digit as direct coding gives it to the first layer, and the mean of its rate code after 4 and 64 steps, "
+    "which is noisy. At the right the error of the rate code over T, on logarithmic axes: it falls as one over root T.",
+)
+assert all(0.8 < error / own < 1.2 for error, own in zip(errors, expected, strict=True))
+
+# %% [markdown]
+# ## Pitfalls
+#
+# **T and B swapped.** Both are merged into one axis for the convolution and parted again for the neuron. Parting them
+# in the wrong order raises no error when a batch happens to be as large as T, and the samples of a batch then follow
+# one another as if they were one sample's time. Symptom: in evaluation, a sample's logits depend on its neighbours in
+# the batch. Test with T ≠ B, as here:
+
+# %%
+square = images.repeat(2, 1, 1, 1)[:4]  # B = 4 = T: no shape can show the mistake
+with torch.no_grad():
+    current = batch_norm(model.sps[0].bn, model.sps[0].conv(square)).expand(4, -1, -1, -1, -1)  # [T, B, C, H, W]
+    right, wrong = lif(current), lif(current.transpose(0, 1)).transpose(0, 1)
+print(f"shapes equal: {right.shape == wrong.shape}   spikes equal: {torch.equal(right, wrong)}")
+assert right.shape == wrong.shape and not torch.equal(right, wrong)
+
+# %% [markdown]
+# **Rates at t = 0 taken for the network's rates.** The first step is nearly empty, deeper layers more so. Measure over
+# all T, and do not compare rates at different T.
+#
+# **A silent first layer.** Images in [0, 1] that are not normalised give small currents; below a current of 1 a neuron
+# never fires, however long it waits. Normalise as the network was trained.
+#
+# **Image sizes.** A side that the patch size does not divide has no whole number of tokens. The package says so in one
+# line.
+
+# %%
+try:
+    model(torch.zeros(1, 1, 30, 32))
+except se.SpikformerError as error:
+    print(error)
+
+# %% [markdown]
+# ## Exercises
+#
+# **3.1** Pool before or after the neuron? Find constant currents of two neighbouring pixels, a and b, for which pooling
+# their spikes and pooling their currents differ within T = 4 steps.
+
+# %% tags=["exercise-1"]
+a, b = None, None
+
+# %% tags=["check-1"]
+with se.exercise("3.1"):
+    assert a is not None and b is not None, "give two numbers"
+    pair = se.LIF()(torch.tensor([float(a), float(b)]).expand(4, 2))  # [T, 2]
+    pooled_after = pair.max(1).values
+    pooled_before = se.LIF()(torch.full((4, 1), max(float(a), float(b))))[:, 0]
+    hint = "both must fire, and at different steps: look at the bounds 4/3 and 8/7 above"
+    assert not torch.equal(pooled_after, pooled_before), hint
+
+# %% [markdown]
+# **3.2** Write a function that says at which step a neuron fires first under a constant current, without simulating it;
+# None if it does not fire within T steps. Mind the ties.
+
+
+# %% tags=["exercise-2"]
+def first_spike(current, T):
+    """Step (from 0) of the first spike of a neuron with tau = 2, V_th = 1 and a constant current; None if none."""
+    ...
+
+
+# %% tags=["check-2"]
+with se.exercise("3.2"):
+    assert first_spike(2.0, 4) is not None, "a current of 2 fires at step 0: reached is enough"
+    for current in (0.5, 1.0, 1.01, 1.07, 1.2, 1.5, 1.99, 2.0, 3.0):
+        train = se.LIF()(torch.full((8, 1), current))[:, 0]
+        truth = int(train.argmax()) if train.any() else None
+        assert first_spike(current, 8) == truth, f"a current of {current} fires first at {truth}"
+    assert first_spike(1.01, 4) is None, "1.01 needs more than 4 steps"
+
+# %% [markdown]
+# **3.3** How many tokens does a network have, given its pools and the size of the image? And how many if one more block
+# pools?
+
+
+# %% tags=["exercise-3"]
+def tokens_of(pool, height, width):
+    """Number of tokens N for four True or False, and an image of that size in pixels."""
+    ...
+
+
+# %% tags=["check-3"]
+with se.exercise("3.3"):
+    result = tokens_of((False, False, True, True), 32, 32)
+    assert result is not None, "write tokens_of first"
+    assert result == 64, "CIFAR: 32 x 32 pixels, two pools, 8 x 8 tokens"
+    assert tokens_of((True, True, True, True), 224, 224) == 196, "each of four pools halves both sides"
+    assert tokens_of((False, False, True, True), 48, 32) == 96, "height and width need not be equal"
+
+# %% [markdown]
+# ## Recap
+#
+# - Direct coding: the same image at every step; the first neurons turn a current into spike times and a rate.
+# - SPS is four blocks of convolution, batch norm, neuron, max-pool, and a position embedding: {0, 1} inside, {0, 1, 2}
+#   at the end.
+# - The first convolution of a still image runs once; only the neuron knows time.
+# - The pool comes after the neuron, so a window is an OR of spikes.
+# - Without the position embedding, the layers that follow could not tell shuffled tokens from ordered ones.
+#
+# Next: [chapter 04](04_softmax_attention.ipynb) recalls the attention that the tokens meet in a transformer. Solutions
+# of the exercises: [here](solutions/03_images_to_spikes.ipynb).

@@ -1,0 +1,470 @@
+# %% [markdown]
+# # 04 · Softmax attention, recapped
+#
+# *Run time 15 s on one CPU core · after chapter 03 · no network, no GPU*
+#
+# Spikformer keeps the attention of the transformer and drops its softmax. To see what is lost and what is gained one
+# must know what the softmax was there for. This chapter computes attention on five tokens by hand, asks what the
+# softmax does and costs, and what becomes of it when queries and keys are spikes. It needs matrix products and nothing
+# else.
+#
+# ## What you will learn
+# - to compute attention on a handful of tokens: queries, keys, scores, softmax, values, heads
+# - to read a row of an attention map
+# - to say what the softmax guarantees, what it costs, and which order of multiplication it forces
+# - to say what it does to scores of spikes, and to recognise the package's two softmax variants
+
+# %% tags=["setup"]
+from pathlib import Path
+
+try:
+    import spikformer_edu as se
+except ModuleNotFoundError:  # a bare hosted notebook: install from the checkout around it, else from the package index
+    source = ".." if Path("../pyproject.toml").exists() else "spikformer-edu"
+    # %pip install --quiet {source}
+    import spikformer_edu as se
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+
+from spikformer_edu.plot import style
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+plt.rcParams.update(style.RC)
+
+# %% [markdown]
+# ## The key figure
+#
+# Five tokens with four features each: red, blue, circle, square. Head 0 compares colours, head 1 compares shapes. A row
+# of a map belongs to one query and says how its attention is spread over the five keys. See the red circle look at all
+# that is red in head 0, and at all that is round in head 1. The empty token has nothing to compare: its row is even.
+
+# %%
+names = ["red circle", "blue circle", "red square", "blue square", "empty"]
+X = torch.tensor([[1.0, 0, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0]])  # [N, D]
+N, D, h = 5, 4, 2
+d = D // h
+W_q = W_k = 3 * torch.eye(D)  # weights chosen by hand; a network learns them
+W_v = torch.eye(D)
+
+
+def heads(x):  # [N, D] -> [h, N, d]: each head takes d of the features
+    return x.reshape(N, h, d).transpose(0, 1)
+
+
+Q, K, V = heads(X @ W_q), heads(X @ W_k), heads(X @ W_v)
+A = (Q @ K.transpose(-2, -1) / d**0.5).softmax(-1)  # [h, N, N]
+
+
+def show_maps(maps, titles, alt, label):
+    fig, axes = plt.subplots(1, len(maps), figsize=(10.4, 4.6), sharey=True)
+    for ax, values, title in zip(axes, maps, titles, strict=True):
+        drawn = ax.imshow(values, vmin=0, vmax=float(maps.max()))
+        for (row, column), value in zip(
+            torch.cartesian_prod(torch.arange(N), torch.arange(N)), values.flatten(), strict=True
+        ):
+            dark = value < 0.6 * maps.max()
+            ax.text(
+                column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black", fontsize=10
+            )
+        ax.set_xticks(range(N), names, rotation=35, ha="right")
+        ax.set(xlabel="key", title=title)
+    axes[0].set_yticks(range(N), names)
+    axes[0].set_ylabel("query")
+    fig.colorbar(drawn, ax=axes, label=label, shrink=0.8)
+    se.plot.show(fig, alt)
+
+
+show_maps(
+    A,
+    ["head 0: colour", "head 1: shape"],
+    "Two attention maps of five tokens, rows are queries and columns keys. In head 0 tokens of one colour attend to each other, "
+    "in head 1 tokens of one shape; the row of the empty token is 0.2 everywhere.",
+    "weight, each row sums to 1 (no time: T = 1)",
+)
+assert A[0, 0].argmax() == 0 and torch.allclose(A[0, 0, 0], A[0, 0, 2]) and torch.allclose(A[:, 4], torch.tensor(0.2))
+
+# %% [markdown]
+# ## Shapes and values
+#
+# | name | shape | value set | meaning |
+# |---|---|---|---|
+# | $X$ | `[N, D]` | reals | N tokens, D features each |
+# | $Q, K, V$ | `[h, N, d]` | reals | queries, keys, values of h heads, d = D / h |
+# | $QK^T / \sqrt d$ | `[h, N, N]` | reals | [scores](../docs/glossary.md#attention-scores): how well a query and a key fit |
+# | $A$ | `[h, N, N]` | reals in (0, 1) | softmax of the scores, each row sums to 1 |
+# | $AV$ | `[h, N, d]` | reals | means of values, one for each query |
+#
+# $$Q, K, V = XW_q,\; XW_k,\; XW_v, \qquad A = \mathrm{softmax}\!\left(\frac{QK^T}{\sqrt d}\right), \qquad \mathrm{Attention}(Q, K, V) = AV$$
+#
+# In a batch of spike trains two more dimensions stand in front, `[T, B, h, N, d]`. Nothing in this chapter depends on
+# them until the last section.
+
+# %% [markdown]
+# ## Step by step
+#
+# Three linear maps make of each token a question (what am I looking for?), a label (what am I?), and a content (what do
+# I tell?): query, key and value. An inner product measures how well a question and a label fit. We look at head 0 and
+# the first query, the red circle.
+
+# %%
+query = Q[0, 0]
+scores = torch.stack([sum(query[f] * K[0, j, f] for f in range(d)) for j in range(N)]) / d**0.5
+for name, score in zip(names, scores, strict=True):
+    print(f"red circle meets {name:12} score {float(score):5.2f}")
+torch.testing.assert_close(scores, (Q @ K.transpose(-2, -1) / d**0.5)[0, 0])
+
+# %% [markdown]
+# The softmax makes weights of scores: exponential, then divided by the sum. Subtracting the largest score first changes
+# nothing in the result and keeps the exponential from overflowing.
+
+# %%
+exponentials = [(score - scores.max()).exp() for score in scores]
+total = sum(exponentials)
+weights = torch.stack([e / total for e in exponentials])
+print("exponentials", *(f"{float(e):.3f}" for e in exponentials), "  sum", f"{float(total):.3f}")
+print("weights     ", *(f"{float(w):.3f}" for w in weights), "  sum", f"{float(weights.sum()):.3f}")
+torch.testing.assert_close(weights, A[0, 0])
+torch.testing.assert_close((scores + 100).softmax(0), weights)  # only differences of scores matter
+
+# %% [markdown]
+# The output is the mean of the values, taken with these weights. Here it says: mostly red, a little blue, and some
+# emptiness.
+
+# %%
+output = sum(weight * value for weight, value in zip(weights, V[0], strict=True))
+print("output of head 0 for the red circle: red", f"{float(output[0]):.2f}", " blue", f"{float(output[1]):.2f}")
+torch.testing.assert_close(output, (A @ V)[0, 0])
+
+# %% [markdown]
+# ## All tokens, all heads
+#
+# Two matrix products and a softmax between them do this for every query. Each head works on its own d features; at the
+# end the heads are put side by side again. PyTorch has it in one function.
+
+
+# %%
+def attention(q, k, v):  # each [..., N, d]
+    scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5  # [..., N, N]
+    e = (scores - scores.amax(-1, keepdim=True)).exp()
+    return e / e.sum(-1, keepdim=True) @ v  # [..., N, d]
+
+
+mine = attention(Q, K, V)
+torch.testing.assert_close(mine, F.scaled_dot_product_attention(Q, K, V))
+merged = mine.transpose(0, 1).reshape(N, D)
+print("              red   blue  circle square")
+for name, row in zip(names, merged, strict=True):
+    print(f"{name:12}", *(f"{float(value):5.2f}" for value in row))
+
+big = [torch.randn(4, 3, 2, 49, 16, generator=torch.Generator().manual_seed(n)) for n in range(3)]  # T, B, h, N, d
+torch.testing.assert_close(attention(*big), F.scaled_dot_product_attention(*big))
+
+# %% [markdown]
+# **Predict before you run.** A row of A is one query's. What does a *column* tell, and does it sum to one? And can an
+# output ever be larger than the largest value?
+
+# %%
+rows, columns = A.sum(-1), A.sum(-2)
+print("rows sum to   ", *(f"{float(x):.2f}" for x in rows[0]))
+print("columns sum to", *(f"{float(x):.2f}" for x in columns[0]))
+torch.testing.assert_close(rows, torch.ones(h, N))
+assert not torch.allclose(columns, torch.ones(h, N))
+outputs, values = attention(*big), big[2]
+assert (outputs <= values.amax(-2, keepdim=True) + 1e-6).all() and (
+    outputs >= values.amin(-2, keepdim=True) - 1e-6
+).all()
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# A column belongs to a key: how much attention a token receives from all queries. It may sum to anything between 0 and
+# N; a popular token has a large sum. An output is a weighted mean of values, with positive weights that sum to one, so
+# each of its features stays between the smallest and the largest value of that feature. That is what the rows are for.
+#
+# </details>
+#
+# ## What the softmax is there for
+#
+# Without it the output is a sum of N terms, each with a factor that is itself a sum of d products. Nothing bounds it:
+# it grows with N, with d, and with the size of the weights. The softmax makes a mean of it. We measure the largest
+# output for random Q, K, V with unit variance.
+
+# %%
+tokens = [16, 64, 256, 1024]
+generator = torch.Generator().manual_seed(1)
+measured = {"no softmax": [], "softmax": []}
+for n in tokens:
+    q, k, v = torch.randn(3, n, 32, generator=generator)
+    measured["no softmax"].append(float((q @ k.T / 32**0.5 @ v).abs().max()))
+    measured["softmax"].append(float(attention(q, k, v).abs().max()))
+fig, ax = plt.subplots(figsize=(6.4, 3.6))
+ax.loglog(tokens, measured["no softmax"], "o-", color=style.K, label=r"$(QK^T/\sqrt{d})\,V$")
+ax.loglog(tokens, measured["softmax"], "s--", color=style.Q, label=r"softmax$(QK^T/\sqrt{d})\,V$")
+ax.set_xticks(tokens, tokens)
+ax.set_yticks([1, 3, 10, 30, 100], [1, 3, 10, 30, 100])
+ax.minorticks_off()
+ax.set(xlabel="tokens N", ylabel="largest output", title="random Q, K, V of unit variance, d = 32, T = 1")
+ax.legend()
+se.plot.show(
+    fig,
+    "Largest output of attention over the number of tokens, random inputs. Without softmax it grows with N and passes 100; "
+    "with softmax it stays below 4 and falls.",
+)
+assert all(small < large for small, large in zip(measured["no softmax"], measured["no softmax"][1:], strict=False))
+assert max(measured["softmax"]) < 4 < 100 < max(measured["no softmax"])
+
+# %% [markdown]
+# Random weights may be a special case, so we take trained ones as well. The packaged network has real numbers just
+# before its neurons make spikes of them: the [batch-normed](../docs/glossary.md#ssa) linear maps to Q, K and V. As real
+# queries, keys and values they show the range that trained weights give. (That network was trained for spikes, not for
+# these products; we only measure a range.)
+
+# %%
+model = se.load_pretrained("digits-2-64")
+images, _ = se.data.load("digits").test.fetch(torch.arange(24), None)
+seen = {}
+handles = [
+    block.attn.bn.register_forward_hook(lambda module, inputs, output, i=i: seen.update({i: output}))
+    for i, block in enumerate(model.blocks)
+]
+with torch.no_grad():
+    model(images)
+for handle in handles:
+    handle.remove()
+for i, currents in seen.items():
+    q, k, v = currents.reshape(4, 24, 64, 3, 4, 16).permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d], real
+    raw, soft = (q @ k.transpose(-2, -1) / 4 @ v).abs().max(), attention(q, k, v).abs().max()
+    print(f"block {i}: largest |value| {v.abs().max():.1f}   output without softmax {raw:.0f}, with {soft:.1f}")
+    assert soft <= v.abs().max() + 1e-4 and raw > 10 * soft
+
+# %% [markdown]
+# ## What it costs
+#
+# An exponential, a share of a sum and a division for each of the N x N entries, in every head. And the entries must
+# exist: all of them, at once, and again in the backward pass. We count the numbers that PyTorch saves for the backward
+# pass between the two products, with the softmax and without it in the order $Q(K^TV)$.
+
+
+# %%
+def saved_numbers(product, n, width):
+    sizes = []
+    q, k, v = (torch.randn(n, width, requires_grad=True) for _ in range(3))
+    own = {x.data_ptr() for x in (q, k, v)}
+
+    def pack(tensor):
+        if tensor.data_ptr() not in own:
+            sizes.append((tensor.data_ptr(), tensor.numel()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        product(q, k, v)
+    return sum(dict(sizes).values())
+
+
+print("  N   d   exponentials and divisions   kept with softmax   kept for Q(K^T V)")
+for n, width in ((64, 32), (196, 64), (784, 64)):
+    with_softmax = saved_numbers(lambda q, k, v: (q @ k.T / 8).softmax(-1) @ v, n, width)
+    without = saved_numbers(lambda q, k, v: q @ (k.T @ v) / 8, n, width)
+    assert with_softmax >= n * n and without == width * width
+    print(f"{n:3}  {width:2}   {n * n:26,}   {with_softmax:17,}   {without:17,}")
+
+# %% [markdown]
+# ## The order it forbids
+#
+# $(QK^T)V = Q(K^TV)$: without a softmax the two products may be taken in either order, and the second never makes an N
+# x N matrix. The softmax stands between them. It needs a whole row of scores before the first weight is known, and it
+# is not linear.
+#
+# **Predict before you run.** Can one at least take the exponential of K, or the softmax of $K^TV$, and get the same
+# result?
+
+# %%
+q, k, v = (x.double() for x in big)
+kt = k.transpose(-2, -1)
+torch.testing.assert_close((q @ kt) @ v, q @ (kt @ v))  # associative
+right = (q @ kt).softmax(-1) @ v
+for name, other in {
+    "softmax(Q) (softmax(K)^T V)": q.softmax(-1) @ (k.softmax(-2).transpose(-2, -1) @ v),
+    "Q softmax(K^T V)": q @ (kt @ v).softmax(-1),
+    "Q (softmax(K)^T V)": q @ (k.softmax(-2).transpose(-2, -1) @ v),
+}.items():
+    print(f"{name:28} largest difference {float((right - other).abs().max()):.1f}")
+    assert (right - other).abs().max() > 0.5
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# No. $e^{q \cdot k}$ is not a product of something of q alone and something of k alone with d features: that would need
+# infinitely many. The variants above are other functions; some are used as *linear attention*, and one has to train
+# them as what they are. Exercise 5.1 of the next chapter proves that $K^TV$ does not hold enough to compute a softmax.
+#
+# </details>
+#
+# ## Softmax on spikes
+#
+# In a spiking network Q and K are {0, 1}. Their inner product counts shared ones: an integer from 0 to d, never
+# negative. What the softmax was there for is there already, and what it does then is harm: it turns integers into
+# reals, zeros into positive numbers, and a query that fits nothing into one that looks everywhere.
+
+# %%
+bits = torch.Generator().manual_seed(3)
+q, k, v = (torch.rand(3, 64, 16, generator=bits) < 0.15).float()  # N = 64, d = 16: spikes at a rate of 15 %
+counts = q @ k.T
+weights = (counts / 4).softmax(-1)
+print("scores:  ", counts.unique().int().tolist(), f" zeros: {(counts == 0).float().mean():.0%}")
+print("softmax: ", weights.unique().numel(), f"different reals, zeros: {(weights == 0).float().mean():.0%}")
+nothing = counts.sum(1) == 0
+print(
+    "queries that fit no key:", int(nothing.sum()), " their weights:", *(f"{x:.4f}" for x in weights[nothing].unique())
+)
+assert torch.equal(counts, counts.round()) and (weights > 0).all()
+assert nothing.any() and torch.allclose(weights[nothing], torch.tensor(1 / 64))
+
+# %% [markdown]
+# A vanilla vision transformer is the other end: there X, Q, K, V and the output are all real, and every product is a
+# multiplication. Table 1 of [the paper](https://arxiv.org/abs/2209.15425) compares SSA with variants in between.
+#
+# ## The package's softmax variants
+#
+# `se.ATTENTION` holds two of them. In `softmax` Q and K are real and V is spikes; in `vanilla` V is real too. Both end
+# in the attention neuron ($V_{th} = 0.5$) and a projection with a neuron, so that what they send on is spikes. Here is
+# the layer by hand, T and B included, with T = 4 and B = 3.
+
+
+# %%
+def lif(current, v_threshold=1.0):  # the neuron of chapter 01, current [T, ...] -> spikes [T, ...]
+    membrane, spikes = torch.zeros_like(current[0]), []
+    for x in current:
+        charged = (membrane + x) / 2
+        spikes.append((charged >= v_threshold).to(x.dtype))
+        membrane = charged * (1 - spikes[-1])
+    return torch.stack(spikes)
+
+
+def softmax_layer(layer, x, spiking_v):  # x [T, B, N, D]
+    T, B, N, D = x.shape
+    qkv = layer.bn(layer.qkv(x).flatten(0, 2)).reshape(T, B, N, 3, layer.heads, -1)  # real
+    q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d]
+    v = lif(v) if spiking_v else v
+    x = lif(attention(q, k, v), v_threshold=0.5)  # [T, B, h, N, d], {0, 1}
+    x = x.transpose(2, 3).reshape(T * B * N, D)  # heads side by side
+    return lif(layer.proj.bn(layer.proj.linear(x)).reshape(T, B, N, D))
+
+
+torch.manual_seed(2)
+for kind in ("softmax", "vanilla"):
+    layer = se.ATTENTION[kind](32, heads=4).double().eval()  # double: no rounding decides about a spike
+    for bn in (layer.bn, layer.proj.bn):
+        torch.nn.init.uniform_(bn.weight, 2, 4)
+        torch.nn.init.uniform_(bn.bias, 0, 2)
+    x = torch.randint(0, 3, (4, 3, 20, 32)).double()  # tokens [T, B, N, D]
+    with torch.no_grad():
+        mine, theirs = softmax_layer(layer, x, spiking_v=kind == "softmax"), layer(x)
+    assert mine.shape == (4, 3, 20, 32) and torch.equal(mine, theirs), f"{kind}: every spike, exactly"
+    assert layer.scale == 8**-0.5 and 0 < mine.mean() < 1
+    print(f"{kind:8} equal to the package's, firing rate {mine.mean():.2f}")
+
+# %% [markdown]
+# ## Pitfalls
+#
+# **Softmax over the wrong axis.** Symptom: trains, but badly. Columns sum to one instead of rows. Cure: assert that
+# `A.sum(-1)` is one.
+#
+# **Exponentials that overflow.** Scores of 100 are not rare without the factor $1/\sqrt d$; `exp(100)` is infinite in
+# float32, and infinity over infinity is NaN. Subtract the row's largest score, as above and as every library does.
+#
+# **Heads taken apart in the wrong order.** `[N, D]` becomes `[N, h, d]` and only then `[h, N, d]`. Reshaping to `[h, N,
+# d]` at once raises no error and mixes tokens with features:
+
+# %%
+print("exp(100) in float32:", float(torch.tensor(100.0).exp()))
+right, wrong = heads(X), X.reshape(h, N, d)
+print("head 0, red circle:", right[0, 0].tolist(), " blue circle:", right[0, 1].tolist())
+print("reshaped at once:  ", wrong[0, 0].tolist(), " then:       ", wrong[0, 1].tolist())
+assert right.shape == wrong.shape and not torch.equal(right, wrong)
+assert torch.equal(wrong[0, 1], X[0, 2:])  # the second "token" is the shape of the first
+
+# %% [markdown]
+# ## Exercises
+#
+# **4.1** Remove the softmax and measure the range. For random Q, K, V of unit variance, the entries of $QK^TV / \sqrt
+# d$ have a standard deviation that grows as a power of N. Write a function that measures it for a given N with d = 32,
+# and set `power` to the exponent (0, 0.5, 1 or 2).
+
+
+# %% tags=["exercise-1"]
+def spread(n, generator):
+    """Standard deviation of the entries of Q K^T V / sqrt(32), for Q, K, V = torch.randn(3, n, 32, ...)."""
+    ...
+
+
+power = None
+
+# %% tags=["check-1"]
+with se.exercise("4.1"):
+    generator = torch.Generator().manual_seed(0)
+    few, many = spread(64, generator), spread(4096, generator)
+    assert few is not None and many is not None, "write spread first"
+    assert abs(float(few) - 8) < 1.5 and abs(float(many) - 64) < 6, (
+        "N terms of variance 1 add up: check the factor 1/sqrt(d)"
+    )
+    assert power is not None, "now compare spread(64) with spread(4096): 64 times the tokens"
+    assert power == 0.5, "64 times the tokens gives about 8 times the spread: 64 to which power is 8?"
+
+# %% [markdown]
+# **4.2** Attention knows no order of tokens. Shuffle the tokens of Q, K and V alike: what happens to the output? Write
+# a function that gets q, k, v and a permutation, and returns the output for shuffled tokens *without* calling
+# `attention` on shuffled tensors.
+
+
+# %% tags=["exercise-2"]
+def of_shuffled(q, k, v, order):
+    """What attention(q[order], k[order], v[order]) gives, from attention(q, k, v) alone. q, k, v [N, d]."""
+    ...
+
+
+# %% tags=["check-2"]
+with se.exercise("4.2"):
+    q, k, v = torch.randn(3, 10, 4, generator=torch.Generator().manual_seed(7))
+    order = torch.tensor([3, 1, 4, 0, 5, 9, 2, 6, 8, 7])
+    result = of_shuffled(q, k, v, order)
+    assert result is not None, "write of_shuffled first"
+    hint = "the output of a token does not change, only its place"
+    assert torch.allclose(result, F.scaled_dot_product_attention(q[order], k[order], v[order]), atol=1e-6), hint
+
+# %% [markdown]
+# **4.3** A temperature. Divide the scores by a number tau before the softmax. Write the weights for a given tau; then
+# think about what they become for tau near 0 and for a very large tau.
+
+
+# %% tags=["exercise-3"]
+def weights_at(scores, tau):
+    """Softmax of scores / tau over the last axis, without calling softmax, and safe for a tau of 0.001."""
+    ...
+
+
+# %% tags=["check-3"]
+with se.exercise("4.3"):
+    scores = torch.tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 3.0]])
+    result = weights_at(scores, 1.0)
+    assert result is not None, "write weights_at first"
+    assert torch.allclose(result, scores.softmax(-1)), "tau = 1 is the plain softmax"
+    cold, warm = weights_at(scores, 0.001), weights_at(scores, 1e6)
+    assert not cold.isnan().any(), "exp(4000) overflows: subtract the largest score of each row first"
+    assert torch.allclose(cold, torch.tensor([[0.0, 0, 1], [0, 0, 1]])), "tau near 0: all weight on the largest score"
+    assert torch.allclose(warm, torch.full((2, 3), 1 / 3), atol=1e-5), "a very large tau: even weights"
+
+# %% [markdown]
+# ## Recap
+#
+# - A query meets all keys, the softmax makes weights of the scores, the output is a mean of values.
+# - The softmax bounds the output and makes the weights positive, whatever the scores.
+# - It costs an exponential and a division for each of N x N entries, keeps them all, and fixes the order of the
+#   products.
+# - Scores of spikes are counts: positive and bounded without it.
+#
+# Next: [chapter 05](05_spiking_self_attention.ipynb) leaves the softmax out. Solutions of the exercises:
+# [here](solutions/04_softmax_attention.ipynb).

@@ -1,0 +1,144 @@
+# %% [markdown]
+# # 02 · Solutions
+#
+# To [chapter 02, learning through spikes](../02_surrogate_gradient.ipynb). Each answer may be pasted into its exercise
+# cell there.
+
+# %% tags=["setup"]
+from pathlib import Path
+
+try:
+    import spikformer_edu as se
+except ModuleNotFoundError:  # a bare hosted notebook: install from the checkout around it, else from the package index
+    source = "../.." if Path("../../pyproject.toml").exists() else "spikformer-edu"
+    # %pip install --quiet {source}
+    import spikformer_edu as se
+
+import snntorch as snn
+import torch
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+
+# %% [markdown]
+# What the checks need from the chapter: the surrogate, the neuron by hand, and the neuron whose reset is not detached.
+
+
+# %%
+def surrogate(h, alpha=4.0, v_threshold=1.0):
+    """alpha sigma'(alpha (H - V_th)), which is alpha sigma (1 - sigma)."""
+    sigma = torch.sigmoid(alpha * (h - v_threshold))
+    return alpha * sigma * (1 - sigma)
+
+
+def forward_by_hand(current, tau=2.0, v_threshold=1.0):
+    """Equations (1) to (3): spikes and membranes H, each [T, ...]."""
+    v, spikes, membranes = torch.zeros_like(current[0]), [], []
+    for x in current:
+        h = v + (x - v) / tau
+        s = (h >= v_threshold).to(h.dtype)
+        v = h * (1 - s)
+        spikes.append(s)
+        membranes.append(h)
+    return torch.stack(spikes), torch.stack(membranes)
+
+
+def leaky_not_detached(current):
+    """The same spikes, but S in V = H (1 - S) is differentiated too."""
+    options = dict(threshold=2.0, spike_grad=se.Sigmoid(2.0), reset_mechanism="zero", reset_delay=False)
+    neuron = snn.Leaky(0.5, **options).double()
+    u, spikes = torch.zeros_like(current[0]), []
+    for x in current:
+        s, u = neuron(x, u)
+        spikes.append(s)
+    return torch.stack(spikes)
+
+
+# %% [markdown]
+# **Exercise 2.1: revive a layer.** As a batch norm does: take the mean and the deviation of each neuron's current over
+# time and batch, and fold them into weight and bias, so that each current has mean 0 and deviation 1. A bias of 0.5
+# more makes the neurons fire a little more often than that. No gradient is needed, so it works however far down the
+# membranes are.
+
+# %%
+torch.manual_seed(1)
+inputs_2 = (torch.rand(8, 100, 32) < 0.2).float()  # [T, B, features]
+dead = torch.nn.Linear(32, 16)
+torch.nn.init.constant_(dead.bias, -4.0)
+assert se.LIF()(dead(inputs_2)).sum() == 0
+
+
+# %% tags=["exercise-1"]
+@torch.no_grad()
+def revive(linear, inputs):
+    """Change linear.weight and linear.bias in place."""
+    current = linear(inputs)  # [T, B, 16]
+    mean, deviation = current.mean((0, 1)), current.std((0, 1))
+    linear.weight /= deviation[:, None]
+    linear.bias.copy_((linear.bias - mean) / deviation + 0.5)
+
+
+# %% tags=["check-1"]
+with se.exercise("2.1"):
+    revive(dead, inputs_2)
+    rates = se.LIF()(dead(inputs_2)).mean((0, 1))  # [16]
+    assert rates.max() > 0, "still silent: look at dead(inputs_2).mean((0, 1)), and at the threshold of 1"
+    assert rates.min() >= 0.05, "some neurons are still silent: give each neuron its own shift and scale"
+    assert rates.max() <= 0.6, "some neurons fire nearly always: aim lower"
+
+# %% [markdown]
+# **Exercise 2.2: with and without detach.** With $S$ a constant, $\partial V / \partial H = 1 - S$. Otherwise the
+# product rule adds a term: $\partial V / \partial H = 1 - S - H\, \partial S / \partial H$. At the threshold that term
+# is $-\alpha / 4$ times $H$: a large false slope where the true one is not there.
+
+
+# %% tags=["exercise-2"]
+def reset_slope(h, spike, detach):
+    """dV/dH of V = H (1 - S), with S a constant (detach) or a function of H."""
+    return 1 - spike if detach else 1 - spike - h * surrogate(h)
+
+
+# %% tags=["check-2"]
+with se.exercise("2.2"):
+    x = torch.tensor([1.0, 1.5, 1.0, 1.0, 2.0, 0.5, 1.25, 1.5], dtype=torch.float64)
+    s, h = forward_by_hand(x)
+    assert reset_slope(h, s, True) is not None, "write reset_slope first"
+    for detach, neuron in ((True, se.LIF().double()), (False, leaky_not_detached)):
+        dL_dX, dL_dV = torch.zeros_like(x), 0.0
+        for t in reversed(range(len(x))):
+            dL_dH = surrogate(h[t]) + reset_slope(h[t], s[t], detach) * dL_dV
+            dL_dX[t], dL_dV = dL_dH / 2, dL_dH / 2
+        jacobian = torch.autograd.functional.jacobian(lambda y, run=neuron: run(y).sum(), x)
+        hint = (
+            "S is a constant: what is left of H (1 - S)?" if detach else "product rule: the term with dS/dH is missing"
+        )
+        assert torch.allclose(dL_dX, jacobian, rtol=0, atol=1e-12), hint
+
+# %% [markdown]
+# **Exercise 2.3: choose alpha.** Halve $\alpha$ until enough membranes are reached. The answer depends on the layer. A
+# smaller $\alpha$ reaches more membranes and is a worse picture of the step, so it is not better in itself: the paper
+# takes 4 and lets the batch norms keep the membranes near.
+
+# %%
+model = se.load_pretrained("digits-2-64")
+images, labels = se.data.load("digits").val.fetch(torch.arange(60), None)
+with torch.no_grad(), se.record(model, membranes=True, layers=["blocks.0.mlp.hidden"]) as rec:
+    model(images)
+
+# %% tags=["exercise-3"]
+membranes = rec["blocks.0.mlp.hidden"].membrane
+best_alpha = 64.0
+while float((surrogate(membranes, best_alpha) < 0.05 * best_alpha / 4).float().mean()) > 0.1:
+    best_alpha /= 2
+
+# %% tags=["check-3"]
+with se.exercise("2.3"):
+    assert best_alpha is not None, "give best_alpha"
+    h = rec["blocks.0.mlp.hidden"].membrane
+    shares = [float((surrogate(h, a) < 0.05 * a / 4).float().mean()) for a in (best_alpha, 2 * best_alpha)]
+    assert shares[0] <= 0.1, f"{100 * shares[0]:.0f} % see nothing of it: too steep"
+    assert shares[1] > 0.1, "twice as steep would do as well"
+    assert torch.tensor(float(best_alpha)).log2() % 1 == 0, "a power of two, please"
+
+# %% [markdown]
+# Back to [chapter 02](../02_surrogate_gradient.ipynb).

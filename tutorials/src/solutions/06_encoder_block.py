@@ -1,0 +1,133 @@
+# %% [markdown]
+# # 06 · Solutions
+#
+# Answers to the exercises of [chapter 06](../06_encoder_block.ipynb): heads, position, residuals.
+
+# %% tags=["setup"]
+from pathlib import Path
+
+try:
+    import spikformer_edu as se
+except ModuleNotFoundError:  # a bare hosted notebook: install from the checkout around it, else from the package index
+    source = "../.." if Path("../../pyproject.toml").exists() else "spikformer-edu"
+    # %pip install --quiet {source}
+    import spikformer_edu as se
+
+import matplotlib.pyplot as plt
+import torch
+
+from spikformer_edu.plot import style
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+plt.rcParams.update(style.RC)
+
+# %% [markdown]
+# **6.1 Channels first.** Split `[T, B, D, N]` into heads `[T, B, h, N, d]`, and join them again.
+#
+# The feature axis is cut where it stands, third; it becomes `(h, d)`, and `d` then changes places with `N`. A `view`
+# straight to the wanted shape would run as well, and mix features with tokens.
+
+
+# %% tags=["exercise-1"]
+def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """[T, B, D, N] -> [T, B, h, N, d]"""
+    return x.unflatten(2, (heads, -1)).transpose(3, 4)
+
+
+def join_heads(x: torch.Tensor) -> torch.Tensor:
+    """[T, B, h, N, d] -> [T, B, D, N]"""
+    return x.transpose(3, 4).flatten(2, 3)
+
+
+# %% tags=["check-1"]
+with se.exercise("6.1"):
+    features = torch.arange(4 * 3 * 8 * 5).view(4, 3, 8, 5)  # [T, B, D, N], every number is there once
+    split = split_heads(features, heads=2)
+    assert split is not None, "write split_heads first"
+    assert split.shape == (4, 3, 2, 5, 4), f"shape {list(split.shape)}: [T, B, h, N, d] is wanted"
+    for head in range(2):
+        expected = features[:, :, 4 * head : 4 * head + 4].transpose(2, 3)
+        assert torch.equal(split[:, :, head], expected), "cut D into (h, d) first, then let d and N change places"
+    joined = join_heads(split)
+    assert joined is not None, "write join_heads too"
+    assert joined.shape == features.shape, "join_heads gives [T, B, D, N], features before tokens"
+    assert torch.equal(joined, features), "undo the steps of split_heads in the opposite order"
+
+# %% [markdown]
+# **6.2 SEW against membrane shortcut.** Write the attention half of a block with a membrane shortcut.
+#
+# A neuron turns the stream into spikes before the first matrix. From there on it is SSA, up to the current of the
+# projection; that current, not its spikes, is added to the stream.
+
+
+# %% tags=["exercise-2"]
+def membrane_attention(ssa: torch.nn.Module, neuron: se.LIF, u: torch.Tensor) -> torch.Tensor:
+    """U + f(SN(U)), where f is SSA without its last neuron: [T, B, N, D], real -> [T, B, N, D], real."""
+    y = ssa.qkv(neuron(u))  # [T, B, N, 3D]
+    y = ssa.bn(y.flatten(0, 2)).view_as(y)
+    q, k, v = (part.unflatten(-1, (ssa.heads, -1)).transpose(2, 3) for part in y.chunk(3, -1))  # [T, B, h, N, d]
+    spikes = ssa.attn(ssa.mix(ssa.q(q), ssa.k(k), ssa.v(v)))
+    current = ssa.proj.linear(spikes.transpose(2, 3).flatten(3))  # [T, B, N, D]
+    return u + ssa.proj.bn(current.flatten(0, 2)).view_as(current)
+
+
+# %% tags=["check-2"]
+with se.exercise("6.2"):
+    torch.manual_seed(1)
+    ssa, u = se.load_pretrained("digits-2-64").blocks[1].attn, torch.randn(4, 3, 64, 64)
+    inputs, currents = [], []
+    hooks = [layer.register_forward_hook(lambda m, x, y: inputs.append(x[0])) for layer in (ssa.qkv, ssa.proj.linear)]
+    hooks.append(ssa.proj.bn.register_forward_hook(lambda m, x, y: currents.append(y)))
+    try:
+        with torch.no_grad():
+            out = membrane_attention(ssa, se.LIF(), u)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert out is not None, "write membrane_attention first"
+    assert len(inputs) == 2, "both matrices, qkv and proj.linear, are used once"
+    assert all(set(x.unique().tolist()) <= {0.0, 1.0} for x in inputs), "a matrix still reads values other than 0 and 1"
+    assert torch.equal(inputs[0], se.LIF()(u)), "qkv reads the spikes of the stream, SN(U)"
+    assert currents, "the current of the projection goes through proj.bn"
+    added = (out - u).flatten()
+    assert not torch.equal(added, added.round()), "spikes were added: leave the last neuron out, add its current"
+    torch.testing.assert_close(out, u + currents[0].view_as(u), msg="the new stream is U plus the projection's current")
+    with torch.no_grad():
+        expected = ssa.proj.neuron(out - u)
+        assert torch.equal(expected, ssa(se.LIF()(u))), "between the neurons it is SSA as it was: heads right?"
+
+# %% [markdown]
+# **6.3 The largest residual.** The bound for $L$ blocks, and a network that reaches it.
+#
+# SPS adds two spikes (features and position), and each block two more. To let everything fire, give every batch norm
+# the weight 0 and a bias of $\tau V_{th} = 2$ or more: then $H = X / \tau$ meets the threshold in every step. Attention
+# needs no help: with $Q$, $K$ and $V$ full of ones, $Q K^T V s$ is far above 0.5.
+
+
+# %% tags=["exercise-3"]
+def largest_residual(depth: int) -> int:
+    """The largest value that the stream can hold after all blocks."""
+    return 2 + 2 * depth
+
+
+def saturate(model: se.Spikformer) -> None:
+    """Let every neuron of the model fire at every step."""
+    for norm in model.modules():
+        if isinstance(norm, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+            torch.nn.init.zeros_(norm.weight)
+            torch.nn.init.constant_(norm.bias, 2.0)
+
+
+# %% tags=["check-3"]
+with se.exercise("6.3"):
+    assert largest_residual(4) is not None, "write largest_residual first"
+    assert [largest_residual(depth) for depth in (1, 4, 10)] == [4, 10, 22], "SPS brings two, each block adds two"
+    for depth in (1, 3):
+        small = se.spikformer("digits-2-64", depth=depth).eval()
+        saturate(small)
+        with torch.no_grad(), se.record(small) as found:
+            small(torch.rand(2, 1, 32, 32))
+        silent = [r.name for r in found.layers("spikes") if r.spikes.mean() < 1]
+        assert not silent, f"{silent[0]} does not fire always: a batch norm's bias is added to every current"
+        assert found[f"blocks.{depth - 1}.residual"].values.min() == largest_residual(depth)

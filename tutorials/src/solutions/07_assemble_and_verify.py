@@ -1,0 +1,147 @@
+# %% [markdown]
+# # 07 · Solutions
+#
+# Answers to the exercises of [chapter 07](../07_assemble_and_verify.ipynb): assemble and verify.
+
+# %% tags=["setup"]
+from pathlib import Path
+
+try:
+    import spikformer_edu as se
+except ModuleNotFoundError:  # a bare hosted notebook: install from the checkout around it, else from the package index
+    source = "../.." if Path("../../pyproject.toml").exists() else "spikformer-edu"
+    # %pip install --quiet {source}
+    import spikformer_edu as se
+
+import torch
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+
+# %% [markdown]
+# **7.1 Parameters of any preset.** Write the formula for every configuration.
+#
+# As in the chapter, with the letters in place of the numbers. Pooling, heads and T have no weights: they do not appear.
+
+
+# %% tags=["exercise-1"]
+def parameters(c: se.SpikformerConfig) -> int:
+    """Number of trainable parameters, from the sizes alone."""
+    d, r = c.dim, c.mlp_ratio
+    widths = [c.in_channels, d // 8, d // 4, d // 2, d, d]
+    sps = sum(9 * a * b + 2 * b for a, b in zip(widths[:-1], widths[1:], strict=True))
+    attention = 3 * d * d + 3 * d * c.qkv_bias + d * d + d + c.learn_scale
+    mlp = d * r * d + r * d + r * d * d + d
+    norms = 2 * (3 * d + d + r * d + d)
+    return sps + c.depth * (attention + mlp + norms) + d * c.num_classes + c.num_classes
+
+
+# %% tags=["check-1"]
+with se.exercise("7.1"):
+    assert parameters(se.preset("cifar10-4-384").config) is not None, "write parameters first"
+    for line in se.list_models():
+        off = parameters(line.config) - line.parameters
+        assert off == 0, f"{line.name} is off by {off:,}: D = {line.config.dim}, L = {line.config.depth}"
+    slim = se.SpikformerConfig(dim=32, depth=3, heads=4, mlp_ratio=2)
+    assert parameters(slim) == sum(p.numel() for p in se.Spikformer(slim).parameters()), "mlp_ratio is not always 4"
+
+# %% [markdown]
+# **7.2 Find the mix-up.** Write a function that says whether samples of a batch influence each other.
+#
+# Change one sample and look at all others, for each sample in turn. Nothing is assumed about the form of the influence:
+# it may be a swapped axis, one sample that looks at one other, or a mean over the batch. T, B and the batch size stay
+# as they are, so the arithmetic of the other samples is the same to the last bit and exact equality may be asked for.
+
+
+# %% tags=["exercise-2"]
+def samples_interact(model: torch.nn.Module, frames: torch.Tensor) -> bool:
+    """Whether the logits of one sample depend on another one; frames are [T, B, C, H, W]."""
+    model.eval()
+    with torch.no_grad():
+        before = model(frames)
+        for sample in range(frames.shape[1]):
+            changed = frames.clone()
+            changed[:, sample] = frames[:, sample].flip(-1) * -2
+            after = model(changed)
+            others = torch.arange(frames.shape[1]) != sample
+            if not torch.equal(after[others], before[others]):
+                return True
+    return False
+
+
+# %% tags=["check-2"]
+with se.exercise("7.2"):
+    clips = torch.randn(3, 5, 1, 32, 32, generator=torch.Generator().manual_seed(2))
+    good = se.load_pretrained("digits-2-64")
+    assert samples_interact(good, clips) is not None, "write samples_interact first"
+    assert not samples_interact(good, clips), "the packaged network is right: compare like with like, in eval()"
+
+    def plant(path: str, wrong) -> torch.nn.Module:
+        """A copy of the network in which the output of one module is rearranged."""
+        broken = se.load_pretrained("digits-2-64")
+        broken.get_submodule(path).register_forward_hook(lambda module, inputs, out: wrong(out))
+        return broken
+
+    def swapped(x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(0, 1).reshape(x.shape)  # T and B
+
+    def last_only(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x[:, :-1], x[:, -1:] * x[:, :1]], 1)  # the last sample looks at the first
+
+    def mean_free(x: torch.Tensor) -> torch.Tensor:
+        return x - x.mean(0)  # symmetric: a shuffle cannot see it
+
+    for path in ("sps.1.neuron", "blocks.0.attn.q", "blocks.1.attn.proj", "blocks.1.mlp.out"):
+        assert samples_interact(plant(path, swapped), clips), f"T and B are swapped after {path}, and nothing was found"
+    assert samples_interact(plant("sps.3.neuron", last_only), clips), "one sample in five looks at another one"
+    assert samples_interact(plant("head", mean_free), clips), "each sample is told the mean of the batch"
+
+# %% [markdown]
+# **7.3 The forgotten reset.** Write a function that says whether a neuron still knows something of an earlier call.
+#
+# The reader's current alone is not enough. After a step in which everything fires, a hard reset leaves nothing to
+# remember; and zeros after zeros stay zeros. So put calls of one's own between two probes: one that charges the
+# membrane to just below the threshold and leaves it there. If the probe then answers otherwise, something was kept.
+
+
+# %% tags=["exercise-3"]
+def remembers(neuron: torch.nn.Module, current: torch.Tensor) -> bool:
+    """Whether a call depends on the calls before it."""
+    charge, drain = torch.full_like(current, 0.99), torch.zeros_like(current)
+    probe = torch.linspace(0.5, 1.5, current.numel()).view_as(current)
+    answers = []
+    for before in (drain, charge, current):
+        for _ in range(5):
+            neuron(before)
+        answers.append(neuron(probe))
+    return not all(torch.equal(answer, answers[0]) for answer in answers)
+
+
+# %% tags=["check-3"]
+with se.exercise("7.3"):
+
+    class Forgetful(torch.nn.Module):
+        """Keeps its membrane between calls of one shape."""
+
+        def __init__(self, reset: bool):
+            super().__init__()
+            self.reset, self.v = reset, None
+
+        def forward(self, current: torch.Tensor) -> torch.Tensor:
+            if self.reset or self.v is None or self.v.shape != current[0].shape:
+                self.v = torch.zeros_like(current[0])
+            spikes = []
+            for x in current:
+                h = (self.v + x) / 2
+                spikes.append((h >= 1).to(h.dtype))
+                self.v = h * (1 - spikes[-1])
+            return torch.stack(spikes)
+
+    weak, strong = torch.full((4, 3), 0.7), torch.full((4, 3), 2.5)  # strong: fires always, so nothing is left over
+    assert remembers(Forgetful(reset=True), weak) is not None, "write remembers first"
+    for current in (weak, strong, torch.zeros(4, 3)):
+        assert not remembers(Forgetful(reset=True), current), "this neuron starts from zero at every call"
+        assert not remembers(se.LIF(), current), "the package's neuron starts from zero at every call"
+        assert remembers(Forgetful(reset=False), current), (
+            f"not found with currents of {current[0, 0]:.1f}: make calls of your own that leave something behind"
+        )

@@ -1,0 +1,137 @@
+# %% [markdown]
+# # 13 · Solutions
+#
+# To [chapter 13](../13_beyond.ipynb).
+
+# %% tags=["setup"]
+from pathlib import Path
+
+try:
+    import spikformer_edu as se
+except ModuleNotFoundError:  # a bare hosted notebook: install from the checkout around it, else from the package index
+    source = "../.." if Path("../../pyproject.toml").exists() else "spikformer-edu"
+    # %pip install --quiet {source}
+    import spikformer_edu as se
+
+import matplotlib.pyplot as plt
+import torch
+from torch import nn
+
+from spikformer_edu.attention import SpikingSelfAttention, norm_tokens
+from spikformer_edu.model import Block
+from spikformer_edu.plot import style
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+plt.rcParams.update(style.RC)
+
+# %% [markdown]
+# ## 13.1 Channel Q-K attention
+#
+# Write Q-K attention with a channel gate: $A_c = \mathrm{SN}(\sum_n Q_n)$, one value for each feature, and $X' = A_c \odot K$.
+#
+# The only change from the token gate is the axis of the sum: tokens, the last but one. Tokens now do exchange something, as
+# in SDSA: which features fire anywhere.
+
+# %% tags=["exercise-1"]
+class ChannelQKAttention(SpikingSelfAttention):
+    """Q-K channel attention: SN(sum over tokens of Q) * K, then the projection; there is no V."""
+
+    def __init__(self, dim, heads, **options):
+        super().__init__(dim, heads, **options)
+        self.qkv = nn.Linear(dim, 2 * dim, bias=self.qkv.bias is not None)
+        self.bn = nn.BatchNorm1d(2 * dim)
+        del self.v
+
+    def forward(self, x):
+        qk = norm_tokens(self.bn, self.qkv(x))  # [T, B, N, 2D]
+        q, k = qk.unflatten(-1, (2, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d]
+        q, k = self.q(q), self.k(k)
+        gate = self.attn(q.sum(-2, keepdim=True))  # [T, B, h, 1, d], {0, 1}
+        return self.proj((gate * k).transpose(2, 3).flatten(3))  # [T, B, N, D]
+
+
+# %% tags=["check-1"]
+with se.exercise("13.1"):
+    torch.manual_seed(0)
+    layer = ChannelQKAttention(64, 4)
+    assert layer.qkv.out_features == 128, "Q and K alone: the linear map needs 2 D outputs"
+    x = torch.randint(0, 3, (4, 2, 16, 64), generator=torch.Generator().manual_seed(0)).float()
+    seen = {}
+    for name in ("q", "k", "attn"):
+        getattr(layer, name).register_forward_hook(lambda m, args, out, name=name: seen.update({name: (args[0], out)}))
+    layer.proj.register_forward_pre_hook(lambda m, args: seen.update(masked=args[0]))
+    out = layer(x)
+    assert out.shape == x.shape and ((out == 0) | (out == 1)).all(), "the layer gives spikes [T, B, N, D]"
+    count, gate = seen["attn"]
+    assert count.shape == (4, 2, 4, 1, 16), "the gate has one value a feature: sum over the tokens, keepdim=True"
+    assert torch.equal(count, seen["q"][1].sum(-2, keepdim=True)), "the gate's input is the sum of Q over the tokens"
+    expected = (gate * seen["k"][1]).transpose(2, 3).flatten(3)
+    assert torch.equal(seen["masked"], expected), "the gate masks K, and the heads go side by side again"
+
+# %% [markdown]
+# ## 13.2 Count
+#
+# How many operations does the core of channel Q-K attention take, and what share of an SSA block is saved?
+#
+# The sum adds N bits for each of D features, the mask touches N D bits. The block loses SSA's products and one of its twelve
+# N D x D matrices, the one that makes V.
+
+# %% tags=["exercise-2"]
+def channel_qk_savings(tokens, dim, heads):
+    """(operations of the core, share of the operations of an SSA block that is saved)"""
+    core = 2 * tokens * dim
+    ssa_block = 2 * tokens * dim * min(tokens, dim // heads) + 12 * tokens * dim**2
+    return core, 1 - (core + 11 * tokens * dim**2) / ssa_block
+
+
+# %% tags=["check-2"]
+with se.exercise("13.2"):
+    answer = channel_qk_savings(196, 512, 8)
+    assert answer is not None, "write channel_qk_savings first"
+    assert answer[0] == 2 * 196 * 512, "N D additions, then N D masks"
+    ssa_block = 2 * 196 * 512 * 64 + 12 * 196 * 512**2
+    assert abs(answer[1] - (1 - (answer[0] + 11 * 196 * 512**2) / ssa_block)) < 1e-9, "11 of 12 matrices are left: no V"
+    assert channel_qk_savings(16, 512, 8)[1] < answer[1], "with fewer tokens than d, SSA takes its other order"
+
+# %% [markdown]
+# ## 13.3 Which networks send nothing but spikes?
+#
+# Return the names of the convolutions and linear layers, but for the first and the head, that receive anything else than 0 and 1.
+#
+# In Spikformer these are the readers of the residual stream: the map to Q, K, V and the first layer of each MLP. With
+# membrane shortcuts the list is empty. No residual stream in this chapter is itself binary: one is integer, the other real.
+
+# %% tags=["exercise-3"]
+@torch.no_grad()
+def not_binary(model, images):
+    """Sorted names of the layers whose input holds something else than 0 and 1."""
+    found, hooks = set(), []
+
+    def look(name):
+        def hook(module, args):
+            if not ((args[0] == 0) | (args[0] == 1)).all():
+                found.add(name)
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and name not in ("sps.0.conv", "head"):
+            hooks.append(module.register_forward_pre_hook(look(name)))
+    model(images)
+    for hook in hooks:
+        hook.remove()
+    return sorted(found)
+
+
+# %% tags=["check-3"]
+with se.exercise("13.3"):
+    x, _ = se.data.load("digits").val.fetch(torch.arange(8), None)
+    packaged = se.load_pretrained("digits-2-64")
+    found = not_binary(packaged, x)
+    assert found is not None, "write not_binary first"
+    expected = [f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.qkv", "mlp.hidden.linear")]
+    assert found == expected, "hooks on nn.Conv2d and nn.Linear see their inputs: which layers read the residual stream?"
+    for block in packaged.blocks:  # the stream is cut: each half of a block now hears only the spikes before it
+        block.forward = lambda x, block=block: block.mlp(block.attn((x > 0).float()))
+    assert not_binary(packaged, x) == [], "without residuals all inputs are spikes"
