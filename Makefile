@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND := Agg
 
-.PHONY: help train test quick lint pretrained notebooks notebooks-test lab
+.PHONY: help train test quick lint pretrained notebooks notebooks-test lab docs serve
 
 help:
 	@echo "make train   train the small Spikformer on real digits (ARGS='--epochs 5' and so on)"
@@ -11,6 +11,7 @@ help:
 	@echo "make quick   the tests that take seconds"
 	@echo "make lab     Jupyter opens on the first chapter"
 	@echo "make notebooks   run every script in tutorials/src and write its notebook (ARGS='05' for one chapter)"
+	@echo "make serve   the documentation at http://127.0.0.1:8000 (make docs: into site/)"
 	@echo "make lint    style"
 	@echo "make pretrained   train the packaged model anew"
 
@@ -21,7 +22,7 @@ help:
 	@touch $@
 
 .venv/dev: .venv/package
-	$(BIN)/pip install --quiet --editable ".[dev,benchmark]"
+	$(BIN)/pip install --quiet --editable ".[dev,benchmark,docs]"
 	@touch $@
 
 train: .venv/package
@@ -46,6 +47,16 @@ notebooks: .venv/dev
 notebooks-test: .venv/dev
 	env -u MPLBACKEND -u SPIKFORMER_DATA OMP_NUM_THREADS=1 $(BIN)/pytest --nbval --nbval-current-env \
 		--nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval.cfg -n 2 --dist loadfile tutorials/
+
+.venv/docs: .venv/package
+	$(BIN)/pip install --quiet --editable ".[docs]"
+	@touch $@
+
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+serve: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 lint: .venv/dev
 	$(BIN)/ruff check --fix .

@@ -96,7 +96,8 @@ def concept_ssa() -> Figure:
 
 def concept_encoder() -> Figure:
     model, images = network()
-    with torch.no_grad(), se.record(model) as rec:
+    blocks = [name for name in se.layer_names(model) if name.startswith("blocks")]
+    with torch.no_grad(), se.record(model, layers=blocks) as rec:
         model(images)
     fig, _ = se.plot.value_sets(rec, images)
     return fig
@@ -163,59 +164,70 @@ def measured() -> list[Table]:
     return tables
 
 
+def listed(facts: Sequence[tuple[str, str]]) -> str:
+    """Facts as a list in Markdown."""
+    return "\n".join(f"- {name}: {text}" for name, text in facts)
+
+
 def table_digits() -> str:
     """What the packaged run recorded when it ended."""
     run = se.load_run(MODEL)
     about = json.loads((run.folder / "config.json").read_text())["provenance"]
     r = run.results
-    rows = [
-        ("test accuracy", f"{100 * r['accuracy']:.2f} % ({r['correct']} of {r['total']}), measured once"),
+    facts = [
+        ("test accuracy", f"**{100 * r['accuracy']:.2f} % ({r['correct']} of {r['total']})**, measured once"),
         ("test loss", f"{r['loss']:.4f} (cross-entropy)"),
-        ("weights of", f"epoch {r['best_epoch']} of {r['epochs']}, the lowest validation loss"),
+        ("weights of", f"epoch {r['best_epoch']} of {r['epochs']}, the one with the lowest validation loss"),
         ("validation accuracy", f"{100 * r['val_accuracy']:.2f} %"),
-        ("command", f"`{about['command']}`"),
         ("on", f"{about['device']}, {about['threads']} thread"),
         ("versions", f"Python {about['python']}, PyTorch {about['torch']}, snnTorch {about['snntorch']}"),
         ("commit", about["commit"]),
     ]
-    return markdown(("", MODEL), rows, left=2)
+    return listed(facts) + f"\n\n```bash\n{about['command']}\n```"
 
 
 def table_benchmark() -> str:
-    """Median, least and most time of a step, and the ratio to ours."""
-    rows = []
-    for part in measured():
-        for r in sorted(part.results, key=lambda r: r.mode != "train"):
-            times = [f"{1000 * t:,.0f}" for t in (r.median, min(r.seconds), max(r.seconds))]
-            what = [f"{part.title}, B = {r.batch}", part.precision, r.mode, label_of(r)]
-            rows.append([*what, *times, f"{r.to_ours:.2f}"])
-    header = ("network", "precision", "mode", "peer", "median, ms", "least", "most", "/ ours")
-    return markdown(header, rows, left=4)
+    """Median time of a step, and the ratio to ours: a table for each network."""
+    parts = []
+    header = ("peer", "precision", "train, ms", "/ ours", "eval, ms", "/ ours")
+    for title in dict.fromkeys(part.title for part in measured()):
+        rows = []
+        for part in (part for part in measured() if part.title == title):
+            for peer in dict.fromkeys(label_of(r) for r in part.results):
+                row = [peer, part.precision]
+                for mode in ("train", "eval"):
+                    (r,) = (r for r in part.results if label_of(r) == peer and r.mode == mode)
+                    row += [f"{1000 * r.median:,.0f}", f"{r.to_ours:.2f}"]
+                rows.append(row)
+        parts.append(f"**{title}, B = {part.results[0].batch}**\n\n{markdown(header, rows, left=2)}")
+    widest = max((r for part in measured() for r in part.results), key=lambda r: max(r.seconds) / min(r.seconds))
+    factor = max(widest.seconds) / min(widest.seconds)
+    parts.append(f"In the row with the widest spread the slowest round took {factor:.0f} times as long as the fastest.")
+    return "\n\n".join(parts)
 
 
 def table_provenance() -> str:
     """Where and how the benchmark was run, and what its peers are."""
     about = benchmark()["provenance"]
-    rounds = len(measured()[0].results[0].seconds)
+    peers = {r.peer for part in measured() for r in part.results}
     versions = f"Python {about['python']}, PyTorch {about['torch']}, snnTorch {about['snntorch']}, "
-    rows = [
+    facts = [
+        *((f"`{name}`", text) for name, text in about["peers"].items() if name in peers),
         ("on", f"{about['device']}, {about['threads']} threads"),
         ("versions", f"{versions}SpikingJelly {about['spikingjelly']}"),
-        ("command", f"`{about['command']}`"),
         ("commit", about["commit"]),
-        ("rounds", str(rounds)),
-        *((f"`{name}`", text) for name, text in about["peers"].items()),
     ]
-    return markdown(("", "measurement"), rows, left=2)
+    return listed(facts) + f"\n\n```bash\n{about['command']}\n```"
 
 
 def table_published() -> str:
-    """Accuracies and sizes as the paper prints them, beside our parameter counts."""
+    """Accuracies as the paper prints them, beside our parameter counts."""
     rows = []
     for p in PRESETS.values():
-        for steps, top1 in (p.paper_accuracy or {}).items():
-            rows.append((f"`{p.name}`", str(steps), f"{top1:.2f}", f"{p.parameters:,}"))
-    return markdown(("preset", "T", "published top-1, %", "parameters, counted here"), rows)
+        if p.paper_accuracy:
+            published = ", ".join(f"{top1:.2f} (T = {steps})" for steps, top1 in p.paper_accuracy.items())
+            rows.append((f"`{p.name}`", published, f"{p.parameters:,}"))
+    return markdown(("preset", "published top-1, %", "parameters, counted here"), rows, left=2)
 
 
 def table_energy_audit() -> str:
@@ -231,7 +243,7 @@ def table_energy_audit() -> str:
         ]
         for r in audit_paper()
     ]
-    header = ("network", "published SOPs, G", "published energy, mJ", "rest, mJ", "eq. at its own D", "eq. at D = 512")
+    header = ("network", "SOPs, G", "energy, mJ", "rest, mJ", "at its D", "at D = 512")
     return markdown(header, rows)
 
 
@@ -248,7 +260,7 @@ def table_ann_audit() -> str:
         )
         for r in audit_ann()[:4]
     ]
-    header = ("products of attention", "first convolution", "head", "FLOPs, G", "from 38.340 mJ", "off by")
+    header = ("attention", "first conv", "head", "FLOPs, G", "published", "off by")
     return markdown(header, rows, left=3) + (
         f"\n\nWith the first convolution and without the head, the published figure leaves {audit_ann_rest():.2f} "
         "\\(N^2 D\\) a block for attention, where one product takes 1 and both take 2."

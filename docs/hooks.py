@@ -28,11 +28,7 @@ TUTORIALS = Path(__file__).parent.parent / "tutorials"
 def on_config(config):
     """The chapters that are there, under Learn."""
     learn = next(item["Learn"] for item in config.nav if "Learn" in item)
-    listed = {page for item in learn if isinstance(item, dict) for page in item.values()}
-    for path in chapters():
-        page = f"learn/{path.stem}.md"
-        if page not in listed:
-            learn.append({title(cells(path)): page})
+    learn += [{title(cells(path)): f"learn/{path.stem}.md"} for path in chapters()]
 
 
 def on_files(files, config):

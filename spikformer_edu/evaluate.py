@@ -5,7 +5,7 @@ from pathlib import Path
 
 from . import cli
 from .data import load
-from .training import Place, choose_device, evaluate, load_run
+from .training import Place, choose_device, evaluate, load_run, load_splits
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,10 @@ def main(options: Options) -> None:
     """Measure loss and accuracy of a run folder or of a pretrained model."""
     device = choose_device(options.device)
     run = load_run(options.checkpoint, options.weights)
-    splits = load(options.dataset or run.recipe.dataset, options.data_dir, time_steps=run.model.config.time_steps)
+    if options.dataset is None:
+        splits = load_splits(run.recipe, options.data_dir)  # the very samples of the run
+    else:
+        splits = load(options.dataset, options.data_dir, time_steps=run.model.config.time_steps)
     score = evaluate(
         run.model.to(device), splits[options.split], Place(device), options.batch_size, run.recipe.precision
     )

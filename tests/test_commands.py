@@ -75,6 +75,16 @@ def test_evaluate_reproduces_the_packaged_result():
     assert measured.split(",")[0].removeprefix("test accuracy") == recorded.removeprefix("recorded by the run:")
 
 
+def test_evaluate_reads_the_samples_of_a_toy_run(packaged):
+    config = json.loads((packaged / "config.json").read_text())
+    config["recipe"]["toy"] = 3
+    (packaged / "config.json").write_text(json.dumps(config))
+    done = run("spikformer_edu.evaluate", "--checkpoint", packaged, "--device", "cpu")
+    assert " of 30)" in done.stdout.splitlines()[0]
+    done = run("spikformer_edu.evaluate", "--checkpoint", packaged, "--device", "cpu", "--dataset", "digits")
+    assert " of 359)" in done.stdout.splitlines()[0]
+
+
 @pytest.fixture
 def packaged(tmp_path):
     """A copy of the packaged run, to be broken."""

@@ -2,7 +2,7 @@
 
 from .checkpoint import Run, load_pretrained, load_run
 from .distributed import Place, choose_device, join, leave
-from .loop import RunOptions, Score, evaluate, train
+from .loop import RunOptions, Score, evaluate, load_splits, train
 from .recipe import RECIPES, Recipe, learning_rate, recipe_for
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "leave",
     "load_pretrained",
     "load_run",
+    "load_splits",
     "recipe_for",
     "train",
 ]

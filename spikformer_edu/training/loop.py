@@ -63,6 +63,23 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 @torch.no_grad()
+def load_splits(recipe: Recipe, data_dir: Path | None = None) -> Splits:
+    """The samples that a recipe trains, validates and tests on: those of ``--toy`` and of the split it names.
+
+    Raises:
+        SpikformerError: the data are absent or do not fit the recipe.
+    """
+    return load(
+        recipe.dataset,
+        data_dir=data_dir,
+        time_steps=recipe.network.time_steps,
+        augment=recipe.augment,
+        toy=recipe.toy,
+        val_fraction=recipe.val_fraction,
+        split_seed=recipe.split_seed,
+    )
+
+
 def evaluate(model: Spikformer, split: Split, place: Place, batch_size: int = 100, precision: str = "fp32") -> Score:
     """Loss (cross-entropy, no smoothing) and accuracy of a model, in evaluation mode, on all of a split.
 
@@ -211,15 +228,7 @@ def train(recipe: Recipe, folder: Path, place: Place, options: RunOptions | None
             checkpoint is good).
     """
     options = options or RunOptions()
-    splits = load(
-        recipe.dataset,
-        data_dir=options.data_dir,
-        time_steps=recipe.network.time_steps,
-        augment=recipe.augment,
-        toy=recipe.toy,
-        val_fraction=recipe.val_fraction,
-        split_seed=recipe.split_seed,
-    )
+    splits = load_splits(recipe, options.data_dir)
     try:
         return Trainer(recipe, folder, place, splits.to(place.device), options).run()
     except RuntimeError as error:

@@ -18,21 +18,13 @@ from spikformer_edu.export import export
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "docs" / "javascripts" / "play" / "spikformer.js"
 NODE = shutil.which("node")
-NARROW = 1e-6  # of the threshold: nearer than this, float32 sums in another order may fall on either side
+NARROW = 1e-6  # nearer to the threshold than this, float32 sums in another order may fall on either side
 
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed: the JavaScript forward pass was not run")
 
 
-def as_javascript(values: Tensor) -> Tensor:
-    """A record of one image ``[T, 1, ...]`` in the order of the JavaScript: channels last, heads beside each other."""
-    values = values[:, 0]
-    if values.dim() == 4 and values.shape[2] == values.shape[3] != values.shape[1]:  # [T, C, H, W]
-        return values.permute(0, 2, 3, 1)
-    return values
-
-
 def write_case(folder: Path, index: int, model: se.Spikformer, image: Tensor, time_steps: int) -> tuple[dict, float]:
-    """What the package does with one image, as files, and the smallest distance of any membrane to its threshold."""
+    """What the package does with one image, as files, and how close a membrane H comes to its threshold."""
     frames = image.expand(time_steps, *image.shape)
     with torch.no_grad(), se.record(model, membranes=True) as rec:
         # The still image takes the path it takes in training; another T goes in as that many copies.
@@ -42,7 +34,8 @@ def write_case(folder: Path, index: int, model: se.Spikformer, image: Tensor, ti
         layer = rec[name]
         if layer.kind == "spikes":
             spikes = layer.spikes
-            margin = min(margin, float((layer.membrane - layer.v_threshold).abs().min()))
+            if not name.endswith(".attn.attn"):  # whole numbers times s: ties are exact there, in any order of summing
+                margin = min(margin, float((layer.membrane - layer.v_threshold).abs().min()))
             if name.startswith("sps."):
                 spikes = spikes[:, 0].permute(0, 2, 3, 1)  # [T, H, W, C]
             elif spikes.dim() == 5:
@@ -94,11 +87,10 @@ def test_every_spike_of_100_test_digits(tmp_path, model, digits):
     export("digits-2-64", tmp_path)
     report, margins = compare(tmp_path, model, [(image[None], 4) for image in digits])
     milliseconds = statistics.median(report["milliseconds"]["4"])
-    print(
-        f"\n{report['values']:,} values, {report['ones']:,} not zero, {len(report['mismatches'])} mismatches; logits within "
-        f"{report['logits']:.1e}; {milliseconds:.1f} ms an image (median); nearest membrane to a threshold {min(margins):.1e}, "
-        f"{sum(m < NARROW for m in margins)} images with one nearer than {NARROW:g}"
-    )
+    print(f"\n{report['values']:,} values, {report['ones']:,} not zero, {len(report['mismatches'])} mismatches")
+    print(f"logits within {report['logits']:.1e}; {milliseconds:.1f} ms an image (median)")
+    near = sum(margin < NARROW for margin in margins)
+    print(f"nearest membrane to a threshold {min(margins):.1e}; {near} of 100 images have one within {NARROW:g}")
     assert report["values"] > 20e6 and report["ones"] > 1e6
     assert report["mismatches"] == []
     assert report["logits"] < 1e-4
@@ -147,12 +139,9 @@ def test_export_holds_the_folded_network(tmp_path, model):
     bias = numbers[content["tensors"]["sps.0.bias"]["offset"] :][: weight.shape[0]]
     image, first = torch.rand(1, 1, 32, 32), model.sps[0]
     with torch.no_grad():
-        torch.testing.assert_close(
-            torch.nn.functional.conv2d(image, weight, bias, padding=1),
-            first.bn(first.conv(image)),
-            atol=1e-5,
-            rtol=1e-5,
-        )
+        expected = first.bn(first.conv(image))
+        found = torch.nn.functional.conv2d(image, weight, bias, padding=1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert content["neurons"]["blocks.0.attn.attn"] == {"beta": 0.5, "threshold": 1.0}  # u = tau H, V_th = 0.5
     assert export("digits-2-64", tmp_path / "again")[1].read_bytes() == paths[1].read_bytes()
 

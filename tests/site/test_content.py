@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 import textwrap
 import typing
 from dataclasses import replace
@@ -43,7 +44,8 @@ def of_pages(words: str) -> pytest.MarkDecorator:
 
 spec = importlib.util.spec_from_file_location("figures", DOCS / "figures.py")
 figures = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(figures)
+with patch.object(sys, "dont_write_bytecode", True):  # what lies in docs/ goes to the site
+    spec.loader.exec_module(figures)
 
 
 # Code --------------------------------------------------------------------------------------------------------------
@@ -74,7 +76,7 @@ def test_code_runs_and_prints_what_the_page_shows(page, tmp_path, monkeypatch):
         for code, expected in blocks(PAGES[page]):
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
-                exec(compile(code, page, "exec"), names)
+                exec(compile(code, f"<code of {page}>", "exec"), names)
             if expected is not None:
                 assert printed.getvalue() == expected, f"{page} shows another output"
 

@@ -1,6 +1,6 @@
 """The built site: nothing missing, nothing from outside, readable on a phone and without seeing the pictures."""
 
-import importlib
+import importlib.util
 import json
 import re
 from html.parser import HTMLParser
@@ -13,6 +13,7 @@ import yaml
 
 import spikformer_edu as se
 
+pytestmark = pytest.mark.slow  # all stand on one build of the site
 ROOT = Path(__file__).parent.parent.parent
 TUTORIALS = ROOT / "tutorials"
 
@@ -138,15 +139,16 @@ def test_the_network_of_the_play_pages_is_built(site):
     assert facts and (site / "assets" / "play" / "model.bin").stat().st_size > 100_000
 
 
-class TestNotebooks:
-    @pytest.fixture(scope="class")
-    def hooks(self):
-        pytest.importorskip("mkdocs")
-        spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+@pytest.fixture(scope="module")
+def hooks():
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed (pip install '.[docs]')")
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
+
+class TestNotebooks:
     def test_links_folds_lists_and_formulas(self, hooks):
         text = hooks.prose(
             "See [5](05_x.ipynb), [s](solutions/05_x.ipynb#a), [g](../docs/glossary.md#t), [w](https://a.org/b.ipynb).\n"

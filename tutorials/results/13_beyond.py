@@ -15,8 +15,11 @@ from pathlib import Path
 
 import jupytext
 import torch
+from torch import nn
 
 import spikformer_edu as se
+from spikformer_edu.attention import SpikingSelfAttention, norm_tokens
+from spikformer_edu.model import Block
 from spikformer_edu.presets import configure
 
 ablations = import_module("09_ablations")
@@ -25,7 +28,7 @@ SOURCES = Path(__file__).parents[1] / "src"
 
 def chapter_names() -> dict:
     """The names that the chapter's own cells define."""
-    names = {"se": se, "torch": torch}
+    names = dict(se=se, nn=nn, Block=Block, SpikingSelfAttention=SpikingSelfAttention, norm_tokens=norm_tokens)
     for script, tag in (("13_beyond.py", "swap"), ("solutions/13_beyond.py", "exercise-1")):
         for cell in jupytext.read(SOURCES / script, fmt="py:percent").cells:
             if tag in cell.metadata.get("tags", []):
@@ -61,7 +64,7 @@ def main() -> None:
             parameters = sum(p.numel() for p in model.parameters())
             runs.append({"variant": name, "parameters": parameters} | run)
             runs[-1] |= {"energy": ablations.joules(model), "rates": rates}
-            ablations.write(Path(__file__).with_suffix(".json"), runs, ablations.SEEDS)
+            ablations.write(Path(__file__).with_suffix(".json"), runs)
             print(f"seed {seed}  {name:14} {run['cpu_seconds']:.0f} s", flush=True)
 
 

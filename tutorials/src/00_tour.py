@@ -36,8 +36,8 @@ plt.rcParams.update(style.RC)
 # ## The key figure
 # The network reads one test digit. Each panel is a layer of neurons, in order: down the first column the image becomes
 # tokens, then come two encoder blocks. A black bar is a [spike](../docs/glossary.md#spike-spike-train), time runs to
-# the right, four steps. Most of every panel is white: most neurons are silent most of the time, and silence costs
-# nothing.
+# the right, four steps. Most of every panel is white: most neurons are silent most of the time, and silence takes no
+# arithmetic.
 
 # %%
 model = se.load_pretrained("digits-2-64")
@@ -127,8 +127,8 @@ assert min(changed) > 0
 fig, ax = se.plot.membrane(rec["sps.0"])
 alt = "Membrane of one neuron of layer sps.0 over T = 4 steps: it charges, fires above the threshold of 1 and is reset."
 se.plot.show(fig, alt)
-layer = rec["sps.0"]
-assert torch.equal(layer.spikes, (layer.membrane >= layer.v_threshold).float())
+for layer in rec.layers("spikes"):  # so does every other neuron
+    assert torch.equal(layer.spikes, (layer.membrane >= layer.v_threshold).float())
 
 # %% [markdown]
 # ## Tokens, queries, keys, values
@@ -137,14 +137,17 @@ assert torch.equal(layer.spikes, (layer.membrane >= layer.v_threshold).float())
 # key fire. Counting takes no multiplication, and there is no softmax.
 
 # %%
-fig, axes = plt.subplots(1, 3, figsize=(8.8, 3.2))
-for ax, name, color in zip(axes, "qkv", (style.Q, style.K, style.V), strict=True):
+fig, axes = plt.subplots(1, 4, figsize=(9.2, 2.6))
+axes[0].imshow(image[0, 0], cmap="gray")
+axes[0].set(xticks=[], yticks=[], title="input")
+for ax, name, color in zip(axes[1:], "qkv", (style.Q, style.K, style.V), strict=True):
     spikes = rec[f"blocks.0.attn.{name}"].spikes[:, 0]  # [T, h, N, d]
     tokens = spikes.sum((0, 1, 3)).view(8, 8)  # spikes of each token, over time, heads and features
     drawn = ax.imshow(tokens)
     ax.set(xticks=[], yticks=[])
-    ax.set_title(f"blocks.0.attn.{name}, T = {len(spikes)}", color=color)
-    fig.colorbar(drawn, ax=ax, label="spikes", shrink=0.7)
+    ax.set_title(f"{name}, sum over T = {len(spikes)}", color=color, fontsize=11)
+    fig.colorbar(drawn, ax=ax, shrink=0.8)
+fig.suptitle("blocks.0.attn: spikes of each token", x=0.01, ha="left", fontsize=12)
 alt = "Spikes of each of 8 x 8 tokens of Q, K and V in block 0, summed over T = 4: K and V fire where the digit is."
 se.plot.show(fig, alt)
 
@@ -277,10 +280,10 @@ print("same image, same logits")
 info = digits.info
 pixels = images * info.std[0] + info.mean[0]
 with torch.no_grad():
-    raw = (model(pixels[:100]).argmax(1) == labels[:100]).float().mean()
+    normalised, raw = ((model(x[:100]).argmax(1) == labels[:100]).float().mean() for x in (images, pixels))
 assert pixels.min() > -1e-6 and pixels.max() < 1 + 1e-6
-print("pixels as they are do worse:", bool(raw < right))
-assert raw < right
+print("pixels as they are do worse:", bool(raw < normalised))
+assert raw < normalised
 
 # %% [markdown]
 # ## Exercises

@@ -66,7 +66,9 @@ se.plot.show(animation, alt, dpi=80)
 # 2023](https://arxiv.org/abs/2209.15425), with $V_{reset} = 0$, $\tau = 2$ and $V_{th} = 1$):
 #
 # $$H[t] = V[t-1] + \frac{1}{\tau}\left(X[t] - (V[t-1] - V_{reset})\right) \tag{1}$$
+#
 # $$S[t] = \Theta(H[t] - V_{th}), \qquad \Theta(x) = 1 \text{ for } x \ge 0, \text{ else } 0 \tag{2}$$
+#
 # $$V[t] = H[t]\,(1 - S[t]) + V_{reset}\,S[t] \tag{3}$$
 #
 # Equation (1) pulls the membrane towards the current: half of the way in each step when $\tau = 2$. That is a leak and
@@ -135,9 +137,7 @@ ax.legend()
 interval = torch.ceil(-torch.log2(1 - 1 / currents[currents > 1.0]))  # n, from the formula in the answer
 assert torch.equal(rate[currents > 1.0], torch.floor(4 / interval) / 4)
 assert sorted(set(rate.tolist())) == [0, 0.25, 0.5, 1]
-alt = (
-    "Firing rate over a constant current: a staircase from 0 at X = 1 to 1 at X = 2, coarser for T = 4 than T = 120."
-)
+alt = "Firing rate over a constant current: a staircase from 0 at X = 1 to 1 at X = 2, coarser for T = 4 than T = 120."
 se.plot.show(fig, alt)
 
 # %% [markdown]
@@ -157,7 +157,7 @@ se.plot.show(fig, alt)
 # 6. The surrogate gradient (chapter 02) sees $\alpha (H - V_{th}) = \tfrac{\alpha}{\tau} (u - \tau V_{th})$. So its
 #    slope is $\alpha / \tau = 2$.
 #
-# Nothing is approximated. Six settings follow, and all six matter.
+# Nothing is approximated. The settings below follow, and each of them matters.
 
 # %%
 SETTINGS = dict(beta=0.5, threshold=2.0, spike_grad=se.Sigmoid(2.0), reset_mechanism="zero", reset_delay=True)
@@ -343,9 +343,7 @@ print("se.LIF,         first call ", once.tolist(), "second call", again.tolist(
 # starts from zero without a word, because the shapes differ. So the leak comes and goes with the batch size.
 
 # %%
-kept, kept_u = leaky_over_time(
-    current.repeat(2)
-)  # eight steps in a row: the second batch goes on where the first ended
+kept, kept_u = leaky_over_time(current.repeat(2))  # the second batch goes on where the first ended
 clean, clean_h = (torch.cat([x, x]) for x in paper_neuron(current))
 
 fig, axes = plt.subplots(1, 2, figsize=(8.6, 3.0), sharey=True)
@@ -376,10 +374,10 @@ print("same batch, same logits; other order, same logits")
 #
 # | symptom | cause | cure |
 # |---|---|---|
-# | fewer attention spikes than in the official code | a surrogate that fires on `>` | `se.Sigmoid`: `>=` |
+# | fewer attention spikes than the paper's network | a surrogate that fires on `>` | `se.Sigmoid`: `>=` |
 # | accuracy depends on the order of the test set | state kept between batches | reset every time, or `se.LIF` |
 # | silence after every spike | [double reset](../docs/glossary.md#double-reset) | reset in one place only |
-# | twice the expected firing rates | threshold 1 on $u$, which is $\tau H$ | threshold $\tau V_{th}$ |
+# | far too many spikes | threshold 1 on $u$, which is $\tau H$ | threshold $\tau V_{th}$ |
 # | memory grows with every model built | snnTorch keeps each neuron in a list | `se.LIF` takes itself out of it |
 #
 # The last one in code: a plain `Leaky` outlives its model, an `se.LIF` does not.

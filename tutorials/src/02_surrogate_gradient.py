@@ -132,6 +132,7 @@ torch.testing.assert_close(torch.autograd.grad(package.sum(), h)[0], gradient)
 #
 # $$\frac{\partial L}{\partial H[t]} = \frac{\partial L}{\partial S[t]}\, \alpha \sigma'\big(\alpha(H[t] - V_{th})\big)
 # + (1 - S[t])\, \frac{\partial L}{\partial V[t]}$$
+#
 # $$\frac{\partial L}{\partial X[t]} = \frac{1}{\tau} \frac{\partial L}{\partial H[t]},
 # \qquad \frac{\partial L}{\partial V[t-1]} = \Big(1 - \frac{1}{\tau}\Big) \frac{\partial L}{\partial H[t]}$$
 #
@@ -254,9 +255,9 @@ assert (not_detached < -0.05).any() and (not_detached.triu(1) == 0).all()
 
 # %% [markdown]
 # Black lines follow a spike. On the left the matrix falls into blocks, one for each stretch between two spikes, and no
-# entry is negative: more current never means fewer spikes. On the right the reset passes gradient on: more current at
-# $t = 1$ means a stronger reset, says the surrogate, and so less at $t = 2$. In truth the membrane starts from zero
-# either way. The paper's code detaches the reset, and so does `se.LIF`.
+# entry is negative: to this gradient more current never means fewer spikes. On the right the reset passes gradient on:
+# more current at $t = 1$ means a stronger reset, says the surrogate, and so less at $t = 2$. In truth the membrane
+# starts from zero either way. The paper's code detaches the reset, and so does `se.LIF`.
 
 # %% [markdown]
 # ## Learn a spike train
@@ -320,13 +321,11 @@ errors = {alpha: (learn(alpha) != target).sum(1) for alpha in alphas}  # [steps]
 _, h = forward_by_hand(inputs @ start)
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.8, 3.6))
-grid = torch.linspace(-4.5, 2.5, 1401)
+grid = torch.linspace(-6.5, 2.5, 1801)
 for alpha, (color, line) in alphas.items():
     left.plot(grid, surrogate(grid, alpha) / (alpha / 4), color=color, linestyle=line, label=f"$\\alpha$ = {alpha:g}")
     right.plot(errors[alpha], color=color, linestyle=line, label=f"$\\alpha$ = {alpha:g}")
-left.hist(
-    h, bins=25, range=(-4.5, 2.5), weights=torch.full((24,), 1 / 24), color=style.MEMBRANE, label="H at the start"
-)
+left.hist(h, 35, (-6.5, 2.5), weights=torch.full_like(h, 1 / 24), color=style.MEMBRANE, label="H at the start")
 left.set(xlabel="membrane potential H", ylabel="surrogate / its height", title=f"one LIF neuron, T = {len(h)}")
 right.set(xlabel="step of gradient descent", ylabel=f"wrong steps of T = {len(h)}", title="learning the spike train")
 left.legend(loc="upper left")
@@ -348,7 +347,7 @@ assert (surrogate(h, 64.0) == 0).all()
 
 # %% [markdown]
 # ## A silent layer
-# What happened to that neuron happens to whole layers: weights grow too fast in one step, or a bias drifts, and nothing
+# What happened to that neuron happens to whole layers: weights move too far in one step, or a bias drifts, and nothing
 # reaches the threshold any more. Such a [silent layer](../docs/glossary.md#silent-layer) gets hardly any gradient, so
 # it stays silent.
 #
@@ -379,7 +378,7 @@ def read(model):
 
 healthy, silent = read(lowered(0.0)), read(lowered(-8.0))
 for name, (accuracy, layer, warning) in (("as trained", healthy), ("silenced", silent)):
-    print(f"{name:10} {100 * accuracy:.0f} % right, rate of the layer {layer.spikes.mean():.2f}; {warning}")
+    print(f"{name:10} {100 * accuracy:.0f} % right, rate {layer.spikes.mean():.2f}; {warning or 'no warning'}")
 assert silent[1].spikes.sum() == 0 and NAME in silent[2] and healthy[2] is None
 assert silent[0] > 0.5
 
@@ -407,6 +406,7 @@ left.set(xlabel="bias moved by", ylabel="firing rate, %", title=f"{NAME}, T = {l
 right.semilogy(shifts, sizes, "o-", color=style.GRADIENT)
 right.set(xlabel="bias moved by", ylabel=r"mean $|\partial L / \partial H|$", title="what the loss tells it")
 for ax in (left, right):
+    ax.set_xticks(shifts)
     ax.invert_xaxis()
 right.minorticks_off()
 alt = "Firing rate and mean gradient of a hidden layer as its bias is lowered: the rate falls to 0, the gradient too."
@@ -416,9 +416,9 @@ assert rates[-1] == 0 and sizes == sorted(sizes, reverse=True) and sizes[-1] < 1
 
 # %% [markdown]
 # The gradient falls exponentially with the distance to the threshold. So waiting is no cure. What is: bring the
-# membranes back. In Spikformer a batch norm stands before every neuron and sees to that, as long as its own weight and
-# bias stay sound. Here is a layer without one, pushed far down, trained for 200 steps of plain gradient descent to fire
-# at all. Beside it the same layer with a batch norm.
+# membranes back. In Spikformer a batch norm stands before every neuron but the one after $Q K^T V s$ and sees to that,
+# as long as its own weight and bias stay sound. Here is a layer without one, pushed far down, trained for 200 steps of
+# plain gradient descent to fire at all. Beside it the same layer with a batch norm.
 
 # %%
 x = (torch.rand(4, 64, 32, generator=generator) < 0.2).float()  # [T, B, features], spikes
@@ -453,7 +453,7 @@ for norm in (False, True):
 # |---|---|---|
 # | the loss stands still, a rate is 0 | a silent layer | batch norm before the neuron, smaller learning rate, warm-up |
 # | gradients differ from the paper, spikes do not | the reset is not detached | `reset_delay=True`, as in `se.LIF` |
-# | gradients are twice too large | slope $\alpha$ on $u = \tau H$ | slope $\alpha / \tau$ |
+# | gradients too large at the threshold, too small elsewhere | slope $\alpha$ on $u = \tau H$ | slope $\alpha / \tau$ |
 # | no gradient at all | $\alpha$ far too large, or a bare comparison | `se.Sigmoid` with $\alpha = 4$ |
 # | accuracy is fine, a layer does nothing | the residual goes around it | look at the rates, not only at the accuracy |
 #

@@ -46,7 +46,7 @@ names = ["red circle", "blue circle", "red square", "blue square", "empty"]
 X = torch.tensor([[1.0, 0, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0]])  # [N, D]
 N, D, h = 5, 4, 2
 d = D // h
-W_q = W_k = 3 * torch.eye(D)  # weights chosen by hand; a network learns them
+W_q = W_k = 1.6 * torch.eye(D)  # weights chosen by hand; a network learns them
 W_v = torch.eye(D)
 
 
@@ -62,13 +62,10 @@ def show_maps(maps, titles, alt, label):
     fig, axes = plt.subplots(1, len(maps), figsize=(10.4, 4.6), sharey=True)
     for ax, values, title in zip(axes, maps, titles, strict=True):
         drawn = ax.imshow(values, vmin=0, vmax=float(maps.max()))
-        for (row, column), value in zip(
-            torch.cartesian_prod(torch.arange(N), torch.arange(N)), values.flatten(), strict=True
-        ):
-            dark = value < 0.6 * maps.max()
-            ax.text(
-                column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black", fontsize=10
-            )
+        for i, row in enumerate(values):
+            for j, value in enumerate(row):
+                color = "white" if value < 0.6 * maps.max() else "black"
+                ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=color)
         ax.set_xticks(range(N), names, rotation=35, ha="right")
         ax.set(xlabel="key", title=title)
     axes[0].set_yticks(range(N), names)
@@ -80,9 +77,9 @@ def show_maps(maps, titles, alt, label):
 show_maps(
     A,
     ["head 0: colour", "head 1: shape"],
-    "Two attention maps of five tokens, rows are queries and columns keys. In head 0 tokens of one colour attend to each other, "
-    "in head 1 tokens of one shape; the row of the empty token is 0.2 everywhere.",
-    "weight, each row sums to 1 (no time: T = 1)",
+    "Two attention maps of five tokens, queries down and keys across. In head 0 tokens of one colour attend to "
+    "each other, in head 1 tokens of one shape; the row of the empty token is 0.2 everywhere.",
+    "softmax weight (T = 1)",
 )
 assert A[0, 0].argmax() == 0 and torch.allclose(A[0, 0, 0], A[0, 0, 2]) and torch.allclose(A[:, 4], torch.tensor(0.2))
 
@@ -93,11 +90,12 @@ assert A[0, 0].argmax() == 0 and torch.allclose(A[0, 0, 0], A[0, 0, 2]) and torc
 # |---|---|---|---|
 # | $X$ | `[N, D]` | reals | N tokens, D features each |
 # | $Q, K, V$ | `[h, N, d]` | reals | queries, keys, values of h heads, d = D / h |
-# | $QK^T / \sqrt d$ | `[h, N, N]` | reals | [scores](../docs/glossary.md#attention-scores): how well a query and a key fit |
+# | $QK^T / \sqrt d$ | `[h, N, N]` | reals | [scores](../docs/glossary.md#attention-scores): how well they fit |
 # | $A$ | `[h, N, N]` | reals in (0, 1) | softmax of the scores, each row sums to 1 |
 # | $AV$ | `[h, N, d]` | reals | means of values, one for each query |
 #
-# $$Q, K, V = XW_q,\; XW_k,\; XW_v, \qquad A = \mathrm{softmax}\!\left(\frac{QK^T}{\sqrt d}\right), \qquad \mathrm{Attention}(Q, K, V) = AV$$
+# $$Q, K, V = XW_q,\; XW_k,\; XW_v, \qquad A = \mathrm{softmax}\!\left(\frac{QK^T}{\sqrt d}\right), \qquad
+# \mathrm{Attention}(Q, K, V) = AV$$
 #
 # In a batch of spike trains two more dimensions stand in front, `[T, B, h, N, d]`. Nothing in this chapter depends on
 # them until the last section.
@@ -172,10 +170,8 @@ print("rows sum to   ", *(f"{float(x):.2f}" for x in rows[0]))
 print("columns sum to", *(f"{float(x):.2f}" for x in columns[0]))
 torch.testing.assert_close(rows, torch.ones(h, N))
 assert not torch.allclose(columns, torch.ones(h, N))
-outputs, values = attention(*big), big[2]
-assert (outputs <= values.amax(-2, keepdim=True) + 1e-6).all() and (
-    outputs >= values.amin(-2, keepdim=True) - 1e-6
-).all()
+outputs, low, high = attention(*big), big[2].amin(-2, keepdim=True), big[2].amax(-2, keepdim=True)
+assert (outputs <= high + 1e-6).all() and (outputs >= low - 1e-6).all()
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -210,17 +206,17 @@ ax.set(xlabel="tokens N", ylabel="largest output", title="random Q, K, V of unit
 ax.legend()
 se.plot.show(
     fig,
-    "Largest output of attention over the number of tokens, random inputs. Without softmax it grows with N and passes 100; "
-    "with softmax it stays below 4 and falls.",
+    "Largest output of attention over the number of tokens, random inputs. Without softmax it grows with N and passes "
+    "100; with softmax it stays below 4.",
 )
 assert all(small < large for small, large in zip(measured["no softmax"], measured["no softmax"][1:], strict=False))
 assert max(measured["softmax"]) < 4 < 100 < max(measured["no softmax"])
 
 # %% [markdown]
 # Random weights may be a special case, so we take trained ones as well. The packaged network has real numbers just
-# before its neurons make spikes of them: the [batch-normed](../docs/glossary.md#ssa) linear maps to Q, K and V. As real
-# queries, keys and values they show the range that trained weights give. (That network was trained for spikes, not for
-# these products; we only measure a range.)
+# before its neurons make spikes of them: the batch-normed linear maps to Q, K and V. As real queries, keys and values
+# they show the range that trained weights give. (That network was trained for spikes, not for these products; we only
+# measure a range.)
 
 # %%
 model = se.load_pretrained("digits-2-64")
@@ -237,7 +233,7 @@ for handle in handles:
 for i, currents in seen.items():
     q, k, v = currents.reshape(4, 24, 64, 3, 4, 16).permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d], real
     raw, soft = (q @ k.transpose(-2, -1) / 4 @ v).abs().max(), attention(q, k, v).abs().max()
-    print(f"block {i}: largest |value| {v.abs().max():.1f}   output without softmax {raw:.0f}, with {soft:.1f}")
+    print(f"block {i}: largest |value| {v.abs().max():.1f}   output without softmax {raw:.1e}, with {soft:.1f}")
     assert soft <= v.abs().max() + 1e-4 and raw > 10 * soft
 
 # %% [markdown]
@@ -315,7 +311,11 @@ q, k, v = (torch.rand(3, 64, 16, generator=bits) < 0.15).float()  # N = 64, d = 
 counts = q @ k.T
 weights = (counts / 4).softmax(-1)
 print("scores:  ", counts.unique().int().tolist(), f" zeros: {(counts == 0).float().mean():.0%}")
-print("softmax: ", weights.unique().numel(), f"different reals, zeros: {(weights == 0).float().mean():.0%}")
+print(
+    "softmax:  reals from",
+    f"{weights.min():.4f} to {weights.max():.4f},",
+    f"zeros: {(weights == 0).float().mean():.0%}",
+)
 nothing = counts.sum(1) == 0
 print(
     "queries that fit no key:", int(nothing.sum()), " their weights:", *(f"{x:.4f}" for x in weights[nothing].unique())
@@ -331,7 +331,9 @@ assert nothing.any() and torch.allclose(weights[nothing], torch.tensor(1 / 64))
 #
 # `se.ATTENTION` holds two of them. In `softmax` Q and K are real and V is spikes; in `vanilla` V is real too. Both end
 # in the attention neuron ($V_{th} = 0.5$) and a projection with a neuron, so that what they send on is spikes. Here is
-# the layer by hand, T and B included, with T = 4 and B = 3.
+# the layer by hand, T and B included, with T = 4 and B = 3. It must take PyTorch's softmax: where all tokens have a 1
+# in some feature of V, the mean is 1 but for the last bit, H is 0.5 but for the last bit, and only the same rounding
+# gives the same spike.
 
 
 # %%
@@ -349,7 +351,8 @@ def softmax_layer(layer, x, spiking_v):  # x [T, B, N, D]
     qkv = layer.bn(layer.qkv(x).flatten(0, 2)).reshape(T, B, N, 3, layer.heads, -1)  # real
     q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d]
     v = lif(v) if spiking_v else v
-    x = lif(attention(q, k, v), v_threshold=0.5)  # [T, B, h, N, d], {0, 1}
+    weights = (q @ k.transpose(-2, -1) * layer.scale).softmax(-1)  # [T, B, h, N, N]
+    x = lif(weights @ v, v_threshold=0.5)  # [T, B, h, N, d], {0, 1}
     x = x.transpose(2, 3).reshape(T * B * N, D)  # heads side by side
     return lif(layer.proj.bn(layer.proj.linear(x)).reshape(T, B, N, D))
 

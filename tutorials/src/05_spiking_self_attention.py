@@ -171,6 +171,7 @@ print("QK^TV", by_hand.int(), sep="\n")
 # Every one of the 64 outputs has its own neuron. All of them run through the T steps: charge (1), fire (2), reset (3).
 #
 # $$S[t] = \Theta(H[t] - V_{th}) \tag{2}$$
+#
 # $$V[t] = H[t]\,(1 - S[t]) \tag{3}$$
 
 
@@ -197,8 +198,8 @@ ties = membranes == 0.5
 print(f"{int(ties.sum())} of {int(spikes.sum())} spikes sit exactly on the threshold")
 
 # %% [markdown]
-# The first two steps in motion: the query meets the keys that it shares most bits with, one after another, and then
-# the membrane of neuron (2, 4) moves.
+# The first two steps in motion: the query meets the keys that it shares most bits with, one after another, and then the
+# membrane of neuron (2, 4) moves.
 
 # %%
 movie = se.plot.ssa_animation(q[:2], k[:2], v[:2], scale=s, query=2, feature=4, interval=900)
@@ -423,8 +424,8 @@ se.plot.show(
 
 # %% [markdown]
 # The scale is thus a second threshold, on counts: at 0.125 a query must gather more than 4 shared bits, at 0.25 more
-# than 2. It does not depend on d, as $1/\sqrt d$ does, because the sums do not grow as those of random real vectors do:
-# they depend on how many tokens fire. Exercise 5.2 counts the spikes that change.
+# than 2. The paper's CIFAR and ImageNet networks use 0.125 for every d. It is a power of two, so it rounds nothing; on
+# integers it would be a shift by three bits. Exercise 5.2 counts the spikes that change with it.
 #
 # ## Ties
 #
@@ -492,8 +493,8 @@ assert not torch.equal(scores[1], scores[2]) and not torch.equal(scores[1, 0], s
 #
 # ## Pitfalls
 #
-# **`>` for `>=`.** Symptom: everything runs, rates are a little low, published weights lose accuracy. Cause: surrogates
-# of many libraries fire above the threshold only. Cure: test a tie, as we did.
+# **`>` for `>=`.** Symptom: everything runs, rates are a little low, published weights lose accuracy. Cause: a step
+# that fires above the threshold only, as snnTorch's own surrogates do. Cure: test a tie, as we did.
 #
 # **T and B swapped in a reshape.** Symptom: no error when T = B, or when the shapes fit by luck, and each sample sees
 # its neighbours in the batch as its own past. Cure: test with T ≠ B, and compare a batch with its samples one by one.

@@ -66,7 +66,10 @@ for depth, (ax, (name, values)) in enumerate(zip(axes, stream.items(), strict=Tr
     ax.set_title(f"{name}\n{100 * above:.0f} % of non-zero are > 1", fontsize=10.5)
     assert values.min() >= 0 and values.max() <= depth + 2 and torch.equal(values, values.round())
 axes[0].set(yticks=[0.1, 1, 10, 100], yticklabels=["0.1 %", "1 %", "10 %", "100 %"], ylabel="share of values")
-fig.suptitle("residual stream of digits-2-64, T = 4, 64 digits: 0 (grey), 1 (black), 2 and more (dotted); dashed: the bound", fontsize=12)
+fig.suptitle(
+    "residual stream of digits-2-64, T = 4, 64 digits: 0 (grey), 1 (black), 2 and more (dotted); dashed: the bound",
+    fontsize=12,
+)
 se.plot.show(
     fig,
     "Five bar charts on a logarithmic scale, one for each depth of the residual stream. Zero is by far the commonest "

@@ -42,9 +42,9 @@ plt.rcParams.update(style.RC)
 # ## The key figure
 #
 # The atlas of shapes: every layer of `cifar10-4-384` up to the end of its first block, with the numbers that one image
-# makes there in one time step. Blocks 1 to 3 repeat block 0. The bar length is the count, the colour is the [value
-# set](../docs/glossary.md#value-set). Two things to see: the first stage of SPS and the scores of attention are the
-# widest places, and only the stream, which each block reads and writes, holds integers.
+# makes there in one time step: channels, height, width in SPS (before its pool), then heads, tokens, width, or tokens
+# and width. Blocks 1 to 3 repeat block 0. The colour is the [value set](../docs/glossary.md#value-set). Two things to
+# see: the wide places are SPS before it pools and the hidden layer of the MLP, and only the stream holds integers.
 
 # %%
 big = se.spikformer("cifar10-4-384").eval()
@@ -59,21 +59,21 @@ for row, r in enumerate(layers):
     _, color, hatch = kinds[r.kind]
     size = r.values[0, 0].numel()
     ax.barh(row, size, color=color, hatch=hatch, edgecolor=style.GREY, height=0.72)
-    ax.text(size + 900, row, " x ".join(map(str, r.values.shape[2:])), va="center", fontsize=10)
+    ax.text(size + 1800, row, " x ".join(map(str, r.values.shape[2:])), va="center", fontsize=10)
 ax.set_yticks(range(len(layers)), [r.name for r in layers])
-ax.set(ylim=(len(layers) - 0.4, -0.6), xlim=(0, 118_000), xlabel="numbers, one image and time step")
+ax.set(ylim=(len(layers) - 0.4, -0.6), xlim=(0, 238_000), xlabel="numbers, one image and time step")
 ax.xaxis.set_major_formatter(lambda x, _: f"{int(x):,}")
 handles = [plt.Rectangle((0, 0), 1, 1, facecolor=c, hatch=k, edgecolor=style.GREY) for _, c, k in kinds.values()]
-ax.legend(handles, [name for name, _, _ in kinds.values()], loc="lower right", title="value set")
-ax.set_title("atlas of shapes: cifar10-4-384, [T, B, ...] with T = 4; C x H x W in SPS, h x N x d or N x D after it")
+ax.legend(handles, [name for name, _, _ in kinds.values()], loc="center right", title="value set")
+ax.set_title("atlas of shapes: SPS and block 0 of cifar10-4-384, T = 4")
 shapes = {r.name: tuple(r.values.shape) for r in rec.layers()}
 assert shapes["sps.0"] == (4, 2, 48, 32, 32) and shapes["blocks.0.attn.scores"] == (4, 2, 12, 64, 64)
 assert shapes["blocks.3.residual"] == (4, 2, 64, 384) and len(layers) == 14
 se.plot.show(
     fig,
     "Horizontal bars for the layers of SPS and the first encoder block of cifar10-4-384, with their shapes. The widest "
-    "are the second stage of SPS, 96 x 32 x 32, the hidden layer of the MLP, 64 x 1536, and the stages around them; "
-    "attention scores, 12 x 64 x 64, come next; queries, keys and values are narrow, 12 x 64 x 32.",
+    "is the third stage of SPS, 192 x 32 x 32; its neighbours and the hidden layer of the MLP, 64 x 1536, have half of "
+    "that; attention scores, 12 x 64 x 64, come next; queries, keys and values are narrow, 12 x 64 x 32.",
 )
 
 # %% [markdown]
@@ -558,7 +558,7 @@ for name, layer in {"right": SpikingLinear, "T and B mixed up": MixedUp}.items()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses[name].append(float(loss))
+            losses[name].append(loss.item())
     finished[name] = net.eval()
     assert net(images).shape == (32, 10)  # the shapes are right, and the loss has gone down:
     assert sum(losses[name][-10:]) < 0.9 * sum(losses[name][:10])
@@ -593,11 +593,11 @@ for name, net in finished.items():
     assert (moved < 1e-4) == (name == "right"), "batch independence tells right from wrong"
 
 # %% [markdown]
-# The right network has one accuracy. The other has as many as there are ways to make batches, and in deployment, where
-# images come one by one, it is a network that was never trained. This happened: in the public code of QKFormer a neuron
-# was given `[T B, ...]` for `[T, B, ...]`, so that it ran through all samples as if they were time. [A reader
-# reported](https://github.com/zhouchenlin2096/QKFormer/issues/14) that its trained ImageNet model scores 78.7 % in
-# batches of 32, and 74.2 % one by one or with the line repaired.
+# The right network has one accuracy. That of the other depends on who shares the batch, and nothing makes it lower
+# where it was trained; but where images come one by one, it is a network that nobody has trained. This happened: in the
+# public code of QKFormer a neuron was given `[T B, ...]` for `[T, B, ...]`, so that it ran through all samples as if
+# they were time. [A reader reported](https://github.com/zhouchenlin2096/QKFormer/issues/14) that its trained ImageNet
+# model scores 78.7 % in batches of 32, and 74.2 % one by one or with the line repaired.
 
 # %% [markdown]
 # ## Pitfalls

@@ -77,7 +77,7 @@ fig, axes = se.plot.events(recording, 8, title="simulated, digit 5", model=netwo
 se.plot.show(
     fig,
     "A cube of simulated events in x, y and time, the moving outline of a digit; below it T = 8 frames with one colour "
-    "for each polarity, and below those 8 x 8 grids of tokens, dark where the outline is.",
+    "for each polarity, and below those 8 x 8 grids of tokens, dark mostly where the digit is.",
 )
 assert len(axes) == 1 + 2 * 8
 
@@ -238,10 +238,10 @@ events_in = {
 fig, axes = plt.subplots(1, 3, figsize=(11, 3), sharey=True)
 for ax, (name, counts), color in zip(axes, events_in.items(), (style.Q, style.GREY, style.MEMBRANE), strict=True):
     ax.bar(range(T), counts, color=color)
-    ax.set(xlabel="time step", title=name)
+    ax.set(xlabel="time step", title=name, xticks=range(0, T, 5))
 axes[0].set_ylabel(f"events a frame, T = {T}")
 se.plot.show(fig, "Events in each of T = 16 frames of one simulated recording: all equal when cut by count, slightly "
-             "uneven by time, and after slowing the second half nearly all in the first two.")  # fmt: skip
+             "uneven by time, and after slowing the second half more than half in the first two.")  # fmt: skip
 assert np.ptp(events_in["by count"]) < T
 assert events_in["by time, second half slowed"][:2].sum() > 0.5 * len(recording)
 
@@ -295,9 +295,10 @@ assert splits.info.simulated and len(splits.train) == 6 and len(splits.test) == 
 # %% [markdown]
 # **The split.** CIFAR10-DVS comes without one. The official code of the paper takes the first $\lceil 0.9 n \rceil$
 # files of each class for training, in sorted order, and the rest for testing, and so do we; then figures can be
-# compared. Others shuffle first. `split_seed=` gives such a split, and several of them show how much of an accuracy is
-# the luck of the split. And because the official code then reports the best epoch *on the test set*, `val_fraction=`
-# takes a validation part out of the training recordings, so that epochs can be chosen without looking at the test set.
+# compared. (Of four files that would be all; one is kept for testing.) Others shuffle first. `split_seed=` gives such a
+# split, and several of them show how much of an accuracy is the luck of the split. And because the official code then
+# reports the best epoch *on the test set*, `val_fraction=` takes a validation part out of the training recordings, so
+# that epochs can be chosen without looking at the test set.
 #
 # **The cache.** Cutting a recording takes a while, so its frames are kept, under a key made of everything that shaped
 # them: file, its size and date, T, frame size. Another T is another entry, and a changed file is read anew.

@@ -3,18 +3,24 @@
 #
 # *Run time 20 s on one CPU core · after chapters 05, 06 and 09 · no network, no GPU*
 #
-# What came after SSA, and what of it can you try on this package today? Two later papers replace the product of matrices by
-# a mask, and one of them moves the residual connection. Each change is a swap of a few lines here. We write them, check
-# them, count their operations, and look at what a small, fair comparison can and cannot say.
+# What came after SSA, and what of it can you try on this package today? Two later papers replace the product of
+# matrices by a mask, and one of them moves the residual connection. Each change is a swap of a few lines here. We write
+# them, check them, count their operations, and look at what a small, fair comparison can and cannot say.
 #
 # ## What you will learn
-# - to write spike-driven self-attention, the membrane shortcut and Q-K attention as short subclasses of the package's classes
+# - to write spike-driven self-attention, the membrane shortcut and Q-K attention as short subclasses of the package's
+#   classes
 # - to check a new layer: shapes, value sets, no leak between samples, no softmax
 # - to count operations over N and D, and to say what share of a block they are
 # - to see that a gate without a scale is an OR, and what follows from it for many tokens
 # - to plug your own variant into `se.spikformer` and into training, and to compare it fairly
 
 # %% tags=["setup"]
+import contextlib
+import inspect
+import io
+import json
+import tempfile
 from pathlib import Path
 
 try:
@@ -26,8 +32,13 @@ except ModuleNotFoundError:  # a bare hosted notebook: install from the checkout
 
 import matplotlib.pyplot as plt
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from spikformer_edu.attention import SpikingSelfAttention, norm_tokens
+from spikformer_edu.model import Block
 from spikformer_edu.plot import style
+from spikformer_edu.training import Place, Recipe, RunOptions, load_run, train
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -36,10 +47,10 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# Operations of the attention core, everything between Q, K, V and the projection, of one block in one time step. Left over
-# tokens, right over width. SSA bends once, where it changes the order of its products ([chapter
-# 05](05_spiking_self_attention.ipynb)). The masks lie lower and stay straight. Look also at the dotted grey line: the linear
-# layers of the same block. At the sizes that are trained today, they are most of the work.
+# Operations of the attention core, everything between Q, K, V and the projection, of one block in one time step. Left
+# over tokens, right over width. SSA bends once, where it changes the order of its products ([chapter
+# 05](05_spiking_self_attention.ipynb)). The masks lie lower and stay straight. Look also at the dotted grey line: the
+# linear layers of the same block. At the sizes that are trained today, they are most of the work.
 
 
 # %%
@@ -74,9 +85,9 @@ axes[1].set(xlabel="width D", title="N = 196, d = 64 a head")
 axes[0].legend(loc="upper left")
 se.plot.show(
     fig,
-    "Operations of the attention core of one block in one time step over the number of tokens and over the width, log-log: "
-    "softmax grows with N squared, SSA less from N = d on, mask and add is lowest and linear in both; the linear layers of "
-    "the block lie above SSA and masks everywhere.",
+    "Operations of the attention core of one block in one time step over the number of tokens and over the width,"
+    " log-log: softmax grows with N squared, SSA less from N = d on, mask and add is lowest and linear in both; "
+    "the linear layers of the block lie above SSA and masks everywhere.",
 )
 for n in sizes:
     for counts in (core_operations(n, 512, 8), core_operations(196, 64 * n, n)):
@@ -96,10 +107,10 @@ assert core_operations(8192, 512, 8)["mask and add"] == 2 * core_operations(4096
 # | $A_t = \mathrm{SN}(\cdot)$ | `[T, B, h, N, 1]` | {0, 1} | token gate of Q-K attention |
 # | $U$ | `[T, B, N, D]` | real | residual stream with the [membrane shortcut](../docs/glossary.md#membrane-shortcut) |
 #
-# The papers: Spikformer ([Zhou et al., ICLR 2023](https://arxiv.org/abs/2209.15425)), the Spike-driven Transformer ([Yao et
-# al., NeurIPS 2023](https://arxiv.org/abs/2307.01694)) and QKFormer ([Zhou et al., NeurIPS
-# 2024](https://arxiv.org/abs/2403.16552)). We take one idea of each, not the whole networks: those also change the patch
-# embedding, the stages and the training.
+# The papers: Spikformer ([Zhou et al., ICLR 2023](https://arxiv.org/abs/2209.15425)), the Spike-driven Transformer
+# ([Yao et al., NeurIPS 2023](https://arxiv.org/abs/2307.01694)) and QKFormer ([Zhou et al., NeurIPS
+# 2024](https://arxiv.org/abs/2403.16552)). We take one idea of each, not the whole networks: those also change the
+# patch embedding, the stages and the training.
 
 # %% [markdown]
 # ## Mask and add: spike-driven self-attention
@@ -108,8 +119,8 @@ assert core_operations(8192, 512, 8)["mask and add"] == 2 * core_operations(4096
 #
 # $$\mathrm{SDSA}(Q, K, V) = \mathrm{SN}\Big(\sum_{n=1}^{N} Q_n \odot K_n\Big) \odot V$$
 #
-# $\odot$ multiplies entry by entry. Between bits that is an AND, a mask. First with the smallest example that shows it, one
-# head, N = 4 tokens, d = 3 features, one time step.
+# $\odot$ multiplies entry by entry. Between bits that is an AND, a mask. First with the smallest example that shows it,
+# one head, N = 4 tokens, d = 3 features, one time step.
 
 # %%
 Q = torch.tensor([[1, 0, 1], [0, 0, 1], [1, 0, 0], [1, 1, 0]]).float()
@@ -126,19 +137,15 @@ assert count.tolist() == [2, 0, 0] and gate.tolist() == [1, 0, 0]
 assert torch.equal((gate * V)[:, 0], V[:, 0]) and (gate * V)[:, 1:].sum() == 0
 
 # %% [markdown]
-# Feature 0 passes for all tokens, features 1 and 2 for none. So tokens do talk to each other, but only about which features
-# are worth keeping: every token gets the same gate. SSA, by contrast, gives each query its own mixture.
+# Feature 0 passes for all tokens, features 1 and 2 for none. So tokens do talk to each other, but only about which
+# features are worth keeping: every token gets the same gate. SSA, by contrast, gives each query its own mixture.
 #
-# As a class it is a subclass of the package's attention with another `forward`. The linear map, the batch norm, the neurons
-# and the projection are inherited. The authors' code has the letters permuted (it gates Q by a sum over K and V); with maps
-# that are learned this is the same layer. The threshold 0.5 is that of their code, and there is no scale.
+# As a class it is a subclass of the package's attention with another `forward`. The linear map, the batch norm, the
+# neurons and the projection are inherited. The authors' code has the letters permuted (it gates Q by a sum over K and
+# V); with maps that are learned this is the same layer. The threshold 0.5 is that of their code, and there is no scale.
+
 
 # %% tags=["swap"]
-from torch import nn
-
-from spikformer_edu.attention import SpikingSelfAttention, norm_tokens
-
-
 class SpikeDrivenAttention(SpikingSelfAttention):
     """SDSA: SN(sum over tokens of Q * K) * V, then the projection; ``[T, B, N, D]`` -> spikes ``[T, B, N, D]``."""
 
@@ -162,15 +169,12 @@ assert sum(p.numel() for p in model.parameters()) == se.preset("digits-2-64").pa
 # %% [markdown]
 # ## Checks that every swap must pass
 #
-# A new layer that trains is not yet a right one: a sum over the wrong axis trains, too. Five things are cheap to check for
-# any variant. An untrained network in evaluation mode is silent, so its batch norms first get the statistics of the images.
+# A new layer that trains is not yet a right one: a sum over the wrong axis trains, too. Five things are cheap to check
+# for any variant. An untrained network in evaluation mode is silent, so its batch norms first get the statistics of the
+# images.
+
 
 # %%
-import inspect
-
-from torch.utils._python_dispatch import TorchDispatchMode
-
-
 class Operations(TorchDispatchMode):
     """The names of all operations that PyTorch runs inside the ``with`` block."""
 
@@ -227,8 +231,8 @@ assert any("softmax" in name for name in operations.names)
 # %% [markdown]
 # ## The gate is an OR
 #
-# **Predict before you run.** The gate's neuron has $\tau = 2$ and $V_{th} = 0.5$, and its input is a whole number 0 ... N.
-# When does it fire? Does it ever remember anything?
+# **Predict before you run.** The gate's neuron has $\tau = 2$ and $V_{th} = 0.5$, and its input is a whole number 0 ...
+# N. When does it fire? Does it ever remember anything?
 
 # %%
 counts = torch.randint(0, 4, (50, 1000)).float()  # 50 time steps
@@ -241,16 +245,16 @@ assert torch.equal(fired, (counts > 0).float())
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# A count of 1 charges the membrane to $H = 1/2$: the threshold, and the neuron fires. A count of 0 leaves it at 0. After a
-# spike it is reset to 0. So V is always 0, and the neuron is an OR over the tokens: "is there any token that has this
-# feature in both Q and K?" Leak, threshold and memory never matter. In SSA it is the scale 0.125 that makes the neuron count:
-# a sum of 1 is then far below the threshold.
+# A count of 1 charges the membrane to $H = 1/2$: the threshold, and the neuron fires. A count of 0 leaves it at 0.
+# After a spike it is reset to 0. So V is always 0, and the neuron is an OR over the tokens: "is there any token that
+# has this feature in both Q and K?" Leak, threshold and memory never matter. In SSA it is the scale 0.125 that makes
+# the neuron count: a sum of 1 is then far below the threshold.
 #
 # </details>
 #
-# An OR over many tokens is nearly always true. If a bit of Q and a bit of K were independent and fired with rate r each, the
-# gate would be open with probability $1 - (1 - r^2)^N$. The token gate of Q-K attention, further down, is an OR over the d
-# features of a head: $1 - (1 - r)^d$.
+# An OR over many tokens is nearly always true. If a bit of Q and a bit of K were independent and fired with rate r
+# each, the gate would be open with probability $1 - (1 - r^2)^N$. The token gate of Q-K attention, further down, is an
+# OR over the d features of a head: $1 - (1 - r)^d$.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -273,31 +277,29 @@ ax.set_title("SDSA gate on random bits, one time step (T = 1)")
 ax.legend(title="firing rate of Q and K", loc="center left", bbox_to_anchor=(1, 0.5))
 se.plot.show(
     fig,
-    "Share of open SDSA gates over the number of tokens for random bits of firing rate 0.05, 0.1 and 0.2: curves of the "
-    "formula and measured points agree; at 196 tokens and rate 0.2 every gate is open.",
+    "Share of open SDSA gates over the number of tokens for random bits of firing rate 0.05, 0.1 and 0.2: curves "
+    "of the formula and measured points agree; at 196 tokens and rate 0.2 every gate is open.",
 )
 
 # %% [markdown]
-# A gate that is always open says nothing. The rates of Q and K must stay low, and lower the more tokens there are, and it is
-# training that has to keep them there. That is a thing to watch with `se.record` when you train such a network.
+# A gate that is always open says nothing. The rates of Q and K must stay low, and lower the more tokens there are, and
+# it is training that has to keep them there. That is a thing to watch with `se.record` when you train such a network.
 
 # %% [markdown]
 # ## The membrane shortcut
 #
-# Spikformer adds spikes after the neuron (eq. 7, 8), so its [residual stream](../docs/glossary.md#residual-stream) holds
-# integers, and the next linear layer multiplies by 2, 3, ... where a spike would only add. The Spike-driven Transformer adds
-# currents before the neuron, as MS-ResNet does ([Hu et al., 2021](https://arxiv.org/abs/2112.08954)):
+# Spikformer adds spikes after the neuron (eq. 7, 8), so its [residual stream](../docs/glossary.md#residual-stream)
+# holds integers, and the next linear layer multiplies by 2, 3, ... where a spike would only add. The Spike-driven
+# Transformer adds currents before the neuron, as MS-ResNet does ([Hu et al., 2021](https://arxiv.org/abs/2112.08954)):
 #
 # $$U' = U + \mathrm{BN}(\mathrm{Linear}(\mathrm{SSA}'(\mathrm{SN}(U)))), \qquad
 # U'' = U' + \mathrm{BN}(\mathrm{Linear}(\mathrm{SN}(\mathrm{BN}(\mathrm{Linear}(\mathrm{SN}(U'))))))$$
 #
-# The stream U is then a real number, and what is sent through it to a linear layer is a spike. In the package's block it
-# takes two more neurons at the entrances, and two less at the exits.
+# The stream U is then a real number, and what is sent through it to a linear layer is a spike. In the package's block
+# it takes two more neurons at the entrances, and two less at the exits.
+
 
 # %% tags=["swap"]
-from spikformer_edu.model import Block
-
-
 class MembraneBlock(Block):
     """An encoder block that adds currents: real ``[T, B, N, D]`` -> real; its linear layers see spikes alone."""
 
@@ -354,14 +356,17 @@ after, before = inputs_of_layers(spikformer, images), inputs_of_layers(membrane,
 for name in after:
     print(f"{name:20} Spikformer 0 ... {after[name].max():.0f}    membrane shortcut 0 ... {before[name].max():.0f}")
 assert max(x.max() for x in before.values()) == 1
-assert {n for n, x in after.items() if x.max() > 1} == {f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.qkv", "mlp.hidden")}
+assert {n for n, x in after.items() if x.max() > 1} == {
+    f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.qkv", "mlp.hidden")
+}
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Spikformer's residual stream feeds two layers a block, the map to Q, K, V and the first of the MLP, and both see integers
-# that grow with depth, by at most 2 a block. With membrane shortcuts all of them see 0 and 1. No stream is binary: one holds
-# integers, the other real numbers. The difference is where the addition happens, and so what has to be sent and multiplied.
+# Spikformer's residual stream feeds two layers a block, the map to Q, K, V and the first of the MLP, and both see
+# integers that grow with depth, by at most 2 a block. With membrane shortcuts all of them see 0 and 1. No stream is
+# binary: one holds integers, the other real numbers. The difference is where the addition happens, and so what has to
+# be sent and multiplied.
 #
 # </details>
 
@@ -369,7 +374,10 @@ assert {n for n, x in after.items() if x.max() > 1} == {f"blocks.{i}.{n}" for i 
 layers = [n for n in after if n.startswith("blocks")]
 fig, axes = plt.subplots(1, 2, figsize=(10.5, 3.9), sharex=True, sharey=True)
 shades = {1: style.LIGHT, 2: style.MEMBRANE, 3: style.K, 4: "black", 5: style.Q}
-for ax, values, title in ((axes[0], after, "Spikformer: spikes added after"), (axes[1], before, "membrane shortcut: before")):
+for ax, values, title in (
+    (axes[0], after, "Spikformer: spikes added after"),
+    (axes[1], before, "membrane shortcut: before"),
+):
     left = torch.zeros(len(layers))
     for value, color in shades.items():
         share = torch.tensor([100 * (values[n] == value).float().mean().item() for n in layers])
@@ -382,21 +390,23 @@ axes[1].legend(title="value", loc="center left", bbox_to_anchor=(1, 0.5))
 fig.suptitle("inputs of the linear layers, T = 4, untrained, same initial weights", fontsize=11)
 se.plot.show(
     fig,
-    "Stacked bars of the values that enter each linear layer of the two blocks, T = 4: with Spikformer's residual the maps to "
-    "Q, K, V and the MLP see 1, 2 and more; with membrane shortcuts every layer sees only ones.",
+    "Stacked bars of the values that enter each linear layer of the two blocks, T = 4: with Spikformer's residual"
+    " the maps to Q, K, V and the MLP see 1, 2 and more; with membrane shortcuts every layer sees only ones.",
 )
 assert all((before[n] <= 1).all() for n in layers) and (after["blocks.1.mlp.hidden"] == 2).any()
 
 # %% [markdown]
 # ## Q-K attention
 #
-# QKFormer goes one step further and drops V. A token gate asks of each token whether any of its Q features fires, and masks
-# its K:
+# QKFormer goes one step further and drops V. A token gate asks of each token whether any of its Q features fires, and
+# masks its K:
 #
 # $$A_t = \mathrm{SN}\Big(\sum_{c=1}^{d} Q_{:,c}\Big), \qquad X' = A_t \odot K$$
 #
-# Both have one value for each token; the mask is copied over the d features of a head. Its twin, the channel gate, sums over
-# tokens instead; you write it in exercise 13.1. The threshold of the gate is 0.5 again in the authors' code, an OR again.
+# Both have one value for each token; the mask is copied over the d features of a head. Its twin, the channel gate, sums
+# over tokens instead; you write it in exercise 13.1. The threshold of the gate is 0.5 again in the authors' code, an OR
+# again.
+
 
 # %% tags=["swap"]
 class TokenQKAttention(SpikingSelfAttention):
@@ -451,17 +461,17 @@ assert touched["token_qk"] == [5] and len(touched["ssa"]) > 1 and len(touched["s
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# In SSA and in SDSA other tokens change, too: the scores, and the sum over tokens. Token Q-K attention changes token 5 alone.
-# Its sum runs over features, so tokens do not exchange anything in it. It chooses tokens and leaves mixing to other layers:
-# QKFormer mixes by convolutions in its patch embeddings, and by SSA in its last stage.
+# In SSA and in SDSA other tokens change, too: the scores, and the sum over tokens. Token Q-K attention changes token 5
+# alone. Its sum runs over features, so tokens do not exchange anything in it. It chooses tokens and leaves mixing to
+# other layers: QKFormer mixes by convolutions in its patch embeddings, and by SSA in its last stage.
 #
 # </details>
 
 # %% [markdown]
 # ## How much does a mask save?
 #
-# All masks take N D gated additions for the sum and N D masks for the result, 2 N D in all, where SSA takes 2 N D min(N, d).
-# We count with a loop, once, instead of trusting the formula.
+# All masks take N D gated additions for the sum and N D masks for the result, 2 N D in all, where SSA takes 2 N D
+# min(N, d). We count with a loop, once, instead of trusting the formula.
 
 
 # %%
@@ -490,8 +500,8 @@ assert ssa == core_operations(64, 64, 4)["SSA"]
 print("SDSA, N = 4, d = 3:", operations_counted, "operations;  SSA in digits-2-64, one block:", ssa)
 
 # %% [markdown]
-# **Predict before you run.** In the ImageNet model 8-512 a mask takes 64 times fewer operations than SSA's products. By how
-# much do the operations of a whole block fall?
+# **Predict before you run.** In the ImageNet model 8-512 a mask takes 64 times fewer operations than SSA's products. By
+# how much do the operations of a whole block fall?
 
 # %%
 print(f"{'model':17} {'N':>5} {'d':>4} {'SSA / mask':>11} {'core, share of block':>21} {'block falls by':>15}")
@@ -504,18 +514,19 @@ for name in ("digits-2-64", "cifar10-4-384", "imagenet-8-512", "imagenet-8-768")
     falls[name] = (core["SSA"] - core["mask and add"]) / whole
     ratio = core["SSA"] / core["mask and add"]
     print(
-        f"{name:17} {tokens:5} {dim // heads:4} {ratio:10.0f}x {100 * core['SSA'] / whole:19.1f} % {100 * falls[name]:13.1f} %"
+        f"{name:17} {tokens:5} {dim // heads:4} {ratio:10.0f}x {100 * core['SSA'] / whole:19.1f} %"
+        f" {100 * falls[name]:13.1f} %"
     )
 assert falls["imagenet-8-512"] < 0.03 < falls["digits-2-64"]
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# By about 2 %. The core of SSA is 2 d of the 12 D + 2 d operations a token and feature; the rest are linear layers, which no
-# mask removes. Twice as many tokens would change nothing, because SSA in the order $Q(K^TV)$ is linear in N already. Large
-# savings are quoted against softmax attention, or in energy under a convention in which a mask is free, or for the attention
-# core alone. All three can be right, and none of them is the saving of the network. Q-K attention saves more by dropping V:
-# one of the 12 matrices.
+# By about 2 %. The core of SSA is 2 d of the 12 D + 2 d operations a token and feature; the rest are linear layers,
+# which no mask removes. More tokens would change nothing, because SSA in the order $Q(K^TV)$ is linear in N already.
+# The Spike-driven Transformer quotes up to 87.2 times less energy than softmax attention: that is the attention alone,
+# against another baseline, under its own convention. It is not the saving of the network. Q-K attention saves more by
+# dropping V: one of the 12 matrices.
 #
 # </details>
 
@@ -523,19 +534,17 @@ assert falls["imagenet-8-512"] < 0.03 < falls["digits-2-64"]
 # ## Toy accuracy
 #
 # Longer than a notebook should run: each variant was trained on the digits by the protocol of [chapter
-# 09](09_ablations.ipynb), three seeds, equal budget, the epoch chosen on the validation set, the test set measured once. The
-# protocol was written down before the first run, and is at the head of
-# [the script](results/13_beyond.py). SSA and the control without attention are the runs of chapter 09.
+# 09](09_ablations.ipynb), three seeds, equal budget, the epoch chosen on the validation set, the test set measured
+# once. The protocol was written down before the first run, and is at the head of [the script](results/13_beyond.py).
+# SSA and the control without attention are the runs of chapter 09.
 
 # %%
-import json
-
 measured = json.loads(Path("results/13_beyond.json").read_text())
 ablations = json.loads(Path("results/09_ablations.json").read_text())
 runs = measured["runs"] + [
     run | {"variant": run["attention"]}
     for run in ablations["runs"]
-    if run["attention"] in ("ssa", "none") and run["time_steps"] == 4 and run["seed"] in measured["protocol"]["seeds"]
+    if run["attention"] in ("ssa", "none") and run["time_steps"] == 4
 ]
 NAMES = {
     "ssa": "SSA",
@@ -547,7 +556,9 @@ NAMES = {
     "sdsa_membrane": "SDSA, membrane shortcut",
 }
 accuracy = {
-    name: torch.tensor([100 * r["test_accuracy"] for r in sorted(runs, key=lambda r: r["seed"]) if r["variant"] == name])
+    name: torch.tensor(
+        [100 * r["test_accuracy"] for r in sorted(runs, key=lambda r: r["seed"]) if r["variant"] == name]
+    )
     for name in NAMES
 }
 nanojoules = {
@@ -556,7 +567,8 @@ nanojoules = {
 }
 seeds = len(accuracy["ssa"])
 assert all(len(a) == seeds for a in accuracy.values())
-T_95 = {3: 4.303, 5: 2.776}[seeds]  # Student's t, 95 %, seeds - 1 degrees of freedom
+assert seeds == 3
+T_95 = 4.303  # Student's t, 95 %, 2 degrees of freedom
 
 
 def difference(name, to="ssa"):
@@ -584,8 +596,8 @@ facts = measured["provenance"]
 fig.supxlabel(f"{facts['device']}, commit {facts['commit'][:7]}, {facts['command']}", fontsize=8, color=style.THRESHOLD)
 se.plot.show(
     fig,
-    f"Test accuracy on the digits of each variant, one dot a seed, {seeds} seeds, the mean as a bar: SSA, the control without "
-    "attention, SDSA, token and channel Q-K attention, and membrane shortcuts.",
+    f"Test accuracy on the digits of each variant, one dot a seed, {seeds} seeds, the mean as a bar: SSA, the "
+    "control without attention, SDSA, token and channel Q-K attention, and membrane shortcuts.",
 )
 
 # %% [markdown]
@@ -593,23 +605,18 @@ se.plot.show(
 #
 # ## Using a variant with the rest of the package
 #
-# A registered class works with everything that starts from a configuration: `se.spikformer`, `se.record`, `se.energy`, and
-# training from Python, with checkpoints, logs and resuming. Importing the file that defines it is what registers it, so the
-# command `python -m spikformer_edu.train --attention sdsa` cannot know your class: write a script of five lines instead.
+# A registered class works with everything that starts from a configuration: `se.spikformer`, `se.record`, `se.energy`,
+# and training from Python, with checkpoints, logs and resuming. Importing the file that defines it is what registers
+# it, so the command `python -m spikformer_edu.train --attention sdsa` cannot know your class: write a script of five
+# lines instead.
 
 # %%
-from spikformer_edu.training import Place, Recipe, RunOptions, load_run, train
-
 recipe = Recipe(attention="sdsa", epochs=1, toy=4, batch_size=8)  # four digits a class, one epoch: a test of the wiring
 
 # %% [markdown]
 # It trains into a folder that can be loaded again, as long as the class is registered in that process, too.
 
 # %%
-import contextlib
-import io
-import tempfile
-
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
     with contextlib.redirect_stderr(io.StringIO()):  # after one epoch some layers are silent, and it says so
         score = train(recipe, Path(folder), Place(torch.device("cpu")), RunOptions())
@@ -626,28 +633,32 @@ print("without the class:", complaint.splitlines()[0])
 assert isinstance(run.model.blocks[0].attn, SpikeDrivenAttention) and "sdsa" in complaint
 
 # %% [markdown]
-# The membrane shortcut is no attention and has no field in the configuration: it changes the block and the ends of the network.
-# A network built by a function of your own needs a loop of your own, as in [the script](results/13_beyond.py).
+# The membrane shortcut is no attention and has no field in the configuration: it changes the block and the ends of the
+# network. A network built by a function of your own needs a loop of your own, as in [the script](results/13_beyond.py).
 #
 # Rules for a comparison that others can trust, in addition to those of [chapter 09](09_ablations.ipynb):
 #
-# - Change one thing. The published networks around SDSA and Q-K attention also differ from Spikformer in their patch embedding,
-#   residuals, number of stages and test resolution; their accuracies on ImageNet do not compare attention alone.
+# - Change one thing. The published networks around SDSA and Q-K attention also differ from Spikformer in their patch
+#   embedding, residuals, number of stages and test resolution; their accuracies on ImageNet do not compare attention
+#   alone.
 # - State parameters. Without V there are fewer. A fair comparison gives them back, or says so.
-# - State the convention of the energy, and what is not in it. `se.energy` knows convolutions, linear layers and `mix`; a mask
-#   that you wrote yourself is not counted.
+# - State the convention of the energy, and what is not in it. `se.energy` knows convolutions, linear layers and `mix`;
+#   a mask that you wrote yourself is not counted.
 # - Record firing rates. A gate that is always open is no attention.
 
 # %% [markdown]
 # ## Pitfalls
 #
-# - **A sum over the wrong axis.** Symptom: all runs, accuracy is a little off. Cause: `sum(-1)` for `sum(-2)`: the gate then
-#   switches tokens, not features. Broadcasting accepts both. Cure: change one token and look where the output moves, as above.
-# - **A residual stream that is not binary.** Symptom: additions are claimed where integers are multiplied. Cause: spikes added
-#   to spikes. Cure: look at the inputs of the layers, as above, and count by value ([chapter 10](10_energy.ipynb)).
-# - **A membrane shortcut that hears nothing.** Symptom: silent blocks. Cause: a constant input of 1 charges a neuron with
-#   $\tau = 2$ to 1/2, 3/4, 7/8, ... and never to $V_{th} = 1$. Spikes alone cannot pass the first neuron of such a block;
-#   `membrane_spikformer` therefore hands it currents (see `sps.rpe`). The next cell shows it.
+# - **A sum over the wrong axis.** Symptom: all runs, accuracy is a little off. Cause: `sum(-1)` for `sum(-2)`: the gate
+#   then switches tokens, not features. Broadcasting accepts both. Cure: change one token and look where the output
+#   moves, as above.
+# - **A residual stream that is not binary.** Symptom: additions are claimed where integers are multiplied. Cause:
+#   spikes added to spikes. Cure: look at the inputs of the layers, as above, and count by value ([chapter
+#   10](10_energy.ipynb)).
+# - **A membrane shortcut that hears nothing.** Symptom: silent blocks. Cause: a constant input of 1 charges a neuron
+#   with $\tau = 2$ to 1/2, 3/4, 7/8, ... and never to $V_{th} = 1$. A stream of single spikes does not pass the neuron
+#   at the entrance of such a block. Cure: hand it currents, as `membrane_spikformer` does at `sps.rpe`. The next cell
+#   shows it.
 # - **Names that only this process knows.** A checkpoint with `attention="sdsa"` cannot be loaded where the class is not
 #   registered. Ship the file with the weights.
 
@@ -662,8 +673,9 @@ assert (q * k).sum(-1, keepdim=True).shape[-2:] == (16, 1) and (q * k).sum(-2, k
 # %% [markdown]
 # ## Exercises
 #
-# **13.1** Write `ChannelQKAttention`, Q-K attention with a channel gate: $A_c = \mathrm{SN}(\sum_n Q_n)$, one value for each
-# feature, and $X' = A_c \odot K$.
+# **13.1** Write `ChannelQKAttention`, Q-K attention with a channel gate: $A_c = \mathrm{SN}(\sum_n Q_n)$, one value for
+# each feature, and $X' = A_c \odot K$.
+
 
 # %% tags=["exercise-1"]
 class ChannelQKAttention(SpikingSelfAttention):
@@ -691,9 +703,10 @@ with se.exercise("13.1"):
     assert torch.equal(seen["masked"], expected), "the gate masks K, and the heads go side by side again"
 
 # %% [markdown]
-# **13.2** Count. How many operations does the core of channel Q-K attention take, in one block and time step: additions of the
-# sum, and masks? And what share does it save of the whole block of SSA, its linear layers included, now that the block has
-# one matrix less? Return both.
+# **13.2** Count. How many operations does the core of channel Q-K attention take, in one block and time step: additions
+# of the sum, and masks? And what share does it save of the whole block of SSA, its linear layers included, now that the
+# block has one matrix less? Return both.
+
 
 # %% tags=["exercise-2"]
 def channel_qk_savings(tokens, dim, heads):
@@ -711,8 +724,9 @@ with se.exercise("13.2"):
     assert channel_qk_savings(16, 512, 8)[1] < answer[1], "with fewer tokens than d, SSA takes its other order"
 
 # %% [markdown]
-# **13.3** Which networks send nothing but spikes? Given a network and images, return the names of all convolutions and linear
-# layers, but for the first (`sps.0.conv`) and the head, that receive any value other than 0 and 1.
+# **13.3** Which networks send nothing but spikes? Given a network and images, return the names of all convolutions and
+# linear layers, but for the first (`sps.0.conv`) and the head, that receive any value other than 0 and 1.
+
 
 # %% tags=["exercise-3"]
 def not_binary(model, images):
@@ -727,7 +741,7 @@ with se.exercise("13.3"):
     found = not_binary(packaged, x)
     assert found is not None, "write not_binary first"
     expected = [f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.qkv", "mlp.hidden.linear")]
-    assert found == expected, "hooks on nn.Conv2d and nn.Linear see their inputs: which layers read the residual stream?"
+    assert found == expected, "hook nn.Conv2d and nn.Linear and look at their inputs: which read the residual stream?"
     for block in packaged.blocks:  # the stream is cut: each half of a block now hears only the spikes before it
         block.forward = lambda x, block=block: block.mlp(block.attn((x > 0).float()))
     assert not_binary(packaged, x) == [], "without residuals all inputs are spikes"
@@ -735,10 +749,10 @@ with se.exercise("13.3"):
 # %% [markdown]
 # ## Recap
 #
-# SDSA and Q-K attention replace products of matrices by a gate and a mask: 2 N D operations where SSA takes 2 N D min(N, d),
-# a small share of a block at today's sizes. Without a scale the gate is an OR, which many tokens or high rates open for good.
-# The membrane shortcut makes what layers send binary, and its stream real. Each is a swap of a few lines, and what it is worth
-# takes a fair comparison to find out.
+# SDSA and Q-K attention replace products of matrices by a gate and a mask: 2 N D operations where SSA takes 2 N D
+# min(N, d), a small share of a block at today's sizes. Without a scale the gate is an OR, which many tokens or high
+# rates open for good. The membrane shortcut makes what layers send binary, and its stream real. Each is a swap of a few
+# lines, and what it is worth takes a fair comparison to find out.
 #
 # This was the last chapter. Back to [the tour](00_tour.ipynb), or on to your own variant. Answers:
 # [solutions](solutions/13_beyond.ipynb).

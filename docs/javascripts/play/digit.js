@@ -137,15 +137,15 @@ export async function mount(element) {
     update();
   }
 
-  // While a stroke is being drawn, once a frame is often enough.
+  // While a stroke is being drawn, five answers a second are enough.
   let waiting = 0;
   function later() {
     drawPad();
-    waiting ||= requestAnimationFrame(() => update());
+    waiting ||= setTimeout(update, 200);
   }
 
   function update() {
-    cancelAnimationFrame(waiting);
+    clearTimeout(waiting);
     waiting = 0;
     image = rasterise(strokes);
     const start = performance.now();
@@ -154,6 +154,7 @@ export async function mount(element) {
     when.input.max = steps.value - 1;
     when.value = Math.min(when.value, steps.value - 1);
     element.dataset.milliseconds = took.toFixed(1);
+    element.dataset.pixels = JSON.stringify([...image]);
     drawAll();
   }
 

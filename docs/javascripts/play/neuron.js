@@ -1,5 +1,5 @@
 // One Leaky neuron under the reader's hands.
-import { button, choice, h, hidden, newId, onLook, s, show, slider } from "./ui.js";
+import { button, choice, h, hidden, newId, onLook, s, show, slider, vth } from "./ui.js";
 
 /**
  * The neuron of the paper in the package's arithmetic: u = tau H in single precision, tau = 1 / (1 - beta).
@@ -31,18 +31,17 @@ export function mount(element) {
   const level = slider("Input current X", { min: 0, max: 4, step: 0.05, value: element.dataset.level ?? 1.5, name: "level" }, refresh);
   const beta = slider("Decay \u03b2", { min: 0, max: 0.95, step: 0.05, value: 0.5, name: "beta",
     format: (value) => `${show(value, 2)} (\u03c4 = ${show(1 / (1 - value), 1)} steps)` }, refresh);
-  const threshold = slider("Threshold V_th", { min: 0.1, max: 2, step: 0.05, value: 1, name: "threshold" }, refresh);
+  const threshold = slider(["Threshold ", vth()], { min: 0.1, max: 2, step: 0.05, value: 1, name: "threshold" }, refresh);
   const length = slider("Time steps T", { min: 1, max: LONGEST, step: 1, value: element.dataset.steps ?? 16, name: "steps" }, refresh);
   const kind = choice("Input", "kind", [["constant", "constant"], ["pulses", "pulses"], ["drawn", "drawn"]], "constant", refresh);
-  const reset = choice("Reset after a spike", "reset", [["hard", "hard: to 0"], ["soft", "soft: minus V_th"], ["none", "none"]], "hard", refresh);
-  const tie = choice("Fires when", "tie", [[">=", "H \u2265 V_th"], [">", "H > V_th"]], ">=", refresh);
+  const reset = choice("Reset after a spike", "reset", [["hard", "hard: to 0"], ["soft", ["soft: minus ", vth()]], ["none", "none"]], "hard", refresh);
+  const tie = choice("Fires when", "tie", [[">=", ["H \u2265 ", vth()]], [">", ["H > ", vth()]]], ">=", refresh);
   const paper = button("The paper\u2019s values", () => {
     [beta.value, threshold.value, kind.value, reset.value, tie.value] = [0.5, 1, "constant", "hard", ">="];
     refresh();
   }, { "data-action": "paper" });
   const exact = button("A tie: exactly at the threshold", () => {
-    kind.value = "constant";
-    level.value = Math.min(4, Number((threshold.value / (1 - beta.value)).toFixed(2))); // H[0] = V_th
+    [beta.value, threshold.value, kind.value, level.value] = [0.5, 1, "constant", 2]; // H[0] = 0.5 * 2
     step = 0;
     refresh();
   }, { "data-action": "tie" });
@@ -67,8 +66,8 @@ export function mount(element) {
   ];
   element.replaceChildren(
     h("div", { class: "play-stage" }, h("div", { class: "play-picture" }, picture, pen), sum),
-    h("div", { class: "play-controls" }, ...controls.flat()),
     inspect.element, sentence,
+    h("div", { class: "play-controls" }, ...controls.flat()),
     hidden(element, "table") ? "" : h("details", { class: "play-fold" }, h("summary", {}, "Every number"),
       h("div", { class: "play-scroll", tabindex: "0", role: "region", "aria-label": "Table of every time step" }, table)));
 
@@ -151,7 +150,7 @@ export function mount(element) {
       text(LEFT - 6, yH(threshold) + 5, show(threshold, 2), { class: "tick end" }),
       s("path", { d: path.join(" "), class: "membrane" }),
       ...trace.map((row, t) => s("circle", { cx: middle(t), cy: yH(row.H), r: 5, class: row.spike ? "meets fired" : "meets" })),
-      text(LEFT, 274, `spikes (H ${tie === ">=" ? "\u2265" : ">"} V_th)`, { class: "name" }), line(LEFT, PANELS.spikes[1], end, PANELS.spikes[1], "axis"),
+      text(LEFT, 274, `spikes: H ${tie === ">=" ? "\u2265" : ">"} threshold`, { class: "name" }), line(LEFT, PANELS.spikes[1], end, PANELS.spikes[1], "axis"),
       ...trace.flatMap((row, t) => (row.spike ? [line(middle(t), PANELS.spikes[0] + 4, middle(t), PANELS.spikes[1], "spike")] : [])),
       ...ticks.map((t) => text(middle(t), 322, String(t), { class: "tick middle" })),
       text(end, 337, "time step t", { class: "tick end" }));

@@ -1,5 +1,5 @@
 // Spiking self-attention by hand: 8 tokens, 8 features, one head, one time step.
-import { button, choice, h, hidden, select, show, slider } from "./ui.js";
+import { button, choice, h, hidden, select, show, slider, vth } from "./ui.js";
 
 export const SIZE = 8; // tokens N, and features d
 const TAU = 2; // H = X / tau in the first time step, when the membrane starts from zero
@@ -56,7 +56,7 @@ export function mount(element) {
 
   const rate = slider("Rate r of the random spikes", { min: 0, max: 1, step: 0.05, value: 0.5, name: "rate", format: (value) => show(value, 2) }, shuffle);
   const scale = select("Scale s", "scale", ["0.0625", "0.125", "0.25", "0.5"].map((value) => [value, value]), "0.125", refresh);
-  const threshold = select("Threshold V_th", "threshold", ["0.25", "0.5", "1"].map((value) => [value, value]), "0.5", refresh);
+  const threshold = select(["Threshold ", vth()], "threshold", ["0.25", "0.5", "1"].map((value) => [value, value]), "0.5", refresh);
   const order = choice("Order of multiplication", "order", [["first", "(Q K\u1d40) V"], ["second", "Q (K\u1d40 V)"]], "first", () => {
     if (focus.matrix !== "out") focus = { matrix: "out", row: 2, column: 2 };
     refresh();
@@ -88,8 +88,8 @@ export function mount(element) {
     const cells = matrix((i, j) => h("button", { type: "button", tabindex: i || j ? "-1" : "0", "data-cell": `${name}-${i}-${j}`,
       "aria-pressed": editable ? "false" : undefined }));
     const table = h("div", { class: `play-grid play-grid-${name}`, role: "group", "aria-label": `${caption}: ${editable ? "press to flip a spike" : "computed"}` }, cells.flat());
-    table.addEventListener("pointerover", ({ target }) => target.dataset.cell && pointAt(target.dataset.cell));
-    table.addEventListener("focusin", ({ target }) => target.dataset.cell && pointAt(target.dataset.cell));
+    // Not pointerover: a browser sends it to a resting pointer whenever the page changes beneath, and would undo the keyboard.
+    for (const event of ["pointermove", "pointerdown", "focusin"]) table.addEventListener(event, ({ target }) => target.dataset.cell && pointAt(target.dataset.cell));
     table.addEventListener("click", ({ target }) => {
       if (!editable || !target.dataset.cell) return;
       const [, i, j] = target.dataset.cell.split("-");
@@ -200,7 +200,7 @@ export function mount(element) {
         h("p", {}, `Output of token ${row}, feature ${across}: ${way === "first" ? "add the scores of the tokens whose value fires" : "add the pairs whose query feature fires"}.`),
         rows(line(names[0], one, way === "first" ? "" : "q"), line(names[1], other, way === "first" ? "v" : ""), line("kept", kept, "and")),
         say(`sum = ${sum}, times s: X = ${sum} \u00b7 ${s} = ${show(sum * s, 4)}`),
-        say(`membrane H = X / \u03c4 = ${show(H, 4)} ${fires ? "\u2265" : "<"} ${threshold.value} = V_th: ${fires ? "spike" : "no spike"}`));
+        say(`membrane H = X / \u03c4 = ${show(H, 4)} ${fires ? "\u2265" : "<"} ${threshold.value}, the threshold: ${fires ? "spike" : "no spike"}`));
     } else {
       const name = { Q: "Q", K: "K", V: "V" }[where];
       detail.replaceChildren(

@@ -1,5 +1,8 @@
 // What the demos share: building elements, labelled controls, and colours that follow the light or dark page.
 
+/** The symbol of the threshold. */
+export const vth = () => h("span", {}, "V", h("sub", {}, "th"));
+
 let lastId = 0;
 /** An id that no other element has. */
 export const newId = (name) => `play-${name}-${++lastId}`;
@@ -18,7 +21,7 @@ function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat());
+  element.append(...children.flat(2));
   return element;
 }
 
@@ -27,7 +30,7 @@ export function show(value, digits = 3) {
   return String(Number(value.toFixed(digits))).replace("-", "\u2212");
 }
 
-/** A labelled range input; `format` says what stands beside it, and is read out as its value. */
+/** A labelled range input; the label is text or elements; `format` says what stands beside it, and is read out as its value. */
 export function slider(label, { min, max, step, value, name, format = show }, changed) {
   const input = h("input", { type: "range", min, max, step, value, id: newId("slider"), name });
   const output = h("output", { for: input.id });

@@ -27,8 +27,9 @@ plt.rcParams.update(style.RC)
 #
 # Write `AgreementAttention`, whose scores count the features in which Q and K agree, both 1 or both 0.
 #
-# If $\phi(Q)$ is Q with 1 - Q appended, the product of two such rows is $QK^T + (1-Q)(1-K)^T$. The rest of the class, both
-# orders of the products included, is inherited.
+# If $\phi(Q)$ is Q with 1 - Q appended, the product of two such rows is $QK^T + (1-Q)(1-K)^T$. The rest of the class,
+# both orders of the products included, is inherited.
+
 
 # %% tags=["exercise-1"]
 class AgreementAttention(se.ATTENTION["ssa"]):
@@ -54,8 +55,9 @@ with se.exercise("9.1"):
 #
 # What is the mean of X for independent bits with rates $r_Q$, $r_K$, $r_V$?
 #
-# X sums over N tokens and d features. Two bits agree with probability $r_Q r_K + (1-r_Q)(1-r_K)$, and V counts the token with
-# probability $r_V$.
+# X sums over N tokens and d features. Two bits agree with probability $r_Q r_K + (1-r_Q)(1-r_K)$, and V counts the
+# token with probability $r_V$.
+
 
 # %% tags=["exercise-2"]
 def mean_current(tokens, width, rate_q, rate_k, rate_v, scale=0.125):
@@ -68,17 +70,16 @@ def mean_current(tokens, width, rate_q, rate_k, rate_v, scale=0.125):
 with se.exercise("9.2"):
     generator = torch.Generator().manual_seed(0)
     for tokens, width, *rates in ((50, 16, 0.1, 0.3, 0.2), (20, 32, 0.5, 0.5, 0.5), (40, 8, 0.02, 0.05, 0.4)):
-        q, k, v = (
-            (torch.rand(2000, tokens, width, generator=generator) < rate).float() for rate in rates
-        )
+        q, k, v = ((torch.rand(2000, tokens, width, generator=generator) < rate).float() for rate in rates)
         scores = (q @ k.transpose(1, 2) + (1 - q) @ (1 - k).transpose(1, 2)) * 0.125
         said = mean_current(tokens, width, *rates)
         assert said is not None, "write mean_current first"
         assert abs(said / (scores @ v).mean().item() - 1) < 0.02, "two bits agree when both are 1, or both are 0"
 
 # %% [markdown]
-# At N = 196, d = 64 and 5 % it is far beyond the surrogate, where SSA's is well below the threshold: rare spikes agree in
-# being silent. Silence costs nothing in SSA, and that is what keeps its range small. This variant would need a scale of its own.
+# At N = 196, d = 64 and 5 % it is far beyond the surrogate, where SSA's is well below the threshold: rare spikes agree
+# in being silent. Silence costs nothing in SSA, and that is what keeps its range small. This variant would need a scale
+# of its own.
 
 # %%
 ours, ssa = mean_current(196, 64, 0.05, 0.05, 0.05), 0.125 * 196 * 64 * 0.05**3
@@ -90,7 +91,9 @@ assert ours > 50 and ssa < 0.5
 #
 # Which T do you take when an image may cost at most `budget`?
 #
-# The one with the best validation accuracy within the budget. The test column is there to be reported, not to choose by.
+# The one with the best validation accuracy within the budget. The test column is there to be reported, not to choose
+# by.
+
 
 # %% tags=["exercise-3"]
 def choose_time_steps(points, budget):

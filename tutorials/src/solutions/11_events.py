@@ -78,7 +78,7 @@ with se.exercise("11.1"):
     assert mixed.shape == frames.shape, "the shape should stay [T, B, 2, H, W]"
     sizes, mixed_sizes = frames.flatten(2).square().sum(2), mixed.flatten(2).square().sum(2)  # [T, B]
     assert torch.equal(sizes.sort(0).values, mixed_sizes.sort(0).values), "every sample should keep its own frames"
-    moved_to = (mixed[:, :, None] == frames[0][None, :, None]).flatten(2).all(2).float().argmax(0)
+    moved_to = (mixed == frames[0]).flatten(2).all(2).float().argmax(0)  # where each first frame went
     assert len(moved_to.unique()) > 1, "each sample needs an order of its own"
     with torch.no_grad():
         shuffled_accuracy = (model(mixed).argmax(1) == labels).float().mean().item()

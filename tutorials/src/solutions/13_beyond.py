@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from spikformer_edu.attention import SpikingSelfAttention, norm_tokens
-from spikformer_edu.model import Block
 from spikformer_edu.plot import style
 
 torch.manual_seed(0)
@@ -28,10 +27,12 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## 13.1 Channel Q-K attention
 #
-# Write Q-K attention with a channel gate: $A_c = \mathrm{SN}(\sum_n Q_n)$, one value for each feature, and $X' = A_c \odot K$.
+# Write Q-K attention with a channel gate: $A_c = \mathrm{SN}(\sum_n Q_n)$, one value for each feature, and $X' = A_c
+# \odot K$.
 #
-# The only change from the token gate is the axis of the sum: tokens, the last but one. Tokens now do exchange something, as
-# in SDSA: which features fire anywhere.
+# The only change from the token gate is the axis of the sum: tokens, the last but one. Tokens now do exchange
+# something, as in SDSA: which features fire anywhere.
+
 
 # %% tags=["exercise-1"]
 class ChannelQKAttention(SpikingSelfAttention):
@@ -74,8 +75,9 @@ with se.exercise("13.1"):
 #
 # How many operations does the core of channel Q-K attention take, and what share of an SSA block is saved?
 #
-# The sum adds N bits for each of D features, the mask touches N D bits. The block loses SSA's products and one of its twelve
-# N D x D matrices, the one that makes V.
+# The sum adds N bits for each of D features, the mask touches N D bits. The block loses SSA's products and one of its
+# twelve N D x D matrices, the one that makes V.
+
 
 # %% tags=["exercise-2"]
 def channel_qk_savings(tokens, dim, heads):
@@ -97,10 +99,13 @@ with se.exercise("13.2"):
 # %% [markdown]
 # ## 13.3 Which networks send nothing but spikes?
 #
-# Return the names of the convolutions and linear layers, but for the first and the head, that receive anything else than 0 and 1.
+# Return the names of the convolutions and linear layers, but for the first and the head, that receive anything else
+# than 0 and 1.
 #
 # In Spikformer these are the readers of the residual stream: the map to Q, K, V and the first layer of each MLP. With
-# membrane shortcuts the list is empty. No residual stream in this chapter is itself binary: one is integer, the other real.
+# membrane shortcuts the list is empty. No residual stream in this chapter is itself binary: one is integer, the other
+# real.
+
 
 # %% tags=["exercise-3"]
 @torch.no_grad()
@@ -131,7 +136,7 @@ with se.exercise("13.3"):
     found = not_binary(packaged, x)
     assert found is not None, "write not_binary first"
     expected = [f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.qkv", "mlp.hidden.linear")]
-    assert found == expected, "hooks on nn.Conv2d and nn.Linear see their inputs: which layers read the residual stream?"
+    assert found == expected, "hook nn.Conv2d and nn.Linear and look at their inputs: which read the residual stream?"
     for block in packaged.blocks:  # the stream is cut: each half of a block now hears only the spikes before it
         block.forward = lambda x, block=block: block.mlp(block.attn((x > 0).float()))
     assert not_binary(packaged, x) == [], "without residuals all inputs are spikes"
