@@ -1,5 +1,6 @@
 """The commands as a user meets them: real processes, one line and exit code 2 for everything that can be mended."""
 
+import json
 import os
 import re
 import shutil

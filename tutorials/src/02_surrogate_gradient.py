@@ -325,7 +325,7 @@ grid = torch.linspace(-6.5, 2.5, 1801)
 for alpha, (color, line) in alphas.items():
     left.plot(grid, surrogate(grid, alpha) / (alpha / 4), color=color, linestyle=line, label=f"$\\alpha$ = {alpha:g}")
     right.plot(errors[alpha], color=color, linestyle=line, label=f"$\\alpha$ = {alpha:g}")
-left.hist(h, 35, (-6.5, 2.5), weights=torch.full_like(h, 1 / 24), color=style.MEMBRANE, label="H at the start")
+left.hist(h, bins=15, weights=torch.full_like(h, 1 / 24), color=style.MEMBRANE, label="H at the start")
 left.set(xlabel="membrane potential H", ylabel="surrogate / its height", title=f"one LIF neuron, T = {len(h)}")
 right.set(xlabel="step of gradient descent", ylabel=f"wrong steps of T = {len(h)}", title="learning the spike train")
 left.legend(loc="upper left")
