@@ -352,13 +352,13 @@ for name in ("relu", "ssa"):
 # %% [markdown]
 # ## Table 1 on a toy scale
 #
-# The protocol stands at the head of [the script](results/09_ablations.py) and was written before the first run: the
+# The protocol stands at the head of [the script](results/09_ablations.py) and was written before the runs shown: the
 # package's digits at half size, a network of D = 32, two heads, one block and N = 16 tokens, three seeds, the same 16
 # epochs and settings for every variant, the epoch chosen on the validation set, the test set measured once. Differences
 # to SSA are paired: the same seed gives the same initial weights, order and augmentation. And there is a **control**, a
 # network whose attention layer returns zero. It tells how much attention matters for this task at all. (The settings
-# were chosen with the control alone, on validation accuracy; a first, shorter protocol had been given up because its
-# networks learned too little.)
+# were chosen with the control alone, on validation accuracy, after a first, shorter protocol was given up because its
+# networks learned too little. Five seeds were planned, the time allowed three.)
 #
 # **Predict before you run.** The paper's differences between the rows are about 1 point, on 10,000 test images. Ours
 # has 359 test images and three seeds. Will the order of the five come out?
@@ -659,7 +659,7 @@ with se.exercise("9.3"):
 #
 # The five maps differ in the range of $QK^TVs$. Real Q and K give sums that grow with N and d and leave the surrogate;
 # softmax bounds them by 1; SSA's are on a grid, never negative, and small while spikes are rare. Accuracy differences
-# of a point need many seeds or many test images, a control, and a protocol that was there first. More time steps buy
-# accuracy with energy, in proportion.
+# of a point need many seeds or many test images, a control, and a protocol that was there first. More time steps cost
+# energy in proportion, or more, and each buys less.
 #
 # Next: [chapter 10, energy](10_energy.ipynb). Answers: [solutions](solutions/09_ablations.ipynb).
