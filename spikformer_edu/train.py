@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def main(options: Options) -> None:
                 f"{recipe.model} on {recipe.dataset}, {recipe.epochs} epochs on {place.device}, into {folder}",
                 flush=True,
             )
+            if recipe.warmup_epochs >= recipe.epochs:
+                warnings.warn(
+                    f"the learning rate only climbs: {recipe.warmup_epochs} warm-up epochs of {recipe.epochs} in all;"
+                    " shorten --warmup-epochs too",
+                    stacklevel=1,
+                )
         score = train(recipe, folder, place, how)
         if place.rank == 0:
             print(summary(folder, score))

@@ -62,6 +62,17 @@ def test_train_refuses_in_one_line(arguments, says, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_train_warns_of_a_schedule_that_only_climbs(tmp_path):
+    short = ("--toy", "1", "--batch-size", "10", "--no-figures", "--device", "cpu")
+    done = run("spikformer_edu.train", *short, "--epochs", "1", "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0 and "warning: the learning rate only climbs" in done.stderr
+    done = run(
+        *("spikformer_edu.train", *short, "--epochs", "1", "--warmup-epochs", "0", "--out", tmp_path / "other"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0 and "climbs" not in done.stderr
+
+
 def test_train_never_writes_into_another_run(tmp_path):
     (tmp_path / "config.json").write_text("precious")
     line = refused(run("spikformer_edu.train", "--out", tmp_path))

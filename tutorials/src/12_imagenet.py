@@ -512,7 +512,7 @@ assert sum(changed) > 0.9 * len(changed)
 #   above.
 
 # %%
-from spikformer_edu.training.loop import RunOptions, Trainer  # noqa: E402
+from spikformer_edu.training.loop import RunOptions, Trainer
 
 odd = replace(RECIPES["digits"], batch_size=50, accumulate=4)
 try:

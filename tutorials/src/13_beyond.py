@@ -373,16 +373,16 @@ assert {n for n, x in after.items() if x.max() > 1} == {
 # %%
 layers = [n for n in after if n.startswith("blocks")]
 fig, axes = plt.subplots(1, 2, figsize=(10.5, 3.9), sharex=True, sharey=True)
-shades = {1: style.LIGHT, 2: style.MEMBRANE, 3: style.K, 4: "black", 5: style.Q}
+shades = {1: ("1", style.LIGHT), 2: ("2", style.MEMBRANE), 3: ("3 or more", style.K)}
 for ax, values, title in (
     (axes[0], after, "Spikformer: spikes added after"),
     (axes[1], before, "membrane shortcut: before"),
 ):
     left = torch.zeros(len(layers))
-    for value, color in shades.items():
-        share = torch.tensor([100 * (values[n] == value).float().mean().item() for n in layers])
+    for value, (label, color) in shades.items():
+        share = torch.tensor([100 * (values[n].clamp(max=3) == value).float().mean().item() for n in layers])
         hatch = dict(hatch="////", edgecolor="white", linewidth=0) if value == 2 else {}
-        ax.barh(range(len(layers)), share, left=left, color=color, height=0.7, label=f"{value}", **hatch)
+        ax.barh(range(len(layers)), share, left=left, color=color, height=0.7, label=label, **hatch)
         left += share
     ax.set(yticks=range(len(layers)), yticklabels=layers, xlabel="inputs that are not 0, %", title=title)
 axes[0].invert_yaxis()
