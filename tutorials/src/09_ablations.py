@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 09 · Ablations: Table 1 and the number of time steps
 #
-# *Run time 30 s on one CPU core · after chapters 04, 05 and 08 · no network, no GPU*
+# *Run time 15 s on one CPU core · after chapters 04, 05 and 08 · no network, no GPU*
 #
 # Does SSA work because of what it is, or would any map from Q and K do? The paper answers with an ablation: one layer
 # is exchanged, all else stays. We repeat it on a small scale, look at the range of $QK^TVs$ that each map gives its

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 13 · Beyond Spikformer
 #
-# *Run time 20 s on one CPU core · after chapters 05, 06 and 09 · no network, no GPU*
+# *Run time 15 s on one CPU core · after chapters 05, 06 and 09 · no network, no GPU*
 #
 # What came after SSA, and what of it can you try on this package today? Two later papers replace the product of
 # matrices by a mask, and one of them moves the residual connection. Each change is a swap of a few lines here. We write
@@ -217,7 +217,7 @@ def check_swap(model, swap, images):
     others[1:] = others[1:].flip(-1)  # other neighbours in the batch
     torch.testing.assert_close(model(others)[0], logits[0])
     assert not any("softmax" in name for name in operations.names), "softmax"
-    lines = len(inspect.getsource(swap).splitlines())
+    lines = len(inspect.findsource(swap.forward)[0])  # of the whole cell that defines it
     assert lines <= 40, "too long for a swap"
     print(f"{swap.__name__}: {lines} lines, all checks passed")
 
@@ -354,7 +354,8 @@ torch.manual_seed(0)
 spikformer = settle(se.spikformer("digits-2-64"), images)
 after, before = inputs_of_layers(spikformer, images), inputs_of_layers(membrane, images)
 for name in after:
-    print(f"{name:20} Spikformer 0 ... {after[name].max():.0f}    membrane shortcut 0 ... {before[name].max():.0f}")
+    kinds = ["0 and 1" if x[name].max() <= 1 else "0, 1, 2, ..." for x in (after, before)]
+    print(f"{name:20} Spikformer: {kinds[0]:13} membrane shortcut: {kinds[1]}")
 assert max(x.max() for x in before.values()) == 1
 assert {n for n, x in after.items() if x.max() > 1} == {
     f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.qkv", "mlp.hidden")
@@ -455,7 +456,7 @@ for name in ("ssa", "sdsa", "token_qk"):
     layer(x)
     layer.eval()
     touched[name] = (layer(x) != layer(y)).any(-1).any(0).flatten().nonzero().flatten().tolist()
-    print(f"{name:9} tokens of the output that change: {touched[name]}")
+    print(f"{name:9} other tokens of the output change, too: {touched[name] != [5]}")
 assert touched["token_qk"] == [5] and len(touched["ssa"]) > 1 and len(touched["sdsa"]) > 1
 
 # %% [markdown]
@@ -535,7 +536,7 @@ assert falls["imagenet-8-512"] < 0.03 < falls["digits-2-64"]
 #
 # Longer than a notebook should run: each variant was trained on the digits by the protocol of [chapter
 # 09](09_ablations.ipynb), three seeds, equal budget, the epoch chosen on the validation set, the test set measured
-# once. The protocol was written down before the first run, and is at the head of [the script](results/13_beyond.py).
+# once. The protocol was written down before the runs shown, and is at the head of [the script](results/13_beyond.py).
 # SSA and the control without attention are the runs of chapter 09.
 
 # %%
@@ -565,9 +566,8 @@ nanojoules = {
     name: sum(r["energy"]["totals_pj"]["integer"] / 1e3 for r in runs if r["variant"] == name) / len(accuracy[name])
     for name in NAMES
 }
-seeds = len(accuracy["ssa"])
+seeds = 3
 assert all(len(a) == seeds for a in accuracy.values())
-assert seeds == 3
 T_95 = 4.303  # Student's t, 95 %, 2 degrees of freedom
 
 
@@ -600,8 +600,22 @@ se.plot.show(
     "control without attention, SDSA, token and channel Q-K attention, and membrane shortcuts.",
 )
 
+# %%
+print("seeds in which a variant lies below SSA:")
+below = {name: int((accuracy[name] < accuracy["ssa"]).sum()) for name in NAMES if name != "ssa"}
+for name, count in below.items():
+    print(f"  {NAMES[name]:25} {count} of {seeds}")
+assert all(abs(mean) < half for mean, half in map(difference, NAMES) if mean)  # no interval excludes zero
+assert below["membrane"] == below["token_qk"] == below["sdsa_membrane"] == seeds and below["none"] == 0
+
 # %% [markdown]
-# RESULTS13
+# With three seeds no difference is resolved: every interval holds zero. The control without attention reads the digits
+# as well as SSA does, so this task could not reward a better attention anyway. What one sees is a hint at most: token
+# Q-K attention and the two networks with membrane shortcuts lie below SSA in every seed. Three equal signs happen by
+# chance once in four times, and 16 epochs with settings of a recipe made for SSA may be too short for the others. The
+# next step would be more seeds and longer training for all, fixed in writing before, and not a sentence on which
+# attention is better. At full size, the networks that were published around these variants are reported to do better
+# than Spikformer; they differ from it in more than attention.
 #
 # ## Using a variant with the rest of the package
 #
@@ -666,8 +680,7 @@ assert isinstance(run.model.blocks[0].attn, SpikeDrivenAttention) and "sdsa" in 
 ones = torch.ones(10, 1)  # a spike at every one of 10 time steps
 assert se.LIF()(ones).sum() == 0 and se.LIF()(2 * ones).sum() == 10
 print("spikes in 10 steps at input 1:", int(se.LIF()(ones).sum()), "  at input 2:", int(se.LIF()(2 * ones).sum()))
-wrong = SpikeDrivenAttention(64, 4)  # N = d = 16: even the shapes agree, whichever axis is summed
-q, k = (torch.rand(2, 4, 1, 4, 16, 16) < 0.3).float()
+q, k = (torch.rand(2, 4, 1, 4, 16, 16) < 0.3).float()  # N = d = 16: whichever axis is summed, the gate fits K
 assert (q * k).sum(-1, keepdim=True).shape[-2:] == (16, 1) and (q * k).sum(-2, keepdim=True).shape[-2:] == (1, 16)
 
 # %% [markdown]
