@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 00 · Tour in five minutes
 #
-# *Run time 20 s on one CPU core · no prerequisites but PyTorch · no network, no GPU*
+# *Run time 15 s on one CPU core · no prerequisites but PyTorch · no network, no GPU*
 #
 # Can a transformer work when its neurons say nothing but 0 and 1? Here is one that does. It is small, trained on
 # handwritten digits, and comes with the package. We watch it read a digit, from the first spike to the decision. Every

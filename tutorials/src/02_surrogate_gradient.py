@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 02 · Learning through spikes
 #
-# *Run time 20 s on one CPU core · after chapter 01 · no network, no GPU*
+# *Run time 15 s on one CPU core · after chapter 01 · no network, no GPU*
 #
 # A spike is a step, and a step has no slope: gradient descent has nothing to descend. How do spiking networks learn all
 # the same? With a false derivative, carried back through time. This chapter works it out by hand, and shows where it

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 03 · Images into spikes
 #
-# *Run time 20 s on one CPU core · after chapter 01 · no network, no GPU*
+# *Run time 10 s on one CPU core · after chapter 01 · no network, no GPU*
 #
 # An image is real numbers and stands still; a spiking network wants spikes, and has a time axis. How does one become
 # the other? Spikformer shows the same image at every time step and lets the first neurons do the coding ([direct

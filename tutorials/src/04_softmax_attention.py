@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 04 · Softmax attention, recapped
 #
-# *Run time 15 s on one CPU core · after chapter 03 · no network, no GPU*
+# *Run time 10 s on one CPU core · after chapter 03 · no network, no GPU*
 #
 # Spikformer keeps the attention of the transformer and drops its softmax. To see what is lost and what is gained one
 # must know what the softmax was there for. This chapter computes attention on five tokens by hand, asks what the

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 05 · Spiking self-attention by hand
 #
-# *Run time 20 s on one CPU core · after chapters 01, 03 and 04 · no network, no GPU*
+# *Run time 25 s on one CPU core · after chapters 01, 03 and 04 · no network, no GPU*
 #
 # What does spiking self-attention ([SSA](../docs/glossary.md#ssa)) compute, and why does it need no softmax? We compute
 # one output spike with a pencil: bits, an AND, a count, a sum, a threshold. Then we write the whole layer and get every

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 06 · Heads, position, residuals: the encoder block
 #
-# *Run time 13 s on one CPU core · after chapters 01 and 05 · no network, no GPU*
+# *Run time 15 s on one CPU core · after chapters 01 and 05 · no network, no GPU*
 #
 # An [encoder block](../docs/glossary.md#encoder-block) puts attention and an MLP on one residual stream. Three things
 # in it look harmless and are not: the reshape that makes heads, the fact that nothing in it knows where a token sits,

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 07 · Assemble and verify
 #
-# *Run time 27 s on one CPU core · after chapters 03, 05 and 06 · no network, no GPU*
+# *Run time 30 s on one CPU core · after chapters 03, 05 and 06 · no network, no GPU*
 #
 # All parts are there; this chapter puts them together in about 60 lines. Then it asks how one can know that the network
 # is right. A spiking transformer with a swapped axis or a forgotten reset has the right shapes, and its loss goes down.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 11 · Events
 #
-# *Run time 40 s on one CPU core · after chapters 03 and 08 · no network, no GPU*
+# *Run time 30 s on one CPU core · after chapters 03 and 08 · no network, no GPU*
 #
 # An event camera sends no pictures. Every pixel reports by itself, within microseconds, that it became brighter or
 # darker. How do such recordings get into a network that wants `[T, B, C, H, W]`? This chapter goes the whole way, from

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 12 · Scaling to ImageNet
 #
-# *Run time 60 s on one CPU core · after chapters 08 and 10 · no network, no GPU*
+# *Run time 55 s on one CPU core · after chapters 08 and 10 · no network, no GPU*
 #
 # Everything so far fitted on a laptop. ImageNet does not: 1.3 million images, 310 epochs, eight GPUs. What changes on
 # the way there, and what must not change? This chapter takes each device of a large run, mixed precision, accumulation,

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 13 · Beyond Spikformer
 #
-# *Run time 15 s on one CPU core · after chapters 05, 06 and 09 · no network, no GPU*
+# *Run time 10 s on one CPU core · after chapters 05, 06 and 09 · no network, no GPU*
 #
 # What came after SSA, and what of it can you try on this package today? Two later papers replace the product of
 # matrices by a mask, and one of them moves the residual connection. Each change is a swap of a few lines here. We write
