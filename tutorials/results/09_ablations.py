@@ -18,8 +18,8 @@ Comparison  differences to SSA are paired by seed. A difference counts as resolv
 Every run under this protocol is reported.
 
 How it came about: two first ones (L = 2, 32 x 32; 10 epochs, then 6) were stopped in their first seed, the second
-because networks had learned too little (38 to 67 % on the test set, which had been looked at). Size and epochs were then
-set with the control alone, on validation accuracy, with seed 99, which is not reported. No variant was tuned.
+because networks had learned too little (38 to 67 % on the test set, which had been looked at). Size and epochs were
+then set with the control alone, on validation accuracy, with seed 99, which is not reported. No variant was tuned.
 
 The range of Q K^T V s and the energy are measured on the validation images.
 """
