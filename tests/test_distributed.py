@@ -16,7 +16,9 @@ from reference import awaken
 from torch.nn.parallel import DistributedDataParallel
 
 import spikformer_edu as se
+from spikformer_edu.training import recipe_for
 from spikformer_edu.training.distributed import Place, sync_batch_norm
+from spikformer_edu.training.plan import plan
 
 SIZE = dict(dim=32, depth=1, heads=2, in_channels=3, pool=(False, True, True, False), time_steps=3)
 
@@ -120,3 +122,13 @@ def test_a_port_in_use_is_one_line(tmp_path):
     line = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert "cannot reach the other processes" in line and "address already in use" in line
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow  # a real step of the largest network
+def test_sharding_the_largest_preset_would_not_make_room_for_one_more_image(tmp_path):
+    """Why there is no FSDP: docs/guides/cluster.md."""
+    recipe = replace(recipe_for("imagenet"), model="imagenet-8-768")
+    planned = plan(recipe, Place(torch.device("cpu")), data_dir=tmp_path, step_images=1)
+    state = 16 * planned.parameters  # weights, gradients and two moments of AdamW, four bytes each
+    assert 0.98 < state / 2**30 < 1.0
+    assert 7 / 8 * state < planned.saved_bytes
