@@ -42,6 +42,8 @@ def on_files(files, config):
             made[f"{name}/thumbnail.png"] = thumbnail(figures[0])
         for uri, content in made.items():
             files.append(File.generated(config, uri, content=content))
+    for path in sorted(TUTORIALS.glob("results/*.*")):  # which chapters link to
+        files.append(File.generated(config, f"learn/results/{path.name}", content=path.read_bytes()))
 
 
 def chapters() -> list[Path]:

@@ -1,9 +1,12 @@
 """What every test stands on: one thread, a fixed seed, a limit on time."""
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
+
+CHROMIUM = Path("/usr/bin/chromium")  # Debian's package
 
 CPU_SECONDS = 30  # of this process, so that a busy machine fails no test; more needs @pytest.mark.slow
 
@@ -35,3 +38,16 @@ def one_line():
             assert word in message, f"{word!r} is not in: {message}"
 
     return check
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, one for all tests of a process: Playwright can be started only once in it."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no page was tried")
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not installed: no page was tried")
+    flags = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=[*flags.split(), "--no-first-run"])
+        yield browser
+        browser.close()

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import matplotlib
 
@@ -21,7 +20,6 @@ from spikformer_edu.data import info
 from spikformer_edu.report import Subject, write_report
 from spikformer_edu.visualize import Options, main
 
-CHROMIUM = Path("/usr/bin/chromium")
 FIGURES = [
     "logits", "atlas", "firing_rates", "value_sets", "raster", "membrane", "neuron", "ssa", "attention",
     "attention_query", "attention_over_time", "landscape", "multiplication_order", "energy", "training",
@@ -33,6 +31,7 @@ def folder(tmp_path_factory):
     """What the command writes for the packaged model."""
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("figures")
+    plt.close("all")  # whatever other tests left open
     main(Options(checkpoint="digits-2-64", index=7, samples=8, out=out))
     assert not plt.get_fignums(), "figures were left open"
     return out
@@ -109,35 +108,28 @@ def test_the_tables_hold_what_was_measured(page):
     assert "not the energy of a GPU" in page
 
 
-def test_in_a_browser(folder):
+def test_in_a_browser(folder, browser):
     """No outside request, no console message, no sideways scroll, light and dark, wide and on a phone."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    flags = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
     backgrounds = set()
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=[*flags.split(), "--no-first-run"])
-        for scheme in ("light", "dark"):
-            for width in (1280, 390):
-                view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-                requests, messages = [], []
-                view.on("request", lambda request, seen=requests: seen.append(request.url))
-                view.on("console", lambda message, seen=messages: seen.append(message.text))
-                view.on("pageerror", lambda error, seen=messages: seen.append(str(error)))
-                view.goto((folder / "report.html").as_uri())
-                view.wait_for_load_state("load")
-                assert [url for url in requests if not url.startswith("data:")] == [(folder / "report.html").as_uri()]
-                assert messages == []
-                assert view.evaluate("document.documentElement.scrollWidth") <= width
-                broken = "[...document.images].filter(image => !image.naturalWidth).length"
-                assert view.evaluate(broken) == 0
-                smallest = "Math.min(...[...document.querySelectorAll('p, dd, td, a')]"
-                smallest += ".map(node => parseFloat(getComputedStyle(node).fontSize)))"
-                assert view.evaluate(smallest) >= 13
-                backgrounds.add((scheme, view.evaluate("getComputedStyle(document.body).backgroundColor")))
-                view.close()
-        browser.close()
+    for scheme in ("light", "dark"):
+        for width in (1280, 390):
+            view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            requests, messages = [], []
+            view.on("request", lambda request, seen=requests: seen.append(request.url))
+            view.on("console", lambda message, seen=messages: seen.append(message.text))
+            view.on("pageerror", lambda error, seen=messages: seen.append(str(error)))
+            view.goto((folder / "report.html").as_uri())
+            view.wait_for_load_state("load")
+            assert [url for url in requests if not url.startswith("data:")] == [(folder / "report.html").as_uri()]
+            assert messages == []
+            assert view.evaluate("document.documentElement.scrollWidth") <= width
+            broken = "[...document.images].filter(image => !image.naturalWidth).length"
+            assert view.evaluate(broken) == 0
+            smallest = "Math.min(...[...document.querySelectorAll('p, dd, td, a')]"
+            smallest += ".map(node => parseFloat(getComputedStyle(node).fontSize)))"
+            assert view.evaluate(smallest) >= 13
+            backgrounds.add((scheme, view.evaluate("getComputedStyle(document.body).backgroundColor")))
+            view.close()
     assert len(backgrounds) == 2 and len({color for _, color in backgrounds}) == 2
 
 

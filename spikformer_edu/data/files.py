@@ -9,6 +9,7 @@ import tempfile
 import time
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -232,8 +233,9 @@ def sweep(folder: Path) -> None:
     """Remove what killed processes of ours left half done in a folder more than a day ago."""
     for pattern in (".download-*", ".unpack-*", ".*.tmp"):
         for path in folder.glob(pattern):
-            if time.time() - path.stat().st_mtime > 86_400:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process has finished it meanwhile
+                if time.time() - path.stat().st_mtime > 86_400:
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def unpack(archive: Path, folder: Path) -> None:

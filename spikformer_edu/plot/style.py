@@ -164,7 +164,7 @@ def layer_title(values: LayerRecord | object, steps: int, title: str | None = No
 def time_axis(ax: Axes, steps: int, label: bool = True) -> None:
     """Time on x, one unit a step, steps numbered from 0 as in the tensors."""
     ax.set_xlim(-0.5, steps - 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     if label:
         ax.set_xlabel("time step t")
 

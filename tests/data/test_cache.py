@@ -4,12 +4,14 @@ import random
 import signal
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from spikformer_edu.atomic import write_atomically
 from spikformer_edu.data.cache import Cache, CacheWarning
+from spikformer_edu.data.files import sweep
 
 
 def entry(fill: int = 7) -> dict[str, np.ndarray]:
@@ -144,3 +146,12 @@ def test_processes_that_build_the_same_entries_do_not_disturb_each_other(tmp_pat
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert len(list((tmp_path / "spikformer-cache" / "x").iterdir())) == 60
+
+
+def test_sweeping_bears_a_file_that_another_process_has_just_finished(tmp_path, monkeypatch):
+    old = tmp_path / ".old.tmp"
+    old.touch()
+    os.utime(old, (0, 0))
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: iter([tmp_path / ".vanished.tmp", old]))
+    sweep(tmp_path)
+    assert not old.exists()

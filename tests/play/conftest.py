@@ -11,7 +11,6 @@ import pytest
 from spikformer_edu.export import export
 
 DOCS = Path(__file__).parents[2] / "docs"
-CHROMIUM = Path("/usr/bin/chromium")
 CONFIG = """\
 site_name: Play
 plugins: [search]
@@ -48,17 +47,6 @@ def site(tmp_path_factory):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/play/"
     server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no page was tried")
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed: no page was tried")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

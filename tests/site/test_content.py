@@ -79,6 +79,7 @@ def test_code_runs_and_prints_what_the_page_shows(page, tmp_path, monkeypatch):
                 exec(compile(code, f"<code of {page}>", "exec"), names)
             if expected is not None:
                 assert printed.getvalue() == expected, f"{page} shows another output"
+    plt.close("all")
 
 
 def commands(text: str) -> list[tuple[str, list[str]]]:

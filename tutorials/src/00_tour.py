@@ -34,10 +34,11 @@ plt.rcParams.update(style.RC)
 
 # %% [markdown]
 # ## The key figure
-# The network reads one test digit. Each panel is a layer of neurons, in order: down the first column the image becomes
-# tokens, then come two encoder blocks. A black bar is a [spike](../docs/glossary.md#spike-spike-train), time runs to
-# the right, four steps. Most of every panel is white: most neurons are silent most of the time, and silence takes no
-# arithmetic.
+# The network reads one test digit. Each panel shows 48 neurons of a layer, evenly spread, and the layers are in order:
+# down the first column the image becomes tokens, then come two encoder blocks. A black bar is a
+# [spike](../docs/glossary.md#spike-spike-train), time runs to the right, four steps. Most of every panel is white: most
+# neurons are silent most of the time, and silence takes no arithmetic. Of the two bars beside a panel, the first is the
+# firing rate of the whole layer; the hatched part of the second is the share of features that never fire.
 
 # %%
 model = se.load_pretrained("digits-2-64")
@@ -80,8 +81,9 @@ for layer in rec.layers("spikes"):
 print(rec.summary())
 
 # %% [markdown]
-# In the table, *rate* is the [firing rate](../docs/glossary.md#firing-rate): the share of ones. *Dead* features did not
-# fire at all on this one image; on others they may.
+# In the table, *rate* is the [firing rate](../docs/glossary.md#firing-rate): the share of ones. *Dead*
+# features did not fire at all on this one image; on others they may. *Saturated* ones fired everywhere and at every
+# step.
 
 # %% [markdown]
 # ## The image becomes spikes
@@ -105,7 +107,7 @@ for ax in axes:
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(True)
 fig.suptitle(f"sps.0, channel {busiest}, T = 4", x=0.01, ha="left", fontsize=12)
-alt = "A digit, and the spikes of one channel of layer sps.0 at T = 4 steps: strokes of the digit, never all of them."
+alt = "A digit, and the spikes of one channel of layer sps.0 at T = 4 steps: the digit, in some steps thinner."
 se.plot.show(fig, alt)
 changed = [int((first[t] != first[t - 1]).sum()) for t in (1, 2, 3)]
 print("first layer, spikes that differ from the step before:", changed)

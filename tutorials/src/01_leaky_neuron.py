@@ -237,7 +237,8 @@ assert min(differ.values()) > 0.03
 # %% [markdown]
 # ## Exactly at the threshold
 # The paper's step has $\Theta(0) = 1$: the neuron fires at $H \ge V_{th}$. snnTorch's own surrogates fire at $u -
-# \text{threshold} > 0$. Real numbers hardly ever meet a threshold exactly. Spikes do: they are counts.
+# \text{threshold} > 0$. Arbitrary real currents hardly ever meet a threshold exactly. Sums of spikes do: they are
+# counts.
 #
 # **Predict before you run.** A constant current $X = 2$, $T = 8$. The neuron with `>=` fires 8 times. How often does
 # the one with `>` fire?
@@ -298,8 +299,9 @@ for name in ("blocks.0.attn.attn", "blocks.1.attn.attn", "blocks.0.attn.q"):
     assert (tie.sum() > 100) if name.endswith("attn.attn") else (tie.sum() < 10)
 
 # %% [markdown]
-# The attention neurons lie on the grid, so they tie. The neurons of $Q$ get real currents, out of a batch norm, and do
-# not. A `>` here is a different network, and each spike lost in an early step changes all later ones.
+# The attention neurons lie on the grid, so they tie. The neurons of $Q$ get real currents, out of a batch
+# norm, and do not. A `>` here is a different network: a lost spike means no reset, so later spikes of that neuron can
+# shift, and the layers behind it read something else.
 
 # %% [markdown]
 # ## What is left between batches
@@ -458,6 +460,7 @@ with se.exercise("1.2"):
         assert se.LIF()(current).tolist() == [0, 1]
         assert leaky_over_time(current, spike_grad=snn.surrogate.sigmoid(2))[0].tolist() == [0, 0]
     assert tie_current(0.25, v_threshold=0.5) == 0.75, "the threshold is an argument: 0.5 after attention"
+    assert tie_current(0.5, tau=4.0) == 2.5, "tau is an argument too"
 
 # %% [markdown]
 # **Exercise 1.3: one reset too many.** Repair `mended` with as few changes as you can: it should be the paper's neuron.

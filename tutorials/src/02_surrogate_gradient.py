@@ -15,6 +15,7 @@
 # - notice a silent layer, and revive it
 
 # %% tags=["setup"]
+import copy
 from pathlib import Path
 
 try:
@@ -74,7 +75,7 @@ assert 0.05 < float((surrogate(rec["sps.1"].membrane) < 0.05).float().mean()) < 
 # |---|---|---|---|
 # | $X$, $H$ | `[T, ...]` | reals | input current and membrane, as in chapter 01 |
 # | $S$ | `[T, ...]` | {0, 1} | spikes |
-# | $\partial L / \partial S[t]$ | `[T, ...]` | reals | what the layers above want: more or fewer spikes at $t$ |
+# | $\partial L / \partial S[t]$ | `[T, ...]` | reals | asked from above: fewer spikes if positive, else more |
 # | $\partial L / \partial X[t]$ | `[T, ...]` | reals | what the layer below is told |
 # | $\alpha$ | | 4 | slope of the surrogate, per unit of $H$ |
 # | $\partial S[t] / \partial X[t']$ | `[T, T]` | reals | the neuron's Jacobian: zero for $t' > t$ |
@@ -164,9 +165,9 @@ def backward_by_hand(spikes, h, dL_dS, tau=2.0):
 
 
 current = torch.tensor([1.0, 1.5, 1.0, 1.0, 2.0, 0.5, 1.25, 1.5], dtype=torch.float64)  # at t = 1 exactly to V_th
-wanted = torch.tensor([1.0, -1.0, 0.5, 2.0, 1.0, -0.5, 0.25, 3.0], dtype=torch.float64)  # dL/dS, any numbers
+dL_dS = torch.tensor([1.0, -1.0, 0.5, 2.0, 1.0, -0.5, 0.25, 3.0], dtype=torch.float64)  # any numbers
 spikes, h = forward_by_hand(current)
-by_hand = backward_by_hand(spikes, h, wanted)
+by_hand = backward_by_hand(spikes, h, dL_dS)
 
 print(" t   X[t]    H[t]  S   surrogate   dL/dX[t]")
 for t in range(8):
@@ -176,7 +177,7 @@ for backend in ("snntorch", "fused"):
     x = current.clone().requires_grad_()
     out = se.LIF(backend=backend).double()(x)
     assert torch.equal(out, spikes)
-    (out * wanted).sum().backward()
+    (out * dL_dS).sum().backward()
     torch.testing.assert_close(x.grad, by_hand, rtol=0, atol=1e-12)
 assert h[1] == 1 and spikes.tolist() == [0, 1, 0, 0, 1, 0, 0, 1]
 
@@ -490,8 +491,9 @@ def revive(linear, inputs):
 
 # %% tags=["check-1"]
 with se.exercise("2.1"):
-    revive(dead, inputs_2)
-    rates = se.LIF()(dead(inputs_2)).mean((0, 1))  # [16]
+    layer = copy.deepcopy(dead)
+    revive(layer, inputs_2)
+    rates = se.LIF()(layer(inputs_2)).mean((0, 1))  # [16]
     assert rates.max() > 0, "still silent: look at dead(inputs_2).mean((0, 1)), and at the threshold of 1"
     assert rates.min() >= 0.05, "some neurons are still silent: give each neuron its own shift and scale"
     assert rates.max() <= 0.6, "some neurons fire nearly always: aim lower"

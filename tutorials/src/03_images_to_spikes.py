@@ -40,8 +40,8 @@ plt.rcParams.update(style.RC)
 #
 # One digit on its way through the five neuron layers of SPS, downwards, and through the T = 4 time steps, to the right.
 # A map shows which share of the channels fires at each place; at the right is the [raster](../docs/glossary.md#raster)
-# of a few of the layer's neurons. See the maps shrink from 32 x 32 pixels to 8 x 8 tokens, and see the first step stay
-# nearly empty although the image is the same at every step.
+# of a few of the layer's neurons. See the maps shrink from 32 x 32 pixels to 8 x 8 tokens, and see the deeper layers
+# stay nearly empty at the first step, although the image is the same at every step.
 
 
 # %%
@@ -90,7 +90,8 @@ assert (rates[:, 0] <= rates[:, 1:].mean(1)).all()
 # | Conv, BN | `[T, B, C, H, W]` | reals | input current of the neurons |
 # | `sps.0` neuron | `[T, B, 8, 32, 32]` | {0, 1} | its spikes |
 # | pooled | `[T, B, 8, 16, 16]` | {0, 1} | the largest of 3 x 3 spikes |
-# | `sps.1` | `[T, B, 16, 8, 8]` | {0, 1} | second block, after its pool |
+# | `sps.1` | `[T, B, 16, 16, 16]` | {0, 1} | spikes of the second block, before its pool |
+# | pooled | `[T, B, 16, 8, 8]` | {0, 1} | the same after the pool |
 # | `sps.2`, `sps.3` | `[T, B, 32, 8, 8]`, `[T, B, 64, 8, 8]` | {0, 1} | third and fourth block |
 # | `sps.rpe` | `[T, B, 64, 8, 8]` | {0, 1} | [position embedding](../docs/glossary.md#position-embedding) |
 # | $X_0$ | `[T, B, 64, 64]` | {0, 1, 2} | 64 tokens of width 64: features plus position |
@@ -320,11 +321,11 @@ print(
 assert set(largest.unique().tolist()) <= {0, 1} and not set(average.unique().tolist()) <= {0, 1}
 
 # %% [markdown]
-# Pooling the currents before the neuron would also give bits, with a quarter of the neurons. It is another network: a
-# neuron that sees the largest current of a window has one membrane and is reset by each of its spikes, and nine neurons
-# that are pooled afterwards keep nine membranes. Here are both, with the trained weights. At t = 0 they agree, since
-# the threshold of the largest is the largest of the thresholds. Exercise 3.1 asks for the smallest example where they
-# do not.
+# Pooling the currents before the neuron would also give bits, with a quarter of the neurons. It is
+# another network: a neuron that sees the largest current of a window has one membrane and is reset by each of its
+# spikes, and nine neurons that are pooled afterwards keep nine membranes. Here are both, with the trained weights. At t
+# = 0 they agree: the largest current of a window makes a spike exactly if any of the nine does. Later the resets
+# differ. Exercise 3.1 asks for the smallest example where they do not.
 
 # %%
 with torch.no_grad():
@@ -449,8 +450,8 @@ with torch.no_grad():  # the test for a whole network: a batch of 3 gives each s
 torch.testing.assert_close(together, alone, atol=0.05, rtol=0)
 
 # %% [markdown]
-# **Rates at t = 0 taken for the network's rates.** The first step is nearly empty, deeper layers more so. Measure over
-# all T, and do not compare rates at different T.
+# **Rates at t = 0 taken for the network's rates.** The first step has the fewest spikes, and the deeper
+# the layer the fewer. Measure over all T, and do not compare rates at different T.
 #
 # **A silent first layer.** Images in [0, 1] that are not normalised give small currents; below a current of 1 a neuron
 # never fires, however long it waits. Normalise as the network was trained.

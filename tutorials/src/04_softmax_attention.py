@@ -185,8 +185,8 @@ assert (outputs <= high + 1e-6).all() and (outputs >= low - 1e-6).all()
 # ## What the softmax is there for
 #
 # Without it the output is a sum of N terms, each with a factor that is itself a sum of d products. Nothing bounds it:
-# it grows with N, with d, and with the size of the weights. The softmax makes a mean of it. We measure the largest
-# output for random Q, K, V with unit variance.
+# it grows with N and with the size of the weights, and without the factor $1/\sqrt d$ with d as well. The softmax makes
+# a mean of it. We measure the largest output for random Q, K, V with unit variance.
 
 # %%
 tokens = [16, 64, 256, 1024]
@@ -239,9 +239,10 @@ for i, currents in seen.items():
 # %% [markdown]
 # ## What it costs
 #
-# An exponential, a share of a sum and a division for each of the N x N entries, in every head. And the entries must
-# exist: all of them, at once, and again in the backward pass. We count the numbers that PyTorch saves for the backward
-# pass between the two products, with the softmax and without it in the order $Q(K^TV)$.
+# An exponential, a share of a sum and a division for each of the N x N entries, in every head. Written out as above,
+# the entries exist all at once, and again in the backward pass. (Fused kernels work on tiles and never hold the whole
+# matrix. They compute every entry all the same, and once more in the backward pass.) We count the numbers that PyTorch
+# saves for the backward pass between the two products, with the softmax and without it in the order $Q(K^TV)$.
 
 
 # %%
@@ -376,8 +377,9 @@ for kind in ("softmax", "vanilla"):
 # **Softmax over the wrong axis.** Symptom: trains, but badly. Columns sum to one instead of rows. Cure: assert that
 # `A.sum(-1)` is one.
 #
-# **Exponentials that overflow.** Scores of 100 are not rare without the factor $1/\sqrt d$; `exp(100)` is infinite in
-# float32, and infinity over infinity is NaN. Subtract the row's largest score, as above and as every library does.
+# **Exponentials that overflow.** Scores may exceed 88 when weights are large, the more so without the factor $1/\sqrt
+# d$; `exp(100)` is infinite in float32, and infinity over infinity is NaN. Subtract the row's largest score, as above
+# and as every library does.
 #
 # **Heads taken apart in the wrong order.** `[N, D]` becomes `[N, h, d]` and only then `[h, N, d]`. Reshaping to `[h, N,
 # d]` at once raises no error and mixes tokens with features:
@@ -439,13 +441,13 @@ with se.exercise("4.2"):
     assert torch.allclose(result, F.scaled_dot_product_attention(q[order], k[order], v[order]), atol=1e-6), hint
 
 # %% [markdown]
-# **4.3** A temperature. Divide the scores by a number tau before the softmax. Write the weights for a given tau; then
-# think about what they become for tau near 0 and for a very large tau.
+# **4.3** Divide the scores by a number, the temperature, before the softmax. Write the weights for a given temperature;
+# then think about what they become when it is near 0, and when it is very large.
 
 
 # %% tags=["exercise-3"]
-def weights_at(scores, tau):
-    """Softmax of scores / tau over the last axis, without calling softmax, and safe for a tau of 0.001."""
+def weights_at(scores, temperature):
+    """Softmax of scores / temperature over the last axis, without calling softmax; safe at 0.001 too."""
     ...
 
 
@@ -454,20 +456,20 @@ with se.exercise("4.3"):
     scores = torch.tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 3.0]])
     result = weights_at(scores, 1.0)
     assert result is not None, "write weights_at first"
-    assert torch.allclose(result, scores.softmax(-1)), "tau = 1 is the plain softmax"
+    assert torch.allclose(result, scores.softmax(-1)), "a temperature of 1 is the plain softmax"
     cold, warm = weights_at(scores, 0.001), weights_at(scores, 1e6)
     assert not cold.isnan().any(), "exp(4000) overflows: subtract the largest score of each row first"
-    assert torch.allclose(cold, torch.tensor([[0.0, 0, 1], [0, 0, 1]])), "tau near 0: all weight on the largest score"
-    assert torch.allclose(warm, torch.full((2, 3), 1 / 3), atol=1e-5), "a very large tau: even weights"
+    assert torch.allclose(cold, torch.tensor([[0.0, 0, 1], [0, 0, 1]])), "near 0: all weight on the largest score"
+    assert torch.allclose(warm, torch.full((2, 3), 1 / 3), atol=1e-5), "very large: even weights"
 
 # %% [markdown]
 # ## Recap
 #
 # - A query meets all keys, the softmax makes weights of the scores, the output is a mean of values.
 # - The softmax bounds the output and makes the weights positive, whatever the scores.
-# - It costs an exponential and a division for each of N x N entries, keeps them all, and fixes the order of the
-#   products.
-# - Scores of spikes are counts: positive and bounded without it.
+# - It costs an exponential for each of N x N entries, keeps them all unless a fused kernel computes them again, and
+#   fixes the order of the products.
+# - Scores of spikes are counts: never negative, and at most d, without it.
 #
 # Next: [chapter 05](05_spiking_self_attention.ipynb) leaves the softmax out. Solutions of the exercises:
 # [here](solutions/04_softmax_attention.ipynb).

@@ -71,7 +71,7 @@ se.plot.show(
 #
 # | name | shape | value set | meaning |
 # |---|---|---|---|
-# | $X$ | `[T, B, N, D]` | integers 0, 1, 2, ... | tokens, the [residual stream](../docs/glossary.md#residual-stream) |
+# | $X$ | `[T, B, N, D]` | integers 0, 1, 2, ... | [tokens](../docs/glossary.md#token); $X[t]$: a neuron's current |
 # | $Q, K, V$ | `[T, B, h, N, d]` | {0, 1} | queries, keys, values of h heads, d = D / h |
 # | $QK^T$ | `[T, B, h, N, N]` | integers 0 ... d | how many ones a query and a key share |
 # | $QK^TV$ | `[T, B, h, N, d]` | integers 0 ... N d | what a query gathers |
@@ -138,8 +138,9 @@ for backend in ("fused", "snntorch"):  # the package's two pieces of code for on
 #
 # The current is 8 · 0.125 = 1, and half of it reaches the membrane: H = 0.5, exactly the threshold. It fires, because
 # the paper's step is $S = \Theta(H - V_{th})$ with $\Theta(0) = 1$: "reached" is enough. The assert asks both
-# implementations of the package's neuron. With `>` in place of `>=` there would be no spike. In most networks an exact
-# tie never happens; here it is ordinary, because every current is a multiple of s. We count ties below.
+# implementations of the package's neuron. With `>` in place of `>=` there would be no spike. With arbitrary real
+# currents an exact tie hardly ever happens; here it is ordinary, because every current is a multiple of s. We count
+# ties below.
 #
 # </details>
 
@@ -198,16 +199,16 @@ ties = membranes == 0.5
 print(f"{int(ties.sum())} of {int(spikes.sum())} spikes sit exactly on the threshold")
 
 # %% [markdown]
-# The first two steps in motion: the query meets the keys that it shares most bits with, one after another, and then the
+# The first step in motion: the query meets the keys that it shares most bits with, one after another, and then the
 # membrane of neuron (2, 4) moves.
 
 # %%
-movie = se.plot.ssa_animation(q[:2], k[:2], v[:2], scale=s, query=2, feature=4, interval=900)
+movie = se.plot.ssa_animation(q[:1], k[:1], v[:1], scale=s, query=2, feature=4, interval=900)
 se.plot.show(
     movie,
-    "Animation of spiking self-attention for query 2 and feature 4, T = 2, one head: six keys a step are met one by "
-    "one, and the membrane moves at the end of each step.",
-    dpi=50,
+    "Animation of spiking self-attention for query 2 and feature 4, T = 1, one head: six keys are met one by one, and "
+    "at the end the membrane moves.",
+    dpi=80,
 )
 
 # %% [markdown]
@@ -418,7 +419,8 @@ for ax, scale in zip(axes, (0.125, 0.25), strict=True):
 axes[1].set_ylabel("")
 se.plot.show(
     fig,
-    "Two rasters of attention neurons with a constant sum m from 0 to 12, T = 8. At s = 0.125 sums up to 4 never fire "
+    "Two rasters of attention neurons with a constant sum m from 0 (top) to 12, T = 8. At s = 0.125 sums up to 4 never "
+    "fire "
     "(grey) and sums from 8 fire at every step; at s = 0.25 it is 2 and 4.",
 )
 
@@ -480,7 +482,7 @@ fig, axes = se.plot.attention_over_time(rec["blocks.0.attn.scores"], picture, sa
 se.plot.show(
     fig,
     "Attention maps of block 0 of the packaged network for one digit, four heads down and T = 4 time steps across, all "
-    "on one colour scale. The heads differ, and they change from step to step.",
+    "on one colour scale. At t = 0 nearly all is dark; then some heads light up, each in places of its own.",
 )
 scores = rec["blocks.0.attn.scores"].values[:, 1]  # [T, h, N, N]
 assert rec["blocks.0.attn.scores"].values[0].mean() < 0.5 * rec["blocks.0.attn.scores"].values[1:].mean()

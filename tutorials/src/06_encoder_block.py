@@ -197,8 +197,9 @@ class MLP(torch.nn.Module):
 # %% [markdown]
 # ## The attention, with heads
 #
-# [Chapter 05](05_spiking_self_attention.ipynb) built [SSA](../docs/glossary.md#ssa) for one head. With the reshape from
-# above it takes all heads in one product. The neuron after $Q K^T V s$ has the threshold 0.5.
+# [Chapter 05](05_spiking_self_attention.ipynb) worked out [SSA](../docs/glossary.md#ssa) and wrote it as a function.
+# Here it is as a module, with the reshape from above: all heads in one product. The neuron after $Q K^T V s$ has the
+# threshold 0.5.
 
 
 # %%
@@ -429,8 +430,8 @@ se.plot.show(
 # - **A reshape that runs is taken for a reshape that is right.** Symptom: none; the loss goes down. Cause: element
 #   counts agree, axes do not. Cure: numbers that carry their origin, with all sizes different, as above.
 # - **Residual streams that are not binary.** Symptom: an energy estimate that is too low, hardware that refuses the
-#   model, or `assert x.max() <= 1` failing in the second block. Cause: spikes were added. Cure: say "integer", count by
-#   value, or use a membrane shortcut.
+#   model, or `assert x.max() <= 1` failing at the input of the first block already. Cause: spikes were added, first in
+#   $X_0 = x + \mathrm{RPE}$. Cure: say "integer", count by value, or use a membrane shortcut.
 # - **"Fixing" the stream by clamping it.** `(x + y).clamp(max=1)` is an OR. It is binary, but a spike that lands where
 #   the stream already holds a 1 leaves no trace. How many of the first attention's spikes would be lost?
 

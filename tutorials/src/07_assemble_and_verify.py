@@ -3,7 +3,7 @@
 #
 # *Run time 30 s on one CPU core · after chapters 03, 05 and 06 · no network, no GPU*
 #
-# All parts are there; this chapter puts them together in about 60 lines. Then it asks how one can know that the network
+# All parts are there; this chapter puts them together in about 70 lines. Then it asks how one can know that the network
 # is right. A spiking transformer with a swapped axis or a forgotten reset has the right shapes, and its loss goes down.
 # What finds such faults are a few checks of a line or two, and they are the heart of this chapter.
 #
@@ -89,7 +89,7 @@ se.plot.show(
 # | logits | `[B, K]` | reals | head of the mean over tokens and time (9) |
 
 # %% [markdown]
-# ## The network in sixty lines
+# ## The network in seventy lines
 #
 # The neuron first, as the paper writes it: charge, fire on `>=`, reset (equations 1 to 3). State lives in a local
 # variable, so that it cannot outlive the call.
@@ -347,8 +347,8 @@ assert sum(table.values()) == sum(p.numel() for p in big.parameters()) == se.pre
 
 # %% [markdown]
 # All presets, our network built without memory on PyTorch's `meta` device, against the package's table and the paper's
-# figures (in millions, from Tables 2 to 4). The paper gives two decimals, some rounded and some cut, so they agree to
-# 0.01 M.
+# figures (in millions, for ImageNet and CIFAR-10). The paper gives two decimals, some rounded and some cut, so they
+# agree to 0.01 M.
 
 # %%
 paper = {"cifar10-4-256": 4.15, "cifar10-2-384": 5.76, "cifar10-4-384": 9.32, "imagenet-8-384": 16.81,
@@ -728,7 +728,7 @@ with se.exercise("7.3"):
 # %% [markdown]
 # ## Recap
 #
-# - A Spikformer is sixty lines; T is flattened into B for weights and stands alone for neurons.
+# - A Spikformer is seventy lines; T is flattened into B for weights and stands alone for neurons.
 # - Parameters can be counted by hand, to the digit. The official count is higher by layers that are never called.
 # - Equality means something only where both networks fire, with $T \ne B$, in float64.
 # - Two calls, shuffled batches, changed frames, changed tokens: four checks that find what the loss does not show.

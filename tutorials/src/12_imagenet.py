@@ -56,8 +56,10 @@ plt.rcParams.update(style.RC)
 # ## The key figure
 #
 # What a training step costs, measured: time above, peak memory below, against the number of time steps T, the batch B
-# and the number of tokens N. All six axes are logarithmic, and the thin line has slope 1: a curve along it doubles when
-# its size doubles. The measurements were made before and come from a file, whose origin stands under the figure.
+# and the number of tokens N. All axes are logarithmic, and the thin line has slope 1: a curve along it doubles when its
+# size doubles. The measurements were made before and come from a file, whose origin stands under the figure. Points are
+# medians of a few rounds on a machine that was not quite idle, and one and the same point stands in all three columns:
+# how much its time differs between them says how far to trust a single point. Read slopes.
 
 # %%
 measured = json.loads(Path("results/12_imagenet.json").read_text())
@@ -69,7 +71,7 @@ for column, (kind, label) in zip(axes.T, titles.items(), strict=True):
     points = [row["point"] for row in rows]
     for ax, values, unit in (
         (column[0], [1000 * row["median"] for row in rows], "ms a step"),
-        (column[1], [row["memory"] / 2**20 for row in rows], "peak memory, MB"),
+        (column[1], [row["memory"] / 2**20 for row in rows], "peak memory, MiB"),
     ):
         ax.plot(points, [values[-1] * p / points[-1] for p in points], color=style.THRESHOLD, linewidth=0.8)
         ax.plot(points, values, "o-", color=style.Q if unit[0] == "m" else style.MEMBRANE)
@@ -84,12 +86,12 @@ for column, (kind, label) in zip(axes.T, titles.items(), strict=True):
     column[1].set_xlabel(label)
 origin = measured["provenance"]
 fig.suptitle(f"a training step of {measured['model']}, {measured['precision']}", x=0.01, ha="left")
-where = f"{origin['device']}, threads: {origin['threads']}, torch {origin['torch']}, commit {origin['commit'][:10]}"
+where = f"{origin['device']}, threads: {origin['threads']}, commit {origin['commit'][:7] + origin['commit'][40:]}"
 fig.supxlabel(f"measured: {where}; {origin['command']}", fontsize=8, color=style.THRESHOLD)
 se.plot.show(
     fig,
     "Six panels with logarithmic axes: time and peak memory of a training step against T, B and N. From end to end "
-    "all six rise, those over T and B at their upper end nearly along the line of slope 1.",
+    "all rise; time roughly along the line of slope 1, memory more slowly at first and nearly along it in the end.",
 )
 for kind in titles:
     rows = measured["curves"][kind]
@@ -134,8 +136,9 @@ assert images == se.data.info("imagenet").samples["train"] and large.scaled_lr =
 #
 # A quarter of the steps, and twice the learning rate. A batch four times as large has a gradient with half the noise,
 # and for AdamW, which divides by the size of the gradient, the step may grow with the *square root* of the batch. The
-# linear rule belongs to plain SGD. The official code does not scale at all: with one GPU and its learning rate as
-# published, readers get 91 % instead of 95 % on CIFAR-10.
+# linear rule belongs to plain SGD. The official code does not scale at all. Readers report 91 % instead of 95 % on
+# CIFAR-10 with one GPU and the recipe as published; why is not settled, and the learning rate is the first thing to
+# check.
 #
 # </details>
 #
@@ -205,9 +208,10 @@ assert planned.bytes == estimate
 # <details><summary>Answer</summary>
 #
 # Nearly twice as well: T multiplies all layers but the first convolution, which sees a still image once. This is the
-# price of backpropagation through time, and the reason why a spiking network with T = 4 takes about four times the
-# memory of its counterpart without spikes. The package's estimate is the sum of both: four times the weights, and the
-# batch times what is kept of one image.
+# price of backpropagation through time, and the reason why a spiking network with T = 4 keeps about four times as much
+# for the backward pass as its counterpart without spikes. Weights, gradients and moments do not grow with T: that is
+# why the orange curves of the key figure start above the thin line. The package's estimate is the sum of both: four
+# times the weights, and the batch times what is kept of one image.
 #
 # </details>
 
@@ -407,8 +411,8 @@ workplace.cleanup()
 # ## The real thing: costs
 #
 # The operations of the whole run follow from the plan, a rate from the measurements above; together a time. The rate is
-# that of the machine in the results file and will be far from yours: replace it by what `--dry-run` prints at your
-# place.
+# that of the machine in the results file, for its largest batch of a smaller network in fp32. It will be far from
+# yours: take the hours as an order of magnitude, and replace the rate by what `--dry-run` prints at your place.
 
 # %%
 config = se.preset(recipe.model).config
@@ -419,7 +423,7 @@ total = per_image * planned.total_steps * recipe.batch_size
 row = measured["curves"]["batch"][-1]
 rate = row["flops"] / row["median"]
 print(f"{recipe.model}: {per_image / 1e9:.0f} GFLOP an image, {total / 1e18:.0f} EFLOP (10^18) for 310 epochs")
-print(f"at the {rate / 1e9:,.0f} GFLOP/s of the results file: {total / rate / 3600:,.0f} hours")
+print(f"at the {rate / 1e9:,.0f} GFLOP/s of the results file: about {round(total / rate / 3600, -4):,.0f} hours")
 assert 1e19 < total < 1e21
 
 # %% [markdown]
@@ -498,8 +502,9 @@ assert sum(changed) > 0.9 * len(changed)
 # %% [markdown]
 # ## Pitfalls
 #
-# - **The learning rate of another batch.** Symptom: 91 % where 95 % was published. Cause: the batch is smaller, the
-#   learning rate is not. Cure: the recipe's square root rule, and `--dry-run`, which prints the product.
+# - **The learning rate of another batch.** Symptom: accuracy some points below the published one. A possible cause: the
+#   batch is smaller, the learning rate is not. Cure: the recipe's square root rule, and `--dry-run`, which prints the
+#   product.
 # - **Steps counted in epochs of another batch.** Warm-up over 20 epochs is 20 epochs; in steps it is four times shorter
 #   at four times the batch.
 # - **Small batches in norms.** Symptom: accumulation or many processes train worse. Cause: each part has its own
@@ -595,7 +600,7 @@ with se.exercise("12.3"):
 # - Equal to the bit: recomputation, resuming. Equal up to rounding: gradients in parts, with frozen statistics. Not
 #   equal: batch statistics in parts, bf16, compiled code.
 # - Spikes and their inner products are exact in bf16; weights and membrane potentials are not.
-# - Memory grows with T and B alike; steps follow from the batch, the learning rate from its square root.
+# - What autograd keeps grows with T and B alike; steps follow from the batch, the learning rate from its square root.
 # - `--dry-run` first.
 #
 # Solutions: [solutions](solutions/12_imagenet.ipynb). Next: [chapter 13](13_beyond.ipynb).

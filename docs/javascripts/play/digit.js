@@ -284,7 +284,7 @@ export async function mount(element) {
       canvas.setAttribute("aria-label", `Head ${head}: scores from 0 to ${show(Math.max(...maps[head]), 2)}, mean ${show(mean, 2)}`);
       canvas.dataset.scores = JSON.stringify([...maps[head]]);
     }
-    scaleNote.textContent = most ? `Dark: 0. Brightest: Q K\u1d40 s = ${show(most, 3)}, the same in all heads.` : "No query and no key fire together here.";
+    scaleNote.textContent = !result ? "Draw something first." : most ? `Dark: 0. Brightest: Q K\u1d40 s = ${show(most, 3)}, the same in all heads.` : "No query and no key fire together here.";
   }
 
   /** All neurons of a layer at one time step as a mosaic: the maps of its features side by side. */

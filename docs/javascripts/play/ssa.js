@@ -243,7 +243,9 @@ export function mount(element) {
     here.replaceChildren(
       h("div", { class: "play-scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["order", "if nothing were skipped", "additions with these spikes"].map((name) => h("th", { scope: "col" }, name)))),
         h("tbody", {}, line("(Q K\u1d40) V", "first"), line("Q (K\u1d40 V)", "second")))),
-      h("p", { class: "play-said" }, `Entries that differ between the two orders: ${differ} of ${SIZE * SIZE}${same ? ". Sums of integers do not mind the order." : ""}`));
+      h("p", { class: "play-said" }, way === "second"
+        ? `Entries that differ between the two orders: ${differ} of ${SIZE * SIZE}${same ? ". Sums of integers do not mind the order." : ""}`
+        : "Switch the order of multiplication to compare."));
   }
 
   function sizes() {

@@ -97,6 +97,7 @@ with se.exercise("1.2"):
         assert se.LIF()(current).tolist() == [0, 1]
         assert leaky_over_time(current, spike_grad=snn.surrogate.sigmoid(2))[0].tolist() == [0, 0]
     assert tie_current(0.25, v_threshold=0.5) == 0.75, "the threshold is an argument: 0.5 after attention"
+    assert tie_current(0.5, tau=4.0) == 2.5, "tau is an argument too"
 
 # %% [markdown]
 # **Exercise 1.3: one reset too many.** Two changes. The factor $1 - S[t-1]$ belongs to the old membrane only: the

@@ -5,6 +5,7 @@
 # cell there.
 
 # %% tags=["setup"]
+import copy
 from pathlib import Path
 
 try:
@@ -80,8 +81,9 @@ def revive(linear, inputs):
 
 # %% tags=["check-1"]
 with se.exercise("2.1"):
-    revive(dead, inputs_2)
-    rates = se.LIF()(dead(inputs_2)).mean((0, 1))  # [16]
+    layer = copy.deepcopy(dead)
+    revive(layer, inputs_2)
+    rates = se.LIF()(layer(inputs_2)).mean((0, 1))  # [16]
     assert rates.max() > 0, "still silent: look at dead(inputs_2).mean((0, 1)), and at the threshold of 1"
     assert rates.min() >= 0.05, "some neurons are still silent: give each neuron its own shift and scale"
     assert rates.max() <= 0.6, "some neurons fire nearly always: aim lower"

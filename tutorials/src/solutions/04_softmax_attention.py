@@ -82,13 +82,13 @@ with se.exercise("4.2"):
 # **4.3** A temperature.
 #
 # After the largest score is subtracted, no exponent is above zero, so nothing overflows. Near zero all other exponents
-# go to minus infinity, and the softmax becomes an argmax. For a very large tau all scores look alike.
+# go to minus infinity, and the softmax becomes an argmax. For a very large temperature all scores look alike.
 
 
 # %% tags=["exercise-3"]
-def weights_at(scores, tau):
+def weights_at(scores, temperature):
     """Subtract first, then divide."""
-    e = ((scores - scores.amax(-1, keepdim=True)) / tau).exp()
+    e = ((scores - scores.amax(-1, keepdim=True)) / temperature).exp()
     return e / e.sum(-1, keepdim=True)
 
 
@@ -97,8 +97,8 @@ with se.exercise("4.3"):
     scores = torch.tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 3.0]])
     result = weights_at(scores, 1.0)
     assert result is not None, "write weights_at first"
-    assert torch.allclose(result, scores.softmax(-1)), "tau = 1 is the plain softmax"
+    assert torch.allclose(result, scores.softmax(-1)), "a temperature of 1 is the plain softmax"
     cold, warm = weights_at(scores, 0.001), weights_at(scores, 1e6)
     assert not cold.isnan().any(), "exp(4000) overflows: subtract the largest score of each row first"
-    assert torch.allclose(cold, torch.tensor([[0.0, 0, 1], [0, 0, 1]])), "tau near 0: all weight on the largest score"
-    assert torch.allclose(warm, torch.full((2, 3), 1 / 3), atol=1e-5), "a very large tau: even weights"
+    assert torch.allclose(cold, torch.tensor([[0.0, 0, 1], [0, 0, 1]])), "near 0: all weight on the largest score"
+    assert torch.allclose(warm, torch.full((2, 3), 1 / 3), atol=1e-5), "very large: even weights"

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from spikformer_edu.data.digits_dvs import images as padded_digits
-from spikformer_edu.data.events import EVENT, simulate
+from spikformer_edu.data.events import EVENT, simulate, to_frames
 from spikformer_edu.training import Place, evaluate
 
 torch.manual_seed(0)
@@ -110,6 +110,8 @@ with se.exercise("11.2"):
     sliced = frames_by_time(recording, 4)
     assert sliced is not None, "write frames_by_time first: which frame does an event at time t belong to?"
     assert sliced.sum() == len(recording), "every event belongs to exactly one frame, the last one too"
+    whole = to_frames(recording, 1)[0]
+    assert np.array_equal(sliced.sum(0), whole), "frames[t, p, y, x]: polarity is the channel, y the row"
     span = recording["t"][-1] - recording["t"][0]
     early = int((recording["t"] - recording["t"][0] < span / 4).sum())
     assert abs(int(sliced[0].sum()) - early) <= 1, "the first frame holds the first quarter of the time"
@@ -143,3 +145,4 @@ with se.exercise("11.3"):
     assert clean.dtype == EVENT and (np.diff(clean["t"]) >= 0).all(), "events stay events, in order of time"
     assert not ((clean["x"] == 7) & (clean["y"] == 100)).any(), "pixel (7, 100) is hot: its events should be gone"
     assert len(clean) > 0.95 * len(recording), "hardly any other event should be lost"
+    assert len(without_hot_pixels(noisy, factor=1e6)) == len(noisy), "nothing is a million times the 99th percentile"

@@ -140,3 +140,6 @@ with se.exercise("13.3"):
     for block in packaged.blocks:  # the stream is cut: each half of a block now hears only the spikes before it
         block.forward = lambda x, block=block: block.mlp(block.attn((x > 0).float()))
     assert not_binary(packaged, x) == [], "without residuals all inputs are spikes"
+    last = packaged.blocks[1]
+    last.forward = lambda x: last.mlp(0.5 * last.attn((x > 0).float()))
+    assert not_binary(packaged, x) == ["blocks.1.mlp.hidden.linear"], "a half is neither 0 nor 1"
