@@ -94,7 +94,9 @@ def test_sizes_are_the_papers(name):
     assert c.qkv_bias == c.trunc_normal == (dataset in ("digits", "cifar10", "cifar100"))
     assert (c.scale or 0.125) == (0.25 if dataset == "cifar10dvs" else 0.125)
     assert c.learn_scale == c.qk_pool == (dataset == "dvsgesture")
-    heads = {"cifar10dvs": 16, "dvsgesture": 8, "digits": 4}.get(dataset) or {128: 4, 256: 8, 384: 12, 512: 8, 768: 12}[c.dim]
+    heads = {"cifar10dvs": 16, "dvsgesture": 8, "digits": 4}.get(dataset) or {128: 4, 256: 8, 384: 12, 512: 8, 768: 12}[
+        c.dim
+    ]
     assert c.heads == heads
     assert (c.tau, c.attention, c.mlp_ratio) == (2.0, "ssa", 4)
 

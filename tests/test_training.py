@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from safetensors.torch import load_file
 
 from spikformer_edu import SpikformerError
 from spikformer_edu.data import batches, load
+from spikformer_edu.model import Spikformer
+from spikformer_edu.presets import configure
 from spikformer_edu.training import Place, Recipe, evaluate, learning_rate, load_run, train
-from spikformer_edu.training.checkpoint import write_file
+from spikformer_edu.training.checkpoint import start_from, write_file
 from spikformer_edu.training.loop import RunOptions, Trainer, parameter_groups
 
 CPU = Place(torch.device("cpu"))
@@ -99,6 +102,50 @@ def test_evaluate_reproduces_the_reported_score_to_the_last_digit(finished):
     folder, score = finished
     again = evaluate(load_run(folder).model, load("digits").test, CPU)
     assert (again.correct, again.total, again.loss) == (score.correct, score.total, score.loss)
+
+
+def test_evaluate_keeps_nothing_for_a_backward_pass(finished):
+    model, seen = load_run(finished[0]).model, []
+    model.head.register_forward_hook(lambda layer, inputs, output: seen.append(output.requires_grad))
+    evaluate(model, load("digits").test, CPU)
+    assert seen and not any(seen)
+
+
+def test_a_run_starts_from_another_one_with_other_time_steps(finished, tmp_path):
+    before = tmp_path / "before"
+    shutil.copytree(finished[0], before)
+    recipe = replace(SMALL, weights=str(before), time_steps=4, epochs=1, warmup_epochs=0)
+    trainer = Trainer(recipe, tmp_path / "run", CPU, load("digits", toy=recipe.toy), RunOptions())
+    assert trainer.model.config.time_steps == 4
+    assert_same_state(load_file(before / "best.safetensors"), trainer.model.state_dict())
+    score = train(recipe, tmp_path / "run", CPU)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]["weights"] == str(before)
+    shutil.rmtree(before)  # needed at the start alone
+    assert train(recipe, tmp_path / "run", CPU) == score
+
+
+def test_a_head_for_other_classes_is_new_and_another_network_is_refused(finished):
+    model = Spikformer(configure("digits-2-64", num_classes=7))
+    head, learned = model.head.weight.clone(), load_file(finished[0] / "best.safetensors")
+    start_from(model, finished[0])
+    assert torch.equal(model.head.weight, head)
+    assert_same_state(
+        {k: v for k, v in model.state_dict().items() if not k.startswith("head.")},
+        {k: v for k, v in learned.items() if not k.startswith("head.")},
+    )
+    wide = Spikformer(configure("digits-2-64", dim=72))
+    untouched = {name: value.clone() for name, value in wide.state_dict().items()}
+    with pytest.raises(SpikformerError, match="checkpoint of another model"):
+        start_from(wide, finished[0])
+    assert_same_state(wide.state_dict(), untouched)
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_weights_that_are_nowhere_are_one_line(tmp_path, more):
+    command = [*COMMAND, "--weights", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run"), *more]
+    done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "nowhere" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_different_seed_is_a_different_run_and_the_same_seed_the_same(finished, tmp_path):

@@ -124,14 +124,18 @@ def load_weights(model: Spikformer, path: Path) -> None:
         raise SpikformerError(f"no checkpoint at {path}: give a run folder, or a name of a pretrained model") from None
     except (SafetensorError, OSError) as error:
         raise SpikformerError(f"{path} is no whole safetensors file: {error}") from None
+    _fill(model, weights, path)
+
+
+def _fill(model: Spikformer, weights: dict[str, Tensor], source: str | Path) -> None:
     own = model.state_dict()
     for name in sorted(own.keys() ^ weights.keys()):
         where = "lacks" if name in own else "has"
-        raise SpikformerError(f"{path} is a checkpoint of another model: it {where} {name!r}")
+        raise SpikformerError(f"{source} is a checkpoint of another model: it {where} {name!r}")
     for name, tensor in weights.items():
         if tensor.shape != own[name].shape:
             shapes = f"{list(tensor.shape)} there, {list(own[name].shape)} in the model"
-            raise SpikformerError(f"{path} is a checkpoint of another model: {name!r} is {shapes}")
+            raise SpikformerError(f"{source} is a checkpoint of another model: {name!r} is {shapes}")
     model.load_state_dict(weights)
 
 
@@ -176,6 +180,24 @@ def load_run(run: str | Path, weights: str = "best") -> Run:
     except ValueError as error:
         raise SpikformerError(f"{results} is broken: {error}") from None
     return Run(model.eval(), recipe, folder, content)
+
+
+def start_from(model: Spikformer, run: str | Path) -> None:
+    """Fill a network with what a trained one has learned, in place; a head for other classes stays as it is.
+
+    Neurons have no weights for single time steps, so T may differ.
+
+    Args:
+        run: a run folder, or the name of a pretrained model of the package.
+
+    Raises:
+        SpikformerError: no run there, or its network has other sizes.
+    """
+    trained = load_run(run).model
+    weights = trained.state_dict()
+    if trained.config.num_classes != model.config.num_classes:
+        weights |= {name: value for name, value in model.state_dict().items() if name.startswith("head.")}
+    _fill(model, weights, run)
 
 
 def load_pretrained(name: str) -> Spikformer:

@@ -24,7 +24,16 @@ from ..data.base import generator_for
 from ..errors import SpikformerError
 from ..model import Spikformer
 from ..record import Rates, firing_warning
-from .checkpoint import describe, load_weights, read_config, write_csv, write_file, write_json, write_weights
+from .checkpoint import (
+    describe,
+    load_weights,
+    read_config,
+    start_from,
+    write_csv,
+    write_file,
+    write_json,
+    write_weights,
+)
 from .distributed import Place, SyncBatchNorm, lost_peers, sync_batch_norm
 from .recipe import PRECISIONS, Recipe, learning_rate
 
@@ -62,7 +71,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
 
 
-@torch.no_grad()
 def load_splits(recipe: Recipe, data_dir: Path | None = None) -> Splits:
     """The samples that a recipe trains, validates and tests on: those of ``--toy`` and of the split it names.
 
@@ -80,6 +88,7 @@ def load_splits(recipe: Recipe, data_dir: Path | None = None) -> Splits:
     )
 
 
+@torch.no_grad()
 def evaluate(model: Spikformer, split: Split, place: Place, batch_size: int = 100, precision: str = "fp32") -> Score:
     """Loss (cross-entropy, no smoothing) and accuracy of a model, in evaluation mode, on all of a split.
 
@@ -256,6 +265,8 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.network = recipe.network_for(splits.info)
         self.model = Spikformer(self.network).to(place.device)
+        if recipe.weights and not (folder / "resume.pt").exists():
+            start_from(self.model, recipe.weights)
         if recipe.sync_bn and place.world > 1:
             sync_batch_norm(self.model)
         self.average = copy.deepcopy(self.model).eval() if recipe.ema_decay else None

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..data import Absent, count, info, load
 from ..errors import SpikformerError
 from ..model import Spikformer
-from .checkpoint import provenance
+from .checkpoint import provenance, start_from
 from .distributed import Place
 from .loop import autocast, parameter_groups
 from .recipe import DEVIATIONS, Recipe, recipe_for
@@ -54,7 +54,7 @@ def plan(recipe: Recipe, place: Place, data_dir: Path | None = None, step_images
         step_images: images in the measured step.
 
     Raises:
-        SpikformerError: the number of training images is not known, or not enough memory.
+        SpikformerError: the number of training images is not known, not enough memory, or weights that do not fit.
     """
     facts, known, source = info(recipe.dataset), info(recipe.dataset).samples.get("train"), "random images"
     inputs = None
@@ -76,6 +76,8 @@ def plan(recipe: Recipe, place: Place, data_dir: Path | None = None, step_images
     x, y = inputs.to(place.device), labels.to(place.device)
     torch.manual_seed(recipe.seed)
     model = Spikformer(network).to(place.device).train()
+    if recipe.weights:
+        start_from(model, recipe.weights)  # what does not fit is found now
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.scaled_lr, fused=True)
     saved: dict[int, int] = {}
 

@@ -29,6 +29,8 @@ class Recipe:
     """Time steps T; the preset's unless given."""
     attention: str = "ssa"
     """Attention variant: ssa, identity, relu, leaky_relu, softmax or vanilla."""
+    weights: str | None = None
+    """Start from the weights of this run folder or pretrained model; T may differ, a head of other classes is new."""
     epochs: int = 24
     """Passes over the training set, warm-up included."""
     cooldown_epochs: int = 0
