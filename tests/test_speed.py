@@ -161,3 +161,14 @@ def test_the_plan_counts_what_there_is():
     assert p.hours == pytest.approx(p.total_steps * 64 * p.step_seconds / 3600)
     text = describe_plan(recipe, CPU, p)
     assert "batch_size* 64" in text and "epochs 300" in text and "official code reports the best epoch" in text
+
+
+def test_a_plan_that_does_not_fit_says_how_it_would():
+    recipe = replace(recipe_for("cifar10"), model="cifar10-2-384", time_steps=1, batch_size=48)
+    p = replace(plan(recipe, CPU, step_images=1), room=None)
+    fixed = p.bytes - 48 * p.saved_bytes
+    assert "too much" not in describe_plan(recipe, CPU, p)
+    assert "too much" not in describe_plan(recipe, CPU, replace(p, room=2 * p.bytes))
+    room = int((fixed + 10 * p.saved_bytes) / 0.9)  # up to nine images: 48 = 6 x 8
+    assert "add --accumulate 6," in describe_plan(recipe, CPU, replace(p, room=room))
+    assert "use a smaller model" in describe_plan(recipe, CPU, replace(p, room=fixed))

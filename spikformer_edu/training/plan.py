@@ -1,5 +1,6 @@
 """What a run will take, before it starts: the whole recipe, its derived numbers, and a measured step."""
 
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class Plan:
         flops: floating-point operations of a training step for one image, forward and backward, 2 a multiply-add.
         saved_bytes: what autograd keeps of one image until the backward pass.
         bytes: estimate of the memory of one process: weights, gradients, two AdamW moments, what autograd keeps.
+        room: memory of the GPU, or this process's share of the machine's; None where it cannot be asked.
         step_images: images in the measured step. step_seconds: median of three, after one that is not counted.
         hours: of the whole run in one process at that speed, without reading data.
     """
@@ -41,6 +43,7 @@ class Plan:
     flops: float
     saved_bytes: int
     bytes: int
+    room: int | None
     step_images: int
     step_seconds: float
     hours: float
@@ -123,10 +126,29 @@ def plan(recipe: Recipe, place: Place, data_dir: Path | None = None, step_images
         counter.get_total_flops() / step_images,
         activations,
         4 * weights + batch * activations,
+        room_of(place),
         step_images,
         median,
         total * recipe.batch_size * median / step_images / 3600,
     )
+
+
+def room_of(place: Place) -> int | None:
+    """Memory of the GPU, or this process's share of the machine's, in bytes; None where it cannot be asked."""
+    if place.device.type == "cuda":
+        return torch.cuda.get_device_properties(place.device).total_memory
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // place.world
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
+
+
+def parts_that_fit(recipe: Recipe, place: Place, p: Plan) -> int | None:
+    """The smallest ``--accumulate`` at which a step fits into nine tenths of the room; None if none does."""
+    share = recipe.batch_size // place.world
+    fixed = p.bytes - share // recipe.accumulate * p.saved_bytes
+    fitting = (k for k in range(1, share + 1) if share % k == 0 and fixed + share // k * p.saved_bytes < 0.9 * p.room)
+    return next(fitting, None)
 
 
 def describe_plan(recipe: Recipe, place: Place, p: Plan) -> str:
@@ -155,6 +177,7 @@ def describe_plan(recipe: Recipe, place: Place, p: Plan) -> str:
         f" {p.flops * p.total_steps * recipe.batch_size / 1e15:,.4g} PFLOP in all",
         f"  memory a process     about {p.bytes / 2**30:.2f} GiB (estimate: weights, gradients, AdamW,"
         f" {p.saved_bytes / 2**20:.1f} MiB an image for the backward pass)",
+        *_remedy(recipe, place, p),
         f"  measured step        {p.step_seconds:.3f} s for {p.step_images} {p.source},"
         f" {p.flops * p.step_images / p.step_seconds / 1e9:.0f} GFLOP/s",
         f"  on                   {where['device']}, {where['threads']} threads",
@@ -164,3 +187,11 @@ def describe_plan(recipe: Recipe, place: Place, p: Plan) -> str:
         *(f"  - {text}" for text in DEVIATIONS["all"] + DEVIATIONS.get(recipe.dataset, ())),
     ]
     return "\n".join(lines)
+
+
+def _remedy(recipe: Recipe, place: Place, p: Plan) -> list[str]:
+    if p.room is None or p.bytes < 0.9 * p.room:
+        return []
+    parts = parts_that_fit(recipe, place, p)
+    advice = f"add --accumulate {parts}" if parts else "use a smaller model, or more processes"
+    return [f"  too much             there are {p.room / 2**30:.1f} GiB a process: {advice}, or try --recompute"]
