@@ -1,9 +1,13 @@
 """Files that are there whole, or not at all."""
 
 import os
+import re
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]{8}-.+")  # names of files that a killed process may leave behind
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -13,10 +17,12 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         OSError: the folder cannot be made or written, or the disk is full; an older file is then as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Containers that share a folder may share process numbers too; writers choose a format by the end of the name.
+    token = secrets.token_hex(4)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{token}-{path.name}")
     try:
         write(temporary)
-        with open(temporary, "rb") as file:
+        with open(temporary, "rb+") as file:  # Windows flushes only what is open for writing
             os.fsync(file.fileno())  # else a power cut may leave the new name on old blocks
         os.replace(temporary, path)
     finally:

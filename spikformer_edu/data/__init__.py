@@ -67,8 +67,8 @@ def load(name: str, data_dir=None, **options) -> Splits:
             ``split_seed`` (another choice of samples). None leaves the default.
 
     Raises:
-        SpikformerError: no such data set (the line names the nearest), an option it has no use for, or its files are
-            absent or broken.
+        SpikformerError: no such data set (the line names the nearest), an option it has no use for or out of range, or
+            its files are absent or broken.
     """
     loader, facts = module(name).load, info(name)
     options = {option: value for option, value in options.items() if value is not None}
@@ -82,14 +82,18 @@ def load(name: str, data_dir=None, **options) -> Splits:
     for option in options:
         if option not in taken:
             raise SpikformerError(f"{name} has no use for {option}={options[option]!r}: it takes {', '.join(taken)}")
+    if options.get("toy", 1) < 1:
+        raise SpikformerError(f"toy={options['toy']}: give the number of samples of each class, at least 1")
+    if not 0 <= options.get("split_seed", 0) < 2**32:
+        raise SpikformerError(f"split_seed={options['split_seed']}: give 0 to {2**32 - 1}")
     return loader(data_dir=data_dir, **options)
 
 
 def count(name: str, data_dir=None) -> dict[str, int]:
-    """Samples on this machine, by split; empty when the files are not here. Nothing is downloaded.
+    """Samples on this machine, by split; empty when the files are not here. Nothing is downloaded or unpacked.
 
     Raises:
-        SpikformerError: no such data set; the line names the nearest.
+        SpikformerError: no such data set (the line names the nearest), or only a part of it.
     """
     found = module(name)
     return found.count(data_dir) if hasattr(found, "count") else dict(found.INFO.samples)

@@ -17,6 +17,7 @@ from . import MODULES, PAPER, Absent, batches, cifar10dvs, count, info, load
 from .cache import Cache, CacheWarning
 from .events import simulate, write_events
 from .files import data_folder, places, sweep
+from .recordings import Recordings
 
 FORMATS = ("aedat4", "npz")
 SOURCES = ("digits", "cifar10")
@@ -57,7 +58,7 @@ class Simulate:
     out: Path
     """Folder that will hold CIFAR10DVS/<class>/*; train on it with --dataset cifar10dvs --data-dir OUT."""
     source: str = "digits"
-    """digits, or cifar10 (its training images must be on this machine)."""
+    """digits, or cifar10 (its training images, downloaded if they are not on this machine)."""
     per_class: int = 20
     """Recordings of each class."""
     format: str = "aedat4"
@@ -149,8 +150,11 @@ def prepare(command: Prepare) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", CacheWarning)  # keeping the results is what was asked for
         splits = load(command.name, command.data_dir, time_steps=command.time_steps, image_size=command.image_size)
-        for name in ("train", "test"):
-            split = splits[name]
+        for name, split in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
+            if split is None:
+                continue
+            if isinstance(split, Recordings):
+                split.cache.strict = True  # the filter does not reach the processes that read
             if isinstance(split, Absent):
                 print(f"{name}: none ({split.reason.split(':')[0]})")
                 continue
@@ -171,20 +175,27 @@ def write(command: Simulate) -> None:
             raise SpikformerError(f"unknown {what} {value!r}: {nearest(value, options)}")
     if command.per_class < 2:
         raise SpikformerError(f"per_class={command.per_class}: give at least 2, one to train on and one to test")
+    if command.seed < 0:
+        raise SpikformerError(f"seed={command.seed}: give 0 or more")
     folder = command.out / "CIFAR10DVS"
     label = (
         f"Simulated: {command.source} images moved in front of a modelled event camera, seed {command.seed}.\n"
+        f"{command.per_class} recordings of each class, as {command.format}.\n"
         "No camera recorded these files. Made by: python -m spikformer_edu.data simulate\n"
     )
     if folder.exists() and not (folder / cifar10dvs.LABEL).exists():
         raise SpikformerError(f"{folder} exists and holds no simulated recordings: give another --out")
     if folder.exists() and (folder / cifar10dvs.LABEL).read_text() != label:
-        raise SpikformerError(f"{folder} holds simulated recordings of another source or seed: give another --out")
+        raise SpikformerError(
+            f"{folder} holds simulated recordings of another source, seed, number or format: give another --out"
+        )
     pictures, targets, names = sources(command)
     try:
         write_atomically(folder / cifar10dvs.LABEL, lambda file: file.write_text(label))
     except OSError as error:
         raise SpikformerError(f"cannot write to {folder}: {error.strerror}") from None
+    for name in names:
+        sweep(folder / name)
     total = 0
     for i in tqdm(range(len(pictures)), desc="simulating", unit="recording", disable=None):
         name, number = names[targets[i]], i % command.per_class
@@ -203,13 +214,16 @@ def sources(command: Simulate) -> tuple[torch.Tensor, np.ndarray, tuple[str, ...
         pictures, targets = images()
     else:
         split = load("cifar10", command.data_dir).train
-        pictures, targets = split.pixels.float().mean(1) / 255, split.targets
+        pictures, targets = split.pixels, split.targets
     chosen = [(targets == label).nonzero().squeeze(1)[: command.per_class] for label in range(10)]
     fewest = min(len(part) for part in chosen)
     if fewest < command.per_class:
         raise SpikformerError(f"per_class={command.per_class}: {command.source} has {fewest} images of one class")
     chosen = torch.cat(chosen)
-    return pictures[chosen], targets[chosen].numpy(), info(command.source).classes
+    pictures, targets = pictures[chosen], targets[chosen].numpy()
+    if command.source == "cifar10":
+        pictures = pictures.float().mean(1) / 255  # of the chosen alone
+    return pictures, targets, info(command.source).classes
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ global generator; of them the kernels are used.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -59,8 +59,10 @@ class Augment:
             if not 0 <= getattr(self, name) <= 1:
                 raise SpikformerError(f"{name}={getattr(self, name)}: give a probability from 0 to 1")
         for name in ("crop_padding", "randaugment", "magnitude_std", "mixup", "cutmix"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:  # nan neither
                 raise SpikformerError(f"{name}={getattr(self, name)}: give 0 or more")
+        if self.mix_epochs is not None and self.mix_epochs < 0:
+            raise SpikformerError(f"mix_epochs={self.mix_epochs}: give 0 or more")
         if not 0 <= self.magnitude <= 10:
             raise SpikformerError(f"magnitude={self.magnitude}: give a strength from 0 to 10")
         object.__setattr__(self, "crop_area", tuple(self.crop_area))  # JSON has no tuples
@@ -70,6 +72,19 @@ class Augment:
             )
         if self.operations not in OPERATIONS:
             raise SpikformerError(f"unknown operations {self.operations!r}: {nearest(self.operations, OPERATIONS)}")
+
+
+def check_augment(name: str, augment: Augment | None, taken: tuple[str, ...]) -> None:
+    """Nothing is asked of single samples but what a data set can do; mixup and cutmix are done to any batch.
+
+    Raises:
+        SpikformerError: a setting that would do nothing.
+    """
+    for setting in ("flip", "crop_padding", "crop_area", "randaugment", "erasing", "neuromorphic"):
+        value = getattr(augment or Augment(), setting)
+        if setting not in taken and value != getattr(Augment(), setting):
+            options = ", ".join((*taken, "mixup and cutmix"))
+            raise SpikformerError(f"{name} has no use for augment.{setting}={value}: of augment it takes {options}")
 
 
 def augment_images(
@@ -336,4 +351,5 @@ PAPER: dict[str, Augment] = {
     ),
     "cifar10dvs": Augment(flip=0.5, neuromorphic=True, mixup=0.5, mix_probability=0.5, mix_epochs=75),
 }
-PAPER["cifar100"], PAPER["dvsgesture"] = PAPER["cifar10"], PAPER["cifar10dvs"]
+PAPER["cifar100"] = PAPER["cifar10"]
+PAPER["dvsgesture"] = replace(PAPER["cifar10dvs"], flip=0.0)  # a mirror would turn a left hand into a right one

@@ -114,6 +114,8 @@ class Splits:
 
     def to(self, device: torch.device | str) -> "Splits":
         """All splits kept on a device; see ``Split.to``."""
+        if torch.device(device).type == "mps":  # cannot warp bicubically in every torch: batches are made on the CPU
+            return self
         val = None if self.val is None else self.val.to(device)
         return replace(self, train=self.train.to(device), val=val, test=self.test.to(device))
 
@@ -125,19 +127,17 @@ def choose(
 
     Args:
         targets: labels ``[n]``. val_fraction: share of each class that goes to validation. toy: samples of each class
-            that are kept on either side; None: all. split_seed: another choice; 0 if None.
+            that are kept on either side, at least 1; None: all. split_seed: another choice; 0 if None.
 
     Returns:
         Indices of the rest and of the validation part, both ascending.
 
     Raises:
-        SpikformerError: a share outside [0, 1), or toy below 1.
+        SpikformerError: a share outside [0, 1).
     """
     share, labels = val_fraction or 0.0, targets.numpy()
     if not 0 <= share < 1:
         raise SpikformerError(f"val_fraction={val_fraction}: give a share from 0 to below 1")
-    if toy is not None and toy < 1:
-        raise SpikformerError(f"toy={toy}: give the number of samples of each class, at least 1")
     order = np.random.RandomState(split_seed or 0).permutation(len(labels))  # numpy promises this sequence for ever
     order = order[np.argsort(labels[order], kind="stable")]  # class by class
     rest, val = [], []
@@ -157,7 +157,7 @@ class _Batches(Dataset):
         self.start = start
 
     def __len__(self) -> int:
-        return len(self.batches) - self.start
+        return max(0, len(self.batches) - self.start)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor] | SpikformerError:
         number += self.start
@@ -208,7 +208,8 @@ def batches(
         order = torch.randperm(len(split), generator=generator_for(seed, epoch))
         whole = len(order) // (batch_size * world) * batch_size * world
         order = order[:whole] if whole else order
-    chunks = list(order[rank::world].split(batch_size)) if len(order) else []
+    mine = order[rank::world]
+    chunks = list(mine.split(batch_size)) if len(mine) else []
     loader = DataLoader(
         _Batches(split, chunks, seed, epoch * world + rank, augment=train, start=start),
         batch_size=None,

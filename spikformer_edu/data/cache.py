@@ -33,7 +33,12 @@ class Cache:
         name: subfolder, the data set's name.
         data_dir: where the data are; the cache lies beside them, in ``spikformer-cache``. When nothing can be written
             there, or when it is None, it lies in the user's cache folder (``$XDG_CACHE_HOME``, else ``~/.cache``).
+
+    Attributes:
+        strict: an entry that cannot be kept is an error, also in the processes that read for this one.
     """
+
+    strict = False
 
     def __init__(self, name: str, data_dir: Path | None):
         user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikformer_edu"
@@ -69,7 +74,10 @@ class Cache:
                 if folder != self.folders[0]:
                     warnings.warn(f"cannot write to {self.folders[0]}: the cache goes to {folder}", stacklevel=2)
                 return
-        warnings.warn(CacheWarning(f"no cache is kept, {reason}: free space or give another --data-dir"), stacklevel=2)
+        lost = CacheWarning(f"no cache is kept, {reason}: free space or give another --data-dir")
+        if self.strict:
+            raise lost
+        warnings.warn(lost, stacklevel=2)
 
 
 def _digest(text: str, body: bytes) -> bytes:

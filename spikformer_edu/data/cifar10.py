@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import SpikformerError
-from .augment import Augment
+from .augment import Augment, check_augment
 from .base import DatasetInfo, Splits, choose
 from .cache import Arrays, Cache
 from .files import (
@@ -63,6 +63,7 @@ def load(
     Raises:
         SpikformerError: absent and not to be downloaded, a class missing, or a file that cannot be read.
     """
+    check_augment(info.name, augment, ("flip", "crop_padding", "randaugment", "erasing"))
     source = find(data_dir, info)
     if source is None:
         fetch(data_dir, info)
@@ -95,11 +96,18 @@ def find(data_dir: str | Path | None, info: DatasetInfo = INFO) -> tuple[str, Pa
 
 
 def count(data_dir: str | Path | None, info: DatasetInfo = INFO) -> dict[str, int]:
-    """Images on this machine, by split."""
+    """Images on this machine, by split.
+
+    Raises:
+        SpikformerError: some files are missing.
+    """
     source = find(data_dir, info)
     if source is None:
         return {}
     if source[0] == "batches":
+        published, folder = _published(info), source[1] / PUBLISHED[info.name][1]
+        if not all((folder / name).is_file() for name, _ in published.train_list + published.test_list):
+            raise _broken(info, source[1])
         return dict(info.samples)
     return {
         name: sum(len(files) for files in listing(source[1] / name, info.classes, PICTURES))
@@ -138,10 +146,13 @@ def _read_batches(info: DatasetInfo, folder: Path, name: str, root: Path) -> Arr
     try:
         data = _published(info)(folder, train=name == "train")
     except (OSError, RuntimeError):
-        broken = folder / PUBLISHED[info.name][1]
-        raise SpikformerError(f"{broken} is incomplete or damaged: remove it and {info.obtain}") from None
+        raise _broken(info, folder) from None
     pixels = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))  # [n, C, H, W]
     return {"pixels": pixels, "targets": np.array(data.targets, dtype=np.int64)}
+
+
+def _broken(info: DatasetInfo, folder: Path) -> SpikformerError:
+    return SpikformerError(f"{folder / PUBLISHED[info.name][1]} is incomplete or damaged: remove it and {info.obtain}")
 
 
 def _read_folders(info: DatasetInfo, folder: Path, name: str, root: Path) -> Arrays:
@@ -166,7 +177,7 @@ def _decode_all(info: DatasetInfo, name: str, entries: list[list[os.DirEntry]]) 
         return image.transpose(2, 0, 1)
 
     files = [entry for group in entries for entry in group]
-    targets = np.repeat(np.arange(len(entries)), [len(group) for group in entries])
+    targets = np.repeat(np.arange(len(entries), dtype=np.int64), [len(group) for group in entries])
     images = np.empty((len(files), info.channels, info.image_size, info.image_size), dtype=np.uint8)
     for i, file in enumerate(tqdm(files, desc=f"{info.name} {name}", unit="image", disable=None)):
         images[i] = pixels(file)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..errors import SpikformerError
-from .augment import Augment
+from .augment import Augment, check_augment
 from .base import DatasetInfo, Splits, choose
 from .cache import Cache
 from .cifar10 import INFO as CIFAR10
@@ -62,9 +62,9 @@ def load(
         SpikformerError: absent, or a class is missing. A broken recording is reported when it is read.
     """
     check_steps(time_steps), check_frame_size(image_size)
+    check_augment("cifar10dvs", augment, ("flip", "neuromorphic"))
+    _unpack_archives(data_dir, find(data_dir, time_steps))
     folder = find(data_dir, time_steps)
-    if folder is None and _unpack_archives(data_dir):
-        folder = find(data_dir, time_steps)
     if folder is None:
         raise absent(INFO, data_dir)
     info = describe(folder)
@@ -74,6 +74,11 @@ def load(
             raise SpikformerError(
                 f"class {name!r} has one recording in {folder / name}: training and test need one each"
             )
+        stems: dict[str, str] = {}
+        for file in files:
+            twin = stems.setdefault(file.name.rpartition(".")[0], file.name)
+            if twin != file.name:  # training and test might get one each
+                raise SpikformerError(f"{folder / name} holds a recording twice, {twin} and {file.name}: remove one")
     found, expected = sum(map(len, entries)), sum(info.samples.values())
     if found < expected:
         warnings.warn(f"{folder} holds {found:,} of {expected:,} recordings of {info.title}", stacklevel=3)
@@ -128,14 +133,15 @@ def count(data_dir: str | Path | None) -> dict[str, int]:
     return {kind: sum(map(len, listing(folder, info.classes, SUFFIXES)))}
 
 
-def _unpack_archives(data_dir: str | Path | None) -> bool:
-    found = False
+def _unpack_archives(data_dir: str | Path | None, folder: Path | None) -> None:
+    """Unpack the classes that a folder lacks, or any place while none is found, from the archives that lie there."""
     for place in places(INFO, data_dir):
-        if (place / "CIFAR10DVS.zip").is_file() and not any((place / f"{name}.zip").is_file() for name in INFO.classes):
-            unpack(place / "CIFAR10DVS.zip", place)
-            found = True
-        for name in INFO.classes:
-            if (place / f"{name}.zip").is_file() and not (place / name).is_dir():
+        if folder not in (None, place) or (place / LABEL).exists():
+            continue
+        missing = [name for name in INFO.classes if not (place / name).is_dir()]
+        whole = place / "CIFAR10DVS.zip"
+        if whole.is_file() and not all((place / f"{name}.zip").is_file() for name in missing):
+            unpack(whole, place)
+        for name in missing:
+            if (place / f"{name}.zip").is_file():
                 unpack(place / f"{name}.zip", place)
-                found = True
-    return found

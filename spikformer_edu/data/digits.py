@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import SpikformerError
-from .augment import Augment
+from .augment import Augment, check_augment
 from .base import DatasetInfo, Split, Splits
 
 INFO = DatasetInfo(
@@ -94,8 +93,7 @@ def load(
     Raises:
         SpikformerError: an augmentation of single images, which these digits do by themselves.
     """
-    if augment is not None and (augment.flip or augment.crop_padding or augment.randaugment or augment.erasing):
-        raise SpikformerError("digits are redrawn with other pens in training: of augment they take mixup and cutmix")
+    check_augment("digits", augment, ())  # they are redrawn with other pens instead
     images, targets = read()
     parts = split(targets, toy, split_seed)
     return Splits(INFO, *(Digits(images[part], targets[part]) for part in parts))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from . import digits
-from .augment import Augment
+from .augment import Augment, check_augment
 from .base import Splits
 from .cache import Arrays, Cache
 from .events import simulate, to_frames
@@ -45,6 +45,7 @@ def load(
             split.
     """
     check_steps(time_steps), check_frame_size(image_size)
+    check_augment("digits-dvs", augment, ("flip", "neuromorphic"))
     key = {"what": "digits-dvs", "version": 1, "loops": LOOPS, "time_steps": time_steps, "size": image_size}
     frames = torch.from_numpy(Cache("digits-dvs", None).get(key, lambda: _simulate(time_steps, image_size))["frames"])
     _, targets = digits.read()

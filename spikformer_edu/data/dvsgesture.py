@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..errors import SpikformerError
-from .augment import Augment
+from .augment import Augment, check_augment
 from .base import DatasetInfo, Splits, choose
 from .cache import Cache
 from .files import absent, class_folders, places, unpack
@@ -67,6 +67,12 @@ def load(
         SpikformerError: absent, or a gesture is missing. A broken recording is reported when it is read.
     """
     check_steps(time_steps), check_frame_size(image_size)
+    check_augment("dvsgesture", augment, ("flip", "neuromorphic"))
+    for place in places(INFO, data_dir):
+        for folder in FOLDERS.values():
+            archive = place / f"{folder}.tar.gz"
+            if archive.is_file() and not (place / folder).is_dir():
+                unpack(archive, place)
     place = find(data_dir)
     if place is None:
         raise absent(INFO, data_dir)
@@ -101,12 +107,8 @@ def load(
 
 
 def find(data_dir: str | Path | None) -> Path | None:
-    """The folder that holds ibmGestureTrain and ibmGestureTest; unpacked if only their archives are there."""
+    """The folder that holds ibmGestureTrain and ibmGestureTest."""
     for place in places(INFO, data_dir):
-        for folder in FOLDERS.values():
-            archive = place / f"{folder}.tar.gz"
-            if archive.is_file() and not (place / folder).is_dir():
-                unpack(archive, place)
         if (place / FOLDERS["train"]).is_dir():
             return place
     return None

@@ -3,7 +3,6 @@
 An event says that the log intensity of pixel (x, y) rose (p = 1) or fell (p = 0) by one threshold at time t.
 """
 
-import os
 from collections import deque
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..atomic import write_atomically
 from ..errors import SpikformerError, nearest
 
 EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "?")], align=True)  # t in microseconds
@@ -74,7 +74,7 @@ def _aedat2(path: Path) -> tuple[np.ndarray, ...]:
 
 def _npz(path: Path) -> tuple[np.ndarray, ...]:
     with np.load(path) as file:
-        return tuple(_numbers(file[name]) for name in "txyp")
+        return _columns(*(file[name] for name in "txyp"))
 
 
 def _npy(path: Path) -> tuple[np.ndarray, ...]:
@@ -82,8 +82,21 @@ def _npy(path: Path) -> tuple[np.ndarray, ...]:
     rows = np.load(path)
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise ValueError(f"shape {rows.shape}, not (N, 4)")
-    x, y, p, t = _numbers(rows).T
-    return (1000 * t).astype(np.int64), x, y, p
+    x, y, p, t = rows.T
+    t, x, y, p = _columns(t, x, y, p)
+    return 1000 * t, x, y, p
+
+
+def _columns(t: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The columns of a file that anybody may have written, checked; polarity as bool, whether it was 0, 1 or -1, 1."""
+    for name, values in zip("txyp", (t, x, y, p), strict=True):
+        if _numbers(values).ndim != 1 or len(values) != len(t):
+            raise ValueError(f"{name} has shape {values.shape}, not one number an event")
+        if name in "xy" and (values != np.round(values)).any():
+            raise ValueError(f"{name} holds fractions of a pixel")
+    if not (np.isin(p, (0, 1)).all() or np.isin(p, (-1, 1)).all()):
+        raise ValueError("p is neither 0 and 1 nor -1 and 1")
+    return t.astype(np.float64 if t.dtype.kind == "f" else np.int64), x, y, p > 0  # small integers would overflow
 
 
 def _numbers(array: np.ndarray) -> np.ndarray:
@@ -101,20 +114,19 @@ def write_events(path: Path, events: np.ndarray) -> None:
     Raises:
         SpikformerError: dv-processing is missing, or the file cannot be written.
     """
-    scratch = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(file: Path) -> None:
         if path.suffix == ".npz":
-            np.savez(scratch, **{name: events[name] for name in "txyp"})
+            np.savez(file, **{name: events[name] for name in "txyp"})
         else:
-            _write_aedat4(scratch, events)
-        if len(read_events(scratch)) != len(events):
+            _write_aedat4(file, events)
+        if len(read_events(file)) != len(events):
             raise SpikformerError(f"cannot write {path}: events got lost, the disk may be full")
-        os.replace(scratch, path)
+
+    try:
+        write_atomically(path, write)
     except (OSError, RuntimeError) as error:
         raise SpikformerError(f"cannot write {path}: {error}") from None
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _write_aedat4(path: Path, events: np.ndarray) -> None:

@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..atomic import TEMPORARY
 from ..errors import SpikformerError
 from .augment import Augment, augment_images
 from .base import DatasetInfo, Split
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm")
+SCRATCH = ".spikformer-"  # how folders begin that are half done
 OFFLINE = "`--dataset digits` or `--dataset digits-dvs` work without any file"
 
 
@@ -83,12 +85,22 @@ def listing(folder: Path, classes: list[str] | tuple[str, ...], suffixes: tuple[
 
 
 def fingerprint(entries: list[list[os.DirEntry]]) -> list:
-    """What changes when any of the files does: names, sizes, times of change."""
-    return [[(e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in files] for files in entries]
+    """What changes when any of the files does: names, sizes, times of change.
+
+    Raises:
+        SpikformerError: a file is gone, or a link that leads nowhere.
+    """
+    try:
+        return [[(e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in files] for files in entries]
+    except OSError as error:
+        raise SpikformerError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def decode(content: str | Path | io.BytesIO, name: str):
     """An image file as an RGB picture of Pillow's.
+
+    What is transparent shows white paper, 16-bit grey keeps its upper 8 bits (Pillow does so with 16-bit colour), and
+    the orientation that a camera notes (EXIF) is ignored.
 
     Args:
         content: path or open file. name: what an error calls it.
@@ -99,7 +111,14 @@ def decode(content: str | Path | io.BytesIO, name: str):
     from PIL import Image
 
     try:
-        return Image.open(content).convert("RGB")
+        image = Image.open(content)
+        if image.mode in ("I", "F"):
+            raise ValueError("32-bit pixels, whose white is unknown: save it with 8 or 16 bits")
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        return image.convert("RGB")
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
         reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
         raise SpikformerError(f"{name} is no readable image ({reason}): replace or remove it") from None
@@ -171,10 +190,17 @@ class Pictures(Split):
 
 
 def member(path: Path, start: int, length: int) -> tuple[io.BytesIO, str]:
-    """A file inside a tar file, and what an error calls it."""
-    with open(path, "rb") as file:
-        file.seek(int(start))
-        return io.BytesIO(file.read(int(length))), f"{path} (bytes {start} to {start + length})"
+    """A file inside a tar file, and what an error calls it.
+
+    Raises:
+        SpikformerError: the tar file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(int(start))
+            return io.BytesIO(file.read(int(length))), f"{path} (bytes {start} to {start + length})"
+    except OSError as error:
+        raise SpikformerError(f"cannot read {path}: {error.strerror}") from None
 
 
 def crop_box(
@@ -217,7 +243,7 @@ def download(url: str, md5: str, archive: Path) -> None:
     patience = socket.getdefaulttimeout()
     nearest = next(parent for parent in archive.absolute().parents if parent.is_dir())
     try:
-        with tempfile.TemporaryDirectory(dir=nearest, prefix=".download-") as folder:
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=f"{SCRATCH}download-") as folder:
             socket.setdefaulttimeout(20)  # torchvision waits for ever
             download_url(url, folder, archive.name, md5)
             archive.parent.mkdir(parents=True, exist_ok=True)
@@ -231,11 +257,14 @@ def download(url: str, md5: str, archive: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what killed processes of ours left half done in a folder more than a day ago."""
-    for pattern in (".download-*", ".unpack-*", ".*.tmp"):
-        for path in folder.glob(pattern):
-            with suppress(FileNotFoundError):  # another process has finished it meanwhile
-                if time.time() - path.stat().st_mtime > 86_400:
-                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    for path in [*folder.glob(f"{SCRATCH}*"), *folder.glob(".tmp-*")]:
+        with suppress(OSError):  # another process has finished it meanwhile, or it may not be removed
+            if time.time() - path.lstat().st_mtime < 86_400:
+                continue
+            if path.name.startswith(SCRATCH):
+                shutil.rmtree(path)
+            elif TEMPORARY.fullmatch(path.name):
+                path.unlink()
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -248,7 +277,7 @@ def unpack(archive: Path, folder: Path) -> None:
         raise SpikformerError(f"this Python cannot unpack {archive} safely: update it, or unpack by hand into {folder}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".unpack-"))
+        scratch = Path(tempfile.mkdtemp(dir=folder, prefix=f"{SCRATCH}unpack-"))
     except OSError as error:
         raise SpikformerError(f"cannot write to {folder}: {error.strerror}") from None
     try:
@@ -262,10 +291,13 @@ def unpack(archive: Path, folder: Path) -> None:
             with tarfile.open(archive) as file:
                 file.extractall(scratch, filter="data")
         for path in scratch.iterdir():
+            target = folder / path.name
+            if os.path.lexists(target) and not target.is_dir():
+                continue  # a file would be replaced; a folder that holds anything is not
             try:
-                path.rename(folder / path.name)
+                path.rename(target)
             except OSError:
-                if not (folder / path.name).exists():  # else another process was faster, or it was there before
+                if not target.exists():  # else another process was faster, or it was there before
                     raise
     except tarfile.FilterError as error:
         raise SpikformerError(f"{archive} is refused: {error}") from None

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import SpikformerError
-from .augment import Augment
+from .augment import Augment, check_augment
 from .base import DatasetInfo, Splits, choose
 from .files import check_size, class_folders, data_folder
 from .imagenet import INFO as IMAGENET
-from .imagenet import assemble, part, pictures
+from .imagenet import TAKEN, assemble, part, pictures
 
 INFO = DatasetInfo(
     name="folder",
@@ -46,6 +46,7 @@ def load(
     Raises:
         SpikformerError: no class folders, different classes in two parts, or a class too small to be split.
     """
+    check_augment("folder", augment, TAKEN)
     folder = data_folder(data_dir)
     parts = find(folder)
     if not parts:

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import SpikformerError
-from .augment import Augment
+from .augment import Augment, check_augment
 from .base import Absent, DatasetInfo, Split, Splits, choose
 from .cache import Arrays, Cache
 from .files import PICTURES, Pictures, absent, check_size, class_folders, listing, places
@@ -36,6 +36,9 @@ INFO = DatasetInfo(
 )
 
 
+TAKEN = ("flip", "crop_padding", "crop_area", "randaugment", "erasing")  # of an Augment, by photographs
+
+
 def load(
     data_dir: str | Path | None = None,
     augment: Augment | None = None,
@@ -57,6 +60,7 @@ def load(
     Raises:
         SpikformerError: absent, or not all 1,000 classes. A broken image is reported when it is read.
     """
+    check_augment("imagenet", augment, TAKEN)
     info = replace(INFO, image_size=check_size(image_size, INFO.image_size))
     place = find(data_dir)
     if place is None:
@@ -79,12 +83,14 @@ def find(data_dir: str | Path | None) -> Path | None:
 
 
 def count(data_dir: str | Path | None) -> dict[str, int]:
-    """Images on this machine, by split."""
-    place = find(data_dir)
-    if place is None:
-        return {}
-    found = {split: source(INFO, place, split, places(INFO, data_dir)[-1]) for split in ("train", "val")}
-    return {split: len(part) for split, part in found.items() if not isinstance(part, Absent)}
+    """Images on this machine, by split, or shards, whose images are counted only when they are indexed."""
+    place, counts = find(data_dir), {}
+    for split in ("train", "val") if place else ():
+        if files := shards(place, split):
+            counts[f"{split} shards"] = len(files)
+        elif not isinstance(images := source(INFO, place, split, places(INFO, data_dir)[-1]), Absent):
+            counts[split] = len(images)
+    return counts
 
 
 def source(info: DatasetInfo, place: Path, split: str, root: Path) -> Split:
@@ -153,10 +159,13 @@ def shards(place: Path, split: str) -> list[Path]:
 
 def _from_shards(info: DatasetInfo, place: Path, files: list[Path], cache: Cache) -> Pictures:
     names = [os.fsencode(file.relative_to(place)) for file in files]
-    stamp = [
-        (os.fsdecode(name), file.stat().st_size, file.stat().st_mtime_ns)
-        for name, file in zip(names, files, strict=True)
-    ]
+    try:
+        stamp = [
+            (os.fsdecode(name), file.stat().st_size, file.stat().st_mtime_ns)
+            for name, file in zip(names, files, strict=True)
+        ]
+    except OSError as error:
+        raise SpikformerError(f"cannot read {error.filename}: {error.strerror}") from None
     index = cache.get({"what": "index of shards", "files": stamp}, lambda: _index(files, info.num_classes))
     targets = torch.from_numpy(index["targets"])
     return Pictures(place, np.array(names)[index["shard"]], targets, info, None, index["ranges"])

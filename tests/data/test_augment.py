@@ -196,8 +196,17 @@ def test_everything_runs_where_the_batch_lives():
 
 
 def test_settings_out_of_range_are_refused():
-    for bad in ({"flip": 1.5}, {"erasing": -0.1}, {"mixup": -1}, {"magnitude": 11}, {"crop_area": (0.0, 1.0)}):
+    for bad in (
+        {"flip": 1.5}, {"erasing": -0.1}, {"mixup": -1}, {"magnitude": 11}, {"crop_area": (0.0, 1.0)},
+        {"mixup": float("nan")}, {"cutmix": float("inf")}, {"magnitude_std": float("nan")}, {"mix_epochs": -1},
+    ):  # fmt: skip
         with pytest.raises(SpikformerError, match=next(iter(bad))):
             Augment(**bad)
     with pytest.raises(SpikformerError, match="did you mean 'few'"):
         Augment(operations="fev")
+
+
+def test_gestures_are_never_mirrored():
+    """A mirror would turn a left hand into a right one."""
+    assert PAPER["dvsgesture"] == Augment(neuromorphic=True, mixup=0.5, mix_probability=0.5, mix_epochs=75)
+    assert PAPER["cifar10dvs"].flip == 0.5

@@ -42,6 +42,33 @@ def test_unknown_names_and_options_get_one_line_that_helps():
     assert len(load("digits", time_steps=4, image_size=32, val_fraction=0, augment=None, toy=None).train) == 1258
 
 
+@pytest.mark.parametrize("bad", [{"toy": 0}, {"toy": -1}, {"split_seed": -1}, {"split_seed": 2**32}])
+@pytest.mark.parametrize("name", ["digits", "digits-dvs", "cifar10dvs"])
+def test_impossible_choices_of_samples_are_refused(name, bad):
+    ((option, value),) = bad.items()
+    with pytest.raises(SpikformerError, match=f"{option}={value}: give"):
+        load(name, **bad)
+
+
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("digits", {"crop_area": (0.5, 1.0)}),
+        ("digits", {"neuromorphic": True}),
+        ("digits-dvs", {"erasing": 0.5}),
+        ("cifar10", {"crop_area": (0.5, 1.0)}),
+        ("cifar100", {"neuromorphic": True}),
+        ("cifar10dvs", {"randaugment": 1}),
+        ("dvsgesture", {"crop_padding": 4}),
+        ("imagenet", {"neuromorphic": True}),
+        ("folder", {"neuromorphic": True}),
+    ],
+)
+def test_an_augmentation_that_would_do_nothing_is_refused(name, settings, tmp_path):
+    with pytest.raises(SpikformerError, match=f"{name} has no use for augment.{next(iter(settings))}=.* and cutmix"):
+        load(name, tmp_path, augment=Augment(**settings))
+
+
 def test_toy_and_validation_are_balanced_disjoint_and_fixed():
     targets = torch.randint(7, (1000,), generator=torch.Generator().manual_seed(0))
     rest, val = choose(targets, 0.1, None, None)
@@ -54,9 +81,9 @@ def test_toy_and_validation_are_balanced_disjoint_and_fixed():
     assert torch.equal(choose(targets, 0.1, 3, None)[0], some)
     assert not torch.equal(choose(targets, 0.1, 3, 1)[0], some)
     assert len(choose(targets, None, None, None)[1]) == 0
-    for bad in ({"val_fraction": 1.0}, {"val_fraction": -0.1}, {"toy": 0}):
-        with pytest.raises(SpikformerError, match=next(iter(bad))):
-            choose(targets, **bad)
+    for share in (1.0, -0.1):
+        with pytest.raises(SpikformerError, match="val_fraction"):
+            choose(targets, share)
 
 
 def all_batches(split: Split, workers: int, start: int = 0):
@@ -108,3 +135,17 @@ def test_ranks_share_an_epoch_without_overlap():
     seen = [torch.cat([y for _, y in batches(split, 10, rank=r, world=2)]) for r in range(2)]
     assert len(seen[0]) + len(seen[1]) == len(split)
     assert torch.equal(torch.cat(seen).bincount(), split.targets.bincount())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_processes_without_samples_and_epochs_that_are_over_have_no_batches(workers):
+    split = load("digits", toy=1).train
+    split.images, split.targets = split.images[:2], split.targets[:2]
+    shares = [list(batches(split, 10, rank=rank, world=3, workers=workers)) for rank in range(3)]
+    assert [len(share) for share in shares] == [1, 1, 0]
+    assert list(batches(split, 1, start=5, workers=workers)) == []  # there were more samples when the run began
+
+
+def test_on_mps_samples_stay_in_memory():
+    splits = load("digits", toy=1)
+    assert splits.to("mps") is splits and splits.to("meta") is not splits

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spikformer_edu.atomic import write_atomically
+from spikformer_edu.atomic import TEMPORARY, write_atomically
 from spikformer_edu.data.cache import Cache, CacheWarning
 from spikformer_edu.data.files import sweep
 
@@ -119,14 +119,31 @@ def test_killed_while_writing_leaves_either_nothing_or_all(tmp_path):
     for _ in range(8):
         process = context.Process(target=_keep_writing, args=(tmp_path,))
         process.start()
-        time.sleep(0.05 + moments.random() * 0.1)
+        for _ in range(600):  # a busy machine starts it late
+            time.sleep(0.05 + moments.random() * 0.1)
+            if (tmp_path / "file").exists():
+                break
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         if (tmp_path / "file").exists():
             seen += 1
             assert (tmp_path / "file").stat().st_size == 3_000_000
             (tmp_path / "file").unlink()
-    assert seen > 0 and any(p.name.startswith(".file.") for p in tmp_path.iterdir())  # it was hit in the middle of it
+    assert seen > 0 and any(TEMPORARY.fullmatch(p.name) for p in tmp_path.iterdir())  # it was hit in the middle of it
+
+
+def test_what_is_flushed_is_open_for_writing_as_windows_wants_it(tmp_path, monkeypatch):
+    flush = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (os.write(fd, b""), flush(fd)))
+    write_atomically(tmp_path / "file", lambda file: file.write_text("content"))
+    assert (tmp_path / "file").read_text() == "content"
+
+
+def test_processes_of_one_number_in_two_containers_use_different_files(tmp_path):
+    names = []
+    for _ in range(2):
+        write_atomically(tmp_path / "file.npz", lambda file: (names.append(file.name), file.touch()))
+    assert names[0] != names[1] and all(TEMPORARY.fullmatch(name) and name.endswith("file.npz") for name in names)
 
 
 def _get_many(folder, number):
@@ -149,9 +166,9 @@ def test_processes_that_build_the_same_entries_do_not_disturb_each_other(tmp_pat
 
 
 def test_sweeping_bears_a_file_that_another_process_has_just_finished(tmp_path, monkeypatch):
-    old = tmp_path / ".old.tmp"
+    old = tmp_path / ".tmp-1-0123abcd-old"
     old.touch()
     os.utime(old, (0, 0))
-    monkeypatch.setattr(Path, "glob", lambda folder, pattern: iter([tmp_path / ".vanished.tmp", old]))
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: iter([tmp_path / ".tmp-1-0123abcd-vanished", old]))
     sweep(tmp_path)
     assert not old.exists()

@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from making import some_events
 
 from spikformer_edu import cli
 from spikformer_edu.data import __main__ as command
@@ -95,6 +96,7 @@ def test_absent_data_name_the_folder_the_file_and_what_works_offline(run, tmp_pa
         (["simulate", "--out", "OUT", "--source", "digit"], "did you mean 'digits'"),
         (["simulate", "--out", "OUT", "--format", "npy"], "did you mean 'npz'"),
         (["simulate", "--out", "OUT", "--per-class", "1"], "per_class=1"),
+        (["simulate", "--out", "OUT", "--seed", "-1"], "seed=-1"),
         (["simulate", "--out", "OUT", "--per-class", "900"], "digits has 174 images of one class"),
         (["simulate"], "--out"),
         (["prepar"], "prepar"),
@@ -207,7 +209,7 @@ def test_two_prepares_at_once_agree(recordings):
         process.join()
     assert [p.exitcode for p in processes] == [0, 0]
     files = list((recordings / "spikformer-cache").rglob("*"))
-    assert len([f for f in files if f.suffix == ".z"]) == 30 and not [f for f in files if f.suffix == ".tmp"]
+    assert len([f for f in files if f.suffix == ".z"]) == 30 and not [f for f in files if f.name.startswith(".")]
 
 
 def test_simulate_writes_a_labelled_folder_that_cifar10dvs_loads(run, tmp_path):
@@ -243,7 +245,48 @@ def test_simulate_never_mixes_sources(run, tmp_path):
     (tmp_path / "CIFAR10DVS").mkdir()
     (tmp_path / "CIFAR10DVS" / "SIMULATED.txt").write_text("Simulated: cifar10 images ...")
     code, _, err = run("simulate", "--out", tmp_path, "--per-class", "2")
-    assert code == 2 and "of another source or seed: give another --out" in err
+    assert code == 2 and "of another source, seed, number or format: give another --out" in err
+
+
+def test_simulate_never_mixes_formats_and_numbers_and_removes_what_a_kill_left(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "simulate", lambda pictures, seeds: [some_events(100)])
+    out = tmp_path / "out"
+    first = ("simulate", "--out", out, "--per-class", "2", "--format", "npz")
+    assert run(*first)[0] == 0
+    left = out / "CIFAR10DVS" / "3" / ".tmp-7-0123abcd-digits_3_0000.npz"
+    left.touch()
+    before = snapshot(out)
+    for other in (("--format", "aedat4"), ("--per-class", "3")):
+        code, _, err = run(*first, *other)
+        assert code == 2 and "of another source, seed, number or format: give another --out" in err
+        assert snapshot(out) == before
+    os.utime(left, (0, 0))
+    assert run(*first)[0] == 0 and not left.exists()
+
+
+def test_prepare_reads_the_validation_set_too(run):
+    code, out, _ = run("prepare", "digits")
+    assert code == 0 and "val: 180 samples read, at least" in out
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_cache_that_a_reading_process_cannot_keep_stops_prepare(run, recordings, user_cache, method):
+    (recordings / "spikformer-cache").write_text("in the way")
+    (user_cache / "spikformer_edu").write_text("in the way, too")
+    usual = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        code, _, err = run("prepare", "cifar10dvs", "--data-dir", recordings, "--workers", "1", "--image-size", "16")
+    finally:
+        multiprocessing.set_start_method(usual, force=True)
+    assert code == 2 and "no cache is kept" in err.splitlines()[-1]
+
+
+def test_images_of_cifar10_to_simulate_from_are_the_chosen_ones_in_grey(pictures):
+    chosen, labels, names = command.sources(command.Simulate(pictures, "cifar10", 2, data_dir=pictures))
+    split = load("cifar10", pictures).train
+    expected = (split.pixels.float().mean(1) / 255).view(10, 4, 32, 32)[:, :2].flatten(0, 1)
+    assert torch.equal(chosen, expected) and labels.tolist() == [i // 2 for i in range(20)] and names[2] == "bird"
 
 
 def test_simulate_never_mixes_with_real_recordings(run, recordings):

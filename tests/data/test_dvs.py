@@ -4,7 +4,7 @@ import torch
 from making import some_events, write_npz
 
 from spikformer_edu import SpikformerError
-from spikformer_edu.data import PAPER, batches, load
+from spikformer_edu.data import PAPER, batches, count, load
 from spikformer_edu.data.cifar10dvs import INFO
 from spikformer_edu.data.events import read_events, to_frames, write_events
 from spikformer_edu.data.recordings import first_nine_tenths
@@ -138,6 +138,63 @@ def test_the_original_archives_are_unpacked(tmp_path, recordings):
         assert len(load("cifar10dvs", folder).train) == 20
 
 
+def zipped(place, names) -> None:
+    """The archive of each class instead of its folder, as the data set is handed out."""
+    import shutil
+
+    for name in names:
+        shutil.make_archive(place / name, "zip", place, name)
+        shutil.rmtree(place / name)
+
+
+def test_archives_of_missing_classes_are_unpacked_whatever_is_there(recordings):
+    """As after a kill half way, or when one class was unpacked by hand."""
+    place = recordings / "CIFAR10DVS"
+    zipped(place, INFO.classes[1:])
+    assert len(load("cifar10dvs", recordings).train) == 20
+    mine = place / "ship" / "cifar10_ship_0.npz"
+    mine.unlink()
+    assert len(load("cifar10dvs", recordings).train) == 20 - 1  # of two, one trains; and the class is left alone
+    assert not mine.exists()
+
+
+def test_archives_are_left_alone_where_recordings_lie_elsewhere(recordings):
+    zipped(recordings / "CIFAR10DVS", ["dog"])
+    (recordings / "CIFAR10DVS" / "extract").mkdir()
+    for name in INFO.classes:
+        for i in range(2):
+            write_npz(recordings / "CIFAR10DVS" / "extract" / name / f"{i}.npz", some_events(10))
+        if name != "dog":
+            (recordings / "CIFAR10DVS" / name).rename(recordings / f"no-{name}")
+    assert len(load("cifar10dvs", recordings).train) == 10
+    assert not (recordings / "CIFAR10DVS" / "dog").exists()
+
+
+def _load(folder) -> None:
+    assert len(load("cifar10dvs", folder).train) == 20
+
+
+def test_processes_that_find_archives_at_once_agree(recordings):
+    import multiprocessing
+
+    zipped(recordings / "CIFAR10DVS", INFO.classes[1:])
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_load, args=(recordings,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [p.exitcode for p in processes] == [0, 0, 0]
+    assert not list((recordings / "CIFAR10DVS").glob(".*"))
+
+
+def test_one_recording_in_two_formats_is_refused(recordings):
+    folder = recordings / "CIFAR10DVS" / "cat"
+    (folder / "cifar10_cat_2.aedat").write_bytes(b"#!AER-DAT2.0\r\n")
+    with pytest.raises(SpikformerError, match="twice, cifar10_cat_2.aedat and cifar10_cat_2.npz: remove one"):
+        load("cifar10dvs", recordings)
+
+
 # Simulated recordings ----------------------------------------------------------------------------------------------
 
 
@@ -221,7 +278,10 @@ def test_gesture_archives_are_unpacked_and_a_missing_gesture_is_said(gestures):
         with tarfile.open(place / f"{name}.tar.gz", "w:gz") as archive:
             archive.add(place / name, name)
         shutil.rmtree(place / name)
+    before = sorted(place.iterdir())
+    assert count("dvsgesture", gestures) == {} and sorted(place.iterdir()) == before
     assert len(load("dvsgesture", gestures).train) == 22
+    assert count("dvsgesture", gestures) == {"train": 22, "test": 11}
     for file in (place / "ibmGestureTrain").glob("*/7.npy"):
         file.unlink()
     with pytest.raises(SpikformerError, match=r"no recording of gesture 7 \(arm roll\)"):

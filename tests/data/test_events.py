@@ -195,6 +195,46 @@ def test_numbers_that_are_none_are_refused(tmp_path):
             read_events(tmp_path / f"{name}.npz")
 
 
+@pytest.mark.parametrize("low", [0, -1])
+@pytest.mark.parametrize("kind", [np.int8, np.float32])
+def test_polarity_may_be_given_with_either_zero_or_minus_one(tmp_path, low, kind):
+    events = some_events(100)
+    columns = {name: events[name] for name in "txy"}
+    np.savez(tmp_path / "a.npz", **columns, p=np.where(events["p"], 1, low).astype(kind))
+    assert np.array_equal(read_events(tmp_path / "a.npz"), events)
+
+
+@pytest.mark.parametrize(
+    "columns, says",
+    [
+        ({"p": np.array([1, 2, 1])}, "p is neither 0 and 1 nor -1 and 1"),
+        ({"p": np.array([-1, 0, 1])}, "p is neither 0 and 1 nor -1 and 1"),
+        ({"x": np.array([5])}, r"x has shape \(1,\)"),
+        ({"y": np.array([5, 6])}, r"y has shape \(2,\)"),
+        ({"x": np.ones((3, 1))}, r"x has shape \(3, 1\)"),
+        ({"t": np.ones((3, 3))}, r"t has shape \(3, 3\)"),
+        ({"t": np.array(7)}, r"t has shape \(\)"),
+        ({"x": np.array([5.0, 127.7, 3.0])}, "x holds fractions"),
+        ({"t": np.array([1, 3, 2], dtype=np.uint64)}, "not in order of time"),
+        ({"t": np.array([1, 3, 2], dtype=np.uint8)}, "not in order of time"),
+        ({name: np.array([]) for name in "txyp"}, "holds no events"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(tmp_path, columns, says):
+    good = {"t": np.array([1, 2, 3]), "x": np.array([5, 6, 7]), "y": np.array([5, 6, 7]), "p": np.array([0, 1, 1])}
+    np.savez(tmp_path / "a.npz", **(good | columns))
+    with pytest.raises(SpikformerError, match=says) as caught:
+        read_events(tmp_path / "a.npz")
+    assert "a.npz" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_milliseconds_of_a_small_type_do_not_overflow(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[3, 4, 1, 32], [3, 4, 0, 33], [3, 4, 1, 6000]], dtype=np.int16))
+    assert read_events(tmp_path / "a.npy")["t"].tolist() == [32_000, 33_000, 6_000_000]
+    np.save(tmp_path / "b.npy", np.array([[3, 4, 1, 0.5], [3, 4, 0, 2.25]]))
+    assert read_events(tmp_path / "b.npy")["t"].tolist() == [500, 2250]
+
+
 def test_a_file_of_another_kind_and_a_missing_reader_are_said(tmp_path, monkeypatch):
     (tmp_path / "a.aedat5").write_bytes(b"")
     with pytest.raises(SpikformerError, match="a.aedat5 is no recording: did you mean '.aedat'"):

@@ -11,9 +11,9 @@ from making import write_picture
 from PIL import Image
 
 from spikformer_edu import SpikformerError
-from spikformer_edu.data import PAPER, Augment, batches, info, load
+from spikformer_edu.data import PAPER, Augment, batches, count, info, load
 from spikformer_edu.data.cifar10 import INFO as CIFAR10
-from spikformer_edu.data.files import crop_box, unpack
+from spikformer_edu.data.files import crop_box, decode, sweep, unpack
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*holds .* images of")
 
@@ -102,11 +102,19 @@ def test_torchvisions_pickled_batches_are_read(tmp_path, monkeypatch):
     data = pickle.loads((folder / "data_batch_1").read_bytes())["data"]
     assert np.array_equal(splits.train.pixels.flatten(1).numpy(), data)
     assert splits.test.targets.tolist() == [i % 10 for i in range(30)]
+    assert count("cifar10", tmp_path) == {"train": 50_000, "test": 10_000}
     content = bytearray((folder / "data_batch_1").read_bytes())
     content[5000] ^= 1
     (folder / "data_batch_1").write_bytes(content)
     with pytest.raises(SpikformerError, match="cifar-10-batches-py is incomplete or damaged"):
         load("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize("name, folder", [("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")])
+def test_an_empty_folder_of_batches_is_not_counted_as_the_data_set(tmp_path, name, folder):
+    (tmp_path / folder).mkdir()
+    with pytest.raises(SpikformerError, match=f"{folder} is incomplete or damaged"):
+        count(name, tmp_path)
 
 
 def test_cifar100_has_its_own_classes(tmp_path):
@@ -131,6 +139,53 @@ def test_an_image_that_is_none_is_named(pictures, content):
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_link_to_an_image_that_is_gone_is_named(pictures):
+    file = pictures / "cifar10" / "train" / "ship" / "0.png"
+    file.unlink()
+    file.symlink_to("gone.png")
+    with pytest.raises(SpikformerError, match="ship/0.png: No such file"):
+        load("cifar10", pictures)
+
+
+def encoded(image: Image.Image, kind: str, **options) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    file.seek(0)
+    return file
+
+
+def test_sixteen_bits_of_grey_become_eight():
+    grey = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    if Image.open(encoded(Image.fromarray(grey), "PNG")).mode == "I":
+        pytest.skip("this Pillow does not tell 16 bits from 32")
+    out = np.asarray(decode(encoded(Image.fromarray(grey), "PNG"), "a.png"))
+    assert out.shape == (32, 32, 3) and (out == (grey // 256)[..., None]).all()
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_thirty_two_bits_of_grey_are_refused(kind):
+    with pytest.raises(SpikformerError, match="a.tif is no readable image .*save it with 8 or 16 bits"):
+        decode(encoded(Image.fromarray(np.ones((4, 4), kind)), "TIFF"), "a.tif")
+
+
+def test_what_is_transparent_shows_white_paper_and_what_is_not_stays_as_it_is():
+    ink = np.zeros((2, 2, 4), dtype=np.uint8)
+    ink[0, :, 3] = 255, 0
+    image = Image.fromarray(ink)
+    expected = [[0, 255], [255, 255]]
+    for picture in (image, image.convert("LA"), image.convert("PA").convert("RGBA")):
+        assert np.asarray(decode(encoded(picture, "PNG"), "a"))[..., 0].tolist() == expected
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putdata([0, 1])
+    assert np.asarray(decode(encoded(palette, "PNG", transparency=0), "a")).tolist() == [[[255] * 3, [40, 50, 60]]]
+    opaque = np.random.default_rng(0).integers(0, 256, (32, 32, 4), dtype=np.uint8)
+    opaque[..., 3] = 255
+    for kind in ("PNG", "WEBP"):
+        file = encoded(Image.fromarray(opaque), kind, **({"lossless": True} if kind == "WEBP" else {}))
+        assert np.array_equal(np.asarray(decode(file, "a")), opaque[..., :3])
+
+
 def test_an_image_of_another_size_points_to_folder(pictures):
     file = pictures / "cifar10" / "train" / "ship" / "0.png"
     write_picture(file, 0, size=(40, 30))
@@ -153,10 +208,10 @@ def imagenet(tmp_path):
         write_picture(path, i, size=(60 + 10 * i, 50))
         sources.append(path)
     for label, wnid in enumerate(WNIDS):
-        for split, count in (("train", 2), ("val", 1)):
+        for split, images in (("train", 2), ("val", 1)):
             folder = tmp_path / "imagenet" / split / wnid
             folder.mkdir(parents=True)
-            for i in range(count):
+            for i in range(images):
                 os.link(sources[(label + i) % 5], folder / f"{wnid}_{i}.JPEG")
     return tmp_path
 
@@ -249,6 +304,7 @@ def test_a_damaged_shard_is_named_and_a_changed_one_indexed_anew(tmp_path):
     place = tmp_path / "imagenet"
     place.mkdir()
     write_shards(place, "val", "cls")
+    assert count("imagenet", tmp_path) == {"val shards": 4} and not (tmp_path / "spikformer-cache").exists()
     assert len(load("imagenet", tmp_path, image_size=16).test) == 1000
     shard = place / "val-0002.tar"
     good = shard.read_bytes()
@@ -260,6 +316,12 @@ def test_a_damaged_shard_is_named_and_a_changed_one_indexed_anew(tmp_path):
     shard.write_bytes(good[: len(good) // 2])  # cut while a run goes on
     with pytest.raises(SpikformerError, match=r"val-0002.tar \(bytes \d+ to \d+\) is no readable image"):
         list(batches(split, 100))
+    shard.unlink()
+    with pytest.raises(SpikformerError, match="cannot read .*val-0002.tar: No such file"):
+        list(batches(split, 100))
+    shard.symlink_to("gone.tar")
+    with pytest.raises(SpikformerError, match="cannot read .*val-0002.tar: No such file"):
+        load("imagenet", tmp_path, image_size=16)
 
 
 def test_the_papers_crop_takes_the_whole_picture_within_its_bounds():
@@ -365,7 +427,7 @@ def test_zip_archives_that_would_leave_the_folder_are_refused(tmp_path, name):
 
 
 def test_a_truncated_archive_leaves_nothing_and_nothing_is_overwritten(tmp_path):
-    archive(tmp_path / "a.tar.gz", [f"folder/{i}" for i in range(200)])
+    archive(tmp_path / "a.tar.gz", [*(f"folder/{i}" for i in range(200)), "notes.txt"])
     content = (tmp_path / "a.tar.gz").read_bytes()
     (tmp_path / "b.tar.gz").write_bytes(content[: len(content) // 2])
     with pytest.raises(SpikformerError, match="cannot unpack .*b.tar.gz"):
@@ -373,8 +435,10 @@ def test_a_truncated_archive_leaves_nothing_and_nothing_is_overwritten(tmp_path)
     assert list((tmp_path / "there").iterdir()) == []
     (tmp_path / "there" / "folder").mkdir()
     (tmp_path / "there" / "folder" / "mine").write_text("mine")
+    (tmp_path / "there" / "notes.txt").write_text("mine, too")
     unpack(tmp_path / "a.tar.gz", tmp_path / "there")
     assert [p.name for p in (tmp_path / "there" / "folder").iterdir()] == ["mine"]
+    assert (tmp_path / "there" / "notes.txt").read_text() == "mine, too"
 
 
 def _unpack_ten_times(archive, folder) -> None:
@@ -399,13 +463,13 @@ def test_processes_that_unpack_at_once_do_not_disturb_each_other(tmp_path):
 
 
 def test_only_old_leftovers_of_killed_processes_are_swept(tmp_path):
-    from spikformer_edu.data.files import sweep
-
-    for name in (".unpack-abc", ".download-abc", "recordings"):
+    mine = [".work.tmp", ".unpack-old", ".tmp-7-0123abcd-folder", "recordings"]
+    for name in (".spikformer-unpack-abc", ".spikformer-download-abc", *mine):
         (tmp_path / name / "inner").mkdir(parents=True)
         os.utime(tmp_path / name, (0, 0))
-    for name in (".x.safetensors.q1.tmp", "mine.tmp", ".fresh.tmp"):
+    files = [".editor.tmp", ".tmp-notes", "mine.tmp", ".tmp-7-0123abcd-fresh.z"]
+    for name in (".tmp-7-0123abcd-old.z", *files):
         (tmp_path / name).write_text("")
         os.utime(tmp_path / name, None if "fresh" in name else (0, 0))
     sweep(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".fresh.tmp", "mine.tmp", "recordings"]
+    assert {p.name for p in tmp_path.iterdir()} == {*mine, *files}
