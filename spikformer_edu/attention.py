@@ -36,7 +36,7 @@ class SpikingSelfAttention(nn.Module):
 
     Without softmax the product is associative, (Q K^T) V = Q (K^T V): the cheaper order is taken. Both
     sum integers, so they give the same numbers to the last bit when the scale is a power of two (in
-    bfloat16 as long as the inner product stays within 256, which 256 tokens do).
+    bfloat16, on a CPU, as long as the inner product stays within 256, which 256 tokens do).
 
     Args:
         dim: token width D. heads: number of heads h, which must divide D; d = D / h.
@@ -70,7 +70,7 @@ class SpikingSelfAttention(nn.Module):
             raise SpikformerError(f"heads={heads} does not divide dim={dim}: choose a number of heads that does")
         self.heads = heads
         scale = self.default_scale(dim // heads) if scale is None else scale
-        self.scale = nn.Parameter(torch.tensor(scale)) if learn_scale else scale
+        self.scale = nn.Parameter(torch.tensor(float(scale))) if learn_scale else scale
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.bn = nn.BatchNorm1d(3 * dim)  # per feature, so one over 3D is three over D
         self.q = LIF(**lif) if self.spiking_qk else nn.Identity()

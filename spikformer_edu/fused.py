@@ -1,4 +1,4 @@
-"""The neuron of ``neurons.py`` as one operation: the same numbers with a third of the memory traffic.
+"""The neuron of ``neurons.py`` as one operation, with a third of the memory traffic.
 
 Autograd, left to itself, records some twenty small operations for each time step of the plain loop.
 Here the forward pass keeps one tensor, the membrane u, and the backward pass walks it once in reverse:
@@ -16,6 +16,8 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+
+from .errors import SpikformerError
 
 
 @cache
@@ -64,7 +66,11 @@ class FusedLIF(torch.autograd.Function):
         return spikes, u
 
     @staticmethod
-    def backward(ctx, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise SpikformerError('a fused LIF has no second derivatives: take neuron="snntorch" or backend="snntorch"')
+        if grad is None:  # no loss hears of the spikes
+            return None, None, None, None, None
         (u,) = ctx.saved_tensors
         beta, threshold, slope = ctx.constants
         out = torch.empty_like(u)

@@ -1,8 +1,8 @@
 """The fused neuron's two passes as GPU kernels: every element walks its own T steps, read and written once each.
 
 Arithmetic is in float32 (in float64 for float64); the membrane is rounded to the tensor's own precision at every step,
-as the other neurons do, so that spikes are the same. The constants are compiled in, exact for every dtype. Without a
-GPU these kernels run in Triton's interpreter (``TRITON_INTERPRET=1``), which is how they are tested.
+as ``fused.py`` does on a CPU, so that spikes are the same. The constants are compiled in, exact for every dtype.
+Without a GPU these kernels run in Triton's interpreter (``TRITON_INTERPRET=1``), which is how they are tested.
 """
 
 import torch
@@ -75,11 +75,12 @@ def forward(current: Tensor, membranes: Tensor | None, spikes: Tensor, beta: flo
         current = torch.empty_like(spikes).copy_(current)
     steps, size = len(spikes), spikes[0].numel()
     keep = membranes is not None
-    _forward[(triton.cdiv(size, BLOCK),)](
-        *(current, membranes if keep else spikes, spikes, size, current.stride(0)),
-        *(beta, threshold, steps, keep, BLOCK),
-        enable_fp_fusion=False,  # x + beta u in two roundings, as everywhere else
-    )
+    with torch.cuda.device_of(current):  # Triton launches on the current GPU, wherever its arguments are
+        _forward[(triton.cdiv(size, BLOCK),)](
+            *(current, membranes if keep else spikes, spikes, size, current.stride(0)),
+            *(beta, threshold, steps, keep, BLOCK),
+            enable_fp_fusion=False,  # x + beta u in two roundings, as everywhere else
+        )
 
 
 def backward(membranes: Tensor, grad: Tensor, currents: Tensor, beta: float, threshold: float, slope: float) -> None:
@@ -87,6 +88,7 @@ def backward(membranes: Tensor, grad: Tensor, currents: Tensor, beta: float, thr
     if grad.stride() != membranes.stride():
         grad = torch.empty_like(membranes).copy_(grad)
     steps, size = len(membranes), membranes[0].numel()
-    _backward[(triton.cdiv(size, BLOCK),)](
-        *(membranes, grad, currents, size, (steps - 1) * size), *(beta, threshold, slope, steps, BLOCK)
-    )
+    with torch.cuda.device_of(membranes):
+        _backward[(triton.cdiv(size, BLOCK),)](
+            *(membranes, grad, currents, size, (steps - 1) * size), *(beta, threshold, slope, steps, BLOCK)
+        )

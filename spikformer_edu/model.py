@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from .attention import ATTENTION, SpikingLinear
 from .errors import SpikformerError, nearest
-from .neurons import LIF
-
-NEURONS = ("fused", "snntorch")
+from .neurons import LIF, NEURONS
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class SpikformerConfig:
     tau: float = 2.0  # membrane time constant, in time steps
     learn_beta: bool = False
     learn_threshold: bool = False
-    neuron: str = "fused"  # or "snntorch": the plain loop, the same numbers
+    neuron: str = "fused"  # or "snntorch": the plain loop (neurons.LIF says where they differ)
 
     def __post_init__(self):
         object.__setattr__(self, "pool", tuple(bool(p) for p in self.pool))  # JSON has no tuples
@@ -53,9 +51,7 @@ class SpikformerConfig:
         if self.dim % 8:
             raise SpikformerError(f"dim={self.dim}: SPS widens as D/8, D/4, D/2, D, so choose a multiple of 8")
         if self.dim % self.heads:
-            raise SpikformerError(
-                f"heads={self.heads} does not divide dim={self.dim}: choose a number of heads that does"
-            )
+            raise SpikformerError(f"heads={self.heads} does not divide dim={self.dim}: choose a number that does")
         if len(self.pool) != 4:
             raise SpikformerError(f"pool={self.pool}: give one True or False for each of the four SPS blocks")
         if self.attention not in ATTENTION:
@@ -97,14 +93,18 @@ class SpikingConv(nn.Module):
 
     def forward_image(self, x: Tensor, time_steps: int) -> Tensor:
         """What ``forward`` gives for T copies of an image ``[B, C_in, H, W]``, at the cost of one convolution."""
-        n = x.shape[0] * x.shape[2] * x.shape[3] * getattr(self.bn, "world", 1)  # of all processes, if they share it
-        variance = self.bn.running_var.data  # .data: the backward pass keeps an eye on the buffer, but reads it not
-        kept = variance * (1 - self.bn.momentum)
-        x = self.bn(self.conv(x))  # [B, C_out, H, W]
-        if self.bn.training and n > 1:
+        x, bn = self.conv(x), self.bn  # [B, C_out, H, W]
+        n = x.shape[0] * x.shape[2] * x.shape[3] * getattr(bn, "world", 1)  # of all processes, if they share it
+        if bn.training and bn.running_var is not None and n > 1:
             # Copies have the mean and variance of one, but for Bessel's correction: n / (n - 1) becomes Tn / (Tn - 1).
             bessel = (n - 1) / n * (time_steps * n) / (time_steps * n - 1)
+            variance = bn.running_var.data  # .data: the backward pass keeps an eye on the buffer, but reads it not
+            share = 1 / (bn.num_batches_tracked + 1) if bn.momentum is None else bn.momentum  # None: a plain mean
+            kept = variance * (1 - share)
+            x = bn(x)
             variance.sub_(kept).mul_(bessel).add_(kept)
+        else:
+            x = bn(x)
         return self.spike(x.expand(time_steps, *x.shape))
 
     def spike(self, current: Tensor) -> Tensor:

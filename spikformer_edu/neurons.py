@@ -11,13 +11,17 @@ same neuron reads u[t] = beta u[t-1] (1 - S[t-1]) + X[t] with beta = 1 - 1/tau, 
 u >= tau V_th. That is all there is to the mapping: no approximation is involved.
 """
 
+import math
 from collections.abc import Callable
 
 import snntorch as snn
 import torch
 from torch import Tensor
 
+from .errors import SpikformerError, nearest
 from .fused import FusedLIF
+
+NEURONS = ("fused", "snntorch")
 
 
 class _SigmoidSpike(torch.autograd.Function):
@@ -60,15 +64,19 @@ class LIF(snn.Leaky):
     the next, and there is nothing to reset.
 
     Args:
-        tau: membrane time constant, in time steps.
+        tau: membrane time constant, in time steps; 1 forgets at once.
         v_threshold: threshold V_th in the paper's units (that of H).
         alpha: slope of the sigmoid surrogate, per unit of H.
         learn_beta: learn the decay beta = 1 - 1/tau (snnTorch's option; clamped to [0, 1]).
         learn_threshold: learn the threshold (snnTorch's option).
-        backend: "fused" runs the same arithmetic as one operation (``fused.py``) unless beta or the threshold is
-            learned, or the compiler fuses the loop anyway; "snntorch" always runs the plain loop.
+        backend: "fused" runs all steps as one operation (``fused.py``) unless beta or the threshold is learned, or the
+            compiler fuses the loop anyway; "snntorch" always runs the plain loop, and alone has second derivatives.
+            Spikes are the same, but for a few in half precision with tau != 2, where the loop rounds beta u as well.
 
     Shapes: input current ``[T, ...]``, real -> spikes ``[T, ...]``, {0, 1}, of the input's dtype.
+
+    Raises:
+        SpikformerError: tau out of its range, an unknown backend, a current of integers.
 
     Source: paper, eq. 1-3 and appendix C.1.
     """
@@ -82,6 +90,10 @@ class LIF(snn.Leaky):
         learn_threshold: bool = False,
         backend: str = "fused",
     ):
+        if not 1 <= tau < math.inf:
+            raise SpikformerError(f"tau={tau}: give a finite time constant of at least one time step")
+        if backend not in NEURONS:
+            raise SpikformerError(f"unknown backend {backend!r}: {nearest(backend, NEURONS)}")
         super().__init__(
             beta=1 - 1 / tau,
             threshold=tau * v_threshold,
@@ -108,9 +120,10 @@ class LIF(snn.Leaky):
         return float(self.threshold) / self.tau
 
     def forward(self, current: Tensor) -> Tensor:
+        if not current.is_floating_point():
+            raise SpikformerError(f"current is {current.dtype}: give floating point numbers, current.float()")
         if self.fusible and not torch.compiler.is_compiling():
-            keep = self.on_membranes is not None
-            spikes, membranes = FusedLIF.apply(current, *self.constants(), self.slope, keep)
+            spikes, membranes = FusedLIF.apply(current, *self.constants(), self.slope, self.on_membranes is not None)
         else:
             spikes, membranes = self.loop(current)
         if self.on_membranes is not None:

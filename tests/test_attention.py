@@ -208,6 +208,11 @@ def test_learned_scale_gets_its_gradient(n):
     assert "scale" in dict(attention.named_parameters())
 
 
+def test_scale_may_be_a_whole_number():
+    scale = layer(scale=1, learn_scale=True).scale
+    assert scale.is_floating_point() and scale.item() == 1 == layer(scale=1).scale
+
+
 def test_learned_scale_learns_through_the_neuron():
     attention = layer(learn_scale=True)
     attention(tokens()).sum().backward()

@@ -21,4 +21,4 @@ def test_kernels_equal_the_loops():
         text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert len(re.findall(r"\.", done.stdout.split("[100%]")[0])) == 36, done.stdout
+    assert len(re.findall(r"\.", done.stdout.split("[100%]")[0])) == 39, done.stdout

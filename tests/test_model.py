@@ -1,5 +1,6 @@
 """The network is the official one, layout by layout; what never changes its logits; and every bad input's one line."""
 
+import copy
 import gc
 import inspect
 import weakref
@@ -108,6 +109,7 @@ def test_every_gradient_is_the_official_one(layout):
     (model(x) * weights).sum().backward()
     (official(x) * weights).sum().backward()
     gradients = {name: p.grad for name, p in official.named_parameters() if p.grad is not None}
+    assert all(g.abs().max() > 1e-6 for g in gradients.values() if g.dim() > 1)
     twin = Spikformer(model.config).double()
     never_called = {name: p for name, p in official.state_dict().items() if name not in gradients and "bn" not in name}
     assert all("norm" in name or name == "pos_embed" for name in never_called)
@@ -191,6 +193,7 @@ def test_a_static_image_trains_as_its_copies_do(layout):
             (net(batch) * weights).sum().backward()
     other = dict(stacked.named_parameters())
     for name, parameter in model.named_parameters():
+        assert parameter.dim() == 1 or parameter.grad.abs().max() > 1e-6, f"{name} learns nothing"
         assert torch.allclose(parameter.grad, other[name].grad, rtol=0, atol=1e-9), name
     buffers = dict(stacked.named_buffers())
     for name, buffer in model.named_buffers():
@@ -202,6 +205,35 @@ def test_a_static_image_trains_as_its_copies_do(layout):
         (model.sps[0].bn.num_batches_tracked, official.patch_embed.proj_bn.num_batches_tracked),
     ):
         assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-9)
+
+
+def test_update_bn_on_images_is_that_on_their_copies():
+    """The plain mean over batches (momentum None) of torch.optim.swa_utils, for a still image too."""
+    once, batches = network(), [frames()[0], 2 * frames()[0], frames(b=2)[0]]
+    copies, before = copy.deepcopy(once), copy.deepcopy(once.state_dict())
+    torch.optim.swa_utils.update_bn(batches, once)
+    torch.optim.swa_utils.update_bn([x.expand(4, *x.shape) for x in batches], copies)
+    for name, value in copies.state_dict().items():
+        torch.testing.assert_close(once.state_dict()[name], value, rtol=1e-9, atol=1e-12)
+        assert "running" not in name or not torch.allclose(value, before[name])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_static_image_needs_no_running_statistics(training):
+    model, image = network(), frames()[0]
+    model.sps[0].bn = nn.BatchNorm2d(4, track_running_stats=False).double()
+    nn.init.ones_(model.sps[0].bn.bias)
+    model.train(training)
+    logits = model(image)
+    assert logits.std() > 0.01
+    torch.testing.assert_close(model(image.expand(4, *image.shape)), logits, rtol=0, atol=1e-12)
+
+
+def test_an_exported_network_says_the_same():
+    model, image = network(replace(SMALL, depth=1, time_steps=2)), frames()[0]
+    program = torch.export.export(model, (frames()[0],)).module()
+    assert model(image).std() > 0.01
+    torch.testing.assert_close(program(image), model(image), rtol=0, atol=1e-12)
 
 
 def test_event_frames_bring_their_own_time_steps():
@@ -342,7 +374,7 @@ def test_state_dict_survives_a_round_trip():
     model, x = network(), frames()
     twin = Spikformer(SMALL).double().eval()
     twin.load_state_dict(model.state_dict())
-    assert torch.equal(twin(x), model(x))
+    assert torch.equal(twin(x), model(x)) and model(x).std() > 0.01
     assert all("neuron" not in name for name in model.state_dict())
 
 

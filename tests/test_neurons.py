@@ -14,7 +14,7 @@ import snntorch as snn
 import torch
 from torch import Tensor
 
-from spikformer_edu import LIF, Sigmoid
+from spikformer_edu import LIF, Sigmoid, SpikformerError
 from spikformer_edu.fused import FusedLIF
 
 BACKENDS = ("fused", "snntorch")
@@ -209,6 +209,50 @@ def test_backends_agree(kind, v_threshold, dtype):
     assert torch.allclose(fused[1], plain[1], rtol=0, atol=ROUNDING[dtype])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("tau", [2.0, 3.0, 7.0])
+def test_in_half_precision_the_backends_agree_for_tau_2_alone(tau, dtype):
+    """Where the equality ends: the loop rounds beta u and then the sum, the fused neuron the sum alone."""
+    current = random_currents(6, 100_000).to(dtype)
+    fused, plain = LIF(tau=tau)(current), LIF(tau=tau, backend="snntorch")(current)
+    differ = (fused != plain).double().mean()
+    assert fused.double().mean() > 0.02
+    assert differ == 0 if tau == 2 or dtype == torch.float32 else 0 < differ < 1e-3
+
+
+@pytest.mark.parametrize("loss", [torch.sum, lambda spikes: spikes.square().sum()], ids=["linear", "square"])
+def test_second_derivatives_are_refused_or_right(loss, one_line):
+    current = 2 * torch.randn(1, 50, dtype=torch.float64).requires_grad_()
+    with pytest.raises(SpikformerError) as error:
+        torch.autograd.grad(loss(LIF().double()(current)), current, create_graph=True)
+    one_line(error, "second derivative", 'neuron="snntorch"', 'backend="snntorch"')
+
+    spikes = LIF(backend="snntorch").double()(current)
+    (first,) = torch.autograd.grad(loss(spikes), current, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), current)
+    sigma = torch.sigmoid(2 * (current - 2))  # slope 2 on u, threshold 2
+    once, twice = 2 * sigma * (1 - sigma), 4 * sigma * (1 - sigma) * (1 - 2 * sigma)
+    expected = twice if loss is torch.sum else 2 * (once**2 + spikes * twice)
+    torch.testing.assert_close(second, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_spikes_that_no_loss_hears_of_have_no_gradient(backend):
+    class Deaf(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return None
+
+    current, other = torch.randn(2, 4, 3, requires_grad=True).unbind()
+    current.retain_grad()
+    (Deaf.apply(LIF(backend=backend)(current)).sum() + other.sum()).backward()
+    assert current.grad is None or not current.grad.any()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "view",
@@ -370,3 +414,34 @@ def test_learned_neuron_starts_as_the_fixed_one():
     fixed = run(LIF().double(), current, weights)
     learned = run(LIF(learn_beta=True, learn_threshold=True).double(), current, weights)
     assert torch.equal(fixed[0], learned[0]) and torch.allclose(fixed[1], learned[1], rtol=0, atol=1e-14)
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        (dict(backend="fusd"), ["'fusd'", "did you mean 'fused'", "snntorch"]),
+        *((dict(tau=tau), [f"tau={tau}", "at least one"]) for tau in (0.8, 0.0, -2, math.inf, math.nan)),
+    ],
+)
+def test_option_out_of_range(option, words, one_line):
+    with pytest.raises(SpikformerError) as error:
+        LIF(**option)
+    one_line(error, *words)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tau_of_one_step_forgets_at_once(backend):
+    current = random_currents()
+    spikes, gradient = run(LIF(tau=1, backend=backend).double(), current, torch.ones(()))
+    assert torch.equal(spikes, (current >= 1).double()) and gradient.any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_current_of_integers(backend, one_line):
+    with pytest.raises(SpikformerError) as error:
+        LIF(backend=backend)(torch.tensor([[-1], [2]]))
+    one_line(error, "torch.int64", "current.float()")
+    assert LIF(backend=backend)(torch.tensor([[-1.0], [2.0]])).tolist() == [[0], [0]]  # u = 1.5

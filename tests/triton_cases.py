@@ -1,5 +1,8 @@
 """The GPU kernels of the neuron on a CPU: run by ``test_fused_triton.py`` in a process whose Triton interprets."""
 
+from contextlib import contextmanager
+from unittest.mock import MagicMock
+
 import pytest
 import torch
 
@@ -58,3 +61,31 @@ def test_membranes_are_the_same_and_only_kept_on_demand(kernels):
     assert torch.equal(u, torch.stack(LIF().loop(x)[1]))
     again, last = fused.FusedLIF.apply(x, 0.5, 2.0, 2.0, False)
     assert torch.equal(again, spikes) and len(last) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # the interpreter cuts bfloat16, a GPU rounds it
+def test_rounds_as_the_fused_neuron_of_a_cpu(dtype, monkeypatch):
+    x = (2 * torch.randn(6, 50_000)).to(dtype)  # enough for a sum that is rounded twice to tell
+    spikes, u = fused.FusedLIF.apply(x, 2 / 3, 3.0, 4 / 3, True)
+    monkeypatch.setattr(fused, "kernels_for", lambda tensor: fused_triton)
+    ours, membranes = fused.FusedLIF.apply(x, 2 / 3, 3.0, 4 / 3, True)
+    assert torch.equal(membranes, u) and torch.equal(ours, spikes) and 0.02 < spikes.float().mean()
+
+
+def test_kernels_start_on_the_device_of_their_tensors(kernels, monkeypatch):
+    devices, started = [], []
+
+    @contextmanager
+    def device_of(tensor):
+        devices.append(tensor.device)
+        yield
+        devices.pop()
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    for name in ("_forward", "_backward"):
+        kernel, spy = getattr(fused_triton, name), MagicMock()
+        spy.__getitem__.side_effect = lambda grid, kernel=kernel: started.append(list(devices)) or kernel[grid]
+        monkeypatch.setattr(fused_triton, name, spy)
+    x = torch.randn(4, 30, requires_grad=True)
+    LIF()(x).sum().backward()
+    assert started == [[x.device]] * 2
