@@ -75,8 +75,12 @@ def main(options: Options) -> None:
             write_json(options.out, {"provenance": about, "notes": NOTES, "tables": [to_dict(t) for t in tables]})
     print("\n" + "\n".join(f"{name}: {text}" for name, text in about["peers"].items()))
     print("\n" + ".\n".join(NOTES) + ".")
+    measured = [part for part in tables if part.results]
+    if not measured:
+        reasons = dict.fromkeys(f"{name} ({reason})" for part in tables for name, reason in part.skipped.items())
+        raise SpikformerError(f"nothing was measured, give other --peers: skipped {', '.join(reasons)}")
     if options.plot is not None:
-        fig = draw(tables, f"{about['device']}, CPU threads: {about['threads']}")
+        fig = draw(measured, f"{about['device']}, CPU threads: {about['threads']}")
         write_file(options.plot, lambda file: fig.savefig(file, format="png", dpi=150))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .attention import SoftmaxAttention, SpikingSelfAttention
 from .model import Spikformer, SpikformerConfig
 from .presets import PRESETS, preset
+from .record import check_network, eager, evaluating
 from .table import table
 
 MAC, AC = 4.6, 0.9  # pJ
@@ -168,13 +169,14 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
         The network without spikes has the same layers and runs once; its attention takes 2 N^2 D.
 
     Raises:
-        SpikformerError: inputs that the model does not take.
+        SpikformerError: not a Spikformer but a wrapper around one, or inputs that the model does not take.
 
     Source: paper, eq. 21-24 and appendix C.2.
     """
+    check_network(model)
     costs: list[LayerCost] = []
     time_steps = inputs.shape[0] if inputs.dim() == 5 else model.config.time_steps
-    handles, was_training = [], model.training
+    handles = []
 
     def count_layer(name: str):
         def hook(module: nn.Module, args: tuple, out: Tensor) -> None:
@@ -214,10 +216,9 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
                 handles.append(module.register_forward_hook(count_layer(layer)))
         for name, module in attentions.items():
             count_products(name, module)
-        with torch.no_grad():
-            model.eval()(inputs)
+        with torch.no_grad(), evaluating(model), eager(model):
+            model(inputs)
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
         for name, module in attentions.items():
@@ -231,8 +232,9 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
 
 
 def rate_and_mean(x: Tensor) -> tuple[float, float]:
-    """Share of non-zero values, and mean value."""
-    return float((x != 0).mean(dtype=torch.float64)), float(x.mean(dtype=torch.float64))
+    """Share of non-zero values, and mean value; of integers both are exact, and no device needs float64 for it."""
+    rows = x.sum(-1, dtype=torch.promote_types(x.dtype, torch.float32))
+    return int(x.count_nonzero()) / x.numel(), float(rows.cpu().double().sum()) / x.numel()
 
 
 def _pj(cost: LayerCost, convention: str, dim: int, shape: tuple[int, ...]) -> float:

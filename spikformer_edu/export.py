@@ -19,7 +19,7 @@ from .data import DatasetInfo, info
 from .errors import SpikformerError
 from .model import Spikformer, SpikingConv
 from .neurons import LIF
-from .training import load_run
+from .training import load_run, load_splits
 from .training.checkpoint import write_file
 
 
@@ -74,18 +74,20 @@ def header(model: Spikformer, name: str, facts: DatasetInfo) -> dict[str, Any]:
     }
 
 
-def export(checkpoint: str | Path, out: Path) -> list[Path]:
+def export(checkpoint: str | Path, out: Path, data_dir: Path | None = None) -> list[Path]:
     """Write a trained network as ``model.json`` and ``model.bin``.
 
     Args:
         checkpoint: a run folder, or the name of a pretrained model of the package.
         out: folder for the two files; made if need be.
+        data_dir: where data sets are, for one whose classes are only known from its files.
 
     Returns:
         The two paths.
 
     Raises:
-        SpikformerError: no run there; a network that is not the paper's SSA on still images; or a full disk.
+        SpikformerError: no run there; a network that is not the paper's SSA on still images; class names that are not
+            here; or a full disk.
     """
     run = load_run(checkpoint)
     config, facts = run.model.config, info(run.recipe.dataset)
@@ -96,6 +98,13 @@ def export(checkpoint: str | Path, out: Path) -> list[Path]:
         )
     if facts.time_steps is not None:
         raise SpikformerError(f"{run.folder}: trained on event frames of {facts.name}; give a run on still images")
+    if not facts.classes:
+        facts = load_splits(run.recipe, data_dir).info
+    if len(facts.classes) != config.num_classes:
+        raise SpikformerError(
+            f"{facts.name} has {len(facts.classes)} classes here, the network {config.num_classes}: "
+            "give as --data-dir the data that it was trained on"
+        )
     content, offset, chunks = header(run.model, run.folder.name, facts), 0, []
     content["tensors"] = {}
     for name, tensor in tensors(run.model).items():
@@ -114,11 +123,13 @@ class Options:
     """Run folder, or the name of a pretrained model of the package."""
     out: Path = Path("export")
     """Folder for model.json and model.bin."""
+    data_dir: Path | None = None
+    """Where data sets are; else $SPIKFORMER_DATA, else ./data. Read only for class names that are not known without."""
 
 
 def main(options: Options) -> None:
     """Write a trained network as model.json and model.bin, batch norms folded, for programs that are not Python."""
-    for path in export(options.checkpoint, options.out):
+    for path in export(options.checkpoint, options.out, options.data_dir):
         print(f"{path}  {path.stat().st_size:,} bytes")
 
 

@@ -1,8 +1,10 @@
 """See what every layer did: spikes, membrane potentials and their gradients, attention scores, integers, logits."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from operator import index
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +31,9 @@ class LayerRecord:
         dtype: what the layer computed in; None: that of ``values``.
         gradients: dL/dH, put there by the backward pass.
         watched: the backward pass is waited for: recorded with ``gradients=True``.
+        tau: the neuron's membrane time constant, in time steps. beta: its decay, 1 - 1/tau unless learned. None where
+            there is no neuron.
+        scale: s of scores; None elsewhere. pooled: they are scores of Q and K after the pool over tokens.
     """
 
     name: str
@@ -39,6 +44,10 @@ class LayerRecord:
     dtype: torch.dtype | None = None
     gradients: Tensor | None = None
     watched: bool = False
+    tau: float | None = None
+    beta: float | None = None
+    scale: float | None = None
+    pooled: bool = False
 
     @property
     def spikes(self) -> Tensor:
@@ -94,7 +103,46 @@ def feature_rates(name: str, spikes: Tensor) -> Tensor:
         positions = (0, 1, 3, 4)  # [T, B, C, H, W]
     else:
         positions = (0, 1, 3) if spikes.dim() == 5 else (0, 1, 2)  # [T, B, h, N, d] or [T, B, N, D]
-    return spikes.mean(positions, dtype=torch.float32).flatten()
+    total = spikes.sum(positions, dtype=torch.float32).flatten()
+    return total / (spikes.numel() // total.numel())  # not mean: on a GPU that of ones may be 0.99999994
+
+
+def check_network(model: nn.Module) -> None:
+    """Refuse what wraps a network: wrappers name its layers differently, or run code that sees no hooks.
+
+    Raises:
+        SpikformerError: not a Spikformer.
+    """
+    if not isinstance(model, Spikformer):
+        raise SpikformerError(
+            f"{type(model).__name__} is no Spikformer: give the network itself, model.module of"
+            " DistributedDataParallel, model._orig_mod of torch.compile"
+        )
+
+
+@contextmanager
+def eager(model: nn.Module) -> Iterator[None]:
+    """Inside the block nothing runs as ``model.compile()`` made it: compiled code sees no hooks that come and go."""
+    compiled = {m: m._compiled_call_impl for m in model.modules() if m._compiled_call_impl is not None}
+    for module in compiled:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards every module is in its own mode again, frozen ones too."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def layer_names(model: Spikformer) -> list[str]:
@@ -102,12 +150,16 @@ def layer_names(model: Spikformer) -> list[str]:
 
     Every neuron layer (``sps.0``, ..., ``blocks.0.attn.q``, ...), and two that are not neurons:
     ``blocks.i.attn.scores`` and ``blocks.i.residual``.
+
+    Raises:
+        SpikformerError: not a Spikformer, but a wrapper around one.
     """
     return list(_sources(model))
 
 
 def _sources(model: Spikformer) -> dict[str, nn.Module]:
     """Recordable name -> the module it comes from."""
+    check_network(model)
     sources: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, LIF):
@@ -210,10 +262,11 @@ def value_set(values: Tensor) -> str:
     """The set that values lie in, found by looking: "{0, 1}", "integers 0 to 5", "multiples of 0.125", "real"."""
     if values.dtype == torch.bool:
         return "{0, 1}"
-    values = values.double()
+    values = values if values.dtype == torch.float64 else values.float()  # 128 times a half may be too large for it
     low, high = float(values.min()), float(values.max())
     for power in range(8):  # a grid finer than 1/128 is as good as real
-        if torch.equal(values * 2**power, (values * 2**power).round()):
+        scaled = values * 2**power
+        if torch.equal(scaled, scaled.round()):
             if power:
                 return f"multiples of {2**-power:g}, {low:g} to {high:g}"
             return "{0, 1}" if low >= 0 and high <= 1 else f"integers {low:g} to {high:g}"
@@ -236,8 +289,8 @@ class record:
         compact: keep spikes as bool, a quarter of the memory of float32; ``.spikes`` gives them back in their dtype.
 
     Raises:
-        SpikformerError: an unknown layer (the line names the nearest), membranes that are being recorded already, or,
-            when the model is called, a sample that the batch does not have.
+        SpikformerError: not a Spikformer, an unknown layer (the line names the nearest), no samples, membranes that are
+            being recorded already, or, when the model is called, a sample that the batch does not have.
 
     Examples:
         >>> with se.record(model, membranes=True) as rec:
@@ -263,7 +316,7 @@ class record:
             if name not in sources:
                 raise SpikformerError(f"unknown layer {name!r}: {nearest(name, sources)}")
         self.model, self.membranes, self.gradients, self.compact = model, membranes, gradients, compact
-        self.samples = None if samples is None else torch.as_tensor(list(samples), dtype=torch.long)
+        self.samples = None if samples is None else _numbers(samples)
         self.sources = {name: module for name, module in sources.items() if name in chosen}
 
     def __enter__(self) -> Recording:
@@ -271,15 +324,16 @@ class record:
         if any(module.on_membranes is not None for module in watched):
             raise SpikformerError("membranes of this model are being recorded already: leave that block first")
         self.recording = Recording(list(self.sources))
-        self._mixes: dict[nn.Module, Callable] = {}
-        self.handles = [self.model.blocks[-1].register_forward_hook(self._keep_logits)]
+        self._own_mix = {m: vars(m).get("mix") for m in self.sources.values() if isinstance(m, SpikingSelfAttention)}
+        self.attached = ExitStack()
+        self.attached.enter_context(eager(self.model))
+        self.attached.callback(self.model.blocks[-1].register_forward_hook(self._keep_logits).remove)
         for name, module in self.sources.items():
             if isinstance(module, SpikingSelfAttention):
-                self._mixes[module] = module.mix  # the class's own, or that of a block around this one
-                module.mix = partial(self._mix, name, module)
+                module.mix = partial(self._mix, name, module, module.mix)
             else:
                 kind = "residual" if isinstance(module, Block) else "spikes"
-                self.handles.append(module.register_forward_hook(partial(self._keep, name, kind)))
+                self.attached.callback(module.register_forward_hook(partial(self._keep, name, kind)).remove)
                 if module in watched:
                     module.on_membranes = partial(self._keep_membranes, name, module.tau)
         self._watched = watched
@@ -287,13 +341,12 @@ class record:
         return self.recording
 
     def __exit__(self, *exc) -> None:
-        for handle in self.handles:
-            handle.remove()
-        for module, mix in self._mixes.items():
-            if isinstance(mix, partial):
-                module.mix = mix
+        self.attached.close()
+        for module, mix in self._own_mix.items():
+            if mix is None:
+                del module.mix  # the class's own is seen again
             else:
-                del module.mix
+                module.mix = mix  # that of a block around this one, or the user's
         for module in self._watched:
             module.on_membranes = None
 
@@ -309,8 +362,10 @@ class record:
 
     def _keep_logits(self, module: nn.Module, inputs: tuple, tokens: Tensor) -> None:
         head = self.model.head  # called as a function: hooks on the head are not for us
+        # Detached, or autocast would keep a copy of the weight without history, and the model's own call would use it.
+        weight, bias = head.weight.detach(), head.bias.detach()
         with torch.no_grad():
-            self.recording._logits = F.linear(self._chosen(tokens).mean(2), head.weight, head.bias)  # [T, B, K]
+            self.recording._logits = F.linear(self._chosen(tokens).mean(2), weight, bias)  # [T, B, K]
 
     def _keep_membranes(self, name: str, tau: float, u: Tensor) -> None:
         self._potentials[name] = self._chosen(u) / tau  # H = u / tau
@@ -320,22 +375,35 @@ class record:
         record.gradients = self._chosen(gradient) * tau
 
     def _keep(self, name: str, kind: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        values, threshold, dtype = self._chosen(output), None, None
-        if kind == "spikes":
-            threshold = module.v_threshold
-            if self.compact:
-                values, dtype = values.bool(), values.dtype
-        watched = self.gradients and kind == "spikes"
-        record = LayerRecord(name, kind, values, self._potentials.pop(name, None), threshold, dtype, watched=watched)
-        self.recording._records[name] = record
-        if watched and inputs[0].requires_grad:
+        record = self.recording._records[name] = LayerRecord(name, kind, self._chosen(output))
+        if kind != "spikes":
+            return
+        record.membranes, record.v_threshold = self._potentials.pop(name, None), module.v_threshold
+        record.tau, record.beta = module.tau, float(module.beta.detach().clamp(0, 1))  # as Leaky clamps it
+        if self.compact:
+            record.values, record.dtype = record.values.bool(), record.values.dtype
+        record.watched = self.gradients
+        if record.watched and inputs[0].requires_grad:
             inputs[0].register_hook(partial(self._keep_gradient, record, module.tau))
 
-    def _mix(self, name: str, module: SpikingSelfAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _mix(self, name: str, module: SpikingSelfAttention, mix: Callable, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with torch.no_grad():
             scores = self._chosen(module.scores(q, k))
-        self.recording._records[name] = LayerRecord(name, "scores", scores)
-        return self._mixes[module](q, k, v)
+        scale = module.scale.item() if isinstance(module.scale, Tensor) else module.scale
+        pooled = module.pool is not None
+        self.recording._records[name] = LayerRecord(name, "scores", scores, scale=scale, pooled=pooled)
+        return mix(q, k, v)
+
+
+def _numbers(samples: Iterable[int]) -> Tensor:
+    """Numbers of samples, as a tensor."""
+    try:
+        numbers = [index(i) for i in samples]
+    except TypeError:
+        numbers = []
+    if not numbers:
+        raise SpikformerError(f"samples={samples!r}: give a list of whole numbers with at least one in it, such as [0]")
+    return torch.tensor(numbers)
 
 
 class Rates:
@@ -344,7 +412,7 @@ class Rates:
     Nothing is attached to the model on the other steps, and nothing waits for the device before ``pop``.
 
     Args:
-        model: the network (not its compiled wrapper: compiled code does not see hooks that come and go).
+        model: the network itself, not a wrapper around it. On the steps watched it runs as it is without compilation.
         every: watch one training step in so many, the first of each epoch included.
 
     Examples:
@@ -358,9 +426,9 @@ class Rates:
     def __init__(self, model: Spikformer, every: int = 8):
         if every < 1:
             raise SpikformerError(f"every={every}: watch one step in 1 or more")
+        self.model, self.every = model, every
         self.layers = {name: module for name, module in _sources(model).items() if isinstance(module, LIF)}
-        self.every = every
-        self.handles: list = []
+        self.attached = ExitStack()
         self._start()
 
     def _start(self) -> None:
@@ -371,7 +439,9 @@ class Rates:
         self.close()
         watched = self.steps % self.every == 0
         if watched:
-            self.handles = [m.register_forward_hook(partial(self._count, name)) for name, m in self.layers.items()]
+            self.attached.enter_context(eager(self.model))
+            for name, module in self.layers.items():
+                self.attached.callback(module.register_forward_hook(partial(self._count, name)).remove)
         self.steps += 1
         return watched
 
@@ -385,9 +455,7 @@ class Rates:
 
     def close(self) -> None:
         """Leave nothing on the model."""
-        for handle in self.handles:
-            handle.remove()
-        self.handles = []
+        self.attached.close()
 
     @torch.no_grad()
     def _count(self, name: str, module: nn.Module, inputs: tuple, spikes: Tensor) -> None:

@@ -148,7 +148,7 @@ def _figures(subject: Subject, whole: Recording, first: Recording, report: Energ
             "neuron",
             "Neuron microscope",
             "Current, membrane, spikes and surrogate gradient of one attention neuron.",
-            lambda: plot.neuron(attn, tau=model.config.tau),
+            lambda: plot.neuron(attn),
         ),
         (
             "attention",
@@ -192,7 +192,7 @@ def _figures(subject: Subject, whole: Recording, first: Recording, report: Energ
             "ssa",
             "Spiking self-attention by hand",
             "Q, K, V as bitmaps: two rows meet in an AND, are counted and scaled, gather V, and charge a membrane.",
-            lambda: plot.ssa(first, scale=float(model.blocks[0].attn.scale)),
+            lambda: plot.ssa(first),
         )
         drawings.insert(7, by_hand)
     if subject.log is not None:
@@ -203,9 +203,9 @@ def _figures(subject: Subject, whole: Recording, first: Recording, report: Energ
 
 
 def _animations(model: Spikformer, first: Recording) -> Iterator[tuple]:
-    yield "neuron", plot.neuron_animation(first["blocks.0.attn.attn"], tau=model.config.tau)
+    yield "neuron", plot.neuron_animation(first["blocks.0.attn.attn"])
     if _spiking(model):
-        yield "ssa", plot.ssa_animation(first, scale=float(model.blocks[0].attn.scale))
+        yield "ssa", plot.ssa_animation(first)
 
 
 STYLE = """

@@ -9,7 +9,7 @@ from . import cli
 from .data import load
 from .errors import SpikformerError
 from .report import Subject, write_report
-from .training import load_run
+from .training import load_run, load_splits
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,10 @@ class Options:
 def main(options: Options) -> None:
     """Draw rasters, membranes, attention maps, rates and energy of a trained network: PNG files and one HTML page."""
     run = load_run(options.checkpoint, options.weights)
-    splits = load(options.dataset or run.recipe.dataset, options.data_dir, time_steps=run.model.config.time_steps)
+    if options.dataset is None:
+        splits = load_splits(run.recipe, options.data_dir)  # the very samples of the run
+    else:
+        splits = load(options.dataset, options.data_dir, time_steps=run.model.config.time_steps)
     split = splits[options.split]
     if not 0 <= options.index < len(split):
         raise SpikformerError(f"--index {options.index}: the {options.split} split has {len(split)} samples, from 0")
@@ -57,7 +60,7 @@ def main(options: Options) -> None:
         log if log.exists() else None,
     )
     page = write_report(subject, options.out, options.animate)
-    print(f"{len(list(options.out.glob('*.png')))} figures and {page}")
+    print(f"{page.read_text(encoding='utf-8').count('<figure>')} figures and {page}")
 
 
 if __name__ == "__main__":

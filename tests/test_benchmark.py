@@ -165,6 +165,17 @@ def test_what_cannot_run_says_why():
     assert "skipped spikingjelly-triton: its Triton neuron needs CUDA" in benchmark.show(table)
 
 
+def test_nothing_measured_is_one_line(tmp_path, one_line):
+    options = benchmark.Options(
+        shapes=("toy",), precisions=("fp32",), peers=("spikingjelly-triton",), rounds=1, memory=False, device="cpu",
+        plot=tmp_path / "times.png",
+    )  # fmt: skip
+    with pytest.raises(se.SpikformerError) as error:
+        benchmark.main(options)
+    one_line(error, "nothing was measured", "spikingjelly-triton (its Triton neuron needs CUDA")
+    assert not list(tmp_path.iterdir())
+
+
 # How it is measured
 
 
@@ -259,6 +270,10 @@ def test_memory_of_the_two_orders():
     assert 0.9 * scores < table["(QK^T)V"]["eval"] < 2 * scores
     assert 1.8 * scores < table["(QK^T)V"]["train"] < 4 * scores
     assert table["Q(K^TV)"]["train"] < 0.7 * scores
+
+
+def test_memory_of_other_devices_is_not_measured():
+    assert measure.peak_memory("ours", toy(), "fp32", torch.device("mps")) == {}
 
 
 def test_points_of_a_sweep():

@@ -19,6 +19,7 @@ from spikformer_edu.energy import (
     count_flops,
     energy,
     first_conv_mj,
+    rate_and_mean,
 )
 
 
@@ -123,8 +124,15 @@ class TestRates:
         assert costs["sps.1"].steps == 3 and costs["head"].steps == 1
 
     def test_silent_and_saturated_inputs(self, model):
-        silent = energy(model, torch.zeros(1, 1, 32, 32))
-        assert all(cost.sops >= 0 for cost in silent.layers)
+        assert energy(model, torch.zeros(1, 1, 32, 32)).layers[0].rate == 0
+        silent = build()
+        with torch.no_grad():
+            for name, parameter in silent.named_parameters():
+                if ".bn." in name:
+                    parameter.fill_(-5.0 if name.endswith("bias") else 0.0)  # no neuron ever fires
+        report = energy(silent, torch.ones(1, 1, 32, 32))
+        assert [cost.rate for cost in report.layers] == [1.0] + [0.0] * (len(report.layers) - 1)
+        assert report.sops == 0 and report.totals["paper"] == 4.6 * 4 * report.layers[0].flops
         full = build()
         with torch.no_grad():
             full.sps[3].bn.weight.zero_()
@@ -175,6 +183,29 @@ class TestEnergy:
         single = [energy(model, images[i : i + 1]) for i in range(3)]
         assert whole.sops == pytest.approx(sum(r.sops for r in single) / 3)
         assert whole.flops == single[0].flops
+
+    def test_every_module_keeps_its_mode(self, images):
+        model = build().train()
+        model.sps[0].bn.eval()  # frozen
+        energy(model, images)
+        assert model.training and model.sps[1].bn.training and not model.sps[0].bn.training
+
+    def test_compiled_in_place_is_counted_alike(self, model, images):
+        expected, compiled = energy(model, images), build()
+        compiled.compile(backend="eager")
+        with torch.no_grad():
+            compiled(images)
+        assert energy(compiled, images) == expected
+
+    def test_rates_and_means_need_no_double_precision_on_the_device(self, monkeypatch):
+        def refuse(*args, **kwargs):
+            raise TypeError("no float64 here")
+
+        x = torch.randint(0, 3, (5, 7, 1001)).float()
+        expected = float((x != 0).double().mean()), float(x.double().mean())
+        monkeypatch.setattr(torch.Tensor, "mean", refuse)
+        assert rate_and_mean(x) == expected
+        assert rate_and_mean(x.bfloat16()) == expected  # sums far above what bfloat16 can hold
 
     def test_leaves_the_model_as_it_was(self, images):
         model = build()

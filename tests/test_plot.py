@@ -14,6 +14,7 @@ from spikformer_edu import plot
 from spikformer_edu.energy import CONVENTIONS, energy
 from spikformer_edu.plot import style
 from spikformer_edu.plot.neuron import run_neuron
+from spikformer_edu.plot.ssa import product_of
 from spikformer_edu.record import LayerRecord, Recording
 
 
@@ -293,6 +294,19 @@ class TestNeuron:
         _, (ax, *_) = plot.neuron(record, neuron=2)
         np.testing.assert_allclose([bar.get_height() for bar in ax.patches], current[:, 2], atol=1e-6)
 
+    @pytest.mark.parametrize("options", [dict(tau=1.25), dict(tau=4.0, learn_beta=True)], ids=str)
+    def test_a_record_brings_its_tau_and_its_learned_decay(self, options):
+        torch.manual_seed(0)
+        model = se.spikformer("digits-2-64", dim=16, heads=2, depth=1, **options)
+        layer, seen = model.sps[2].neuron, []
+        if options.get("learn_beta"):
+            layer.beta.data.fill_(0.3)
+        layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+        with torch.no_grad(), se.record(model, membranes=True) as recording:
+            model(4 * torch.randn(1, 1, 32, 32))
+        _, (ax, *_) = plot.neuron(recording["sps.2"], neuron=(3, 4, 5))
+        np.testing.assert_allclose([bar.get_height() for bar in ax.patches], seen[0][:, 0, 3, 4, 5], atol=1e-5)
+
     @pytest.mark.parametrize("current", [torch.zeros(1), torch.zeros(5), torch.full((3,), 9.0), -torch.ones(2)])
     def test_degenerate_currents(self, current):
         _, (_, middle, *_) = plot.neuron(current)
@@ -349,8 +363,10 @@ class TestAtlas:
         assert "T = 1" in label_of(fig)
 
     def test_bad_input_is_one_line(self, rec):
-        with pytest.raises(se.SpikformerError, match="2 samples"):
-            plot.atlas(rec, sample=5)
+        for options, said in ((dict(sample=9), "2 samples"), (dict(neurons=0), "at least one")):
+            with pytest.raises(se.SpikformerError, match=said):
+                plot.atlas(rec, **options)
+        assert not plt.get_fignums(), "a figure was left open"
         with pytest.raises(se.SpikformerError, match="recording is empty"):
             plot.atlas(Recording(["sps.0"]))
 
@@ -388,6 +404,15 @@ class TestLogits:
         assert named.get(best, named.get(f"{best} (true)")) == pytest.approx(float(output.max()), abs=1e-6)
         assert named["d (true)"] == pytest.approx(float(output[3]), abs=1e-6)
 
+    def test_as_many_classes_as_are_asked_for(self, rec):
+        _, ax = plot.logits(rec, shown=8)
+        named = [line for line in ax.lines if not line.get_label().startswith("_")]
+        assert len(ax.lines) == 10 and len(named) == 8
+        assert len({(line.get_linestyle(), line.get_color()) for line in named}) == 8
+        with pytest.raises(se.SpikformerError) as error:
+            plot.logits(rec, shown=0)
+        assert "shown=0" in one_line(error)
+
 
 class TestSSA:
     def q_k_v(self):
@@ -417,13 +442,49 @@ class TestSSA:
         assert "spike at t" in axes["membrane"].get_title("left")
         assert "no spike" not in axes["membrane"].get_title("left")
 
-    def test_the_spikes_are_those_of_the_model(self, rec):
-        from spikformer_edu.plot.ssa import product_of
-
-        product = product_of(rec, None, None, 0.125, None, 1, 0, 1)
+    @pytest.mark.parametrize(
+        "options",
+        [
+            dict(),
+            dict(qk_pool=True),
+            dict(tau=1.2),
+            dict(learn_beta=True),
+            dict(scale=0.25),
+            dict(learn_threshold=True),
+        ],
+        ids=str,
+    )
+    def test_the_spikes_are_those_of_the_model(self, options):
+        torch.manual_seed(0)
+        model = se.spikformer("digits-2-64", dim=16, heads=2, depth=2, **options)
+        if options.get("learn_beta"):
+            model.blocks[1].attn.attn.beta.data.fill_(0.3)
+        if options.get("learn_threshold"):
+            model.blocks[1].attn.attn.threshold.data.fill_(0.7)
+        with torch.no_grad(), se.record(model, membranes=True) as rec:
+            model(4 * torch.randn(2, 1, 32, 32))
+        product = product_of(rec, None, None, None, None, 1, 0, 1)
         record = rec["blocks.1.attn.attn"]
         np.testing.assert_array_equal(product.s, record.spikes[:, 1, 0])
+        np.testing.assert_array_equal(product.h >= product.threshold, product.s)
         np.testing.assert_allclose(product.h, record.membrane[:, 1, 0], atol=1e-6)
+        assert 0 < product.s.mean() < 1
+        _, axes = plot.ssa(rec, block=1, sample=1)
+        assert ("pooled" in axes["q"].get_title("left")) == ("qk_pool" in options)
+
+    def test_a_recording_that_does_not_multiply_out_is_refused(self, rec):
+        with pytest.raises(se.SpikformerError) as error:
+            plot.ssa(rec, scale=0.5)
+        assert "blocks.0.attn.attn" in one_line(error) and "s = 0.5" in one_line(error)
+
+    def test_low_precision_is_drawn_as_it_was(self):
+        """Rounding may turn a spike at the very threshold; the recorded one is drawn."""
+        torch.manual_seed(0)
+        model = se.spikformer("digits-2-64", dim=64, heads=2, depth=1, scale=0.2)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), se.record(model) as rec:
+            model(4 * torch.randn(2, 1, 32, 32))
+        product = product_of(rec, None, None, None, None, 0, 1, 1)
+        np.testing.assert_array_equal(product.s, rec["blocks.0.attn.attn"].spikes[:, 1, 1].float())
 
     def test_silence_one_step_one_token(self):
         nothing = torch.zeros(1, 1, 4)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import spikformer_edu as se
 from spikformer_edu import LIF, Spikformer, SpikformerConfig, SpikformerError
+from spikformer_edu.record import Rates
 
 CONFIG = SpikformerConfig(dim=32, depth=2, heads=4, num_classes=5)
 T, B, N, H, D = 4, 3, 16, 4, 8
@@ -172,6 +173,19 @@ def test_a_block_inside_another_takes_nothing_from_it(model, frames):
     assert all("mix" not in block.attn.__dict__ for block in model.blocks)
 
 
+def test_a_mix_of_the_user_s_own_stays(model, frames):
+    attn, calls = model.blocks[0].attn, []
+
+    def mix(q, k, v):
+        calls.append(q.shape)
+        return type(attn).mix(attn, q, k, v)
+
+    attn.mix = mix
+    with se.record(model) as rec:
+        model(frames)
+    assert attn.mix is mix and len(calls) == 1 and len(rec) == len(NAMES)
+
+
 @pytest.mark.parametrize("options", [dict(), dict(membranes=True), dict(gradients=True)], ids=str)
 def test_nothing_is_left_behind(model, frames, options):
     before = state(model)
@@ -267,7 +281,45 @@ def test_gradients_are_those_of_the_equations(model, frames):
     assert gradient.abs().max() > 1e-4 and torch.allclose(gradient, torch.stack(expected), rtol=0, atol=1e-12)
 
 
+def test_a_record_says_which_neuron_and_which_scores(frames):
+    config = SpikformerConfig(dim=32, depth=1, heads=4, tau=1.25, learn_beta=True, learn_scale=True, qk_pool=True)
+    model = Spikformer(config).double()
+    model.blocks[0].attn.v.beta.data.fill_(1.5)  # snnTorch clamps it to [0, 1]
+    with se.record(model) as rec:
+        model(frames)
+    for layer in rec.layers("spikes"):
+        assert layer.tau == 1.25 and layer.beta == pytest.approx(1.0 if layer.name.endswith(".v") else 0.2)
+    scores = rec["blocks.0.attn.scores"]
+    assert (scores.scale, scores.pooled, scores.tau, scores.beta) == (0.125, True, None, None)
+    with se.record(plain := Spikformer(CONFIG)) as rec:
+        plain(frames.float())
+    assert not rec["blocks.0.attn.scores"].pooled and rec["blocks.0.residual"].tau is None
+
+
+def test_compiled_in_place_every_layer_is_seen(model, frames):
+    with torch.no_grad(), se.record(model) as expected:
+        model(frames)
+    model.compile(backend="eager")
+    model.blocks[1].mlp.compile(backend="eager")
+    with torch.no_grad():
+        model(frames)  # compiled now
+        before = [model._compiled_call_impl, model.blocks[1].mlp._compiled_call_impl]
+        with se.record(model) as rec:
+            model(frames)
+    assert list(rec) == NAMES
+    assert all(torch.equal(rec[name].values, expected[name].values) for name in NAMES)
+    assert [model._compiled_call_impl, model.blocks[1].mlp._compiled_call_impl] == before and None not in before
+
+
 # Errors.
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel, lambda model: model.sps], ids=str)
+def test_a_wrapper_is_no_network(model, wrap, one_line):
+    for use in (se.record, se.layer_names, Rates, lambda model: se.energy(model, torch.zeros(1, 3, 16, 16))):
+        with pytest.raises(SpikformerError) as error:
+            use(wrap(model))
+        one_line(error, "is no Spikformer", "model.module", "model._orig_mod")
 
 
 def test_unknown_layers_name_the_nearest(model, frames, one_line):

@@ -1,12 +1,19 @@
 """Recording beyond spikes: logits per step, gradients, few samples, the summary, rates during training."""
 
 import gc
+from contextlib import nullcontext
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 import spikformer_edu as se
-from spikformer_edu.record import Rates, feature_rates, firing_warning, value_set
+from spikformer_edu.data import load
+from spikformer_edu.record import Rates, evaluating, feature_rates, firing_warning, value_set
+from spikformer_edu.training import Place, Recipe
+from spikformer_edu.training.loop import RunOptions, Trainer
 
 
 @pytest.fixture
@@ -163,6 +170,18 @@ class TestLittleMemory:
             model(images)
         assert model(images).shape == (3, 10)  # nothing was left behind
 
+    @pytest.mark.parametrize("samples", [0, [], [0.5], "01"])
+    def test_samples_are_a_list_of_numbers(self, model, samples, one_line):
+        with pytest.raises(se.SpikformerError) as error:
+            se.record(model, samples=samples)
+        one_line(error, f"samples={samples!r}", "such as [0]")
+
+    def test_numbers_may_come_as_an_array_or_a_tensor(self, model, images):
+        for samples in (np.array([2, 0]), torch.tensor([2, 0]), range(2, -1, -2)):
+            with torch.no_grad(), se.record(model, samples=samples, layers=["sps.0"]) as rec:
+                model(images)
+            assert rec.logits.shape == (4, 2, 10)
+
     def test_compact_keeps_bools_and_gives_spikes_back(self, model, images):
         with torch.no_grad(), se.record(model) as plain:
             model(images)
@@ -192,6 +211,30 @@ class TestEverywhere:
         assert rec["blocks.0.attn.q"].spikes.dtype == torch.bfloat16
         assert torch.isfinite(rec["sps.0"].gradient).all()
         torch.testing.assert_close(rec.logits.float().mean(0), out.float(), atol=0.02, rtol=0.02)
+
+    def test_under_autocast_every_weight_keeps_its_gradient(self, model, images):
+        """Autocast keeps a cast weight for the next use; one cast without history would take the head's gradient."""
+
+        class Seen(TorchFunctionMode):
+            leaves = 0
+
+            def __torch_function__(self, func, types, args=(), kwargs=None):
+                if func is torch.nn.functional.linear and not torch.is_grad_enabled():
+                    self.leaves += sum(x.requires_grad for x in args)
+                return func(*args, **(kwargs or {}))
+
+        def gradients(recorded: bool) -> list[torch.Tensor]:
+            model.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16), se.record(model, layers=[]) if recorded else nullcontext():
+                out = model(images)
+            out.float().square().sum().backward()
+            return [p.grad.clone() for p in model.parameters()]
+
+        plain = gradients(False)
+        with Seen() as seen:
+            watched = gradients(True)
+        assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
+        assert model.head.weight.grad.abs().sum() > 0 and seen.leaves == 0
 
     def test_inside_training_the_weights_move_as_without(self, images):
         def train(recorded):
@@ -246,6 +289,17 @@ class TestSummary:
         line = rec.summary()[0]
         assert (line["rate"], line["dead"], line["saturated"]) == (0.5, 0.5, 0.5)
 
+    def test_a_feature_that_always_fires_is_saturated_on_every_device(self, monkeypatch):
+        """A GPU takes a mean as the sum times the rounded 1/n, which of 41 ones is not 1."""
+
+        def mean(x, dim=None, dtype=None):
+            return x.sum(dim, dtype=dtype) * torch.tensor(1 / 41)
+
+        monkeypatch.setattr(torch.Tensor, "mean", mean)
+        spikes = torch.ones(1, 1, 41, 3)  # [T, B, N, D]
+        assert not (spikes.mean((0, 1, 2), dtype=torch.float32) == 1).any()
+        assert feature_rates("blocks.0.mlp.out", spikes).tolist() == [1, 1, 1]
+
     def test_prints_as_a_table(self, model, images):
         with torch.no_grad(), se.record(model) as rec:
             model(images)
@@ -273,6 +327,17 @@ class TestSummary:
     )
     def test_value_sets(self, values, said):
         assert value_set(torch.tensor(values)) == said
+
+    def test_value_sets_are_found_without_double_precision(self, monkeypatch):
+        """Which not every device has."""
+
+        def refuse(self):
+            raise TypeError("no float64 here")
+
+        monkeypatch.setattr(torch.Tensor, "double", refuse)
+        assert value_set(torch.tensor([0.0, 0.375])) == "multiples of 0.125, 0 to 0.375"
+        assert value_set(torch.tensor([0.1, 1000.0], dtype=torch.float16)) == "real, 0.1 to 1e+03"
+        assert value_set(torch.tensor([0.1, 0.25], dtype=torch.float64)) == "real, 0.1 to 0.25"
 
 
 class TestRates:
@@ -311,6 +376,32 @@ class TestRates:
         assert attached == [True, False, False, True, False, False, True]
         rates.close()
 
+    def test_validation_is_no_training_step(self, tmp_path):
+        """An epoch of one step, which is watched: the hooks must be gone when the network is measured."""
+        splits = load("digits", toy=10)
+        recipe = Recipe(epochs=1, warmup_epochs=0, batch_size=len(splits.train), time_steps=1, toy=10)
+        trainer, rows = Trainer(recipe, tmp_path, Place(torch.device("cpu")), splits, RunOptions()), []
+        for val in (splits.val, None):
+            trainer.splits = replace(splits, val=val)
+            trainer.model.train()
+            with torch.no_grad():
+                trainer.rates.step()
+                trainer.model(splits.train.fetch(torch.arange(20), None)[0])
+            trainer.progress.seen = 1
+            trainer.finish_epoch(1.0, 20)
+            rows.append({name: value for name, value in trainer.progress.rows[-1].items() if name.startswith("rate/")})
+        assert len(rows[0]) > 10 and rows[0] == rows[1]
+
+    def test_compiled_in_place_every_layer_is_counted(self, model, images):
+        model.compile(backend="eager")
+        with torch.no_grad():
+            model(images)
+            rates = Rates(model)
+            rates.step()
+            model(images)
+        found = rates.pop()
+        assert list(found) == list(rates.layers) and model._compiled_call_impl is not None
+
     def test_bad_every(self, model):
         with pytest.raises(se.SpikformerError, match="every=0"):
             Rates(model, every=0)
@@ -319,3 +410,16 @@ class TestRates:
         assert firing_warning({"sps.0": (0.2, 0.5)}) is None
         said = firing_warning({"sps.0": (0.2, 0.0), "sps.1": (0.0, 1.0), "sps.2": (0.99, 0.0)})
         assert "\n" not in said and "sps.1" in said and "sps.2" in said and "sps.0" not in said
+
+
+def test_evaluation_mode_is_left_as_it_was(model):
+    """A frozen batch norm of a network in training stays frozen, also when what runs inside fails."""
+    model.train()
+    model.sps[1].bn.eval()
+    model.blocks[0].eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    with pytest.raises(KeyError), evaluating(model):
+        assert not any(module.training for module in model.modules())
+        raise KeyError
+    assert {name: module.training for name, module in model.named_modules()} == before
+    assert before[""] and not before["sps.1.bn"]

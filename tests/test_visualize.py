@@ -16,8 +16,10 @@ import pytest
 import torch
 
 import spikformer_edu as se
+from spikformer_edu import visualize
 from spikformer_edu.data import info
 from spikformer_edu.report import Subject, write_report
+from spikformer_edu.training import load_splits
 from spikformer_edu.visualize import Options, main
 
 FIGURES = [
@@ -131,6 +133,30 @@ def test_in_a_browser(folder, browser):
             backgrounds.add((scheme, view.evaluate("getComputedStyle(document.body).backgroundColor")))
             view.close()
     assert len(backgrounds) == 2 and len({color for _, color in backgrounds}) == 2
+
+
+def test_the_samples_are_those_of_the_run(tmp_path, monkeypatch, capsys):
+    """Of a run on another split, and on a few samples of each class, the test set is its own."""
+    run = se.load_run("digits-2-64")
+    recipe = replace(run.recipe, split_seed=5, toy=20)
+    monkeypatch.setattr(visualize, "load_run", lambda *_: type(run)(run.model, recipe, run.folder, {}))
+    subjects = []
+
+    def write(subject, out, animate):
+        subjects.append(subject)
+        (out / "report.html").write_text("<figure></figure>")
+        return out / "report.html"
+
+    monkeypatch.setattr(visualize, "write_report", write)
+    (tmp_path / "before.png").write_bytes(b"")
+    main(Options(out=tmp_path, samples=4))
+    inputs, labels = load_splits(recipe).test.fetch(torch.arange(4), None)
+    others = se.data.load("digits").test.fetch(torch.arange(4), None)[0]
+    assert torch.equal(subjects[0].inputs, inputs) and torch.equal(subjects[0].labels, labels)
+    assert not torch.equal(inputs, others)
+    assert capsys.readouterr().out.startswith("1 figures")  # what lay there before is not counted
+    main(Options(out=tmp_path, samples=4, dataset="digits"))  # named: the data set as it is
+    assert torch.equal(subjects[1].inputs, others)
 
 
 class TestOtherModels:

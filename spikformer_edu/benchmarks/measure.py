@@ -231,13 +231,15 @@ def peak_memory(name: str, case: Case, precision: str, device: torch.device) -> 
     """Peak memory of a step, by mode, measured alone in a new process, everything included that the peer keeps.
 
     On a GPU what PyTorch allocated. On a CPU, under Linux, by how much the process grew: its peak resident memory less
-    what it held after a tiny step had loaded every library.
+    what it held after a tiny step had loaded every library. Elsewhere it is not measured.
 
     Raises:
         Unavailable: the process was killed.
     """
     if device.type == "cpu" and ("+compile" in name or not Path("/proc/self/status").exists()):
         return {}  # the compiler lives in the same process; other systems do not tell
+    if device.type not in ("cpu", "cuda"):
+        return {}
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(_peak, name, case, precision, device, torch.get_num_threads()).result()

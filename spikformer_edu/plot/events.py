@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from ..data.events import EVENT, SENSOR, to_frames
 from ..errors import SpikformerError
 from ..model import Spikformer
+from ..record import evaluating
 from .style import house, image_of
 
 FELL, ROSE = "#D55E00", "#0072B2"  # polarity 0 and 1, as in every figure of event frames
@@ -105,9 +106,8 @@ def token_means(model: Spikformer, frames: np.ndarray) -> np.ndarray:
     weight = model.head.weight
     x = torch.as_tensor(frames, dtype=weight.dtype, device=weight.device)[:, None]  # [T, 1, C, H, W]
     model.check_input(x)
-    was_training = model.training
-    tokens = model.eval().sps(x, len(x))  # [T, 1, D, H/P, W/P]
-    model.train(was_training)
+    with evaluating(model):
+        tokens = model.sps(x, len(x))  # [T, 1, D, H/P, W/P]
     return tokens[:, 0].mean(1).cpu().numpy()
 
 

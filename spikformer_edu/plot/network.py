@@ -1,6 +1,7 @@
 """The whole network at a glance: the spike atlas, and which values flow where."""
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from ..errors import SpikformerError
 from ..record import LayerRecord, Recording, feature_rates, value_set
 from . import style
 from .layers import draw_raster, recorded
@@ -181,8 +183,10 @@ def logits(
         shown: so many classes get a colour, those that lead at the end (and the true one); the others are grey.
 
     Raises:
-        SpikformerError: nothing was recorded, no such sample.
+        SpikformerError: nothing was recorded, no such sample, shown below 1.
     """
+    if shown < 1:
+        raise SpikformerError(f"shown={shown}: give at least one class a colour")
     values = style.one_sample(recording.logits, sample, "logits")  # [T, K]
     steps, count = values.shape
     means = values.cumsum(0) / np.arange(1, steps + 1)[:, None]
@@ -194,7 +198,7 @@ def logits(
         for k in range(count):
             if k not in lead:
                 ax.plot(means[:, k], color=style.PALE, linewidth=1)
-        looks = zip(("-", "--", "-.", ":", (0, (1, 1))), "osD^v", strict=True)
+        looks = cycle(zip(("-", "--", "-.", ":", (0, (1, 1))), "osD^v", strict=True))
         for place, (k, (line, marker)) in enumerate(zip(lead, looks, strict=False)):
             color = plt.get_cmap(style.HEAT)(0.85 * place / max(len(lead) - 1, 1))
             name = (classes[k] if k < len(classes) else f"class {k}") + (" (true)" if k == label else "")

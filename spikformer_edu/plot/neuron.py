@@ -51,7 +51,7 @@ def neuron(
     Args:
         source: an input current X ``[T]``, which is run through the paper's neuron; or a record with membranes, whose
             current follows from H[t] and V[t-1] (paper, eq. 1).
-        tau, threshold, alpha: of the neuron; a record brings its own threshold.
+        tau, threshold, alpha: of the neuron; a record brings its own tau, decay and threshold.
         neuron, sample, title: as in ``membrane``; for a record.
 
     Returns:
@@ -97,7 +97,10 @@ def trace_of(source, tau, threshold, alpha, neuron, sample, title) -> Trace:
         where = pick_neuron(spikes, neuron)
         h, s = membranes[(slice(None), *where)], spikes[(slice(None), *where)]
         before = np.concatenate([[0], (h * (1 - s))[:-1]])  # V[t-1]
-        x = tau * (h - before) + before
+        if source.tau is not None:
+            tau = source.tau
+        beta = 1 - 1 / tau if source.beta is None else source.beta  # it may have been learned
+        x = tau * (h - beta * before)
         name = f"{style.layer_title(source, len(h), title)}, neuron {', '.join(map(str, where))}"
         return Trace(x, h, s, source.v_threshold, alpha, name)
     x = style.check_finite(style.to_numpy(source, "current"), "current")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.animation import FuncAnimation
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -15,18 +16,24 @@ from ..presets import PRESETS
 from ..record import LayerRecord, Recording
 from . import style
 from .layers import draw_membrane
-from .neuron import run_neuron
+
+ROUNDING = 0.01  # of H: nearer to the threshold, low precision may fall on either side
 
 
 class Product:
-    """Everything between Q, K, V ``[T, N, d]`` of one head and its spikes."""
+    """Everything between Q, K, V ``[T, N, d]`` of one head and its spikes, which ``spikes`` gives if they are known."""
 
-    def __init__(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, threshold: float, title: str):
+    pooled = False  # Q and K are drawn after a pool over the tokens
+
+    def __init__(self, q, k, v, scale, threshold, title, tau=2.0, beta=0.5, spikes=None):
         self.q, self.k, self.v, self.scale, self.threshold, self.title = q, k, v, scale, threshold, title
         self.counts = q @ k.transpose(0, 2, 1)  # [T, N, N]: how many ones Q_i and K_j share
         self.x = self.counts @ v * scale  # [T, N, d]
-        h, s = run_neuron(torch.from_numpy(self.x), v_threshold=threshold)
-        self.h, self.s = h.numpy(), s.numpy()
+        self.h, self.s, before = np.empty_like(self.x), np.empty_like(self.x), 0.0
+        for t, x in enumerate(self.x):
+            self.h[t] = beta * before + x / tau
+            self.s[t] = self.h[t] >= threshold if spikes is None else spikes[t]
+            before = self.h[t] * (1 - self.s[t])  # V[t]
 
     def cell(self) -> tuple[int, int, int, int]:
         """A cell worth tracing, (t, query, key, feature): a spike, its largest score whose V is 1."""
@@ -43,7 +50,7 @@ def ssa(
     k: object | None = None,
     v: object | None = None,
     *,
-    scale: float = 0.125,
+    scale: float | None = None,
     threshold: float = 0.5,
     block: int = 0,
     head: int = 0,
@@ -56,11 +63,13 @@ def ssa(
     """Spiking self-attention by hand: two rows of bits -> AND -> popcount -> times s, V -> membrane -> spike.
 
     One cell of SN(Q K^T V s) is traced: where Q of the query and K of the key are both 1, how often, what the scores of
-    the query gather from one column of V, what that adds to a membrane, and whether it fires.
+    the query gather from one column of V, what that adds to a membrane, and whether it fires. Where the network pools Q
+    and K over the tokens, they are drawn after the pool, as they meet.
 
     Args:
-        q, k, v: spikes ``[T, N, d]`` or ``[N, d]`` of one head; or ``q`` alone, a recording.
-        scale, threshold: s and V_th, for tensors. A recording is drawn with s = ``scale`` and its own threshold.
+        q, k, v: spikes ``[T, N, d]`` or ``[N, d]`` of one head; or ``q`` alone, a recording with q, k, v, scores and
+            attn of the block.
+        scale, threshold: s (None: 0.125) and V_th, for tensors; a recording brings its own.
         block, head, sample: which part of a recording.
         step, query, key, feature: the cell to trace; None: one that fires.
 
@@ -68,7 +77,8 @@ def ssa(
         The figure and its axes by name: q, k, v, and, scores, x, membrane, spikes.
 
     Raises:
-        SpikformerError: not spikes, shapes that do not fit, no such block, head, sample or cell.
+        SpikformerError: not spikes, shapes that do not fit, no such block, head, sample or cell; a recording whose
+            spikes are not SN(Q K^T V s).
     """
     product = product_of(q, k, v, scale, threshold, block, head, sample)
     cell = choose_cell(product, step, query, key, feature)
@@ -92,7 +102,7 @@ def ssa_animation(q: Recording | object, k: object | None = None, v: object | No
     Raises:
         SpikformerError: as ``ssa``.
     """
-    defaults = dict(scale=0.125, threshold=0.5, block=0, head=0, sample=0)
+    defaults = dict(scale=None, threshold=0.5, block=0, head=0, sample=0)
     where = {name: options.pop(name, None) for name in ("step", "query", "key", "feature")}
     product = product_of(q, k, v, **(defaults | options))
     _, i, _, c = choose_cell(product, **where)
@@ -114,14 +124,28 @@ def ssa_animation(q: Recording | object, k: object | None = None, v: object | No
 def product_of(q, k, v, scale, threshold, block, head, sample) -> Product:
     """Q, K, V of one head out of tensors or out of a recording."""
     if isinstance(q, Recording):
+        layers = {name: q[f"blocks.{block}.attn.{name}"] for name in ("q", "k", "v", "attn", "scores")}
+        neuron, scores = layers["attn"], layers["scores"]
         parts = []
-        for name in "qkv":
-            values = style.one_sample(q[f"blocks.{block}.attn.{name}"], sample, "spikes")  # [T, h, N, d]
+        for name in ("q", "k", "v", "attn"):
+            values = style.one_sample(layers[name], sample, "spikes")  # [T, h, N, d]
             if not 0 <= head < values.shape[1]:
                 raise SpikformerError(f"head={head}: there are {values.shape[1]}, numbered from 0")
             parts.append(values[:, head])
-        threshold = q[f"blocks.{block}.attn.attn"].v_threshold
         title = f"blocks.{block}.attn, head {head}"
+        if scores.pooled:
+            parts[:2] = (pool_tokens(part) for part in parts[:2])
+        scale = scores.scale if scale is None else scale
+        parts, spikes = parts[:3], parts[3]
+        product = Product(*parts, scale, neuron.v_threshold, title, neuron.tau, neuron.beta, spikes)
+        product.pooled = scores.pooled
+        away = np.abs(product.h - product.threshold) > ROUNDING
+        if ((product.h >= product.threshold) != product.s)[away].any():
+            raise SpikformerError(
+                f"{neuron.name}: its spikes are not SN(Q K^T V s) of the recorded Q, K, V and s = {scale:g}; leave out"
+                " scale, and record plain spiking self-attention"
+            )
+        return product
     else:
         if k is None or v is None:
             raise SpikformerError("give a recording, or three tensors q, k, v of shape [T, N, d]")
@@ -132,7 +156,12 @@ def product_of(q, k, v, scale, threshold, block, head, sample) -> Product:
         shapes = ", ".join(str(list(part.shape)) for part in parts)
         raise SpikformerError(f"Q, K, V of shapes {shapes}: give three of the same shape [T, N, d]")
     parts = [style.check_spikes(part, name) for part, name in zip(parts, "QKV", strict=True)]
-    return Product(*parts, scale, threshold, title)
+    return Product(*parts, 0.125 if scale is None else scale, threshold, title)
+
+
+def pool_tokens(x: np.ndarray) -> np.ndarray:
+    """What ``qk_pool`` does to Q and K ``[T, N, d]``."""
+    return F.max_pool1d(torch.from_numpy(x).transpose(1, 2), 3, stride=1, padding=1).transpose(1, 2).numpy()
 
 
 def choose_cell(product: Product, step, query, key, feature) -> tuple[int, int, int, int]:
@@ -193,8 +222,9 @@ def draw_board(axes: dict, product: Product, cell: tuple[int, int, int, int], up
         bitmap(axes[name], bits, color)
         axes[name].set_xlabel("feature")
         axes[name].set_ylabel("token")
-    axes["q"].set_title(f"Q, query {i} framed")
-    axes["k"].set_title(f"K, key {j} framed")
+    pooled = "pooled " if product.pooled else ""
+    axes["q"].set_title(f"{pooled}Q, query {i} framed")
+    axes["k"].set_title(f"{pooled}K, key {j} framed")
     axes["v"].set_title(f"V, feature {c} framed")
     frame(axes["q"], row=i)
     frame(axes["k"], row=j)

@@ -49,28 +49,26 @@ RC = {
 
 
 def house(draw: Callable) -> Callable:
-    """Draw in the house style and leave matplotlib's settings as they were."""
+    """Draw in the house style, leave matplotlib's settings as they were, and after an error no figure half drawn."""
 
     @wraps(draw)
     def styled(*args, **kwargs):
-        with plt.rc_context(RC):
-            return draw(*args, **kwargs)
+        before = plt.get_fignums()
+        try:
+            with plt.rc_context(RC):
+                return draw(*args, **kwargs)
+        except BaseException:
+            for number in set(plt.get_fignums()) - set(before):
+                plt.close(number)
+            raise
 
     return styled
 
 
 @contextmanager
 def axes_for(ax: Axes | None, figsize: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
-    """The figure and axes to draw on: those given, or new ones that do not outlive an error."""
-    if ax is not None:
-        yield ax.figure, ax
-        return
-    fig, ax = plt.subplots(figsize=figsize)
-    try:
-        yield fig, ax
-    except BaseException:
-        plt.close(fig)
-        raise
+    """The figure and axes to draw on: those given, or new ones."""
+    yield (ax.figure, ax) if ax is not None else plt.subplots(figsize=figsize)
 
 
 def animate(fig: Figure, show: Callable[[int], None], frames: int, interval: int) -> FuncAnimation:

@@ -4,10 +4,12 @@ import json
 import shutil
 import statistics
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import spikformer_edu as se
@@ -123,6 +125,23 @@ def test_pixels_are_normalised_as_in_python(tmp_path):
     assert torch.equal(torch.tensor(json.loads(done.stdout)), expected)
 
 
+@needs_node
+def test_colours_have_their_own_mean_and_std():
+    """Pixels [H][W][C], two of them."""
+    pixels, facts = torch.rand(2, 3), info("cifar10")
+    expected = (pixels - torch.tensor(facts.mean)) / torch.tensor(facts.std)
+    program = (
+        f"import {{ normalise }} from {json.dumps(SCRIPT.as_uri())};"
+        "const [pixels, mean, std] = JSON.parse(process.argv[1]);"
+        "console.log(JSON.stringify(Array.from(normalise(pixels, { mean, std }))))"
+    )
+    given = json.dumps([pixels.flatten().tolist(), facts.mean, facts.std])
+    command = [NODE, "--input-type=module", "-e", program, given]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert torch.equal(torch.tensor(json.loads(done.stdout)), expected.flatten())
+
+
 def test_export_holds_the_folded_network(tmp_path, model):
     """model.json says where every tensor lies, and the folded first layer is the convolution and its batch norm."""
     paths = export("digits-2-64", tmp_path)
@@ -156,3 +175,25 @@ def test_export_refuses_what_it_cannot_say(tmp_path, monkeypatch, one_line):
     with pytest.raises(se.SpikformerError) as excinfo:
         export("digits-2-64", tmp_path)
     one_line(excinfo, "softmax", "ssa")
+
+
+def test_export_takes_class_names_from_the_data_where_only_they_know(tmp_path, monkeypatch, one_line):
+    run = se.load_run("digits-2-64")
+    recipe = replace(run.recipe, dataset="folder")
+    config = dict(num_classes=2, in_channels=3, time_steps=1)
+    model = se.spikformer("digits-2-64", dim=16, heads=2, depth=1, **config).eval()
+    monkeypatch.setattr(exporting, "load_run", lambda _: type(run)(model, recipe, run.folder, {}))
+    for name in ("cat", "dog"):
+        for part in ("train", "test"):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (8, 8)).save(tmp_path / "data" / part / name / f"{number}.png")
+    paths = export("a-run", tmp_path / "out", tmp_path / "data")
+    assert json.loads(paths[0].read_text())["classes"] == ["cat", "dog"]
+    with pytest.raises(se.SpikformerError) as excinfo:
+        export("a-run", tmp_path / "out", tmp_path / "elsewhere")
+    one_line(excinfo, "elsewhere")
+    model.config = replace(model.config, num_classes=3)
+    with pytest.raises(se.SpikformerError) as excinfo:
+        export("a-run", tmp_path / "out", tmp_path / "data")
+    one_line(excinfo, "2 classes", "the network 3", "--data-dir")

@@ -15,9 +15,10 @@ export function readModel(header, buffer) {
   return { ...header, tensors };
 }
 
-/** Pixels in [0, 1] as the network wants them. */
+/** Pixels [H][W][C] in [0, 1] as the network wants them; every channel has its own mean and std. */
 export function normalise(pixels, { mean, std }) {
-  return Float32Array.from(pixels, (value) => Math.fround(Math.fround(value - Math.fround(mean[0])) / Math.fround(std[0])));
+  const one = (value, c) => Math.fround(Math.fround(value - Math.fround(mean[c])) / Math.fround(std[c]));
+  return Float32Array.from(pixels, (value, i) => one(value, i % mean.length));
 }
 
 /**
