@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import os
 import re
 import sys
 import typing
@@ -23,7 +24,8 @@ def run(main: Callable[..., Any], prog: str, default: Callable[[], Any] | None =
         prog: how the command is called, for ``--help``.
         default: makes an instance whose values are the defaults.
 
-    Exits with 0, with 2 after one line on stderr when the user can mend it, or with 130 when interrupted.
+    Exits with 0, with 2 after one line on stderr when the user can mend it, with 130 when interrupted, or with 141 when
+    nobody reads its output any more.
     """
     # The notes of libraries about their own future are nothing a user of a command can act on; our own are one line.
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -32,9 +34,13 @@ def run(main: Callable[..., Any], prog: str, default: Callable[[], Any] | None =
     try:
         options = next(iter(typing.get_type_hints(main).values()))
         main(parse(options, prog, None if default is None else default(), main.__doc__))
+        sys.stdout.flush()  # now, while a pipe without a reader is still caught below
     except SpikformerError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has seen enough: `| head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would flush it again at the end
+        sys.exit(141)  # what a shell reports of a program that SIGPIPE ended
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -52,6 +58,7 @@ def parse(options: type[Options], prog: str, default: Options | None = None, des
             )
     except SystemExit as stop:
         if not stop.code:  # --help
+            sys.stdout.flush()
             raise
         raise SpikformerError(_one_line(text.getvalue(), prog)) from None
 

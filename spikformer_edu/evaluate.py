@@ -5,7 +5,9 @@ from pathlib import Path
 
 from . import cli
 from .data import load
+from .errors import SpikformerError
 from .training import Place, choose_device, evaluate, load_run, load_splits
+from .training.loop import enough_memory
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Options:
     weights: str = "best"
     """best or last."""
     batch_size: int = 100
-    """Images at a time; never changes the result."""
+    """Images at a time; changes the result by no more than rounding."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
     data_dir: Path | None = None
@@ -34,13 +36,20 @@ def main(options: Options) -> None:
         splits = load_splits(run.recipe, options.data_dir)  # the very samples of the run
     else:
         splits = load(options.dataset, options.data_dir, time_steps=run.model.config.time_steps)
-    score = evaluate(
-        run.model.to(device), splits[options.split], Place(device), options.batch_size, run.recipe.precision
-    )
+    theirs, ours = splits.info.num_classes, run.model.config.num_classes
+    if theirs != ours:
+        raise SpikformerError(
+            f"{splits.info.name} has {theirs} classes, the network {ours}: choose a data set with as many classes"
+        )
+    with enough_memory("lower --batch-size"):
+        score = evaluate(
+            run.model.to(device), splits[options.split], Place(device), options.batch_size, run.recipe.precision
+        )
     answers = f"{score.correct} of {score.total}"
     print(f"{options.split} accuracy {100 * score.accuracy:.2f} % ({answers}), loss {score.loss:.6f}")
     recorded = run.results.get("accuracy")
-    if options.split == "test" and recorded is not None:
+    same = (options.dataset, options.split, options.weights) == (None, "test", "best")  # as train measured
+    if same and recorded is not None:
         print(f"recorded by the run: {100 * recorded:.2f} % ({run.results['correct']} of {run.results['total']})")
 
 

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import math
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -34,10 +36,12 @@ def main(options: Options) -> None:
     """
     recipe, how = (kind(**{f.name: getattr(options, f.name) for f in fields(kind)}) for kind in (Recipe, RunOptions))
     place = join(options.device)
-    if options.dry_run:
-        print(describe_plan(recipe, place, plan(recipe, place, options.data_dir)))
-        return
+    folder = None
     try:
+        if options.dry_run:
+            if place.rank == 0:
+                print(describe_plan(recipe, place, plan(recipe, place, options.data_dir)))
+            return
         folder = common_folder(options, place)
         if place.rank == 0:
             print(
@@ -56,6 +60,8 @@ def main(options: Options) -> None:
             if options.figures:
                 visualize.main(visualize.Options(str(folder), out=folder / "figures", data_dir=options.data_dir))
     finally:
+        if folder and place.rank == 0:
+            let_go(folder)
         leave()
 
 
@@ -65,13 +71,15 @@ def summary(folder: Path, score: Score) -> str:
         rows = list(csv.DictReader(log))
     last, seconds = rows[-1], sum(float(row["seconds"]) for row in rows)
     speed = sum(float(row["images_per_s"]) * float(row["seconds"]) for row in rows) / seconds
+    memory = float(last["peak_memory_gib"])
     best = json.loads((folder / "results.json").read_text())
     lines = [
         f"test accuracy {100 * score.accuracy:.2f} % ({score.correct} of {score.total}), measured once",
         f"weights of    epoch {best['best_epoch']} of {best['epochs']}"
         + ("" if best["val_accuracy"] is None else f", validation accuracy {100 * best['val_accuracy']:.2f} %"),
         f"firing rate   {100 * float(last['rate']):.2f} % of neurons and time steps, in training",
-        f"training      {seconds:.0f} s, {speed:.0f} images/s, peak memory {float(last['peak_memory_gib']):.2f} GiB",
+        f"training      {seconds:.0f} s, {speed:.0f} images/s"
+        + ("" if math.isnan(memory) else f", peak memory {memory:.2f} GiB"),
         f"run folder    {folder}",
     ]
     return "\n".join(lines)
@@ -92,10 +100,10 @@ def common_folder(options: Options, place: Place) -> Path:
 
 
 def run_folder(options: Options) -> Path:
-    """Where the run goes: never into a folder that holds another one.
+    """Where the run goes: never into a folder that holds another one, even if both are started at once.
 
     Raises:
-        SpikformerError: a run is there and --resume was not given, or nothing is there to resume.
+        SpikformerError: a run is there and --resume was not given, nothing is there to resume, or it cannot be written.
     """
     numbered = sorted(Path("runs").glob(f"{options.model}-*/config.json"), key=lambda p: p.stat().st_mtime)
     folder = options.out
@@ -105,13 +113,42 @@ def run_folder(options: Options) -> Path:
         folder = numbered[-1].parent
     if folder is None:
         number = 1
-        while (folder := Path("runs") / f"{options.model}-{number}").exists():
+        while (folder := Path("runs") / f"{options.model}-{number}").exists() or not take(folder):
             number += 1
+        return folder
     if options.resume and not (folder / "config.json").exists():
         raise SpikformerError(f"no run at {folder} to resume: leave out --resume")
-    if not options.resume and (folder / "config.json").exists():
+    if not options.resume and not take(folder):
         raise SpikformerError(f"{folder} holds a run already: give --resume to go on with it, or another --out")
     return folder
+
+
+def take(folder: Path) -> bool:
+    """Mark a folder as this run's with an empty config.json, which training fills; false if it is taken.
+
+    Raises:
+        SpikformerError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").open("x").close()
+    except OSError as error:
+        if isinstance(error, FileExistsError) and folder.is_dir():
+            return False
+        raise SpikformerError(
+            f"cannot write {folder / 'config.json'}: {error.strerror}; free the disk or choose another --out"
+        ) from None
+    return True
+
+
+def let_go(folder: Path) -> None:
+    """Leave no trace of a run that ended before it began."""
+    config = folder / "config.json"
+    if config.exists() and not config.stat().st_size:
+        config.unlink()
+        for empty in (folder, Path("runs")):
+            with suppress(OSError):  # it holds something else, or is not there
+                empty.rmdir()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import spikformer_edu as se
 
@@ -55,6 +56,10 @@ def test_help(module):
         (["--precision", "fp8"], "unknown precision 'fp8'"),
         (["--out", "/dev/null/run"], "cannot write /dev/null/run/config.json: Not a directory"),
         (["--resume"], "no run of digits-2-64 in runs/ to resume"),
+        (["--workers", "-1"], "workers=-1: give 0 or more"),
+        (["--keep", "-1"], "keep=-1: give 0 or more"),
+        (["--weight-decay", "nan"], "weight_decay=nan: give a finite number"),
+        (["--data-dir", ".", "--dataset", "folder", "--model", "digits-2-64"], "folder"),
     ],
 )
 def test_train_refuses_in_one_line(arguments, says, tmp_path):
@@ -103,6 +108,32 @@ def packaged(tmp_path):
     from spikformer_edu.training.checkpoint import PRETRAINED
 
     return shutil.copytree(PRETRAINED / "digits-2-64", tmp_path / "run")
+
+
+def test_evaluate_shows_the_record_beside_the_same_measurement_only(packaged):
+    shutil.copy(packaged / "best.safetensors", packaged / "last.safetensors")
+    for other in (["--weights", "last"], ["--dataset", "digits"], ["--split", "val"]):
+        done = run("spikformer_edu.evaluate", "--checkpoint", packaged, "--device", "cpu", *other)
+        assert done.returncode == 0 and "recorded" not in done.stdout, done.stdout + done.stderr
+
+
+def test_evaluate_refuses_labels_that_the_network_does_not_know(packaged):
+    config = json.loads((packaged / "config.json").read_text())
+    config["network"]["num_classes"] = 7
+    (packaged / "config.json").write_text(json.dumps(config))
+    weights = load_file(packaged / "best.safetensors")
+    few = {k: v[:7].contiguous() if k.startswith("head.") else v for k, v in weights.items()}
+    save_file(few, packaged / "best.safetensors")
+    line = refused(run("spikformer_edu.evaluate", "--checkpoint", packaged, "--dataset", "digits"))
+    assert "digits has 10 classes, the network 7" in line
+
+
+@pytest.mark.parametrize("arguments", [["--list"], ["--help"]])
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(arguments):
+    command = [sys.executable, "-m", "spikformer_edu", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 141
 
 
 def test_evaluate_refuses_what_is_no_run(tmp_path):

@@ -1,5 +1,6 @@
 """Several processes train as one: real processes, real gloo."""
 
+import csv
 import json
 import os
 import socket
@@ -16,8 +17,10 @@ from reference import awaken
 from torch.nn.parallel import DistributedDataParallel
 
 import spikformer_edu as se
-from spikformer_edu.training import recipe_for
+from spikformer_edu.data import load
+from spikformer_edu.training import Recipe, RunOptions, choose_device, evaluate, join, load_splits, recipe_for
 from spikformer_edu.training.distributed import Place, sync_batch_norm
+from spikformer_edu.training.loop import Trainer
 from spikformer_edu.training.plan import plan
 
 SIZE = dict(dim=32, depth=1, heads=2, in_channels=3, pool=(False, True, True, False), time_steps=3)
@@ -101,6 +104,53 @@ def test_torchrun_trains_and_only_the_first_process_writes_and_speaks(tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["provenance"]["processes"] == 2
     again = se.load_run(tmp_path / "run")  # a network that one process can use
     assert again.results == results and again.recipe == replace(again.recipe, sync_bn=True)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [(), ("--ema-decay", 0.5), ("--toy", 1, "--accumulate", 8)],  # of the last, each process has 5 samples for 8 parts
+    ids=lambda more: "-".join(map(str, more)) or "plain",
+)
+def test_the_network_that_is_kept_is_the_one_that_was_validated(tmp_path, more):
+    done = torchrun(*SMALL, "--lr", 0.01, *more, "--no-figures", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    (row,) = csv.DictReader(open(tmp_path / "run" / "metrics.csv"))
+    run = se.load_run(tmp_path / "run", "last")
+    score = evaluate(run.model, load_splits(run.recipe).val, Place(torch.device("cpu")))
+    assert score.loss == pytest.approx(float(row["val_loss"]), rel=1e-5)
+    assert score.accuracy == float(row["val_accuracy"])
+
+
+def test_more_processes_than_samples(tmp_path, monkeypatch, one_line):
+    place = Place(torch.device("cpu"), rank=10, world=11)
+    splits = load("digits", toy=1)
+    with pytest.raises(se.SpikformerError) as excinfo:
+        Trainer(Recipe(batch_size=11, toy=1), tmp_path, place, splits, RunOptions())
+    one_line(excinfo, "10 training samples for 11 processes")
+    monkeypatch.setattr(Place, "total", lambda self, *numbers: list(numbers))
+    score = evaluate(se.spikformer("digits-2-64"), splits.val, place)
+    assert (score.loss, score.correct, score.total) == (0, 0, 10)  # this process has nothing to add
+
+
+def test_a_plan_of_several_processes_is_printed_once():
+    done = torchrun(*SMALL, "--dry-run")
+    assert done.returncode == 0 and done.stdout.count("recipe of digits") == 1, done.stderr
+    assert "destroy_process_group" not in done.stderr
+
+
+def test_half_a_place_is_one_line(monkeypatch, one_line):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(se.SpikformerError) as excinfo:
+        join("cpu")
+    one_line(excinfo, "WORLD_SIZE=2 without LOCAL_RANK", "torchrun")
+
+
+def test_a_numbered_gpu_is_the_current_one(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)  # as if there were two
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert choose_device("cuda:1") == torch.device("cuda:1") == chosen[0]
 
 
 def test_a_batch_that_does_not_divide_ends_the_job_with_its_reason(tmp_path):

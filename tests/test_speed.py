@@ -93,7 +93,7 @@ def test_compiled_code_gives_the_same_step():
 
 
 def trainer(tmp_path, **changes):
-    recipe = Recipe(batch_size=16, time_steps=2, toy=4, lr=1e-3, warmup_epochs=0, **changes)
+    recipe = replace(Recipe(batch_size=16, time_steps=2, toy=4, lr=1e-3, warmup_epochs=0), **changes)
     made = Trainer(recipe, tmp_path, CPU, load("digits", toy=4), RunOptions())
     made.model.double().train()
     return made
@@ -110,6 +110,23 @@ def test_a_step_in_parts_has_the_gradient_of_the_whole(tmp_path):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
     assert (whole.progress.correct, whole.progress.seen) == (parts.progress.correct, parts.progress.seen)
     assert whole.progress.loss == pytest.approx(parts.progress.loss, abs=1e-12)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 6, 8, 12, 32])
+def test_parts_of_an_incomplete_batch_count_by_their_samples(tmp_path, parts):
+    inputs, targets = load("digits", toy=1).train.fetch(torch.arange(10), None)  # of 10 samples a batch of 96
+    done = []
+    for accumulate in (1, parts):
+        t = trainer(tmp_path, accumulate=accumulate, batch_size=96)
+        torch.manual_seed(0)
+        awaken(t.model, inputs.double())  # in evaluation mode: norms stand still, so parts cannot differ by them
+        t.step(inputs.double(), targets)
+        done.append(t)
+    whole, split = done
+    assert split.progress.loss == pytest.approx(whole.progress.loss, rel=1e-6)  # of float32 logits
+    assert all(p.grad.abs().max() > 1e-9 for p in whole.model.parameters() if p.dim() > 1), "it must not be silent"
+    for (name, p), q in zip(whole.model.named_parameters(), split.model.named_parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q[1].grad, rtol=1e-5, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def test_the_running_mean_of_weights_is_one(tmp_path):

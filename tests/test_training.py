@@ -2,12 +2,14 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +18,17 @@ import torch
 from safetensors.torch import load_file
 
 from spikformer_edu import SpikformerError
+from spikformer_edu.attention import ATTENTION
 from spikformer_edu.data import batches, load
+from spikformer_edu.evaluate import Options as EvaluateOptions
+from spikformer_edu.evaluate import main as evaluate_command
 from spikformer_edu.model import Spikformer
 from spikformer_edu.presets import configure
+from spikformer_edu.train import summary
 from spikformer_edu.training import Place, Recipe, evaluate, learning_rate, load_run, train
-from spikformer_edu.training.checkpoint import start_from, write_file
+from spikformer_edu.training.checkpoint import provenance, start_from, write_csv, write_file
 from spikformer_edu.training.loop import RunOptions, Trainer, parameter_groups
+from spikformer_edu.training.plan import plan
 
 CPU = Place(torch.device("cpu"))
 SMALL = Recipe(epochs=2, warmup_epochs=1, batch_size=64, time_steps=2, toy=40)
@@ -124,6 +131,13 @@ def test_a_run_starts_from_another_one_with_other_time_steps(finished, tmp_path)
     assert train(recipe, tmp_path / "run", CPU) == score
 
 
+def test_a_run_starts_from_one_with_another_attention(finished):
+    for attention in ATTENTION:
+        model = Spikformer(configure("digits-2-64", attention=attention))
+        start_from(model, finished[0])
+        assert_same_state(model.state_dict(), load_file(finished[0] / "best.safetensors"))
+
+
 def test_a_head_for_other_classes_is_new_and_another_network_is_refused(finished):
     model = Spikformer(configure("digits-2-64", num_classes=7))
     head, learned = model.head.weight.clone(), load_file(finished[0] / "best.safetensors")
@@ -166,7 +180,8 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in these tests: sums o
 def test_sigterm_saves_the_middle_of_an_epoch_and_the_run_ends_the_same(finished, tmp_path):
     folder = tmp_path / "run"
     process = subprocess.Popen([*COMMAND, "--out", folder], stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
-    while not (folder / "config.json").exists():
+    config = folder / "config.json"
+    while not config.exists() or not config.stat().st_size:  # empty at first: the folder is taken
         time.sleep(0.02)
     time.sleep(0.3)  # until it listens
     process.send_signal(signal.SIGTERM)
@@ -176,6 +191,126 @@ def test_sigterm_saves_the_middle_of_an_epoch_and_the_run_ends_the_same(finished
     done = subprocess.run([*COMMAND, "--out", folder, "--resume"], capture_output=True, text=True, env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     assert_same_run(finished[0], folder)
+
+
+TINY = Recipe(epochs=3, warmup_epochs=0, batch_size=10, time_steps=1, toy=1)  # an epoch is one step
+
+
+def test_sigterm_in_the_last_step_of_an_epoch_loses_nothing(tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(TINY, whole, CPU)
+    with monkeypatch.context() as patched:
+        patched.setattr("spikformer_edu.training.loop.stop_on_sigterm", lambda: nullcontext([True]))
+        for epoch in (1, 2):
+            with pytest.raises(SpikformerError, match="asked to stop: the run is saved"):
+                train(TINY, broken, CPU)
+            assert torch.load(broken / "resume.pt", weights_only=True)["progress"]["epoch"] == epoch
+    train(TINY, broken, CPU)
+    assert_same_run(whole, broken)
+
+
+def test_a_log_may_gain_columns(tmp_path):
+    write_csv(tmp_path / "metrics.csv", [{"epoch": 1}, {"epoch": 2, "grad/head": 0.5}])
+    rows = list(csv.DictReader(open(tmp_path / "metrics.csv")))
+    assert rows == [{"epoch": "1", "grad/head": ""}, {"epoch": "2", "grad/head": "0.5"}]
+
+
+def pair(tmp_path, *arguments):
+    """Two short runs started at once: (exit code, stderr) of each."""
+    command = [*COMMAND, "--toy", "1", "--batch-size", "10", "--epochs", "1", "--warmup-epochs", "0", *arguments]
+    pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    both = [subprocess.Popen([*command, "--seed", s], cwd=tmp_path, env=ONE_THREAD, **pipes) for s in "01"]
+    return [(errors, process.returncode) for process in both for errors in [process.communicate()[1]]]
+
+
+def test_two_runs_started_at_once_take_two_folders(tmp_path):
+    assert pair(tmp_path) == [("", 0), ("", 0)]
+    folders = sorted(tmp_path.glob("runs/*"))
+    assert [folder.name for folder in folders] == ["digits-2-64-1", "digits-2-64-2"]
+    assert sorted(load_run(folder).recipe.seed for folder in folders) == [0, 1]
+
+
+def test_of_two_runs_into_one_folder_the_second_is_refused(tmp_path):
+    done = sorted(pair(tmp_path, "--out", "run"))
+    assert done[0] == ("", 0)
+    assert done[1] == ("error: run holds a run already: give --resume to go on with it, or another --out\n", 2)
+    assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_the_last_weights_are_kept_by_their_number(tmp_path):
+    t = Trainer(replace(TINY, epochs=1000), tmp_path, CPU, load("digits", toy=1), RunOptions(keep=2))
+    t.progress.epoch = 998
+    for _ in range(2):
+        t.epoch([])
+        (tmp_path / "epoch-998.safetensors").touch()
+    t.progress.epoch = 1000
+    t.epoch([])
+    assert {p.name for p in tmp_path.glob("epoch-*")} == {"epoch-1000.safetensors", "epoch-1001.safetensors"}
+
+
+def test_provenance_needs_no_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance(CPU.device)["commit"] == ""
+
+
+def test_memory_that_cannot_be_asked_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    score = train(replace(TINY, epochs=1), tmp_path, CPU)
+    text = summary(tmp_path, score)
+    assert "images/s" in text and "GiB" not in text
+
+
+NO_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ..."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
+def test_memory_that_runs_out_is_one_line_with_the_remedy(tmp_path, monkeypatch, one_line, error):
+    def forward(self, x):
+        raise error
+
+    monkeypatch.setattr(Spikformer, "forward", forward)
+    for remedies, work in (
+        (("--recompute", "--accumulate"), lambda: train(TINY, tmp_path, CPU)),
+        (("--batch-size",), lambda: evaluate_command(EvaluateOptions(device="cpu"))),
+        (("use a smaller model",), lambda: plan(TINY, CPU)),
+    ):
+        with pytest.raises(SpikformerError, match="^out of memory: ") as excinfo:
+            work()
+        one_line(excinfo, *remedies)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(Spikformer, "forward", lambda self, x: x.view(-1, 7))
+    with pytest.raises(RuntimeError, match="invalid for input"):
+        train(TINY, tmp_path, CPU)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (dict(weight_decay=math.nan), "weight_decay=nan: give a finite number"),
+        (dict(weight_decay=math.inf), "weight_decay=inf"),
+        (dict(lr=math.nan), "lr=nan: give a learning rate"),
+        (dict(label_smoothing=math.nan), "label_smoothing=nan"),
+        (dict(ema_decay=math.nan), "ema_decay=nan"),
+        (dict(seed=2**70), r"seed=1180591620717411303424: give a number from 0 to below 2\*\*63"),
+        (dict(seed=-1), "seed=-1"),
+        (dict(split_seed=2**32), r"split_seed=4294967296: give a number from 0 to below 2\*\*32"),
+    ],
+)
+def test_a_recipe_refuses_numbers_that_are_none(values, says):
+    with pytest.raises(SpikformerError, match=says):
+        Recipe(**values)
+
+
+def test_a_recipe_takes_a_path_and_the_log_holds_it(finished, tmp_path):
+    recipe = replace(TINY, epochs=1, weights=finished[0])
+    train(recipe, tmp_path, CPU)
+    assert load_run(tmp_path).recipe == recipe and recipe.weights == str(finished[0])
 
 
 @pytest.mark.slow

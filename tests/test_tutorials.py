@@ -15,6 +15,8 @@ import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 
+import spikformer_edu as se
+
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "tutorials"
 sys.path.insert(0, str(TUTORIALS))
@@ -63,6 +65,12 @@ def text_of(outputs) -> str:
 def test_fourteen_chapters_each_with_solutions():
     assert [c.name[:2] for c in CHAPTERS] == [f"{n:02d}" for n in range(14)]
     assert [c.name for c in CHAPTERS] == [s.name for s in SOLUTIONS]
+
+
+def test_chapter_07_counts_every_network_there_is():
+    """A new preset changes what its table prints; this says so in seconds, before the notebooks run."""
+    printed = "".join(text_of(c.outputs) for c in code(load(TUTORIALS / "07_assemble_and_verify.ipynb")))
+    assert [p.name for p in se.list_models() if p.name not in printed] == []
 
 
 def test_every_script_has_its_notebook_and_no_notebook_is_without():

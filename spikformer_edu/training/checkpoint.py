@@ -70,7 +70,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     def write(file: Path) -> None:
         with open(file, "w", newline="") as handle:
-            writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
+            writer = csv.DictWriter(handle, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
 
@@ -88,7 +88,10 @@ def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:
 
     def git(*arguments: str) -> str:
         folder = Path(__file__).parent
-        done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=False)
+        except OSError:  # no git on this machine
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     commit = git("rev-parse", "HEAD")
@@ -183,9 +186,11 @@ def load_run(run: str | Path, weights: str = "best") -> Run:
 
 
 def start_from(model: Spikformer, run: str | Path) -> None:
-    """Fill a network with what a trained one has learned, in place; a head for other classes stays as it is.
+    """Fill a network with what a trained one has learned, in place.
 
-    Neurons have no weights for single time steps, so T may differ.
+    Neurons have no weights for single time steps, so T may differ. A head for another number of classes stays as it is.
+    All attention variants have the same tensors, so another one is accepted: it starts from weights that were learned
+    for the first.
 
     Args:
         run: a run folder, or the name of a pretrained model of the package.

@@ -43,6 +43,13 @@ class Place:
         dist.broadcast_object_list(box, device=self.device)
         return box[0]
 
+    def align(self, module: nn.Module) -> None:
+        """Give all processes the buffers of the first one's network: the running statistics of its norms."""
+        if self.world > 1:
+            for buffer in module.buffers():
+                if buffer.numel():  # a neuron at rest has an empty state
+                    dist.broadcast(buffer, 0)
+
     def wait(self) -> None:
         """Until all processes are here."""
         self.total(0)
@@ -63,6 +70,8 @@ def choose_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise SpikformerError(f"device {name!r} is not to be had on this machine: use --device auto or cpu") from None
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # kernels and new tensors that name no device go there too
     return device
 
 
@@ -70,10 +79,13 @@ def join(device: str) -> Place:
     """Take this process's place: the one that ``torchrun`` gave it, or alone on a device.
 
     Raises:
-        SpikformerError: no such device, or the other processes cannot be reached.
+        SpikformerError: no such device, not started by ``torchrun``, or the other processes cannot be reached.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world == "1":
         return Place(choose_device(device))
+    if "LOCAL_RANK" not in os.environ:
+        raise SpikformerError(f"WORLD_SIZE={world} without LOCAL_RANK: start with torchrun, or unset WORLD_SIZE")
     local = int(os.environ["LOCAL_RANK"])
     on_gpu = device in ("auto", "cuda") and torch.cuda.is_available()
     if on_gpu and local >= torch.cuda.device_count():

@@ -23,7 +23,7 @@ from ..data import Split, Splits, batches, load, mix
 from ..data.base import generator_for
 from ..errors import SpikformerError
 from ..model import Spikformer
-from ..record import Rates, firing_warning
+from ..record import Rates, evaluating, firing_warning
 from .checkpoint import (
     describe,
     load_weights,
@@ -94,16 +94,14 @@ def evaluate(model: Spikformer, split: Split, place: Place, batch_size: int = 10
 
     Several processes share the work; each gets the whole score.
     """
-    was_training = model.training
-    model.eval()
     loss, correct = 0.0, 0
-    for inputs, targets in batches(split, batch_size, rank=place.rank, world=place.world):
-        targets = targets.to(place.device)
-        with autocast(place.device, precision):
-            logits = model(inputs.to(place.device))
-        loss += F.cross_entropy(logits.float(), targets, reduction="sum").item()
-        correct += int((logits.argmax(1) == targets).sum())
-    model.train(was_training)
+    with evaluating(model):
+        for inputs, targets in batches(split, batch_size, rank=place.rank, world=place.world):
+            targets = targets.to(place.device)
+            with autocast(place.device, precision):
+                logits = model(inputs.to(place.device))
+            loss += F.cross_entropy(logits.float(), targets, reduction="sum").item()
+            correct += int((logits.argmax(1) == targets).sum())
     loss, correct = place.total(loss, correct)
     return Score(loss / len(split), int(correct), len(split))
 
@@ -143,6 +141,18 @@ def _statistics_as_they_are(block: nn.Module) -> Iterator[None]:
             norm.num_batches_tracked.copy_(count)
 
 
+@contextmanager
+def enough_memory(advice: str) -> Iterator[None]:
+    """Say in one line that memory ran out, on whatever device, and what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        said = ("out of memory", "allocate memory")  # a GPU and a CPU
+        if isinstance(error, MemoryError) or any(words in str(error) for words in said):
+            raise SpikformerError(f"out of memory: {advice}") from None
+        raise
+
+
 def open_tensorboard(folder: Path):
     """A writer of TensorBoard's files.
 
@@ -156,12 +166,14 @@ def open_tensorboard(folder: Path):
     return SummaryWriter(folder / "tensorboard")
 
 
-def peak_memory(device: torch.device) -> int:
-    """Most bytes held so far: by tensors on a GPU, else by this process."""
+def peak_memory(device: torch.device) -> float:
+    """Most bytes held so far: by tensors on a GPU, else by this process; nan where it cannot be asked."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -218,6 +230,11 @@ class RunOptions:
     tensorboard: bool = False
     """Write the log for TensorBoard as well."""
 
+    def __post_init__(self):
+        for name in ("workers", "keep"):
+            if getattr(self, name) < 0:
+                raise SpikformerError(f"{name}={getattr(self, name)}: give 0 or more")
+
 
 def train(recipe: Recipe, folder: Path, place: Place, options: RunOptions | None = None) -> Score:
     """Train a network, or go on with a run that was interrupted, and measure the test set once at the end.
@@ -233,13 +250,14 @@ def train(recipe: Recipe, folder: Path, place: Place, options: RunOptions | None
 
     Raises:
         SpikformerError: the data are absent, the folder cannot be written or holds another run, the batch does not
-            divide among processes and parts, or the loss is not finite (the line says at which step, and which
-            checkpoint is good).
+            divide among processes and parts, memory runs out, or the loss is not finite (the line says at which step,
+            and which checkpoint is good).
     """
     options = options or RunOptions()
     splits = load_splits(recipe, options.data_dir)
     try:
-        return Trainer(recipe, folder, place, splits.to(place.device), options).run()
+        with enough_memory("try --recompute, or in another --out a larger --accumulate"):
+            return Trainer(recipe, folder, place, splits.to(place.device), options).run()
     except RuntimeError as error:
         if "DataLoader worker" in str(error):
             raise SpikformerError(
@@ -261,6 +279,10 @@ class Trainer:
             raise SpikformerError(
                 f"batch_size={recipe.batch_size} does not divide among {place.world} processes"
                 f" x {recipe.accumulate} parts: give a multiple of {parts}"
+            )
+        if len(splits.train) < place.world:
+            raise SpikformerError(
+                f"{len(splits.train)} training samples for {place.world} processes: start fewer, or use more samples"
             )
         torch.manual_seed(recipe.seed)
         self.network = recipe.network_for(splits.info)
@@ -308,7 +330,11 @@ class Trainer:
         return score
 
     def epoch(self, asked_to_stop: list[bool]) -> None:
-        """What is left of an epoch, then its row in the log and a checkpoint."""
+        """What is left of an epoch, then its row in the log and a checkpoint.
+
+        Raises:
+            SpikformerError: asked to stop; a checkpoint was written first.
+        """
         recipe, progress, place = self.recipe, self.progress, self.place
         self.model.train()
         loader = batches(
@@ -323,16 +349,19 @@ class Trainer:
             workers=self.options.workers,
         )
         title, hidden = f"epoch {progress.epoch + 1}", True if place.rank else None  # None: shown on a terminal only
-        started, seen = time.perf_counter(), progress.seen
+        started, seen, stop = time.perf_counter(), progress.seen, False
         with tqdm(loader, title, self.steps, initial=progress.batch, leave=False, disable=hidden) as bar:
             for inputs, targets in bar:
                 self.step(inputs.to(place.device), targets.to(place.device))
                 bar.set_postfix(loss=f"{progress.loss / progress.seen:.3f}")
-                if place.any(bool(asked_to_stop)):
-                    self.save()
-                    raise SpikformerError(f"asked to stop: the run is saved, go on with --out {self.folder} --resume")
-        self.finish_epoch(time.perf_counter() - started, progress.seen - seen)
+                stop = place.any(bool(asked_to_stop))
+                if stop:
+                    break
+        if progress.batch == self.steps:  # the row tells of gradients that no checkpoint holds: write it before
+            self.finish_epoch(time.perf_counter() - started, progress.seen - seen)
         self.save()
+        if stop:
+            raise SpikformerError(f"asked to stop: the run is saved, go on with --out {self.folder} --resume")
 
     def step(self, inputs: Tensor, targets: Tensor) -> None:
         """One optimizer step on a batch."""
@@ -350,14 +379,15 @@ class Trainer:
         watched = self.rates.step()
         network = self.parallel if watched else self.compiled  # compiled code sees no hooks
         self.optimizer.zero_grad(set_to_none=True)
-        parts = zip(*(x.chunk(recipe.accumulate, dim) for x, dim in ((inputs, -4), (targets, 0))), strict=True)
+        parts = list(zip(*(x.chunk(recipe.accumulate, dim) for x, dim in ((inputs, -4), (targets, 0))), strict=True))
         outputs, loss = [], 0.0
         for number, (x, y) in enumerate(parts, 1):
-            last = number == recipe.accumulate  # gradients are summed over the processes only once
+            last = number == len(parts)  # gradients are summed over the processes only once
             with nullcontext() if last or self.place.world == 1 else self.parallel.no_sync():
                 with autocast(self.place.device, recipe.precision):
                     logits = network(x)
-                part = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing) / recipe.accumulate
+                part = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+                part = part * (len(y) / len(targets))  # an incomplete batch has smaller parts, perhaps fewer
                 self.scaler.scale(part).backward()
             loss += part.item()
             outputs.append(logits.detach())
@@ -381,6 +411,8 @@ class Trainer:
         progress, place, val = self.progress, self.place, self.splits.val
         loss, correct, seen, images = place.total(progress.loss, progress.correct, progress.seen, images)
         row = {"epoch": progress.epoch + 1, "loss": loss / seen, "accuracy": correct / seen}
+        place.align(self.measured)  # what is measured is what is kept; DDP does the same before every step
+        self.rates.close()  # what is measured below is no training step
         if val is not None:
             score = evaluate(self.measured, val, place, precision=self.recipe.precision)
             row |= {"val_loss": score.loss, "val_accuracy": score.accuracy}
@@ -407,8 +439,9 @@ class Trainer:
         write_weights(self.folder / "last.safetensors", self.measured.state_dict())
         if self.options.keep:
             write_weights(self.folder / f"epoch-{progress.epoch:03}.safetensors", self.measured.state_dict())
-            for old in sorted(self.folder.glob("epoch-*.safetensors"))[: -self.options.keep]:
-                old.unlink()
+            kept = self.folder.glob("epoch-*.safetensors")
+            for old in sorted(kept, key=lambda file: (len(file.name), file.name))[: -self.options.keep]:
+                old.unlink()  # 999 comes before 1000
         write_csv(self.folder / "metrics.csv", progress.rows)
         if self.board is not None:
             for name, value in row.items():

@@ -14,7 +14,7 @@ from ..errors import SpikformerError
 from ..model import Spikformer
 from .checkpoint import provenance, start_from
 from .distributed import Place
-from .loop import autocast, parameter_groups
+from .loop import autocast, enough_memory, parameter_groups
 from .recipe import DEVIATIONS, Recipe, recipe_for
 
 
@@ -96,9 +96,9 @@ def plan(recipe: Recipe, place: Place, data_dir: Path | None = None, step_images
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if place.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(place.device)
 
-    try:
+    with enough_memory(f"{step_images} images do not fit into this device; use a smaller model"):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), FlopCounterMode(display=False) as counter:
             step()
         seconds = []
@@ -106,10 +106,6 @@ def plan(recipe: Recipe, place: Place, data_dir: Path | None = None, step_images
             started = time.perf_counter()
             step()
             seconds.append(time.perf_counter() - started)
-    except torch.OutOfMemoryError:
-        raise SpikformerError(
-            f"{step_images} images do not fit into this device's memory: use a smaller model"
-        ) from None
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     activations = (sum(saved.values()) - weights) // step_images
     batch = recipe.batch_size // (place.world * recipe.accumulate)

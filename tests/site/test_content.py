@@ -29,6 +29,8 @@ import spikformer_edu as se
 from spikformer_edu import benchmark, cli, train
 from spikformer_edu.data import PAPER, load
 from spikformer_edu.training import RECIPES, Place, Recipe, loop, recipe_for
+from spikformer_edu.training.checkpoint import PRETRAINED
+from spikformer_edu.training.recipe import DEVIATIONS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -164,8 +166,11 @@ def test_results_say_where_they_were_measured_and_what_was_not():
     about = figures.benchmark()["provenance"]
     for fact in (about["device"], about["torch"], about["command"], about["commit"]):
         assert fact in page
-    run = se.load_run("digits-2-64").results
-    assert f"{100 * run['accuracy']:.2f} % ({run['correct']} of {run['total']})" in page
+    for run in sorted(PRETRAINED.iterdir()):
+        r = json.loads((run / "results.json").read_text())
+        score = f"{100 * r['accuracy']:.2f} % ({r['correct']:,} of {r['total']:,})"
+        assert score in page and run.name in page
+        assert score in " ".join(PAGES["README.md"].split()), f"README.md: {run.name} has {score}"
     assert len(page.split("### Not measured yet")[1].split("##")[0].splitlines()) > 3
     measured, published = page.split("\n## Published\n")
     assert "95.19" not in measured and "95.19" in published
@@ -197,6 +202,13 @@ def test_recipes_are_as_the_paper_page_says():
     assert replace(dvs.augment, flip=0.0) == gesture.augment and dvs.augment.flip == 0.5
     assert replace(cifar, batch_size=512).scaled_lr == pytest.approx(2 * cifar.lr)
     assert all(recipe.precision == "fp32" for recipe in RECIPES.values())
+
+
+def test_every_dry_run_says_how_often_the_test_set_is_measured():
+    for name in ("cifar10", "cifar100", "cifar10dvs", "imagenet"):
+        said = " ".join(DEVIATIONS["all"] + DEVIATIONS.get(name, ()))
+        assert "measured once" in said and "best epoch" in said
+    assert all("augmentation are our own" in " ".join(DEVIATIONS[name]) for name in ("cifar10", "cifar100", "imagenet"))
 
 
 # Pictures ----------------------------------------------------------------------------------------------------------
