@@ -19,9 +19,9 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare hosted notebook: install from the checkout around it, else from the package index
-    source = ".." if Path("../pyproject.toml").exists() else "spikformer-edu"
-    # %pip install --quiet {source}
+except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+    # %pip install --quiet ..
     import spikformer_edu as se
 
 import matplotlib.pyplot as plt
@@ -453,13 +453,21 @@ torch.testing.assert_close(together, alone, atol=0.05, rtol=0)
 # **Rates at t = 0 taken for the network's rates.** The first step has the fewest spikes, and the deeper
 # the layer the fewer. Measure over all T, and do not compare rates at different T.
 #
-# **A silent first layer.** Images in [0, 1] that are not normalised give small currents; below a current of 1 a neuron
-# never fires, however long it waits. Normalise as the network was trained.
+# **Images normalised otherwise than in training.** While a network trains, the batch norm behind the first convolution
+# takes out scale and offset. In evaluation it has the statistics of the training images: raw pixels then meet the wrong
+# ones, and the first stage of this network fires about eight times less. Normalise as the network was trained.
 #
 # **Image sizes.** A side that the patch size does not divide has no whole number of tokens. The package says so in one
 # line.
 
 # %%
+facts = se.data.info("digits")
+pixels = images * facts.std[0] + facts.mean[0]  # in [0, 1] again
+with torch.no_grad(), se.record(model, layers=["sps.0"]) as raw:
+    model(pixels)
+less = float(rec["sps.0"].spikes.mean() / raw["sps.0"].spikes.mean())
+print(f"raw pixels: the first stage fires {less:.1f} times less")
+assert 6 < less < 12
 try:
     model(torch.zeros(1, 1, 30, 32))
 except se.SpikformerError as error:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare hosted notebook: install from the checkout around it, else from the package index
-    source = ".." if Path("../pyproject.toml").exists() else "spikformer-edu"
-    # %pip install --quiet {source}
+except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+    # %pip install --quiet ..
     import spikformer_edu as se
 
 import matplotlib.pyplot as plt
@@ -510,9 +510,9 @@ print(f"{int((right != swapped).sum())} of {right.numel()} outputs differ")
 assert (right != swapped).sum() > 50
 
 # %% [markdown]
-# **Low precision counts wrongly.** bfloat16 has 8 significant bits: integers above 256 are rounded. An inner product
-# over N = 196 tokens stays within 196, so $K^TV$ is exact; the sum $QK^TV$ may not be, and then the two orders can
-# differ.
+# **Low precision rounds counts.** bfloat16 has 8 significant bits: integers above 256 are rounded. An inner product of
+# N = 196 tokens stays within 196, so the first product is exact in either order; the second is a larger sum, which is
+# rounded once, from the same exact value. Up to 256 tokens the two orders therefore agree. Above that they need not.
 #
 # **A scale that is no power of two.** Then each order rounds in other places, and a sum that should tie may miss the
 # threshold by the last bit.

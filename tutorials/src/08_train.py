@@ -25,9 +25,9 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare hosted notebook: install from the checkout around it, else from the package index
-    source = ".." if Path("../pyproject.toml").exists() else "spikformer-edu"
-    # %pip install --quiet {source}
+except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+    # %pip install --quiet ..
     import spikformer_edu as se
 
 import matplotlib.pyplot as plt
@@ -377,8 +377,7 @@ assert abs(slope - 0.07) < 0.005
 # may take larger ones. Rules of thumb: linear in the batch for SGD ([Goyal et al.,
 # 2017](https://arxiv.org/abs/1706.02677)), with the square root for Adam and its kin ([Malladi et al.,
 # 2022](https://arxiv.org/abs/2205.10287)). The other way round the same holds: a recipe for eight GPUs on one GPU is a
-# recipe for an eighth of the batch. Readers of the official code report 91 % on CIFAR-10 where the paper has 95 %; a
-# learning rate left alone when the batch was changed is the first thing to check.
+# recipe for an eighth of the batch. So write down the pair, batch and rate, whenever you report an accuracy.
 #
 # From the results file: 800 digits, 6 epochs, T = 4, a batch of 32 and one of 256, two seeds each.
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare hosted notebook: install from the checkout around it, else from the package index
-    source = "../.." if Path("../../pyproject.toml").exists() else "spikformer-edu"
-    # %pip install --quiet {source}
+except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+    assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+    # %pip install --quiet ../..
     import spikformer_edu as se
+
+from types import SimpleNamespace
 
 import torch
 
@@ -91,6 +93,9 @@ with se.exercise("0.3"):
             named = [bool(short.logits[: n + 1].mean(0).argmax() == truth) for n in range(4)]
             assert all(named[t:]), f"validation digit {number}: after step {t} it changed its mind"
             assert t == 0 or not named[t - 1], f"validation digit {number}: it knew before step {t}"
+    right, wrong = torch.eye(10)[:1], torch.eye(10)[1:2]  # the logits of one step that speaks for class 0, or for 1
+    wavering = SimpleNamespace(logits=torch.stack([right, 3 * wrong, 3 * right, right]))
+    assert int(knows_from(wavering, torch.tensor([0]))) == 2, "right, wrong, right, right: it is sure from step 2 on"
 
 # %% [markdown]
 # Back to [chapter 00](../00_tour.ipynb).

@@ -8,9 +8,9 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare hosted notebook: install from the checkout around it, else from the package index
-    source = "../.." if Path("../../pyproject.toml").exists() else "spikformer-edu"
-    # %pip install --quiet {source}
+except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+    assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+    # %pip install --quiet ../..
     import spikformer_edu as se
 
 import torch

@@ -8,9 +8,9 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare hosted notebook: install from the checkout around it, else from the package index
-    source = "../.." if Path("../../pyproject.toml").exists() else "spikformer-edu"
-    # %pip install --quiet {source}
+except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+    assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+    # %pip install --quiet ../..
     import spikformer_edu as se
 
 import subprocess
@@ -75,6 +75,7 @@ with se.exercise("12.2"):
     text = " ".join(done.stdout.split())
     assert "1024 = 1 processes x 32 parts x 32" in text, "the global batch should be 1,024, in 32 parts of 32"
     assert "1,251 an epoch" in text and "16,816,024" in text, "the model should be imagenet-8-384, on ImageNet"
+    assert "time_steps* 1 " in text, "T should be 1"
     assert "0.00115 = 0.0005 x sqrt(1024 / 192)" in text, "leave the learning rate to the recipe"
 
 # %% [markdown]
@@ -93,5 +94,6 @@ def images_that_fit(budget, parameters, per_image):
 with se.exercise("12.3"):
     assert images_that_fit(10**9, 10**6, 10**7) is not None, "write images_that_fit first"
     assert images_that_fit(10**9, 10**6, 10**7) == 98, "(1e9 - 16e6) / 1e7, rounded down"
+    assert images_that_fit(10**9, 10**6, 15 * 10**6) == 65, "65.6 images are 65"
     assert images_that_fit(10**6, 10**6, 10**7) == 0, "if the weights do not fit, no image does"
     assert images_that_fit(4 * 4 * 5 + 7 * 3, 5, 7) == 3, "a whole number of images, exactly at the limit too"
