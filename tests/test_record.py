@@ -314,7 +314,9 @@ def test_compiled_in_place_every_layer_is_seen(model, frames):
 # Errors.
 
 
-@pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel, lambda model: model.sps], ids=str)
+@pytest.mark.parametrize(
+    "wrap", [torch.compile, torch.nn.DataParallel, lambda model: model.sps], ids=["compiled", "DataParallel", "a part"]
+)
 def test_a_wrapper_is_no_network(model, wrap, one_line):
     for use in (se.record, se.layer_names, Rates, lambda model: se.energy(model, torch.zeros(1, 3, 16, 16))):
         with pytest.raises(SpikformerError) as error:
