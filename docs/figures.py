@@ -23,14 +23,17 @@ from spikformer_edu.benchmark import draw, label_of
 from spikformer_edu.benchmarks.measure import Result, Table
 from spikformer_edu.data import digits_dvs
 from spikformer_edu.data.events import simulate
-from spikformer_edu.energy import audit_ann, audit_ann_rest, audit_paper
+from spikformer_edu.energy import CONVENTIONS, audit_ann, audit_ann_rest, audit_paper
 from spikformer_edu.plot import style
+from spikformer_edu.plot.training import read_log
 from spikformer_edu.presets import PRESETS
 from spikformer_edu.training.checkpoint import PRETRAINED
 
 DOCS = Path(__file__).parent
 IMAGES = DOCS / "images"
 BENCHMARK = DOCS / "results" / "benchmark_cpu.json"
+CIFAR10 = DOCS / "results" / "cifar10.json"
+CIFAR10_FIRST = DOCS / "results" / "cifar10-2-128-t1"  # the run at T = 1, from which the packaged one started
 MODEL = "digits-2-64"  # the packaged network
 SAMPLES = 16  # test digits that it is shown
 DPI = 120
@@ -120,6 +123,16 @@ def results_training() -> Figure:
     return fig
 
 
+def results_cifar10() -> Figure:
+    """Both runs in a row."""
+    first, then = (read_log(folder)[0] for folder in (CIFAR10_FIRST, PRETRAINED / "cifar10-2-128"))
+    rows = [row | {"epoch": number} for number, row in enumerate([*first, *then], 1)]
+    fig, axes = se.plot.training(rows, title=f"cifar10-2-128: {len(first)} epochs at T = 1, {len(then)} at T = 4")
+    for ax in axes:
+        ax.axvline(len(first) + 0.5, color=style.LIGHT, zorder=0)
+    return fig
+
+
 def results_benchmark() -> Figure:
     about = benchmark()["provenance"]
     return draw(measured(), f"{about['device']}, CPU threads: {about['threads']}")
@@ -136,6 +149,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         concept_energy,
         guide_events,
         results_training,
+        results_cifar10,
         results_benchmark,
     )
 }
@@ -169,21 +183,66 @@ def listed(facts: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"- {name}: {text}" for name, text in facts)
 
 
-def table_digits() -> str:
-    """What the packaged run recorded when it ended."""
-    run = se.load_run(MODEL)
-    about = json.loads((run.folder / "config.json").read_text())["provenance"]
-    r = run.results
+def recorded(folder: Path) -> str:
+    """What a run wrote when it ended."""
+    r = json.loads((folder / "results.json").read_text())
+    about = json.loads((folder / "config.json").read_text())["provenance"]
+    rows = read_log(folder)[0]
+    minutes, threads = sum(float(row["seconds"]) for row in rows) / 60, about["threads"]
     facts = [
-        ("test accuracy", f"**{100 * r['accuracy']:.2f} % ({r['correct']} of {r['total']})**, measured once"),
+        ("test accuracy", f"**{100 * r['accuracy']:.2f} % ({r['correct']:,} of {r['total']:,})**, measured once"),
         ("test loss", f"{r['loss']:.4f} (cross-entropy)"),
         ("weights of", f"epoch {r['best_epoch']} of {r['epochs']}, the one with the lowest validation loss"),
         ("validation accuracy", f"{100 * r['val_accuracy']:.2f} %"),
-        ("on", f"{about['device']}, {about['threads']} thread"),
+        ("training time", f"{minutes:.1f} minutes"),
+        ("on", f"{about['device']}, {threads} thread{'s' if threads > 1 else ''}"),
         ("versions", f"Python {about['python']}, PyTorch {about['torch']}, snnTorch {about['snntorch']}"),
         ("commit", about["commit"]),
     ]
     return listed(facts) + f"\n\n```bash\n{about['command']}\n```"
+
+
+def table_digits() -> str:
+    return recorded(PRETRAINED / MODEL)
+
+
+def table_cifar10_first() -> str:
+    return recorded(CIFAR10_FIRST)
+
+
+def table_cifar10() -> str:
+    return recorded(PRETRAINED / "cifar10-2-128")
+
+
+def table_cifar10_steps() -> str:
+    """Accuracy on the images kept for validation, by T, of both runs' weights."""
+    found = json.loads(CIFAR10.read_text())["accuracy"]
+    steps = sorted({row["T"] for row in found})
+    rows = []
+    for name in dict.fromkeys(row["weights"] for row in found):
+        share = {row["T"]: row["correct"] / row["total"] for row in found if row["weights"] == name}
+        rows.append((name, *(f"{100 * share[t]:.2f}" for t in steps)))
+    return markdown(("weights", *(f"T = {t}" for t in steps)), rows)
+
+
+def table_cifar10_rates() -> str:
+    """Firing rates, %: a line for each block, a sentence for the SPS."""
+    found = {name: f"{100 * rate:.1f}" for name, rate in json.loads(CIFAR10.read_text())["rates"].items()}
+    heads = [name.removeprefix("blocks.0.") for name in found if name.startswith("blocks.0.")]
+    blocks = sorted({name.rsplit(".", 2)[0] for name in found if name.startswith("blocks.")})
+    rows = [(f"`{block}`", *(found[f"{block}.{name}"] for name in heads)) for block in blocks]
+    sps = ", ".join(f"`{name}` {rate}" for name, rate in found.items() if name.startswith("sps."))
+    return markdown(("% of neurons and time steps", *(f"`{name}`" for name in heads)), rows) + f"\n\nIn the SPS: {sps}."
+
+
+def table_cifar10_energy() -> str:
+    """Operations and energy of one image, by convention."""
+    found = json.loads(CIFAR10.read_text())["energy"]
+    rows = [(f"`{name}`", f"{found['totals_pj'][name] / 1e6:.1f}") for name in (*CONVENTIONS, "ann")]
+    return markdown(("convention", "energy of one image, µJ"), rows) + (
+        f"\n\nSOPs of one image: {found['sops'] / 1e6:.1f} M at T = {found['time_steps']}; multiply-accumulates of the"
+        f" network without spikes: {found['ann_flops'] / 1e6:.1f} M. Rates measured on {found['images']} images."
+    )
 
 
 def table_benchmark() -> str:
@@ -271,6 +330,11 @@ TABLES: dict[str, Callable[[], str]] = {
     make.__name__.removeprefix("table_").replace("_", "-"): make
     for make in (
         table_digits,
+        table_cifar10_first,
+        table_cifar10,
+        table_cifar10_steps,
+        table_cifar10_rates,
+        table_cifar10_energy,
         table_benchmark,
         table_provenance,
         table_published,
