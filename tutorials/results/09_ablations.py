@@ -31,6 +31,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jupytext
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,6 +44,7 @@ from spikformer_edu.training.loop import evaluate, gradient_norms, parameter_gro
 from spikformer_edu.training.recipe import Recipe, learning_rate
 
 CPU = torch.device("cpu")
+SOURCES = Path(__file__).parents[1] / "src"
 NETWORK = dict(dim=32, heads=2, depth=1, pool=(True, True, False, False))  # of digits-2-64
 RECIPE = Recipe(epochs=16)
 SEEDS = range(3)
@@ -133,9 +135,8 @@ def joules(model: se.Spikformer) -> dict:
     return {"sops": report.sops, "totals_pj": report.totals}
 
 
-def ranges(model: se.Spikformer) -> list[dict]:
+def ranges(model: se.Spikformer, x: Tensor, y: Tensor) -> list[dict]:
     """Of every block: quantiles of X = Q K^T V s, what it does to the surrogate, gradient of the layer."""
-    x, y = validation_images()
     currents, handles = [], []
     for block in model.blocks:
         hook = block.attn.attn.register_forward_pre_hook(lambda _, args: currents.append(args[0].detach()))
@@ -162,6 +163,13 @@ def ranges(model: se.Spikformer) -> list[dict]:
     return found
 
 
+def run_cells(names: dict, script: str, tag: str) -> None:
+    """Execute the cells of a chapter that have a tag, so that what is measured is what is shown."""
+    for cell in jupytext.read(SOURCES / script, fmt="py:percent").cells:
+        if tag in cell.metadata.get("tags", []):
+            exec(compile(cell.source, script, "exec"), names)
+
+
 def write(path: Path, runs: list[dict], **more) -> None:
     """The results so far, so that a killed script has not run in vain."""
     facts = provenance(CPU) | {"command": f"python tutorials/results/{path.stem}.py"}
@@ -181,7 +189,7 @@ def main() -> None:
                 model, run = train_and_test(lambda c=config: se.spikformer("digits-2-64", **c), seed)
                 run = {"attention": attention, "time_steps": steps} | run | {"energy": joules(model)}
                 if attention != "none":
-                    run["ranges"] = ranges(model)
+                    run["ranges"] = ranges(model, *validation_images())
                 runs.append(run)
                 write(Path(__file__).with_suffix(".json"), runs, parameters=parameters)
                 print(f"seed {seed}  {attention:10} T = {steps}  {run['cpu_seconds']:.0f} s", flush=True)

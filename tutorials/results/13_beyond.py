@@ -13,7 +13,6 @@ Every run is reported. ``energy`` counts convolutions, linear layers and SSA's p
 from importlib import import_module
 from pathlib import Path
 
-import jupytext
 import torch
 from torch import nn
 
@@ -23,16 +22,13 @@ from spikformer_edu.model import Block
 from spikformer_edu.presets import configure
 
 ablations = import_module("09_ablations")
-SOURCES = Path(__file__).parents[1] / "src"
 
 
 def chapter_names() -> dict:
     """The names that the chapter's own cells define."""
     names = dict(se=se, nn=nn, Block=Block, SpikingSelfAttention=SpikingSelfAttention, norm_tokens=norm_tokens)
     for script, tag in (("13_beyond.py", "swap"), ("solutions/13_beyond.py", "exercise-1")):
-        for cell in jupytext.read(SOURCES / script, fmt="py:percent").cells:
-            if tag in cell.metadata.get("tags", []):
-                exec(compile(cell.source, script, "exec"), names)
+        ablations.run_cells(names, script, tag)
     return names
 
 
