@@ -20,6 +20,7 @@ How it came about: number of cells, size, T, number of steps and the three learn
 seed 0 on validation pictures, 15 with SSA and 5 with the control. The other variants had not been run.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -60,32 +61,41 @@ def looks(model: se.Spikformer, x: Tensor) -> dict[str, float]:
     return {name: scores[cue][keys].double().mean().item() for name, keys in kinds.items()}
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    ablations.run_cells(chapter, "09_ablations.py", "cued")
+def describe(model: se.Spikformer, x: Tensor, y: Tensor) -> dict:
+    """What a trained network does with its attention; nothing of the control, which has none."""
+    if isinstance(model.blocks[0].attn, chapter["NoAttention"]):
+        return {}
+    return {"looks": looks(model, x), "ranges": ablations.ranges(model, x, y)}
+
+
+def compare(path: Path, variants: tuple[str, ...], describe: Callable[[se.Spikformer, Tensor, Tensor], dict]) -> None:
+    """Tune and train every variant by the protocol above, and write what was found beside the script of that name."""
     digits, train = se.data.load("digits"), chapter["train_cued"]
     val, test = pictures(digits.val, 1000), pictures(digits.test, 2000)
-    path, tuning, runs = Path(__file__).with_suffix(".json"), [], []
-    for attention in VARIANTS:
+    tuning, runs = [], []
+    for attention in variants:
         for lr in RATES:
             models = [train(digits.train, attention, seed, STEPS, lr)[0] for seed in TUNING]
             scores = [accuracy(model, *val) for model in models]
             tuning.append({"attention": attention, "lr": lr, "val_accuracy": scores})
             print(tuning[-1], flush=True)
-    best = {a: max((t for t in tuning if t["attention"] == a), key=lambda t: sum(t["val_accuracy"])) for a in VARIANTS}
+    best = {a: max((t for t in tuning if t["attention"] == a), key=lambda t: sum(t["val_accuracy"])) for a in variants}
     for seed in SEEDS:
-        for attention in VARIANTS:
+        for attention in variants:
             model, losses = train(digits.train, attention, seed, STEPS, best[attention]["lr"])
             run = {"attention": attention, "seed": seed, "lr": best[attention]["lr"]}
             run["test_accuracy"] = accuracy(model, *test)
             run["loss"] = [round(sum(losses[i : i + 20]) / 20, 4) for i in range(0, STEPS, 20)]
-            if attention != "none":
-                run["looks"] = looks(model, val[0])
-                run["ranges"] = ablations.ranges(model, *val)
-            runs.append(run)
+            runs.append(run | describe(model, *val))
             protocol = {"steps": STEPS, "seeds": list(SEEDS), "test_pictures": len(test[1])}
             ablations.write(path, runs, protocol=protocol, tuning=tuning)
             print(seed, attention, f"{run['test_accuracy']:.4f}", flush=True)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    ablations.run_cells(chapter, "09_ablations.py", "cued")
+    compare(Path(__file__).with_suffix(".json"), VARIANTS, describe)
 
 
 if __name__ == "__main__":
