@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import sys
 import warnings
 from contextlib import suppress
@@ -13,6 +14,8 @@ from . import cli, visualize
 from .errors import SpikformerError
 from .training import Place, Recipe, RunOptions, Score, join, leave, recipe_for, train
 from .training.plan import describe_plan, plan
+
+LOCK = ".lock"  # in a run folder while a process trains into it; a killed one leaves the file behind, but no lock
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,19 @@ def common_folder(options: Options, place: Place) -> Path:
 
 
 def run_folder(options: Options) -> Path:
-    """Where the run goes: never into a folder that holds another one, even if both are started at once.
+    """Where the run goes, locked: never into a folder that holds another one, even if both are started at once.
 
     Raises:
-        SpikformerError: a run is there and --resume was not given, nothing is there to resume, or it cannot be written.
+        SpikformerError: a run is there and --resume was not given, nothing is there to resume, another process trains
+            there, or it cannot be written.
     """
+    folder = choose_folder(options)
+    lock(folder)
+    return folder
+
+
+def choose_folder(options: Options) -> Path:
+    """The folder of a new run, taken, or of the one to be resumed."""
     numbered = sorted(Path("runs").glob(f"{options.model}-*/config.json"), key=lambda p: p.stat().st_mtime)
     folder = options.out
     if folder is None and options.resume:
@@ -141,8 +152,37 @@ def take(folder: Path) -> bool:
     return True
 
 
+def lock(folder: Path) -> None:
+    """Let no other process train into a folder until this one ends; the system ends the lock, even of a killed one.
+
+    Raises:
+        SpikformerError: another process trains there, or the folder cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: a run that is resumed twice at once is not noticed there
+        return
+    path = folder / LOCK
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # stays open: closing it would end the lock
+    except OSError as error:
+        raise SpikformerError(f"cannot write {path}: {error.strerror}; free the disk or choose another --out") from None
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not kept by the processes that read data
+    except (BlockingIOError, PermissionError):  # which of the two depends on the system
+        raise SpikformerError(
+            f"another process trains into {folder}: wait for its end, or give another --out"
+        ) from None
+    except OSError:  # a disk without locks
+        return
+    if not os.fstat(file).st_nlink:  # its owner ended, and removed it, after it was opened here
+        lock(folder)
+
+
 def let_go(folder: Path) -> None:
-    """Leave no trace of a run that ended before it began."""
+    """Remove the lock, and every trace of a run that ended before it began."""
+    with suppress(OSError):
+        (folder / LOCK).unlink()
     config = folder / "config.json"
     if config.exists() and not config.stat().st_size:
         config.unlink()

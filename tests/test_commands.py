@@ -59,6 +59,9 @@ def test_help(module):
         (["--workers", "-1"], "workers=-1: give 0 or more"),
         (["--keep", "-1"], "keep=-1: give 0 or more"),
         (["--weight-decay", "nan"], "weight_decay=nan: give a finite number"),
+        (["--augment.mix-epochs", "5"], "augment.mix_epochs=5 does nothing: leave it out, or give augment.mixup or"),
+        (["--split-seed", "3", "--dataset", "cifar10", "--dry-run"], "split_seed=3 does nothing"),
+        (["--augment.flip", "0.5", "--dry-run"], "digits has no use for augment.flip=0.5"),
         (["--data-dir", ".", "--dataset", "folder", "--model", "digits-2-64"], "folder"),
     ],
 )

@@ -106,6 +106,23 @@ def test_torchrun_trains_and_only_the_first_process_writes_and_speaks(tmp_path):
     assert again.results == results and again.recipe == replace(again.recipe, sync_bn=True)
 
 
+def test_only_the_first_process_holds_the_run_and_all_are_told_when_another_does(tmp_path):
+    long = [*SMALL, "--toy", 1, "--batch-size", 10, "--epochs", 1000, "--no-figures", "--out", tmp_path / "run"]
+    command = [sys.executable, "-m", "spikformer_edu.train", *map(str, long)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        assert " into " in running.stdout.readline()
+        done = torchrun(*long, "--resume")
+        assert done.returncode != 0 and running.poll() is None
+        assert done.stderr.count(f"error: another process trains into {tmp_path / 'run'}: wait for its end") == 2
+        assert "epoch" not in done.stdout
+    finally:
+        running.kill()
+    running.wait()
+    ended = torchrun(*long, "--epochs", 1, "--out", tmp_path / "new", processes=2)
+    assert ended.returncode == 0 and not (tmp_path / "new" / ".lock").exists(), ended.stderr
+
+
 @pytest.mark.parametrize(
     "more",
     [(), ("--ema-decay", 0.5), ("--toy", 1, "--accumulate", 8)],  # of the last, each process has 5 samples for 8 parts

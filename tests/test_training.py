@@ -1,6 +1,8 @@
 """The training loop on real digits: what it writes, that it resumes to the same bits, and how it fails."""
 
 import csv
+import errno
+import fcntl
 import json
 import math
 import os
@@ -19,16 +21,17 @@ from safetensors.torch import load_file
 
 from spikformer_edu import SpikformerError
 from spikformer_edu.attention import ATTENTION
-from spikformer_edu.data import batches, load
+from spikformer_edu.data import Augment, batches, load
 from spikformer_edu.evaluate import Options as EvaluateOptions
 from spikformer_edu.evaluate import main as evaluate_command
 from spikformer_edu.model import Spikformer
 from spikformer_edu.presets import configure
-from spikformer_edu.train import summary
-from spikformer_edu.training import Place, Recipe, evaluate, learning_rate, load_run, train
-from spikformer_edu.training.checkpoint import provenance, start_from, write_csv, write_file
+from spikformer_edu.train import LOCK, lock, summary
+from spikformer_edu.training import RECIPES, Place, Recipe, evaluate, learning_rate, load_run, recipe_for, train
+from spikformer_edu.training.checkpoint import PRETRAINED, provenance, read_config, start_from, write_csv, write_file
 from spikformer_edu.training.loop import RunOptions, Trainer, parameter_groups
 from spikformer_edu.training.plan import plan
+from spikformer_edu.training.recipe import check_recipe
 
 CPU = Place(torch.device("cpu"))
 SMALL = Recipe(epochs=2, warmup_epochs=1, batch_size=64, time_steps=2, toy=40)
@@ -234,7 +237,71 @@ def test_of_two_runs_into_one_folder_the_second_is_refused(tmp_path):
     done = sorted(pair(tmp_path, "--out", "run"))
     assert done[0] == ("", 0)
     assert done[1] == ("error: run holds a run already: give --resume to go on with it, or another --out\n", 2)
-    assert (tmp_path / "run" / "results.json").exists()
+    assert (tmp_path / "run" / "results.json").exists() and not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_run_is_resumed_by_one_process_at_a_time_and_a_killed_one_blocks_nobody(tmp_path):
+    command = [*COMMAND, "--toy", "1", "--batch-size", "10", "--epochs", "1000", "--out", "run"]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ONE_THREAD)
+    running = None
+    try:
+        for more in ([], ["--resume"]):  # a new run, then one that goes on where that was killed
+            running = subprocess.Popen([*command, *more], **pipes)
+            assert running.stdout.readline().endswith("into run\n"), running.stderr.read()
+            second = subprocess.run([*command, "--resume"], **pipes, timeout=60, check=False)
+            said = "error: another process trains into run: wait for its end, or give another --out\n"
+            assert (second.returncode, second.stdout, second.stderr) == (2, "", said)
+            assert running.poll() is None and (tmp_path / "run" / LOCK).exists()
+            running.kill() if not more else running.terminate()
+            running.communicate()
+            assert running.returncode == (2 if more else -signal.SIGKILL)
+            assert (tmp_path / "run" / LOCK).exists() == (not more)
+    finally:
+        running.kill()
+    assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["progress"]["epoch"] > 0
+
+
+def test_a_process_that_reads_data_holds_no_lock(tmp_path):
+    code = "import os, sys, time; from pathlib import Path; from spikformer_edu.train import lock; lock(Path())"
+    code += "; child = os.fork(); print(child, flush=True) if child else None; time.sleep(100)"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    try:
+        with pytest.raises(SpikformerError, match="another process trains into"):
+            lock(tmp_path)
+        process.kill()
+        process.wait()
+        lock(tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_lock_that_its_owner_removes_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    tries, take = [], fcntl.lockf
+
+    def late(file, how):
+        if not tries:
+            (tmp_path / LOCK).unlink()
+        tries.append(file)
+        take(file, how)
+
+    monkeypatch.setattr(fcntl, "lockf", late)
+    lock(tmp_path)
+    assert len(tries) == 2 and os.path.samestat(os.fstat(tries[1]), (tmp_path / LOCK).stat())
+
+
+def test_without_locks_training_goes_on(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+
+        def fails(file, how):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        patched.setattr(fcntl, "lockf", fails)
+        lock(tmp_path)
+    (tmp_path / LOCK).unlink()
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    lock(tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_last_weights_are_kept_by_their_number(tmp_path):
@@ -305,6 +372,53 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
 def test_a_recipe_refuses_numbers_that_are_none(values, says):
     with pytest.raises(SpikformerError, match=says):
         Recipe(**values)
+
+
+def with_augment(dataset, **settings):
+    recipe = recipe_for(dataset)
+    return replace(recipe, augment=replace(recipe.augment, **settings))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (with_augment("cifar10", randaugment=0, magnitude=5), ("magnitude=5 does nothing", "randaugment above 0")),
+        (with_augment("cifar10", randaugment=0, magnitude_std=0.2), ("magnitude_std=0.2", "randaugment above 0")),
+        (with_augment("cifar10", randaugment=0, operations="all"), ("operations=all", "randaugment above 0")),
+        (with_augment("cifar10", mixup=0, mix_epochs=50), ("mix_epochs=50", "augment.mixup or augment.cutmix")),
+        (with_augment("digits", mix_probability=0.3), ("mix_probability=0.3", "augment.mixup or augment.cutmix")),
+        (with_augment("cifar10", mixup=0.8, mix_epochs=0), ("mixup=0.8", "augment.mix_epochs above 0")),
+        (with_augment("imagenet", cutmix=0.5, mix_probability=0), ("cutmix=0.5", "augment.mix_probability")),
+        (Recipe(warmup_epochs=0, warmup_lr=1e-4), ("warmup_lr=0.0001", "warmup_epochs above 0")),
+        (Recipe(epochs=2, warmup_epochs=2, min_lr=1e-4), ("min_lr=0.0001", "more epochs than warmup_epochs")),
+        (replace(recipe_for("cifar10"), split_seed=3), ("split_seed=3", "toy or val_fraction", "official split")),
+    ],
+    ids=lambda value: value[0].split("=")[0] if isinstance(value, tuple) else None,
+)
+def test_a_setting_that_would_do_nothing_is_refused_before_anything_is_read(tmp_path, one_line, recipe, words):
+    for work in (lambda: train(recipe, tmp_path, CPU), lambda: plan(recipe, CPU, tmp_path)):
+        with pytest.raises(SpikformerError) as excinfo:
+            work()
+        one_line(excinfo, *words)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *RECIPES.values(),
+        *(replace(recipe, augment=Augment()) for recipe in RECIPES.values()),  # none at all
+        *(with_augment(name, randaugment=0, mixup=0, cutmix=0) for name in RECIPES),  # the modifiers are the recipe's
+        with_augment("cifar10", randaugment=0, magnitude_std=0.0, cutmix=1.0, mixup=0, mix_epochs=50),
+        with_augment("cifar10", mix_probability=0),
+        Recipe(epochs=1, warmup_epochs=1, cooldown_epochs=1, min_lr=1e-4),
+        Recipe(split_seed=3),
+        replace(recipe_for("cifar10"), split_seed=3, val_fraction=0.1),
+        *(read_config(folder)[0] for folder in PRETRAINED.iterdir()),
+    ],
+)
+def test_a_setting_that_was_not_asked_for_is_no_offence(recipe):
+    check_recipe(recipe)
 
 
 def test_a_recipe_takes_a_path_and_the_log_holds_it(finished, tmp_path):

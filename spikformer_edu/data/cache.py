@@ -20,6 +20,9 @@ from ..atomic import write_atomically
 from ..errors import SpikformerError
 
 Arrays = dict[str, np.ndarray]
+# Part of every key. Raise it with any change of this package after which the same files, or the same simulation, give
+# other arrays: whoever upgrades then reads none that the old code made. Old entries stay where they are.
+VERSION = 2
 
 
 class CacheWarning(SpikformerError, UserWarning):
@@ -50,7 +53,7 @@ class Cache:
         Args:
             key: everything that shapes the arrays, as JSON. build: makes them. compress: for sparse arrays.
         """
-        text = json.dumps(key, sort_keys=True)
+        text = json.dumps(key | {"version": VERSION}, sort_keys=True)
         file = hashlib.sha256(text.encode()).hexdigest()[:24] + (".z" if compress else ".safetensors")
         for folder in self.folders:
             arrays = _read(folder / file, text)

@@ -46,7 +46,7 @@ def load(
     """
     check_steps(time_steps), check_frame_size(image_size)
     check_augment("digits-dvs", augment, ("flip", "neuromorphic"))
-    key = {"what": "digits-dvs", "version": 1, "loops": LOOPS, "time_steps": time_steps, "size": image_size}
+    key = {"what": "digits-dvs", "loops": LOOPS, "time_steps": time_steps, "size": image_size}
     frames = torch.from_numpy(Cache("digits-dvs", None).get(key, lambda: _simulate(time_steps, image_size))["frames"])
     _, targets = digits.read()
     train, val, test = digits.split(targets, toy, split_seed)

@@ -44,7 +44,8 @@ def load(
         val_fraction: share of each class that is taken from training for validation, if there is no val folder.
 
     Raises:
-        SpikformerError: no class folders, different classes in two parts, or a class too small to be split.
+        SpikformerError: no class folders, different classes in two parts, a class too small to be split, or
+            val_fraction beside a val folder.
     """
     check_augment("folder", augment, TAKEN)
     folder = data_folder(data_dir)
@@ -82,6 +83,8 @@ def load(
             val_fraction,
         )
     val = whole.get("val") if "test" in whole else None
+    if val is not None and val_fraction:
+        raise SpikformerError(f"{folder / 'val'} validates: leave out val_fraction={val_fraction} or that folder")
     test = whole.get("test", whole.get("val"))
     return assemble(info, whole["train"], test, val, augment, toy, split_seed, val_fraction)
 

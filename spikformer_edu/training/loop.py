@@ -35,7 +35,7 @@ from .checkpoint import (
     write_weights,
 )
 from .distributed import Place, SyncBatchNorm, lost_peers, sync_batch_norm
-from .recipe import PRECISIONS, Recipe, learning_rate
+from .recipe import PRECISIONS, Recipe, check_recipe, learning_rate
 
 
 @dataclass(frozen=True)
@@ -249,11 +249,12 @@ def train(recipe: Recipe, folder: Path, place: Place, options: RunOptions | None
         The score on the test set, of the weights in ``best.safetensors``.
 
     Raises:
-        SpikformerError: the data are absent, the folder cannot be written or holds another run, the batch does not
-            divide among processes and parts, memory runs out, or the loss is not finite (the line says at which step,
-            and which checkpoint is good).
+        SpikformerError: a setting would do nothing, the data are absent, the folder cannot be written or holds another
+            run, the batch does not divide among processes and parts, memory runs out, or the loss is not finite (the
+            line says at which step, and which checkpoint is good).
     """
     options = options or RunOptions()
+    check_recipe(recipe)
     splits = load_splits(recipe, options.data_dir)
     try:
         with enough_memory("try --recompute, or in another --out a larger --accumulate"):

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..data import Absent, count, info, load
+from ..data import Absent, count, info
 from ..errors import SpikformerError
 from ..model import Spikformer
 from .checkpoint import provenance, start_from
 from .distributed import Place
-from .loop import autocast, enough_memory, parameter_groups
-from .recipe import DEVIATIONS, Recipe, recipe_for
+from .loop import autocast, enough_memory, load_splits, parameter_groups
+from .recipe import DEVIATIONS, Recipe, check_recipe, recipe_for
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,24 @@ def plan(recipe: Recipe, place: Place, data_dir: Path | None = None, step_images
         step_images: images in the measured step.
 
     Raises:
-        SpikformerError: the number of training images is not known, not enough memory, or weights that do not fit.
+        SpikformerError: a setting would do nothing, the number of training images is not known, not enough memory, or
+            weights that do not fit.
     """
-    facts, known, source = info(recipe.dataset), info(recipe.dataset).samples.get("train"), "random images"
-    inputs = None
+    check_recipe(recipe)
+    facts, source = info(recipe.dataset), "random images"
+    known, inputs, images = facts.samples.get("train"), None, None
     if count(recipe.dataset, data_dir):
-        splits = load(recipe.dataset, data_dir, time_steps=recipe.network.time_steps, toy=recipe.toy)
+        splits = load_splits(recipe, data_dir)
         facts = splits.info
         name = next(name for name in ("train", "test") if not isinstance(splits[name], Absent))
-        known, source = known or len(splits[name]), f"images of {recipe.dataset}'s {name} split"
+        source = f"images of {recipe.dataset}'s {name} split"
         inputs, labels = splits[name].fetch(torch.arange(step_images), None)
-    if not known:
-        raise SpikformerError(f"the size of {recipe.dataset} is known only from its files, which are not here")
-    images = min(known, recipe.toy * facts.num_classes) if recipe.toy else known
-    images = round(images * (1 - (recipe.val_fraction or 0)))
+        images = len(splits.train) if name == "train" else None
+    if images is None:
+        if not known:
+            raise SpikformerError(f"the size of {recipe.dataset} is known only from its files, which are not here")
+        images = min(known, recipe.toy * facts.num_classes) if recipe.toy else known
+        images = round(images * (1 - (recipe.val_fraction or 0)))
     network = recipe.network_for(facts)
     if inputs is None:
         shape = (step_images, network.in_channels, facts.image_size, facts.image_size)

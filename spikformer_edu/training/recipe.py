@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 import torch
 
@@ -66,7 +67,7 @@ class Recipe:
     val_fraction: float | None = None
     """Share of the training set that is kept for validation, where the data set brings none."""
     split_seed: int | None = None
-    """Another choice of samples for --toy and --val-fraction, and of recordings for testing on cifar10dvs."""
+    """Another choice of samples for --toy and --val-fraction, and for testing on digits, cifar10dvs and one tree."""
     augment: Augment = field(default_factory=Augment)
     """What is done to training samples."""
 
@@ -166,6 +167,9 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+OFFICIAL_SPLITS = ("cifar10", "cifar100", "dvsgesture", "imagenet")  # there split_seed alone chooses nothing
+
+
 def recipe_for(dataset: str) -> Recipe:
     """The recipe of a data set.
 
@@ -175,6 +179,37 @@ def recipe_for(dataset: str) -> Recipe:
     if dataset not in RECIPES:
         raise SpikformerError(f"unknown data set {dataset!r}: {nearest(dataset, RECIPES)}")
     return RECIPES[dataset]
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Nothing is asked for that would do nothing because what it modifies is off.
+
+    Values of the data set's own recipe, and of a bare ``Recipe``, count as not asked for.
+
+    Raises:
+        SpikformerError: such a setting; the line names what it needs.
+    """
+    a = recipe.augment
+    operations = a.randaugment > 0, "augment.randaugment above 0"
+    mixed = a.mixup > 0 or a.cutmix > 0, "augment.mixup or augment.cutmix above 0"
+    mixing = a.mix_probability > 0 and a.mix_epochs != 0, "augment.mix_probability and augment.mix_epochs above 0"
+    chosen = recipe.toy or recipe.val_fraction or recipe.dataset not in OFFICIAL_SPLITS
+    needs = {
+        "augment.operations": operations,
+        "augment.magnitude": operations,
+        "augment.magnitude_std": operations,
+        "augment.mixup": mixing,
+        "augment.cutmix": mixing,
+        "augment.mix_probability": mixed,
+        "augment.mix_epochs": mixed,
+        "warmup_lr": (recipe.warmup_epochs > 0, "warmup_epochs above 0"),
+        "min_lr": (recipe.epochs + recipe.cooldown_epochs > recipe.warmup_epochs, "more epochs than warmup_epochs"),
+        "split_seed": (chosen, f"toy or val_fraction: {recipe.dataset} has an official split"),
+    }
+    for name, (met, need) in needs.items():
+        value, *usual = map(attrgetter(name), (recipe, recipe_for(recipe.dataset), Recipe()))
+        if not met and value not in usual:
+            raise SpikformerError(f"{name}={value} does nothing: leave it out, or give {need}")
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:

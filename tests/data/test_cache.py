@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from spikformer_edu.atomic import TEMPORARY, write_atomically
-from spikformer_edu.data.cache import Cache, CacheWarning
+from spikformer_edu.data.cache import VERSION, Cache, CacheWarning
 from spikformer_edu.data.files import sweep
 
 
@@ -37,6 +37,20 @@ def test_another_key_is_another_entry(tmp_path):
     cache.get({"time_steps": 8}, entry)
     assert cache.get({"time_steps": 16}, lambda: entry(9))["a"][0, 0] == 9
     assert cache.get({"time_steps": 8}, never)["a"][0, 0] == 7
+
+
+def test_another_version_of_the_code_makes_another_entry_and_leaves_the_old_one(tmp_path, monkeypatch):
+    cache = Cache("x", tmp_path)
+    cache.get({"k": 1}, entry)
+    (old,) = cache.folders[0].iterdir()
+    os.utime(old, (0, 0))
+    with monkeypatch.context() as upgraded:
+        upgraded.setattr("spikformer_edu.data.cache.VERSION", VERSION + 1)
+        assert cache.get({"k": 1}, lambda: entry(9))["a"][0, 0] == 9
+        assert cache.get({"k": 1}, never)["a"][0, 0] == 9
+        sweep(cache.folders[0])
+    assert len(list(cache.folders[0].iterdir())) == 2
+    assert cache.get({"k": 1}, never)["a"][0, 0] == 7  # the old code, perhaps in another environment, still has its own
 
 
 def test_a_file_under_another_entrys_name_is_noticed(tmp_path):

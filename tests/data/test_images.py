@@ -358,6 +358,8 @@ def test_a_folder_of_train_and_test_or_val(tmp_path):
     assert len(splits.val) == 8 and len(splits.test) == 6
     x, y = splits.test.fetch(torch.tensor([0, 5]), None)
     assert x.shape == (2, 3, 16, 16) and y.tolist() == [0, 1]
+    with pytest.raises(SpikformerError, match=r"val validates: leave out val_fraction=0.25"):
+        load("folder", tmp_path / "a", val_fraction=0.25)  # no one would see what it takes from training
 
 
 def test_one_tree_is_split_by_seed(tmp_path):

@@ -30,7 +30,7 @@ from spikformer_edu import benchmark, cli, train
 from spikformer_edu.data import PAPER, load
 from spikformer_edu.training import RECIPES, Place, Recipe, loop, recipe_for
 from spikformer_edu.training.checkpoint import PRETRAINED
-from spikformer_edu.training.recipe import DEVIATIONS
+from spikformer_edu.training.recipe import DEVIATIONS, check_recipe
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -120,6 +120,7 @@ def parse(name: str, arguments: list[str]) -> None:
             return
     if module is train:
         assert said.network
+        check_recipe(said)
     if module is benchmark:
         benchmark.check(said)
     if getattr(said, "dataset", None):
