@@ -599,12 +599,16 @@ assert right["none"] < 0.5 < 0.6 < right["ssa"]
 # %% [markdown]
 # What did SSA learn? Ask the recorded scores where the token of the cue looks.
 
-# %% tags=["nbval-ignore-output"]
-example = 0
-full = F.avg_pool2d(pictures[example].amax(0, keepdim=True), 8).flatten() == 1
+# %%
+cue = F.avg_pool2d(pictures.amax(1), 8).flatten(1) == 1  # [B, N]: the full cell
+color = F.max_pool2d(pictures, 8).flatten(2) > 0  # [B, 3, N]
+same = (color == color.transpose(1, 2)[cue].unsqueeze(2)).all(1) & ~cue  # the digit asked for
 with torch.no_grad(), se.record(model) as rec:
     model(pictures)
-fig, ax = se.plot.attention(rec["blocks.0.attn.scores"], pictures[example], query=full.nonzero().item(), sample=example)
+scores = rec["blocks.0.attn.scores"]
+given = scores.values.mean((0, 2))[cue]  # [B, N]: what the cue's token gives to each
+assert given[same].mean() > 3 * given[~same & ~cue].mean()
+fig, ax = se.plot.attention(scores, pictures[0], query=cue[0].nonzero().item(), sample=0)
 se.plot.show(
     fig,
     "Left: a picture of three by three cells, the cue's cell outlined. Right: the scores that the cue's token gives to "
@@ -616,7 +620,6 @@ se.plot.show(
 # see what the network can still do.
 
 # %% tags=["nbval-ignore-output"]
-cue = F.avg_pool2d(pictures.amax(1), 8).flatten(1) == 1  # [B, N]
 left_over = {}
 for kept, where in {"all": cue | ~cue, "the cue's only": cue, "all but the cue's": ~cue, "none": cue & ~cue}.items():
     handle = model.blocks[0].attn.register_forward_hook(lambda _, __, x, where=where: x * where[:, :, None])
