@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import spikformer_edu as se
 from spikformer_edu.data import load
-from spikformer_edu.training import Recipe, RunOptions, choose_device, evaluate, join, load_splits, recipe_for
+from spikformer_edu.training import Recipe, RunOptions, choose_device, evaluate, join, leave, load_splits, recipe_for
 from spikformer_edu.training.distributed import Place, sync_batch_norm
 from spikformer_edu.training.loop import Trainer
 from spikformer_edu.training.plan import plan
@@ -61,7 +62,7 @@ def work(rank, world, port, start, folder):
     assert place.any(rank == 1) and not place.any(False)
     if rank == 0:
         torch.save({"loss": mean, **model.state_dict()}, folder / "ours.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 def free_port():
@@ -83,6 +84,25 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
     for name, value in model.state_dict().items():
         torch.testing.assert_close(theirs[name], value, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
     assert all(float(p.grad.abs().max()) > 0 for p in model.parameters()), "a silent network would prove nothing"
+
+
+def talk_and_leave(rank, world, store):
+    torch.set_num_threads(1)
+    for turn in range(20):
+        dist.init_process_group("gloo", init_method=f"file://{store}{turn}", rank=rank, world_size=world)
+        assert Place(torch.device("cpu"), rank, world).total(turn) == [world * turn]
+        leave()
+
+
+def test_leaving_at_once_after_the_last_message_ends(tmp_path):
+    group = mp.spawn(talk_and_leave, (2, tmp_path / "store"), nprocs=2, join=False)
+    limit = time.monotonic() + 60
+    try:
+        while not group.join(1):
+            assert time.monotonic() < limit, "a process hangs"
+    finally:
+        for process in group.processes:
+            process.kill()
 
 
 def torchrun(*arguments, processes=2):

@@ -231,7 +231,8 @@ def test_a_static_image_needs_no_running_statistics(training):
 
 def test_an_exported_network_says_the_same():
     model, image = network(replace(SMALL, depth=1, time_steps=2)), frames()[0]
-    program = torch.export.export(model, (frames()[0],)).module()
+    # strict, the default up to PyTorch 2.6, allows no module to set an attribute: snnTorch's Leaky sets `mem`.
+    program = torch.export.export(model, (frames()[0],), strict=False).module()
     assert model(image).std() > 0.01
     torch.testing.assert_close(program(image), model(image), rtol=0, atol=1e-12)
 

@@ -20,13 +20,19 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from tqdm import tqdm
 
 from ..training.recipe import PRECISIONS
 from .peers import PRODUCTS, Case, Product, Step, Unavailable, prepare
 
 TURN = 0.1  # seconds that a turn lasts at least: short steps are repeated
+CPU_ATTENTION = {  # softmax attention's kernels on a CPU, which an older PyTorch (2.11, for one) leaves uncounted
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
 
 
 @dataclass
@@ -134,7 +140,7 @@ def count(name: str, case: Case, precision: str, device: torch.device) -> dict[s
         if mode == "eval" and isinstance(step, Step):
             step.model.eval()
             work = step.forward  # where no gradients are wanted PyTorch may hide an encoder layer in one operator
-        with FlopCounterMode(display=False) as flops, Traffic() as traffic:
+        with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flops, Traffic() as traffic:
             work()
         found[mode] = flops.get_total_flops(), traffic.bytes if name == eager else None
     return found

@@ -1,6 +1,7 @@
 """Where to compute: one device, or one of several processes that ``torchrun`` started."""
 
 import os
+import time
 from dataclasses import dataclass
 
 import torch
@@ -103,6 +104,9 @@ def join(device: str) -> Place:
 def leave() -> None:
     """End the work together, if there was any."""
     if dist.is_available() and dist.is_initialized():
+        # An old PyTorch (2.6; 2.15 does not) holds Python's lock while it waits for gloo's threads to end, for ever if
+        # one of them needs the lock to drop the tensors of the last message. Let them do that first.
+        time.sleep(0.1)
         dist.destroy_process_group()
 
 
