@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 01 · One Leaky neuron
 #
-# *Run time 10 s on one CPU core · after chapter 00 · no network, no GPU*
+# *Run time 15 s on one CPU core · after chapter 00 · no network, no GPU*
 #
 # Spikformer has one kind of neuron. What does it compute, exactly, and with which settings is snnTorch's `Leaky` the
 # same neuron? Each wrong setting still runs and still trains. It is just another network than the one in the paper.

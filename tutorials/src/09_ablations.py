@@ -1,12 +1,12 @@
 # %% [markdown]
 # # 09 · Ablations: Table 1 and the number of time steps
 #
-# *Run time 15 s on one CPU core · after chapters 04, 05 and 08 · no network, no GPU*
+# *Run time 30 s on one CPU core · after chapters 04, 05 and 08 · no network, no GPU*
 #
 # Does SSA work because of what it is, or would any map from Q and K do? The paper answers with an ablation: one layer
 # is exchanged, all else stays. We repeat it on a small scale, look at the range of $QK^TVs$ that each map gives its
-# neuron, vary T, and learn how far a comparison of a few runs can be trusted. That last part you can use for any paper
-# you read or write.
+# neuron, build a task that needs attention and watch SSA solve it, vary T, and learn how far a comparison of a few runs
+# can be trusted. That last part you can use for any paper you read or write.
 #
 # ## What you will learn
 # - to write the five maps of Table 1 and to say what values each hands to its neuron
@@ -497,15 +497,17 @@ for seed in range(SEEDS):
 #
 # ## A task that needs attention
 #
-# On the digits attention has nothing to do. So let us make a task in which it has. A picture of 3 x 3 cells shows four
-# digits, each in a color of its own, and one cell is filled with a color, the cue. **Which digit has the color of the
-# cue?** No token can know: the cell of a digit does not see the cue, and the cell of the cue sees no digit. For that
-# the convolutions must not look across cells, so we exchange the SPS for a spiking patch embedding, one cell to one
-# token. All else is the paper's network: D = 64, two heads, one block, T = 2.
+# The digits can be read without attention. So let us make a task that cannot, at least not by this network. A picture
+# of 3 x 3 cells shows four digits, each in a color of its own, and one cell is filled with a color, the cue. **Which
+# digit has the color of the cue?** No token can know: the cell of a digit does not see the cue, and the cell of the cue
+# sees no digit. That holds only if no convolution looks across cells, so we exchange the SPS for a spiking patch
+# embedding, one cell to one token, without position embedding: where a cell lies does not matter. All else is the
+# paper's network: D = 64, two heads, one block, T = 2.
 
 
 # %% tags=["cued"]
-COLORS = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]])  # red, green, blue, white
+COLORS = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]])
+HUES = ("red", "green", "blue", "white")
 CELLS = 3  # in a row
 
 
@@ -564,21 +566,24 @@ se.ATTENTION["none"] = NoAttention
 
 # %%
 pictures, asked = cued_digits(digits.val, 1000, torch.Generator().manual_seed(0))
+cue = F.avg_pool2d(pictures.amax(1), 8).flatten(1) == 1  # [B, N]: the full cell
+color = (F.max_pool2d(pictures, 8) > 0).flatten(2).transpose(1, 2)  # [B, N, 3]: red, green and blue, on or off
 print("pictures", list(pictures.shape), " digits asked for", list(asked.shape))
 fig, axes = plt.subplots(1, 6, figsize=(11, 2.3))
-for ax, picture, digit in zip(axes, pictures, asked, strict=False):
-    ax.imshow(picture.permute(1, 2, 0))
-    ax.set_title(f"asked for: {digit}", fontsize=11)
+for i, ax in enumerate(axes):
+    (hue,) = (name for name, rgb in zip(HUES, COLORS, strict=True) if torch.equal(color[i][cue[i]][0], rgb > 0))
+    ax.imshow(pictures[i].permute(1, 2, 0))
+    ax.set_title(f"{hue}: {asked[i]}", fontsize=11)
     ax.set_xticks([7.5, 15.5], [])
     ax.set_yticks([7.5, 15.5], [])
 se.plot.show(
     fig,
     "Six pictures of three by three cells: four small handwritten digits in red, green, blue and white, one cell "
-    "filled with one of these colors, four cells empty; above each the digit that has the color of the filled cell.",
+    "filled with one of these colors, four cells empty; above each the name of that color and the digit that has it.",
 )
 
 # %% [markdown]
-# **Predict before you run.** Who does not use the cue can at best name the digit that is shown most often. How often is
+# **Predict before you run.** Whoever ignores the cue can at best name the digit that is shown most often. How often is
 # that right? And which token will look where, once SSA has learned the task?
 
 # %%
@@ -600,9 +605,7 @@ assert right["none"] < 0.5 < 0.6 < right["ssa"]
 # What did SSA learn? Ask the recorded scores where the token of the cue looks.
 
 # %%
-cue = F.avg_pool2d(pictures.amax(1), 8).flatten(1) == 1  # [B, N]: the full cell
-color = F.max_pool2d(pictures, 8).flatten(2) > 0  # [B, 3, N]
-same = (color == color.transpose(1, 2)[cue].unsqueeze(2)).all(1) & ~cue  # the digit asked for
+same = (color == color[cue].unsqueeze(1)).all(2) & ~cue  # [B, N]: the digit asked for
 with torch.no_grad(), se.record(model) as rec:
     model(pictures)
 scores = rec["blocks.0.attn.scores"]
@@ -612,7 +615,8 @@ fig, ax = se.plot.attention(scores, pictures[0], query=cue[0].nonzero().item(), 
 se.plot.show(
     fig,
     "Left: a picture of three by three cells, the cue's cell outlined. Right: the scores that the cue's token gives to "
-    "the nine tokens: highest for the digit that has the color of the cue, near zero for most others.",
+    "the nine tokens: highest for the digit that has the color of the cue, about half of that for the white digit and "
+    "the cue itself, near zero for the others.",
 )
 
 # %% [markdown]
@@ -632,10 +636,13 @@ assert left_over["the cue's only"] > left_over["all but the cue's"] and left_ove
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# In 38.4 % of all pictures: with four random digits two are often the same. The control stays there. SSA solves the
-# task: the cue's query shares bits with the keys of digits of its own color, so their V is added to the cue's token,
-# and from there alone the head can read nearly all answers. Nobody told the network to compare colors. Comparing is
-# what $QK^T$ does, and for that it is enough to count the bits that both have.
+# In 38.4 %: two or more of the four digits are often the same. That bounds whoever ignores the cue. The control need
+# not ignore it, since the head sees the mean of all tokens, but without a comparison it can help little, and here it
+# did not. SSA learns the task. In this network, one seed, the query of the cue shares most bits with the key of the
+# digit of its own color, and some with white, which contains every color. So the V of that digit is added to the cue's
+# token, and from there alone nearly all answers can be read. The other tokens hear the cue, too: with their part alone
+# it is more than without any. Nobody told the network to compare colors. Comparing is what $QK^T$ does, and for that it
+# is enough to count the bits that both have.
 #
 # </details>
 #
@@ -643,7 +650,8 @@ assert left_over["the cue's only"] > left_over["all but the cue's"] and left_ove
 #
 # Now a comparison has something to show. [The script](results/09_cued.py) states its protocol: 600 steps, ten seeds,
 # 2,000 test pictures measured once, and for every variant the same search over three learning rates on validation
-# pictures. Size, T and number of steps had been set with SSA and the control alone, which may favor SSA.
+# pictures. Number of cells, size, T, number of steps and the three rates had been set in 20 short runs with SSA and the
+# control alone, on validation pictures; that may favor SSA.
 #
 # **Predict before you run.** Which of the five will stand out from SSA, and in which direction? Does every one of them
 # need to look where SSA looks?
@@ -666,30 +674,35 @@ for name, title in ALL.items():
     if name != "ssa":
         line += f" {mean:+7.2f} ± {half:.2f} {'yes' if resolved[name] else 'no':>9}"
     if name != "none":
-        seen = [run["looks"]["asked"] > run["looks"]["others"] for run in solved[name]]
+        seen = [run["looks"]["asked"] > max(run["looks"]["others"], run["looks"]["empty"]) for run in solved[name]]
         out_of_reach[name] = 100 * sum(run["ranges"][0]["vanishing"] for run in solved[name]) / len(seen)
         looks[name] = sum(seen)
         line = f"{line:59} {out_of_reach[name]:10.1f} % {looks[name]:8} of {len(seen)}"
     print(line)
 print("\nrate: the learning rate chosen; cue looks there: seeds in which the cue's token scores the digit asked for")
-print("higher than the others")
+print("higher than the other digits and empty cells, on average over the validation pictures")
 assert set(looks.values()) == {10} and abs(solved_accuracy["none"].mean() / 100 - without_cue) < 0.01
 assert resolved == {n: n in ("leaky_relu", "relu", "none") for n in ALL}
 assert solved_accuracy["ssa"].mean() < min(solved_accuracy[n].mean() for n in ("leaky_relu", "relu"))
 
 # %%
-fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.3))
-for row, name in enumerate(ALL):
+fig, (left, middle, right) = plt.subplots(1, 3, figsize=(12.5, 4.3), width_ratios=[1.1, 0.9, 1.1])
+for row, name in enumerate(TITLES):
     left.plot(solved_accuracy[name], [row] * 10, "o", color=style.Q if name == "ssa" else style.GREY, alpha=0.6)
     left.plot([solved_accuracy[name].mean()] * 2, [row - 0.28, row + 0.28], color="black")
-    color, line = LOOK.get(name, ("black", ":"))
+    if name != "ssa":
+        mean, half = difference(name, solved_accuracy, T_95_OF_TEN)
+        middle.errorbar(mean, row, xerr=half, fmt="s", color="black", capsize=4)
+for name, title in ALL.items():
+    color_of_line, line = LOOK.get(name, ("black", "x:"))
     curve = mean_over_seeds([run["loss"] for run in solved[name]])
-    right.plot(torch.arange(1, len(curve) + 1) * 20, curve, line[1:] or line, color=color, label=ALL[name])
-left.axvline(100 * without_cue, color=style.THRESHOLD, linestyle=(0, (4, 2)), linewidth=1.2)
-left.set(yticks=range(len(ALL)), yticklabels=ALL.values(), xlabel="test accuracy, % (2,000 pictures)", xlim=(30, 100))
-left.invert_yaxis()
-left.set_title("ten seeds each, mean as a bar; dashed: without the cue")
-right.set(xlabel="step", ylabel="training loss, mean of 20 steps", ylim=(0, None), title="mean of ten seeds")
+    right.plot(torch.arange(1, len(curve) + 1) * 20, curve, line, color=color_of_line, label=title, markevery=5)
+for ax in (left, middle):
+    ax.set(yticks=range(len(TITLES)), yticklabels=TITLES.values() if ax is left else [], ylim=(len(TITLES) - 0.5, -0.5))
+left.set(xlabel="test accuracy, % (2,000 pictures)", title="ten seeds each, mean as a bar")
+middle.axvline(0, color=style.THRESHOLD, linewidth=1)
+middle.set(xlabel="difference to SSA, points", title="95 % interval")
+right.set(xlabel="step", ylabel="training loss", ylim=(0, None), title="means of 20 steps and ten seeds")
 right.legend(ncols=2)
 facts = cued["provenance"]
 fig.supxlabel(
@@ -699,22 +712,27 @@ fig.supxlabel(
 )
 se.plot.show(
     fig,
-    "Left: test accuracy of the five variants and of the control without attention on the cued digits, ten seeds each; "
-    "the control lies at the dashed line of 38 percent, all others far above it. Right: their training losses.",
+    "Left: test accuracy of the five variants on the cued digits, ten seeds each, all between 86 and 98 percent. "
+    "Middle: mean differences to SSA with their intervals; those of LeakyReLU and ReLU lie above zero. Right: training "
+    "losses; ReLU and LeakyReLU fall fastest, SSA slowest, the control stays far above.",
 )
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# LeakyReLU and ReLU stand out, and above SSA: by four points. Identity and softmax lie two points above it, which ten
-# seeds do not resolve. In the paper the three real maps lie a point below SSA. Both can be true, for the tasks are far
-# apart. Here N = 9, and the sums of ReLU, which grow like N d, still lie where the surrogate reaches; at N = 196 they
-# do not (see the section on N and d). So a network this small pays next to nothing for real Q and K and has their finer
-# scores. That explanation fits; it has not been tested, and only the paper's sizes could do that.
+# LeakyReLU and ReLU stand out, and above SSA: by four points, give or take two, in every one of ten seeds; they would
+# stand out after a correction for five comparisons, too. Identity and softmax lie two points above it, which ten seeds
+# do not resolve. (The intervals speak of seeds, not of other test digits.) In the paper the three real maps lie a point
+# below SSA, on other data and after 300 epochs.
 #
-# And no, not one of them needs another way of looking: in every seed of every variant the cue's token scores the digit
-# of its own color highest. Which map stands between Q and K is a matter of a few points. Whether there is attention at
-# all is a matter of fifty.
+# Why it comes out so here has not been tested. Three things are seen. SSA learns slowest and ends with the highest loss
+# of the five, so part of the gap may be one of speed. For SSA, LeakyReLU and ReLU the best of the three learning rates
+# was the highest one, so a higher one might be better still. And ReLU's sums lie mostly within reach of the surrogate
+# here, 3 % without gradient against 20 % on the digits above, where N d was about the same: size alone does not decide.
+#
+# All look the same way: in every seed of every variant the token of the cue scores the digit asked for higher than the
+# other digits and the empty cells. Whether they depend on it as that one SSA network does was not tested. Which map
+# stands between Q and K is a matter of a few points. Whether there is attention at all is a matter of fifty.
 #
 # </details>
 #
@@ -889,8 +907,8 @@ with se.exercise("9.3"):
 #
 # The five maps differ in the range of $QK^TVs$. Real Q and K give sums that grow with N and d and leave the surrogate;
 # softmax bounds them by 1; SSA's are on a grid, never negative, and small while spikes are rare. Accuracy differences
-# of a point need many seeds or many test images, a control, and a protocol that was there first. On a task that cannot
-# be solved without attention the five lie close together, far above the control, and the cue's token looks where it
-# must. More time steps cost energy in proportion, or more, and the last ones buy little.
+# of a point need many seeds or many test images, a control, and a protocol that was there first. On a task that the
+# network does not solve without attention all five reach 92 to 97 %, the control 38 %; ReLU and LeakyReLU lie four
+# points above SSA after 600 steps. More time steps cost energy in proportion, or more, and the last ones buy little.
 #
 # Next: [chapter 10, energy](10_energy.ipynb). Answers: [solutions](solutions/09_ablations.ipynb).
