@@ -90,5 +90,7 @@ def backward(membranes: Tensor, grad: Tensor, currents: Tensor, beta: float, thr
     steps, size = len(membranes), membranes[0].numel()
     with torch.cuda.device_of(membranes):
         _backward[(triton.cdiv(size, BLOCK),)](
-            *(membranes, grad, currents, size, (steps - 1) * size), *(beta, threshold, slope, steps, BLOCK)
+            *(membranes, grad, currents, size, (steps - 1) * size),
+            *(beta, threshold, slope, steps, BLOCK),
+            enable_fp_fusion=False,
         )
