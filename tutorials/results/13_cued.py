@@ -1,4 +1,4 @@
-"""The cued task with the attentions of chapter 13: ``python tutorials/results/13_cued.py`` (about 20 minutes).
+"""The cued task with the attentions of chapter 13: ``python tutorials/results/13_cued.py`` (about 10 minutes).
 
 The protocol, written down before the first run, is that of ``09_cued.py``, and the same code: task, network, budget,
 tuning, seeds, comparison. Its runs of SSA and of the control are the ones to compare with. The classes are the
@@ -27,7 +27,7 @@ def main() -> None:
     se.ATTENTION["sdsa"] = classes["SpikeDrivenAttention"]
     se.ATTENTION["token_qk"] = classes["TokenQKAttention"]
     se.ATTENTION["channel_qk"] = classes["ChannelQKAttention"]
-    cued.compare(Path(__file__).with_suffix(".json"), ("sdsa", "token_qk", "channel_qk"), lambda model, x, y: {})
+    cued.compare(Path(__file__).with_suffix(".json"), ("sdsa", "token_qk", "channel_qk"), None)
 
 
 if __name__ == "__main__":
