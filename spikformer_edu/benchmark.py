@@ -34,7 +34,8 @@ NOTES = (
 @dataclass(frozen=True)
 class Options:
     shapes: tuple[str, ...] = ("cifar",)
-    """cifar, dvs, imagenet (the paper's networks), toy (to try the command)."""
+    """cifar, dvs, imagenet, imagenet-768 (the paper's cifar10-4-384, cifar10dvs-2-256, imagenet-8-512 and
+    imagenet-8-768), toy (to try the command)."""
     precisions: tuple[str, ...] = PRECISIONS
     """fp32, bf16 (autocast)."""
     peers: tuple[str, ...] = ("ours", "snntorch", "spikingjelly", "spikingjelly+channels_last", *list(PEERS)[3:])
@@ -45,7 +46,8 @@ class Options:
     batch_size: int | None = None
     """Samples a step; each shape has its own, one for a CPU and one for a GPU."""
     sweep: str | None = None
-    """How cost grows with time_steps, batch, tokens or dim, from the first shape, instead of one point."""
+    """How cost grows with time_steps, batch, tokens or dim, from the first shape, instead of one point. The batch goes
+    from a quarter of --batch-size to four times as much; what does not fit is named."""
     memory: bool = True
     """Measure peak memory, each in a process of its own."""
     threads: int | None = None

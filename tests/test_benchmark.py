@@ -294,6 +294,13 @@ def test_points_of_a_sweep():
     assert all(measure.SWEEPS["tokens"][1](case, n).tokens == n for n in measure.PRODUCT_TOKENS)
 
 
+def test_a_sweep_of_batches_goes_around_the_one_given():
+    tables = measure.sweep("batch", toy(batch=4), ("ours",), "fp32", CPU, rounds=1, memory=False)
+    assert [r.batch for r in tables[0].results if r.mode == "train"] == [1, 2, 4, 8, 16]
+    tables = measure.sweep("batch", toy(batch=2), ("ours",), "fp32", CPU, rounds=1, memory=False)
+    assert [r.point for r in tables[0].results if r.mode == "train"] == [1, 2, 4, 8]
+
+
 def test_a_sweep_is_measured_and_drawn(monkeypatch):
     monkeypatch.setitem(measure.SWEEPS, "tokens", ((16, 64), measure.SWEEPS["tokens"][1]))
     monkeypatch.setattr(measure, "PRODUCT_TOKENS", (64, 256))

@@ -9,6 +9,8 @@ from reference import awaken
 from test_speed import assert_same, outcome
 
 import spikformer_edu as se
+from spikformer_edu.benchmarks.measure import peak_memory
+from spikformer_edu.benchmarks.peers import case_of
 
 DEVICE = os.environ.get("SPIKFORMER_TEST_DEVICE", "cuda")
 pytestmark = pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="no CUDA GPU")
@@ -113,6 +115,16 @@ def test_bf16_autocast_trains():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0], losses
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="memory of a GPU")
+def test_memory_is_measured_with_the_whole_gpu_free():
+    kept = torch.empty(2**30, dtype=torch.uint8, device=DEVICE)
+    del kept  # PyTorch keeps it for the next tensor
+    assert torch.cuda.memory_reserved() >= 2**30
+    case = case_of("toy", None, torch.device(DEVICE))
+    peak = peak_memory("ours", case, "bf16", torch.device(DEVICE))
+    assert 0 < peak["eval"] < peak["train"] and torch.cuda.memory_reserved() < 2**30
 
 
 @pytest.mark.slow  # compiling takes a while

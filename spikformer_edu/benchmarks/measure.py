@@ -246,6 +246,8 @@ def peak_memory(name: str, case: Case, precision: str, device: torch.device) -> 
         return {}  # the compiler lives in the same process; other systems do not tell
     if device.type not in ("cpu", "cuda"):
         return {}
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what this process keeps for later is missing in the other
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(_peak, name, case, precision, device, torch.get_num_threads()).result()
@@ -303,9 +305,13 @@ def sweep(
 ) -> list[Table]:
     """How cost grows with one size: every peer at every point, all interleaved.
 
+    The batch goes from a quarter of the case's to four times as much.
+
     Over tokens there is a second table: the product of attention alone, in both orders, for one sample.
     """
     points, at = SWEEPS[kind]
+    if kind == "batch":
+        points = sorted({max(1, point * case.batch // 4) for point in points})
     entries = [(name, point, at(case, point)) for point in points for name in peers]
     tables = [measure(entries, kind, precision, device, rounds, memory)]
     if kind == "tokens":

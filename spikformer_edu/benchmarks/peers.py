@@ -29,6 +29,7 @@ SHAPES = {
     "cifar": Shape("cifar10-4-384", 16, 128),
     "dvs": Shape("cifar10dvs-2-256", 2, 16),
     "imagenet": Shape("imagenet-8-512", 2, 32),
+    "imagenet-768": Shape("imagenet-8-768", 2, 32),
     "toy": Shape("cifar10-4-256", 4, 4, dict(depth=1, dim=64, heads=2)),  # to try the command
 }
 
