@@ -792,9 +792,9 @@ fig.supxlabel(
 )
 se.plot.show(
     fig,
-    "Left: mean accuracy of the five variants after 600 and after 1,800 steps; from 92 to 97 percent at first, within a "
-    "point of each other in the end. Right: training losses over 1,800 steps; SSA's stays above ReLU's, that of SSA with "
-    "s = 1/2 lies close to ReLU's.",
+    "Left: mean accuracy of the five variants after 600 and after 1,800 steps; from 92 to 97 percent at first, within "
+    "a point of each other in the end. Right: training losses over 1,800 steps; SSA's stays above ReLU's, that of SSA "
+    "with s = 1/2 lies close to ReLU's.",
 )
 
 # %% [markdown]
