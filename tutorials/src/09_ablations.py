@@ -49,8 +49,7 @@ plt.rcParams.update(style.RC)
 
 # %%
 measured = json.loads(Path("results/09_ablations.json").read_text())
-runs, facts = measured["runs"], measured["provenance"]
-origin = f"{facts['device']}, commit {facts['commit'][:7] + facts['commit'][40:]}, {facts['command']}"
+runs = measured["runs"]
 SEEDS = len(measured["protocol"]["seeds"])
 TITLES = {"identity": "identity", "leaky_relu": "LeakyReLU", "relu": "ReLU", "softmax": "softmax", "ssa": "SSA"}
 
@@ -58,6 +57,13 @@ TITLES = {"identity": "identity", "leaky_relu": "LeakyReLU", "relu": "ReLU", "so
 def of(attention, time_steps=4):
     """The runs of one variant, in the order of their seeds."""
     return [run for run in runs if (run["attention"], run["time_steps"]) == (attention, time_steps)]
+
+
+def name_origin(fig, results):
+    """Machine, commit and command of the results, below the figure."""
+    facts = results["provenance"]
+    origin = f"{facts['device']}, commit {facts['commit'][:7] + facts['commit'][40:]}, {facts['command']}"
+    fig.supxlabel(origin, fontsize=8, color=style.THRESHOLD)
 
 
 def mean_over_seeds(values):
@@ -98,7 +104,7 @@ right.margins(x=0.12, y=0.16)
 right.set_xlabel("energy of one image, nJ (convention 'integer')")
 right.set_ylabel("test accuracy, %")
 right.set_title("SSA: dots are seeds, squares their mean")
-fig.supxlabel(origin, fontsize=8, color=style.THRESHOLD)
+name_origin(fig, measured)
 se.plot.show(
     fig,
     "Left: the range of the attention neuron's current in trained networks, T = 4, for each variant, with grey "
@@ -415,7 +421,7 @@ right.errorbar([], [], xerr=[], fmt="s", color="black", capsize=4, label="ours, 
 right.plot([], [], "D", color=style.MEMBRANE, markersize=6, label="the paper's, CIFAR-10")
 right.legend(loc="upper right")
 right.set(xlabel="difference to SSA, points", title="paired by seed")
-fig.supxlabel(origin, fontsize=8, color=style.THRESHOLD)
+name_origin(fig, measured)
 se.plot.show(
     fig,
     "Left: test accuracy of the five variants and of the control without attention on the digits, one dot a seed."
@@ -704,12 +710,7 @@ middle.axvline(0, color=style.THRESHOLD, linewidth=1)
 middle.set(xlabel="difference to SSA, points", title="95 % interval")
 right.set(xlabel="step", ylabel="training loss", ylim=(0, None), title="means of 20 steps and ten seeds")
 right.legend(ncols=2)
-facts = cued["provenance"]
-fig.supxlabel(
-    f"{facts['device']}, commit {facts['commit'][:7] + facts['commit'][40:]}, {facts['command']}",
-    fontsize=8,
-    color=style.THRESHOLD,
-)
+name_origin(fig, cued)
 se.plot.show(
     fig,
     "Left: test accuracy of the five variants on the cued digits, ten seeds each, all between 86 and 98 percent. "
@@ -784,12 +785,7 @@ left.set(ylabel="test accuracy, % (2,000 pictures)", title="ten seeds, mean and 
 left.legend(loc="lower right")
 right.set(xlabel="step", ylabel="training loss", yscale="log", title="1,800 steps: means of 20 and of ten seeds")
 right.legend()
-facts = longer["provenance"]
-fig.supxlabel(
-    f"{facts['device']}, commit {facts['commit'][:7] + facts['commit'][40:]}, {facts['command']}",
-    fontsize=8,
-    color=style.THRESHOLD,
-)
+name_origin(fig, longer)
 se.plot.show(
     fig,
     "Left: mean accuracy of the five variants after 600 and after 1,800 steps; from 92 to 97 percent at first, within "
