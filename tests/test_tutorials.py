@@ -253,3 +253,11 @@ def test_a_broken_package_fails_a_chapter(fault, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(CellExecutionError, match="AssertionError|not equal|not close"):
         build.run(build.read(build.SOURCES / f"{FAULTS[fault][1]}.py"), TUTORIALS)
+
+
+@pytest.mark.parametrize("arguments", [["99"], ["--tmie"], ["--time", "09"]])
+def test_build_refuses_what_it_does_not_know(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(build, "run", lambda *_: pytest.fail("a notebook was run"))
+    with pytest.raises(SystemExit) as stopped:
+        build.main(arguments)
+    assert stopped.value.code == 2 and "error: " in capsys.readouterr().err

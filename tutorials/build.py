@@ -5,6 +5,7 @@ script gives the same bytes on the same machine: cell ids are numbered, and noth
 ``--time`` also writes how long each chapter took, for its header, to ``results/run_times.json``.
 """
 
+import argparse
 import json
 import os
 import sys
@@ -72,11 +73,19 @@ def joined(outputs: list) -> list:
 
 
 def main(arguments: list[str]) -> None:
-    chosen = [a for a in arguments if not a.startswith("--")]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("chapters", nargs="*", help="05, solutions/05, ...; all unless given")
+    parser.add_argument("--time", action="store_true", help="write how long each took to results/run_times.json")
+    options = parser.parse_args(arguments)
+    names = {str(script.relative_to(SOURCES).with_suffix("")): script for script in scripts()}
+    for chapter in options.chapters:
+        if not any(name.startswith(chapter) for name in names):
+            parser.error(f"no chapter {chapter!r}: there are {', '.join(names)}")
+    if options.time and options.chapters:
+        parser.error("--time measures all chapters in one run: name none")
     seconds = {}
-    for script in scripts():
-        name = str(script.relative_to(SOURCES).with_suffix(""))
-        if chosen and not any(name.startswith(c) for c in chosen):
+    for name, script in names.items():
+        if options.chapters and not name.startswith(tuple(options.chapters)):
             continue
         start = time.perf_counter()
         notebook = run(read(script), target(script).parent)
@@ -86,7 +95,7 @@ def main(arguments: list[str]) -> None:
         target(script).write_text(text)
         seconds[name] = round(time.perf_counter() - start, 1)
         print(f"{name:40} {seconds[name]:6.1f} s {len(text) / 1000:8.0f} kB", flush=True)
-    if "--time" in arguments:
+    if options.time:
         import torch
 
         from spikformer_edu.training.checkpoint import provenance
