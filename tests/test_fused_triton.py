@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from spikformer_edu import fused_triton
-
-triton = pytest.importorskip("triton", reason="Triton is not installed: it comes with PyTorch on Linux")
+MISSING = "Triton is not installed: it comes with PyTorch on Linux"
+triton = pytest.importorskip("triton", reason=MISSING)
+fused_triton = pytest.importorskip("spikformer_edu.fused_triton", reason=MISSING)
 POINTER = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 
 
