@@ -766,6 +766,9 @@ for name, title in LONGER.items():
     print(line)
 assert all(abs(mean) < half for name, (mean, half) in gaps.items() if name != "softmax")
 assert gaps["softmax"][0] + gaps["softmax"][1] < 0 and all(abs(mean) < 0.6 for mean, _ in gaps.values())
+final_loss = {name: mean_over_seeds([run["loss"] for run in long_runs[name]])[-1] for name in LONGER}
+assert max(final_loss, key=final_loss.get) == "ssa" and final_loss["ssa_half"] < final_loss["ssa"]
+assert all(runs[0]["lr"] < max(run["lr"] for run in longer["tuning"]) for runs in long_runs.values())
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.3))
