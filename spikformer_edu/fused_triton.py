@@ -92,5 +92,5 @@ def backward(membranes: Tensor, grad: Tensor, currents: Tensor, beta: float, thr
         _backward[(triton.cdiv(size, BLOCK),)](
             *(membranes, grad, currents, size, (steps - 1) * size),
             *(beta, threshold, slope, steps, BLOCK),
-            enable_fp_fusion=False,
+            enable_fp_fusion=False,  # said, because its default changes from Triton 3.9 to 3.10
         )
