@@ -3,11 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND := Agg
 
-.PHONY: help train test quick lint pretrained pretrained-cifar10 notebooks notebooks-test lab docs serve
+.PHONY: help train test style tests quick lint pretrained pretrained-cifar10 notebooks notebooks-test lab docs serve
 
 help:
 	@echo "make train   train the small Spikformer on real digits (ARGS='--epochs 5' and so on)"
-	@echo "make test    every test"
+	@echo "make test    every test: style, code, notebooks (each alone: make style, tests, notebooks-test)"
 	@echo "make quick   the tests that take seconds"
 	@echo "make lab     Jupyter opens on the first chapter"
 	@echo "make notebooks   run every script in tutorials/src and write its notebook (ARGS='05' for one chapter)"
@@ -28,11 +28,16 @@ help:
 train: .venv/package
 	$(BIN)/python -m spikformer_edu.train --dataset digits $(ARGS)
 
+# All three run, whichever fails; make then fails too and names them.
 test: .venv/dev
+	$(MAKE) --keep-going style tests notebooks-test
+
+style: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+tests: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)
-	$(MAKE) notebooks-test
 
 quick: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow" $(ARGS)

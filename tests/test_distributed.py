@@ -96,7 +96,7 @@ def talk_and_leave(rank, world, store):
 
 def test_leaving_at_once_after_the_last_message_ends(tmp_path):
     group = mp.spawn(talk_and_leave, (2, tmp_path / "store"), nprocs=2, join=False)
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 600  # only a hang reaches it
     try:
         while not group.join(1):
             assert time.monotonic() < limit, "a process hangs"
@@ -109,7 +109,7 @@ def torchrun(*arguments, processes=2):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), "-m", "spikformer_edu.train"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, env=env, timeout=200)
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, env=env, timeout=900)
 
 
 SMALL = ["--epochs", 1, "--warmup-epochs", 0, "--batch-size", 64, "--time-steps", 2, "--toy", 40, "--device", "cpu"]

@@ -146,7 +146,7 @@ class SpikingJelly(nn.Module):
         return logits
 
     def compile(self) -> None:
-        self.net.compile()  # not the reset
+        self.net.compile(dynamic=False)  # not the reset
 
 
 def _spikingjelly(case: Case, precision: str, device: torch.device) -> nn.Module:
@@ -198,7 +198,7 @@ PEERS = {
 }
 CHANGES = {
     "channels_last": "weights and images in channels_last layout",
-    "compile": "torch.compile with its defaults",
+    "compile": "torch.compile with static shapes",
 }
 
 
@@ -237,7 +237,7 @@ class Step:
         self.labels = torch.zeros(case.batch, dtype=torch.long, device=device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
         if "compile" in changes:
-            self.model.compile()
+            self.model.compile(dynamic=False)
 
     def forward(self) -> Tensor:
         with autocast(self.device, self.precision):

@@ -299,7 +299,7 @@ class Trainer:
         if options.recompute:
             recompute_blocks(self.model)
         self.parallel = DistributedDataParallel(self.model) if place.world > 1 else self.model
-        self.compiled = torch.compile(self.parallel) if options.compile else self.parallel
+        self.compiled = torch.compile(self.parallel, dynamic=False) if options.compile else self.parallel
         self.board = None
         if options.tensorboard and place.rank == 0:
             self.board = open_tensorboard(folder)

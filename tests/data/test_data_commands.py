@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import random
 import signal
 import sys
 import time
@@ -185,19 +184,25 @@ def test_a_killed_prepare_leaves_nothing_that_is_taken_for_complete(recordings):
     import shutil
 
     shutil.rmtree(recordings / "spikformer-cache")
-    context, moments, counts = multiprocessing.get_context("fork"), random.Random(1), set()
-    for _ in range(6):
+    context, counts = multiprocessing.get_context("fork"), []
+
+    def entries() -> int:
+        return len(list((recordings / "spikformer-cache").rglob("*.z")))
+
+    for wanted in (0, 1, 3, 6):
         process = context.Process(target=_prepare, args=(recordings,))
         process.start()
-        time.sleep(0.02 + 0.15 * moments.random())
+        while entries() < wanted:
+            assert process.is_alive(), "prepare ended before it was killed"
+            time.sleep(0.001)
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        counts.add(len(list((recordings / "spikformer-cache").rglob("*.z"))))
+        counts.append(entries())
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*damaged")
         frames = load("cifar10dvs", recordings, time_steps=4).train.fetch(torch.arange(20), None)[0]
     assert torch.equal(frames, expected[0])
-    assert len(counts) > 1, "every kill came before the first entry, or after the last"
+    assert counts[0] < counts[-1], "every kill came before the first entry, or after the last"
 
 
 def test_two_prepares_at_once_agree(recordings):

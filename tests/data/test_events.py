@@ -1,5 +1,4 @@
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -44,32 +43,18 @@ def test_counts_beyond_any_small_integer_type_are_exact():
     assert to_frames(events[:200], 1).dtype == np.uint8 and to_frames(events[:40_000], 1).dtype == np.uint16
 
 
-def best(function, repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def test_frames_are_built_ten_times_faster_than_by_tonic_and_hold_the_same_but_the_remainder():
+def test_frames_hold_what_tonic_makes_of_them_but_the_remainder():
     from tonic.transforms import ToFrame
 
-    events = some_events(200_000)
+    events = some_events(200_000)  # a multiple of 16: no remainder
     tonic = ToFrame(sensor_size=(128, 128, 2), n_event_bins=T)
-    assert np.array_equal(tonic(events), to_frames(events, T))  # 200,000 is a multiple of 16: no remainder
-    rounds = [(best(lambda: tonic(events), 3), best(lambda: to_frames(events, T), 10)) for _ in range(5)]
-    theirs, ours = (min(times) for times in zip(*rounds, strict=True))  # in turn, for others use this machine too
-    assert theirs > 10 * ours, f"tonic {1000 * theirs:.1f} ms, here {1000 * ours:.2f} ms"
+    assert np.array_equal(tonic(events), to_frames(events, T))
 
 
-def test_a_simulated_recording_takes_less_than_a_fifth_of_a_second():
+def test_a_simulated_recording_has_as_many_events_as_one_of_the_camera():
     pictures, _ = digits()
-    seconds = best(lambda: simulate(pictures[:1], [0]), 5)
     (events,) = simulate(pictures[:1], [0])
     assert 150_000 < len(events) < 320_000
-    assert seconds < 0.2 * len(events) / 200_000
 
 
 def test_simulation_is_fixed_by_its_seed_and_not_by_the_batch_it_is_in():
