@@ -246,14 +246,16 @@ def test_peers_take_turns(monkeypatch):
 
         def train(self):
             log.append((self.name, "train"))
-            clock.work(measure.TURN)
+            clock.work(2 * measure.TURN)
 
         def evaluate(self):
             log.append((self.name, "eval"))
-            clock.work(measure.TURN)
+            clock.work(2 * measure.TURN)
 
     monkeypatch.setattr(measure, "prepare", Fake)
-    monkeypatch.setattr(measure, "probes", lambda *_: {n: (1, lambda: None) for n in ("matmul", "conv", "copy")})
+    monkeypatch.setattr(
+        measure, "probes", lambda *_: {n: (1, lambda: clock.work(1)) for n in ("matmul", "conv", "copy")}
+    )
     measure.measure([(name, None, toy()) for name in "ABC"], "fake", "fp32", CPU, rounds=2, memory=False)
     assert log[-12:] == [(name, mode) for name in "ABC" for mode in ("train", "eval")] * 2
 
