@@ -14,6 +14,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -350,12 +351,31 @@ def filled(page: str) -> str:
     return MARKED.sub(lambda m: f"<!-- table {m[1]} -->\n\n{TABLES[m[1]]()}\n\n<!-- end -->", page)
 
 
+def contents(fig: Figure) -> list[list]:
+    """What a figure shows, whatever version of Matplotlib draws it: of each axes the texts, of each artist its numbers.
+
+    Numbers are given as how many there are, their mean and their standard deviation.
+    """
+    found: list[list] = []
+    for ax in fig.axes:
+        found.append([ax.get_title(), ax.get_xlabel(), ax.get_ylabel(), *(text.get_text() for text in ax.texts)])
+        numbers = [line.get_xydata() for line in ax.lines]
+        numbers += [image.get_array() for image in ax.images]
+        numbers += [collection.get_offsets() for collection in ax.collections]
+        corners = [patch.get_patch_transform().transform(patch.get_path().vertices) for patch in ax.patches]
+        numbers += [np.stack([points.min(0), points.max(0)]) for points in corners]  # bars and bands
+        for values in numbers:
+            values = np.ma.masked_invalid(np.ma.asarray(values, dtype=float)).compressed()
+            found.append([values.size, *((float(values.mean()), float(values.std())) if values.size else ())])
+    return found
+
+
 def main(folder: Path = IMAGES) -> None:
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
     for name, make in PICTURES.items():
         fig = make()
-        fig.savefig(folder / name, dpi=DPI, metadata={"Software": None})
+        fig.savefig(folder / name, dpi=DPI, metadata={"Software": None, "Description": json.dumps(contents(fig))})
         plt.close(fig)
         print(f"drew {name}")
     for path in sorted(DOCS.rglob("*.md")):
