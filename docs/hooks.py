@@ -19,7 +19,8 @@ from unittest.mock import patch
 from mkdocs.structure.files import File
 from PIL import Image
 
-TUTORIALS = Path(__file__).parent.parent / "tutorials"
+ROOT = Path(__file__).parent.parent
+TUTORIALS = ROOT / "tutorials"
 
 
 # Notebooks
@@ -32,7 +33,8 @@ def on_config(config):
 
 
 def on_files(files, config):
-    """A page, its figures and the notebook, for every notebook."""
+    """A page, its figures and the notebook, for every notebook; the changelog, which lies beside README.md."""
+    files.append(File.generated(config, "changelog.md", content=(ROOT / "CHANGELOG.md").read_text(encoding="utf-8")))
     for path in chapters() + sorted(TUTORIALS.glob("solutions/[0-9]*.ipynb")):
         name = "learn/" + path.relative_to(TUTORIALS).with_suffix("").as_posix()
         text, figures = page_of(cells(path), path.stem)

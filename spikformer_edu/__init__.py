@@ -21,7 +21,7 @@ from .presets import list_models, preset, spikformer
 from .record import layer_names, record
 from .training.checkpoint import load_pretrained, load_run
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the one place: pyproject.toml reads it here
 
 __all__ = [
     "ATTENTION",
