@@ -5,6 +5,8 @@ neuron turns the result into spikes, and a last linear layer mixes the heads. Th
 lines: whether Q and K are spikes or real, whether V is, and how scores are made of Q and K.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -79,6 +81,7 @@ class SpikingSelfAttention(nn.Module):
         self.pool = nn.MaxPool1d(3, stride=1, padding=1) if qk_pool else None
         self.attn = LIF(v_threshold=0.5, **lif)
         self.proj = SpikingLinear(dim, dim, **lif)
+        self.on_mix: list[Callable[..., None]] = []  # told q, k, v and the result of mix; record() and energy() listen
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = norm_tokens(self.bn, self.qkv(x))  # [T, B, N, 3D]
@@ -86,7 +89,10 @@ class SpikingSelfAttention(nn.Module):
         q, k, v = self.q(q), self.k(k), self.v(v)
         if self.pool is not None:
             q, k = self.pool_tokens(q), self.pool_tokens(k)
-        x = self.attn(self.mix(q, k, v))  # [T, B, h, N, d]
+        mixed = self.mix(q, k, v)  # [T, B, h, N, d]
+        for listener in tuple(self.on_mix):
+            listener(q, k, v, mixed)
+        x = self.attn(mixed)  # [T, B, h, N, d]
         return self.proj(x.transpose(2, 3).flatten(3))  # [T, B, N, D]
 
     def pool_tokens(self, x: Tensor) -> Tensor:
@@ -106,10 +112,16 @@ class SpikingSelfAttention(nn.Module):
         """Q K^T s: ``[T, B, h, N, d]`` twice -> ``[T, B, h, N, N]``."""
         return self.phi(q) @ self.phi(k).transpose(-2, -1) * self.scale
 
+    _product = scores
+
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Q K^T V s, in the order that takes fewer operations: N^2 d against N d^2."""
+        """Q K^T V s, in the order that takes fewer operations: N^2 d against N d^2.
+
+        Scores of another kind, those of a subclass that overrides ``scores``, leave no choice of order.
+        """
         tokens, width = q.shape[-2:]
-        if tokens <= width:
+        is_product = type(self).scores is SpikingSelfAttention._product and "scores" not in vars(self)
+        if tokens <= width or not is_product:
             return self.scores(q, k) @ v
         return self.phi(q) @ (self.phi(k).transpose(-2, -1) @ v) * self.scale
 
@@ -149,9 +161,6 @@ class SoftmaxAttention(SpikingSelfAttention):
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         return super().scores(q, k).softmax(-1)
-
-    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self.scores(q, k) @ v  # softmax sits between the products: no choice of order
 
 
 class VanillaSelfAttention(SoftmaxAttention):

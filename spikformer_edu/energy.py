@@ -8,12 +8,18 @@ FLOPs are multiply-accumulates of one image in one time step, rate is the firing
 1 needs no multiplication, and none at all where it is 0 (M. Horowitz, ISSCC 2014).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from threading import get_ident
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-from .attention import SoftmaxAttention, SpikingSelfAttention
+from .attention import SpikingSelfAttention
+from .errors import SpikformerError
 from .model import Spikformer, SpikformerConfig
 from .presets import PRESETS, preset
 from .record import check_network, eager, evaluating
@@ -153,12 +159,14 @@ def energy_unit(pj: float) -> tuple[float, str]:
 def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
     """Count the operations of a model on real inputs, and estimate their energy under three conventions.
 
-    FLOPs are counted by hooks on the forward pass, in evaluation mode: convolutions, linear layers, and the two
-    products of attention in the order in which they run. Batch norms fold into the layer before them, biases, pooling,
-    the softmax of variants and the neurons themselves are not counted, as in the paper. The first convolution is
-    charged at every step, as there, though of a still image the model computes it once. Of Q K^T the ones of Q say
-    what is added, of (Q K^T) V those of V; of K^T V those of K, of Q (K^T V) those of Q. Where Q and K are real
-    numbers (variants of Table 1) their product multiplies, in every convention.
+    FLOPs are counted on the forward pass, in evaluation mode: convolutions, linear layers, and the two products of
+    attention as they run, with what ``phi`` made of Q and K. Batch norms fold into the layer before them, biases,
+    pooling, the softmax of variants and the neurons themselves are not counted, as in the paper. The first convolution
+    is charged at every step, as there, though of a still image the model computes it once. Of Q K^T the ones of Q say
+    what is added, of (Q K^T) V those of V; of K^T V those of K, of Q (K^T V) those of Q. Where that factor is real (Q
+    and K of variants of Table 1), the other one says it; where both are, the product multiplies, in every convention.
+
+    Only what this thread computes is counted; others may call the model meanwhile if it is in evaluation mode.
 
     Args:
         model: the network. inputs: images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]``, normalised as in training:
@@ -169,66 +177,124 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
         The network without spikes has the same layers and runs once; its attention takes 2 N^2 D.
 
     Raises:
-        SpikformerError: not a Spikformer but a wrapper around one, or inputs that the model does not take.
+        SpikformerError: not a Spikformer but a wrapper around one, inputs that the model does not take, or an attention
+            that makes other products than those two.
 
     Source: paper, eq. 21-24 and appendix C.2.
     """
     check_network(model)
     costs: list[LayerCost] = []
     time_steps = inputs.shape[0] if inputs.dim() == 5 else model.config.time_steps
-    handles = []
+    products, thread, handles = _Products(), get_ident(), []
+    unseen = {f"blocks.{i}.attn": getattr(block, "attn", block) for i, block in enumerate(model.blocks)}
 
-    def count_layer(name: str):
-        def hook(module: nn.Module, args: tuple, out: Tensor) -> None:
-            (x,) = args
-            if isinstance(module, nn.Conv2d):
-                flops = out[0].numel() * module.weight[0].numel()
-            else:  # rows of one image and step: its tokens, or the one row of the head
-                flops = (1 if name == "head" else x.shape[-2]) * module.weight.numel()
-            steps = 1 if name == "head" else time_steps
-            costs.append(LayerCost(name, flops, steps, *rate_and_mean(x), name == "sps.0", flops))
+    def count_layer(name: str, module: nn.Module, args: tuple, out: Tensor) -> None:
+        (x,) = args
+        if isinstance(module, nn.Conv2d):
+            flops = out[0].numel() * module.weight[0].numel()
+        else:  # rows of one image and step: its tokens, or the one row of the head
+            flops = (1 if name == "head" else x.shape[-2]) * module.weight.numel()
+        steps = 1 if name == "head" else time_steps
+        real = name == "sps.0" or (name != "head" and not _adds(x))
+        costs.append(LayerCost(name, flops, steps, *rate_and_mean(x), real, flops))
+        products.factors.clear()
 
-        return hook
+    def count_products(name: str, module: SpikingSelfAttention, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
+        found = _two_products(products.factors, module, v)
+        if found:
+            del unseen[name]
+        for product, flops, ann_flops, factors in found:
+            ones = next((x for x, spiking in factors if _adds(x, spiking)), None)
+            shown = factors[0][0] if ones is None else ones
+            layer, real = f"{name}.{product}", ones is None
+            costs.append(LayerCost(layer, flops, time_steps, *rate_and_mean(shown), real, ann_flops))
 
-    def count_products(name: str, module: SpikingSelfAttention):
-        mix = module.mix
+    def here(count: Callable, *names: object) -> Callable:
+        return lambda *args: count(*names, *args) if get_ident() == thread else None
 
-        def counted(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            h, n, d = q.shape[2:]
-            real_qk, real_v = not module.spiking_qk, not module.spiking_v
-            if n <= d or isinstance(module, SoftmaxAttention):  # the order that mix takes
-                size, products = n * n * d, [("QK^T", q, real_qk), ("(QK^T)V", v, real_v)]
-            else:
-                size, products = n * d * d, [("K^TV", v if real_qk else k, False), ("Q(K^TV)", q, real_qk)]
-            for product, ones, real in products:
-                layer = f"{name}.{product}"
-                costs.append(LayerCost(layer, h * size, time_steps, *rate_and_mean(ones), real, h * n * n * d))
-            return mix(q, k, v)
-
-        module.mix = counted
-
-    attentions = {name: m for name, m in model.named_modules() if isinstance(m, SpikingSelfAttention)}
-    recorded = {name: m.__dict__["mix"] for name, m in attentions.items() if "mix" in m.__dict__}  # by record()
     try:
         for name, module in model.named_modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 layer = name.removesuffix(".conv").removesuffix(".linear")
-                handles.append(module.register_forward_hook(count_layer(layer)))
-        for name, module in attentions.items():
-            count_products(name, module)
-        with torch.no_grad(), evaluating(model), eager(model):
+                handles.append(module.register_forward_hook(here(count_layer, layer)).remove)
+            elif isinstance(module, SpikingSelfAttention):
+                unseen[name], listener = module, here(count_products, name, module)
+                module.on_mix.insert(0, listener)  # before record(), whose own products are not the network's
+                handles.append(partial(module.on_mix.remove, listener))
+        with torch.no_grad(), evaluating(model), eager(model), products:
             model(inputs)
     finally:
-        for handle in handles:
-            handle.remove()
-        for name, module in attentions.items():
-            del module.mix
-            if name in recorded:
-                module.mix = recorded[name]
+        for remove in handles:
+            remove()
+    for name, module in unseen.items():
+        raise SpikformerError(
+            f"{name} ({type(module).__name__}) makes other products than Q K^T and that with V, so its operations are"
+            " not known: count this network by hand"
+        )
     for cost in costs:
         for convention in CONVENTIONS:
             cost.pj[convention] = _pj(cost, convention, model.config.dim, tuple(inputs.shape[-3:]))
     return EnergyReport(costs, time_steps, inputs.shape[-4])
+
+
+class _Products(TorchDispatchMode):
+    """The factors of every product of matrices that this thread runs, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.factors: list[tuple] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.overloadpacket in flop_registry:
+            self.factors.append(args)
+        else:
+            with self:
+                parts = func.decompose(*args, **kwargs)  # what arrives whole in inference mode
+            if parts is not NotImplemented:
+                return parts
+        return func(*args, **kwargs)
+
+
+def _two_products(factors: list[tuple], module: SpikingSelfAttention, v: Tensor) -> list[tuple]:
+    """The products a b and c d that ``mix`` has made, in the order in which it did; none if they are others.
+
+    Returns:
+        For each its name, its FLOPs, those of the network without spikes, which takes (Q K^T) V, and its factors, the
+        one that says first what is added first, each with whether the layer calls it spikes.
+    """
+    if len(factors) != 2 or any(len(pair) != 2 for pair in factors):
+        return []
+    (a, b), (c, d) = factors  # [T B h, rows, columns]
+    heads, tokens, width = v.shape[2:]
+
+    def is_v(x: Tensor) -> bool:
+        return x.numel() == v.numel() and torch.equal(x.reshape(v.shape), v.to(x.dtype))  # autocast has rounded x
+
+    def flops(x: Tensor, y: Tensor) -> int:
+        return heads * x[0].numel() * y.shape[-1]
+
+    qk, spiking_v = module.spiking_qk, module.spiking_v
+    if is_v(d) and a.shape[1] == b.shape[2] == tokens:
+        first, second = ("QK^T", [(a, qk), (b, qk)]), ("(QK^T)V", [(d, spiking_v), (c, False)])
+        inner = a.shape[2]  # d, unless phi changes it
+    elif is_v(b) and c.shape[1] == tokens:
+        first, second = ("K^TV", [(a, qk), (b, spiking_v)]), ("Q(K^TV)", [(c, qk), (d, False)])
+        inner = c.shape[2]
+    else:
+        return []
+    return [
+        (first[0], flops(a, b), heads * tokens * tokens * inner, first[1]),
+        (second[0], flops(c, d), heads * tokens * tokens * width, second[1]),
+    ]
+
+
+def _adds(x: Tensor, spiking: bool = True) -> bool:
+    """Whether a product with x takes additions alone: it holds whole numbers from 0 up.
+
+    Zeros alone do not tell; then ``spiking`` does, whether they come from a neuron.
+    """
+    return bool(((x >= 0) & (x == x.round())).all()) and (spiking or bool(x.any()))
 
 
 def rate_and_mean(x: Tensor) -> tuple[float, float]:

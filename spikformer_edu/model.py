@@ -176,7 +176,8 @@ class Spikformer(nn.Module):
         config: sizes and options.
 
     Shapes: images ``[B, C, H, W]``, repeated over T, or frames ``[T, B, C, H, W]`` with their own T
-    -> logits ``[B, K]``. H and W may be any multiples of ``config.patch_size``.
+    -> logits ``[B, K]``. H and W may be any multiples of ``config.patch_size``. In evaluation mode several threads may
+    call one network at once.
 
     Raises:
         SpikformerError: wrong number of dimensions or channels, integers, a size that the patch size does not

@@ -61,7 +61,7 @@ class LIF(snn.Leaky):
     """The paper's leaky integrate-and-fire neuron: a ``snntorch.Leaky`` applied to every time step.
 
     Every call starts from V = 0 and forgets its state at the end: nothing leaks from one batch to
-    the next, and there is nothing to reset.
+    the next, there is nothing to reset, and several threads may call one neuron at once.
 
     Args:
         tau: membrane time constant, in time steps; 1 forgets at once.
@@ -108,7 +108,7 @@ class LIF(snn.Leaky):
         self.on_membranes: Callable[[Tensor], None] | None = None  # told u [T, ...] of every call; set by record()
         # snnTorch keeps every neuron ever made in this list; without this line no model is ever freed.
         snn.SpikingNeuron.instances.remove(self)
-        self._read: list[tuple[Tensor | None, int | None]] = [(None, None)] * 2
+        self._constants: tuple[list, tuple[float, float]] | None = None
         # Constants of the configuration, not weights: keep snnTorch's four buffers out of checkpoints.
         for name, value in list(self.named_buffers(recurse=False)):
             delattr(self, name)
@@ -122,30 +122,38 @@ class LIF(snn.Leaky):
     def forward(self, current: Tensor) -> Tensor:
         if not current.is_floating_point():
             raise SpikformerError(f"current is {current.dtype}: give floating point numbers, current.float()")
+        listener = self.on_membranes  # read once: another thread may end its recording meanwhile
         if self.fusible and not torch.compiler.is_compiling():
-            spikes, membranes = FusedLIF.apply(current, *self.constants(), self.slope, self.on_membranes is not None)
+            spikes, membranes = FusedLIF.apply(current, *self.constants(), self.slope, listener is not None)
         else:
             spikes, membranes = self.loop(current)
-        if self.on_membranes is not None:
-            self.on_membranes(torch.stack(tuple(membranes)))
+        if listener is not None:
+            listener(torch.stack(tuple(membranes)))
         return spikes
 
     def constants(self) -> tuple[float, float]:
         """beta and the threshold as numbers, read again only when they have changed: reading waits for a GPU."""
-        read = [(t, None if t.is_inference() else t._version) for t in (self.beta, self.threshold)]
-        if any(a is not b or m != n or n is None for (a, m), (b, n) in zip(self._read, read, strict=True)):
-            self._read, self._constants = read, (float(self.beta), float(self.threshold))
-        return self._constants
+        now = [(t, None if t.is_inference() else t._version) for t in (self.beta, self.threshold)]
+        known = self._constants
+        if known is None or any(
+            a is not b or m != n or n is None for (a, m), (b, n) in zip(known[0], now, strict=True)
+        ):
+            known = self._constants = now, (float(self.beta), float(self.threshold))  # one assignment: threads share it
+        return known[1]
 
     def loop(self, current: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """snnTorch's neuron, step by step: spikes ``[T, ...]``, and for each step the membrane u before the reset."""
+        """snnTorch's neuron, step by step: spikes ``[T, ...]``, and for each step the membrane u before the reset.
+
+        ``Leaky.forward`` keeps the membrane on the module, where threads that call it at once would share it. Here are
+        its own steps for reset by zero, with the membrane in a variable.
+        """
+        beta = self.beta.clamp(0, 1)
         u = torch.zeros_like(current[0])
         spikes, membranes = [], []
         for x in current:
-            spike, u = super().forward(x, u)
-            spikes.append(spike)
+            u = beta * ((1 - self.mem_reset(u)) * u) + x
+            spikes.append(self.fire(u))
             membranes.append(u.detach())
-        self.mem, self.reset = u.new_zeros(0), None  # Leaky stores its state on itself: forget it
         return torch.stack(spikes), membranes
 
     def extra_repr(self) -> str:

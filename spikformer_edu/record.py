@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from operator import index
+from threading import Lock, get_ident
 
 import torch
 import torch.nn.functional as F
@@ -135,7 +136,10 @@ def eager(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards every module is in its own mode again, frozen ones too."""
+    """Evaluation mode inside the block; afterwards every module is in its own mode again, frozen ones too.
+
+    A module has one mode for all threads, so a network that several of them use must be in evaluation mode before.
+    """
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -191,14 +195,17 @@ class Recording:
             SpikformerError: the model was not called inside the block.
         """
         if self._logits is None:
-            raise SpikformerError("nothing was recorded: call the model inside the `with record(...)` block")
+            raise SpikformerError(
+                "nothing was recorded: call the model inside the `with record(...)` block, in the thread that opened it"
+            )
         return self._logits
 
     def __getitem__(self, name: str) -> LayerRecord:
         if name not in self._names:
             raise SpikformerError(f"unknown layer {name!r}: {nearest(name, self._names)}")
         if name not in self._records:
-            raise SpikformerError("nothing was recorded: call the model inside the `with record(...)` block")
+            self.logits  # noqa: B018  says so if the model was not called at all
+            raise SpikformerError(f"{name!r} made nothing: its attention has a forward or a mix of its own")
         return self._records[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -277,7 +284,8 @@ class record:
     """Record what the layers of a model do inside a ``with`` block; the last forward pass is kept.
 
     Nothing is changed in the model's output, and nothing is left on the model afterwards. It works in training, under
-    autocast and in evaluation alike; what is kept is detached.
+    autocast and in evaluation alike; what is kept is detached. A block keeps what its own thread computes: other
+    threads may call the model meanwhile, or record it too, but membranes are recorded by one at a time.
 
     Args:
         model: the network.
@@ -320,35 +328,44 @@ class record:
         self.sources = {name: module for name, module in sources.items() if name in chosen}
 
     def __enter__(self) -> Recording:
-        watched = [m for m in self.sources.values() if isinstance(m, LIF)] if self.membranes else []
-        if any(module.on_membranes is not None for module in watched):
-            raise SpikformerError("membranes of this model are being recorded already: leave that block first")
-        self.recording = Recording(list(self.sources))
-        self._own_mix = {m: vars(m).get("mix") for m in self.sources.values() if isinstance(m, SpikingSelfAttention)}
+        self.recording, self.thread = Recording(list(self.sources)), get_ident()
+        self._potentials: dict[str, Tensor] = {}
         self.attached = ExitStack()
+        if self.membranes:
+            self._listen_to_membranes()
         self.attached.enter_context(eager(self.model))
-        self.attached.callback(self.model.blocks[-1].register_forward_hook(self._keep_logits).remove)
+        self.attached.callback(self.model.blocks[-1].register_forward_hook(self._here(self._keep_logits)).remove)
         for name, module in self.sources.items():
             if isinstance(module, SpikingSelfAttention):
-                module.mix = partial(self._mix, name, module, module.mix)
+                listener = self._here(partial(self._keep_scores, name, module))
+                module.on_mix.append(listener)
+                self.attached.callback(module.on_mix.remove, listener)
             else:
                 kind = "residual" if isinstance(module, Block) else "spikes"
-                self.attached.callback(module.register_forward_hook(partial(self._keep, name, kind)).remove)
-                if module in watched:
-                    module.on_membranes = partial(self._keep_membranes, name, module.tau)
-        self._watched = watched
-        self._potentials: dict[str, Tensor] = {}
+                hook = self._here(partial(self._keep, name, kind))
+                self.attached.callback(module.register_forward_hook(hook).remove)
         return self.recording
 
     def __exit__(self, *exc) -> None:
         self.attached.close()
-        for module, mix in self._own_mix.items():
-            if mix is None:
-                del module.mix  # the class's own is seen again
-            else:
-                module.mix = mix  # that of a block around this one, or the user's
-        for module in self._watched:
-            module.on_membranes = None
+
+    def _listen_to_membranes(self) -> None:
+        neurons = {name: module for name, module in self.sources.items() if isinstance(module, LIF)}
+        with _one_at_a_time:
+            if any(neuron.on_membranes is not None for neuron in neurons.values()):
+                raise SpikformerError("membranes of this model are being recorded already: leave that block first")
+            for name, neuron in neurons.items():
+                neuron.on_membranes = self._here(partial(self._keep_membranes, name, neuron.tau))
+                self.attached.callback(setattr, neuron, "on_membranes", None)
+
+    def _here(self, keep: Callable[..., None]) -> Callable[..., None]:
+        """Call ``keep`` only in the thread that opened the block."""
+
+        def listener(*args) -> None:
+            if get_ident() == self.thread:
+                keep(*args)
+
+        return listener
 
     def _chosen(self, values: Tensor) -> Tensor:
         """The samples to keep of ``[T, B, ...]``."""
@@ -386,13 +403,28 @@ class record:
         if record.watched and inputs[0].requires_grad:
             inputs[0].register_hook(partial(self._keep_gradient, record, module.tau))
 
-    def _mix(self, name: str, module: SpikingSelfAttention, mix: Callable, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _keep_scores(
+        self, name: str, module: SpikingSelfAttention, q: Tensor, k: Tensor, v: Tensor, mixed: Tensor
+    ) -> None:
+        q, k, v, mixed = (self._chosen(x) for x in (q, k, v, mixed))
         with torch.no_grad():
-            scores = self._chosen(module.scores(q, k))
+            scores = module.scores(q, k)
+            own_mix = type(module).mix is not SpikingSelfAttention.mix or "mix" in vars(module)
+            if own_mix and not _alike(scores @ v, mixed):
+                return  # it made something else of Q, K and V: these scores never were
         scale = module.scale.item() if isinstance(module.scale, Tensor) else module.scale
         pooled = module.pool is not None
         self.recording._records[name] = LayerRecord(name, "scores", scores, scale=scale, pooled=pooled)
-        return mix(q, k, v)
+
+
+_one_at_a_time = Lock()  # a neuron tells its membranes to one listener
+
+
+def _alike(x: Tensor, y: Tensor) -> bool:
+    """Equal but for rounding, which depends on the order of a product."""
+    if x.shape != y.shape:
+        return False
+    return float((x - y).abs().max()) <= torch.finfo(y.dtype).eps ** 0.5 * float(y.abs().max())
 
 
 def _numbers(samples: Iterable[int]) -> Tensor:

@@ -159,6 +159,47 @@ def test_orders_give_the_same_layer(monkeypatch):
     assert out.any() and torch.equal(attention(x), out)
 
 
+def agreements(q: Tensor, k: Tensor) -> Tensor:
+    """Features in which a query and a key are the same: no product of Q and K."""
+    return (q.unsqueeze(-2) == k.unsqueeze(-3)).sum(-1).to(q.dtype)
+
+
+class OwnScores(SpikingSelfAttention):
+    def scores(self, q, k):
+        return agreements(q, k)
+
+
+class Thresholded(OwnScores):
+    def scores(self, q, k):
+        return (super().scores(q, k) > 5).to(q.dtype)
+
+
+@pytest.mark.parametrize("n", [3, 8, 9, 20])
+def test_scores_of_a_subclass_are_what_weighs_v(n, monkeypatch):
+    q, k, v = (spikes(T, B, HEADS, n, 8, rate=0.6) for _ in range(3))
+    expected = agreements(q, k) @ v
+    assert torch.equal(OwnScores(D, HEADS).mix(q, k, v), expected)
+    assert torch.equal(Thresholded(D, HEADS).mix(q, k, v), (agreements(q, k) > 5).float() @ v)
+    single = layer()
+    assert not torch.equal(single.mix(q, k, v), expected)
+    single.scores = agreements  # of this one layer
+    assert torch.equal(single.mix(q, k, v), expected)
+    monkeypatch.setattr(SpikingSelfAttention, "scores", lambda self, q, k: agreements(q, k))  # of all
+    assert torch.equal(layer().mix(q, k, v), expected)
+
+
+class Doubled(SpikingSelfAttention):
+    def phi(self, x):
+        return torch.cat([x, 1 - x], -1)
+
+
+@pytest.mark.parametrize("n", [3, 20])
+def test_phi_of_a_subclass_counts_in_either_order(n):
+    q, k, v = (spikes(T, B, HEADS, n, 8, rate=0.6) for _ in range(3))
+    assert torch.equal(Doubled(D, HEADS).mix(q, k, v), agreements(q, k) @ v * 0.125)
+    assert any(shape[-2:] == (n, n) for shape in shapes_kept(Doubled(D, HEADS), n)) == (n == 3)
+
+
 # Options.
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import spikformer_edu as se
@@ -220,7 +221,131 @@ class TestEnergy:
         assert torch.equal(model.eval()(images), before)
         with pytest.raises(se.SpikformerError, match="channels"):
             energy(model, torch.zeros(1, 3, 32, 32))
-        assert not any(m._forward_hooks or "mix" in m.__dict__ for m in model.modules())
+        assert not any(m._forward_hooks or getattr(m, "on_mix", None) for m in model.modules())
+
+
+class Agreement(se.ATTENTION["ssa"]):
+    def phi(self, x):
+        return torch.cat([x, 1 - x], -1)
+
+
+class Binary(se.ATTENTION["identity"]):
+    def phi(self, x):
+        return (x > 0).to(x.dtype)
+
+
+class Above(se.ATTENTION["vanilla"]):
+    def scores(self, q, k):
+        return (super().scores(q, k) > 1 / q.shape[-2]).to(q.dtype)
+
+
+class ScoresFirst(se.ATTENTION["ssa"]):
+    def mix(self, q, k, v):
+        return self.scores(q, k) @ v
+
+
+class Einsum(se.ATTENTION["ssa"]):
+    def mix(self, q, k, v):
+        scores = torch.einsum("tbhid,tbhjd->tbhij", self.phi(q), self.phi(k)) * self.scale
+        return torch.einsum("tbhij,tbhjd->tbhid", scores, v)
+
+
+class ThirdProduct(se.ATTENTION["ssa"]):
+    def scores(self, q, k):
+        return super().scores(q @ torch.eye(q.shape[-1]), k)
+
+
+class NoMatrix(se.ATTENTION["ssa"]):
+    def scores(self, q, k):
+        return (q.unsqueeze(-2) == k.unsqueeze(-3)).sum(-1).to(q.dtype)
+
+
+class Fused(se.ATTENTION["vanilla"]):
+    def mix(self, q, k, v):
+        return F.scaled_dot_product_attention(*(x.flatten(0, 1) for x in (q, k, v))).unflatten(0, q.shape[:2])
+
+
+class OwnForward(se.ATTENTION["ssa"]):
+    def forward(self, x):
+        return torch.zeros_like(x)
+
+
+class OtherOrder(se.ATTENTION["ssa"]):
+    def mix(self, q, k, v):
+        return (v.transpose(-2, -1) @ k @ q.transpose(-2, -1)).transpose(-2, -1) * self.scale
+
+
+class TestVariants:
+    def build(self, monkeypatch, kind: type) -> se.Spikformer:
+        monkeypatch.setitem(se.ATTENTION, "variant", kind)
+        return build(attention="variant")
+
+    @pytest.mark.parametrize("inference", [False, True])
+    @pytest.mark.parametrize("kind", [Agreement, Binary, Above, ScoresFirst, Einsum])
+    @pytest.mark.parametrize("size", [32, 8])
+    def test_are_counted_as_they_run(self, monkeypatch, kind, size, inference):
+        model, x = self.build(monkeypatch, kind), torch.randn(4, 3, 1, size, size)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(x)
+        with torch.inference_mode(inference):
+            report = energy(model, x)
+        assert counter.get_total_flops() == 2 * 3 * sum(cost.flops * cost.steps for cost in report.layers)
+
+    def products(self, model, images):
+        """Rate of each product's input in block 0, or "real"; the q, k, v and scores that were recorded."""
+        with torch.no_grad(), se.record(model) as rec:
+            report = energy(model, images)
+        costs = {n.removeprefix("blocks.0.attn."): c for n, c in by_name(report).items() if n.startswith("blocks.0.")}
+        return {n: "real" if c.real else c.rate for n, c in costs.items() if "^T" in n}, rec
+
+    def test_ones_are_those_that_phi_made(self, monkeypatch, images):
+        found, rec = self.products(self.build(monkeypatch, Agreement), images)
+        assert found == {"K^TV": 0.5, "Q(K^TV)": 0.5}  # of x and 1 - x one is 1
+        assert rec["blocks.0.attn.k"].spikes.mean() < 0.3
+        found, _ = self.products(self.build(monkeypatch, Binary), images)
+        assert all(0.2 < rate < 0.8 for rate in found.values())  # of real numbers phi made spikes
+
+    def test_scores_of_ones_and_zeros_only_add(self, monkeypatch, images):
+        found, rec = self.products(self.build(monkeypatch, Above), images)
+        rate = float(rec["blocks.0.attn.scores"].values.mean())
+        assert found == {"QK^T": "real", "(QK^T)V": pytest.approx(rate)} and 0 < rate < 1
+
+    def test_the_order_is_the_one_that_ran(self, monkeypatch, images):
+        for kind in (ScoresFirst, Einsum):
+            found, rec = self.products(self.build(monkeypatch, kind), images)
+            rates = {name: float(rec[f"blocks.0.attn.{name}"].spikes.mean()) for name in "qv"}
+            assert found == {"QK^T": pytest.approx(rates["q"]), "(QK^T)V": pytest.approx(rates["v"])}
+
+    def test_relu_is_counted_behind_the_relu(self):
+        cost = by_name(energy(build(attention="relu"), 4 * torch.randn(2, 3, 1, 8, 8)))["blocks.0.attn.QK^T"]
+        assert cost.real and 0.2 < cost.rate < 0.8 and cost.mean > 0
+
+    def test_real_inputs_of_a_layer_multiply(self, images):
+        model = build()
+        model.sps[2].neuron.register_forward_hook(lambda module, args, spikes: spikes / 2)
+        costs = by_name(energy(model, images))
+        assert costs["sps.3"].real and not costs["sps.2"].real and not costs["head"].real
+
+    @pytest.mark.parametrize("kind", [ThirdProduct, NoMatrix, Fused, OwnForward, OtherOrder])
+    def test_are_refused_when_they_make_other_products(self, monkeypatch, kind, images, one_line):
+        model = self.build(monkeypatch, kind)
+        for size in (32, 8):
+            with pytest.raises(se.SpikformerError) as error:
+                energy(model, images[..., :size, :size])
+            one_line(error, f"blocks.0.attn ({kind.__name__})", "by hand")
+
+    def test_an_attention_of_another_kind_is_refused(self, images, one_line):
+        model = build()
+        model.blocks[1].attn = torch.nn.Identity()
+        with pytest.raises(se.SpikformerError) as error:
+            energy(model, images)
+        one_line(error, "blocks.1.attn (Identity)", "by hand")
+
+    def test_autocast_counts_alike(self, model, images):
+        for attention in ("ssa", "softmax", "vanilla"):
+            model = build(attention=attention)
+            with torch.autocast("cpu"):
+                assert energy(model, images).flops == energy(model, images).flops
 
 
 class TestReport:

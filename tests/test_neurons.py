@@ -5,8 +5,11 @@ import gc
 import json
 import math
 import pickle
+import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import reference
@@ -352,7 +355,51 @@ def test_an_error_in_the_middle_leaves_no_state():
     with pytest.raises(RuntimeError, match="stop"):
         neuron(current)
     neuron.spike_grad = surrogate
-    assert neuron.mem.any() and torch.equal(neuron(current), expected)
+    assert neuron.mem.numel() == 0 and torch.equal(neuron(current), expected)
+
+
+@pytest.fixture
+def nervous_threads():
+    """Python changes from thread to thread after a few operations, not after 5 ms."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_threads_that_call_one_neuron_share_no_state(backend, learned, nervous_threads):
+    neuron = LIF(backend=backend, learn_beta=learned, learn_threshold=learned)
+    currents = [3 * torch.rand(4, 5 + i) for i in range(4)]
+    expected = [neuron(current) for current in currents]
+    together = Barrier(4)
+
+    def work(i: int) -> bool:
+        together.wait()
+        return all(torch.equal(neuron(currents[i]), expected[i]) for _ in range(200))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+
+
+def test_constants_are_right_whenever_another_thread_asks_for_them():
+    class Interrupted(LIF):
+        """Whenever something is set on it, another thread is at once faster."""
+
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if others:
+                heard.append(others[0].submit(self.constants).result() == (0.5, float(self.threshold)))
+
+    heard, others = [], []
+    neuron = Interrupted()
+    with ThreadPoolExecutor(1) as other:
+        others.append(other)
+        assert neuron.constants() == (0.5, 2.0)
+        neuron.threshold.fill_(1.0)
+        assert neuron.constants() == (0.5, 1.0)
+    assert heard and all(heard)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,5 +1,11 @@
 """Recording shows what happened, in the paper's units, changes nothing and leaves nothing behind."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+from threading import Barrier
+
 import pytest
 import reference
 import torch
@@ -36,7 +42,7 @@ def state(model: Spikformer) -> dict[str, tuple]:
     found = {}
     for name, module in model.named_modules():
         hooks = sum(len(v) for k, v in vars(module).items() if k.endswith("_hooks"))
-        attributes = sorted(k for k, v in vars(module).items() if v is not None)
+        attributes = sorted(k for k, v in vars(module).items() if v is not None and v != [])
         found[name] = hooks, attributes, {k: tuple(v.shape) for k, v in module.named_buffers(recurse=False)}
     return found
 
@@ -170,7 +176,7 @@ def test_a_block_inside_another_takes_nothing_from_it(model, frames):
         before = outer["blocks.0.attn.scores"]
         model(frames)
         assert outer["blocks.0.attn.scores"] is not before
-    assert all("mix" not in block.attn.__dict__ for block in model.blocks)
+    assert not any(block.attn.on_mix for block in model.blocks)
 
 
 def test_a_mix_of_the_user_s_own_stays(model, frames):
@@ -184,6 +190,96 @@ def test_a_mix_of_the_user_s_own_stays(model, frames):
     with se.record(model) as rec:
         model(frames)
     assert attn.mix is mix and len(calls) == 1 and len(rec) == len(NAMES)
+
+
+class Agreement(se.ATTENTION["ssa"]):
+    def scores(self, q, k):
+        return (q.unsqueeze(-2) == k.unsqueeze(-3)).sum(-1).to(q.dtype) * 0.0625
+
+
+class AgreementInMix(Agreement):
+    def mix(self, q, k, v):
+        return self.scores(q, k) @ v
+
+
+class Shifted(se.ATTENTION["ssa"]):
+    def mix(self, q, k, v):
+        return super().mix(q, k, v) + 0.125
+
+
+class Gate(se.ATTENTION["ssa"]):
+    def forward(self, x):
+        return self.proj(x)
+
+
+@pytest.mark.parametrize("kind", [Agreement, AgreementInMix])
+def test_scores_of_a_variant_are_those_that_ran(monkeypatch, frames, kind):
+    monkeypatch.setitem(se.ATTENTION, "variant", kind)
+    model = Spikformer(replace(CONFIG, attention="variant")).double()  # N = 16 tokens exceed d = 8
+    currents = []
+    model.blocks[0].attn.attn.register_forward_pre_hook(lambda module, inputs: currents.append(inputs[0]))
+    with torch.no_grad(), se.record(model) as rec:
+        model(frames)
+    scores, v = rec["blocks.0.attn.scores"].values, rec["blocks.0.attn.v"].spikes
+    assert scores.any() and torch.equal(scores @ v, currents[0])
+
+
+@pytest.mark.parametrize("kind", [Shifted, Gate])
+def test_scores_that_never_were_are_not_recorded(monkeypatch, frames, kind, one_line):
+    monkeypatch.setitem(se.ATTENTION, "variant", kind)
+    model = Spikformer(replace(CONFIG, attention="variant")).double()
+    with torch.no_grad(), se.record(model) as rec:
+        model(frames)
+    assert "blocks.0.attn.scores" not in rec and "blocks.0.attn.proj" in rec
+    with pytest.raises(SpikformerError) as error:
+        rec["blocks.0.attn.scores"]
+    one_line(error, "'blocks.0.attn.scores' made nothing", "mix of its own")
+
+
+@pytest.mark.parametrize("neuron", ["fused", "snntorch"])
+def test_threads_compute_record_and_count_at_once(neuron):
+    """Each gets what it would alone, and nothing is left behind."""
+    model = Spikformer(replace(CONFIG, neuron=neuron)).double()
+    batches = [torch.randn(T, 1 + i, 3, 16, 16, dtype=torch.float64) for i in range(4)]
+    awaken(model, torch.cat(batches, 1))
+    before, together, interval = state(model), Barrier(4), sys.getswitchinterval()
+
+    def work(i: int) -> list[Tensor]:
+        found = []
+        if i == 3:
+            report = se.energy(model, batches[i])
+            return [torch.tensor([[cost.flops, cost.rate, cost.mean] for cost in report.layers])]
+        with torch.no_grad(), se.record(model, membranes=i == 0) if i < 2 else nullcontext() as rec:
+            found.append(model(batches[i]))
+        for layer in rec.layers() if rec else []:
+            found += [layer.values, *([layer.membrane] if i == 0 and layer.kind == "spikes" else [])]
+        return found
+
+    alone = [work(i) for i in range(4)]
+
+    def keep_working(i: int) -> bool:
+        together.wait()
+        for _ in range(6):
+            found = work(i)
+            if len(found) != len(alone[i]) or not all(map(torch.equal, found, alone[i])):
+                return False
+        return True
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(keep_working, range(4))) == [True] * 4
+    finally:
+        sys.setswitchinterval(interval)
+    assert state(model) == before
+
+
+def test_a_block_hears_of_its_own_thread_alone(model, frames, one_line):
+    with se.record(model) as rec, ThreadPoolExecutor(1) as other:
+        other.submit(model, frames).result()
+    with pytest.raises(SpikformerError) as error:
+        rec["sps.0"]
+    one_line(error, "nothing was recorded", "in the thread that opened it")
 
 
 @pytest.mark.parametrize("options", [dict(), dict(membranes=True), dict(gradients=True)], ids=str)
