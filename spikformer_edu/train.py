@@ -46,6 +46,8 @@ def main(options: Options) -> None:
                 print(describe_plan(recipe, place, plan(recipe, place, options.data_dir)))
             return
         folder = common_folder(options, place)
+        if options.figures:
+            check_figures(folder / "figures")
         if place.rank == 0:
             print(
                 f"{recipe.model} on {recipe.dataset}, {recipe.epochs} epochs on {place.device}, into {folder}",
@@ -177,6 +179,16 @@ def lock(folder: Path) -> None:
         return
     if not os.fstat(file).st_nlink:  # its owner ended, and removed it, after it was opened here
         lock(folder)
+
+
+def check_figures(folder: Path) -> None:
+    """Find out before the training whether figures can be drawn into a folder after it.
+
+    Raises:
+        SpikformerError: they cannot.
+    """
+    if os.path.lexists(folder) and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise SpikformerError(f"{folder} is no folder that can be written: remove it, or give --no-figures")
 
 
 def let_go(folder: Path) -> None:

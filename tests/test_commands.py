@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import spikformer_edu as se
@@ -79,6 +80,29 @@ def test_train_warns_of_a_schedule_that_only_climbs(tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0 and "climbs" not in done.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_test_set_that_is_not_there_stops_training_before_its_first_step(tmp_path, more):
+    for label in range(1000):
+        folder = tmp_path / "imagenet" / "train" / f"n{label:08d}"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "a.png")
+    short = ("--epochs", "1", "--warmup-epochs", "0", "--cooldown-epochs", "0", "--no-figures", "--device", "cpu")
+    where = ("--dataset", "imagenet", "--model", "digits-2-64", "--data-dir", tmp_path, "--out", tmp_path / "run")
+    done = run("spikformer_edu.train", *where, *short, *more)
+    assert done.returncode == 2 and "derived" not in done.stdout, done.stdout
+    assert done.stderr.splitlines()[-1].startswith(f"error: no val images in {tmp_path}"), done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_figures_that_could_not_be_written_stop_training_before_its_first_step(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "figures").write_text("mine")
+    short = ("--toy", "1", "--epochs", "1", "--warmup-epochs", "0", "--device", "cpu")
+    line = refused(run("spikformer_edu.train", *short, "--out", tmp_path / "run"))
+    assert "figures is no folder that can be written: remove it, or give --no-figures" in line
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["figures"]
 
 
 def test_train_never_writes_into_another_run(tmp_path):

@@ -470,6 +470,32 @@ def test_a_broken_resume_file_is_named_and_left_alone(finished, tmp_path):
     assert (tmp_path / "resume.pt").read_bytes() == broken
 
 
+def test_a_run_without_its_best_weights_is_not_resumed(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    (folder / "best.safetensors").unlink()
+    with pytest.raises(SpikformerError, match="best.safetensors is gone, and the end of the run needs it"):
+        train(SMALL, folder, CPU)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_sample_that_cannot_be_read_in_the_end_stops_training_at_once(tmp_path, part):
+    from PIL import Image
+
+    for place in ("train", "val", "test"):
+        for name in "ab":
+            (tmp_path / "data" / place / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / "data" / place / name / "1.png")
+    broken = tmp_path / "data" / part / "a" / "1.png"
+    broken.write_bytes(b"")
+    recipe = replace(RECIPES["folder"], model="digits-2-64", batch_size=2, epochs=1, warmup_epochs=0, cooldown_epochs=0)
+    options = RunOptions(data_dir=tmp_path / "data")
+    with pytest.raises(SpikformerError, match="1.png is no readable image") as caught:
+        train(recipe, tmp_path / "run", CPU, options)
+    assert str(broken) in str(caught.value) and not (tmp_path / "run").exists()
+    with pytest.raises(SpikformerError, match="1.png is no readable image"):
+        plan(recipe, CPU, options.data_dir)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_facts(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda w, std: w.data.fill_(float("nan")))
     with pytest.raises(SpikformerError, match=r"loss is nan in epoch 1, step 1, learning rate 1e-05.*none yet"):

@@ -1,6 +1,7 @@
 """``python -m spikformer_edu.data``: what data sets there are, preparing them, simulating event recordings."""
 
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +50,8 @@ class Prepare:
     """Height and width of event frames."""
     workers: int = 0
     """Processes that read; 0: this one."""
+    force: bool = False
+    """Forget what is kept of this data set, and compute it anew: for files that changed while size and time did not."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,9 @@ def show(command: Info) -> None:
     facts = info(command.name)
     if command.name == "cifar10dvs" and (folder := cifar10dvs.find(command.data_dir)) is not None:
         facts = cifar10dvs.describe(folder)  # simulated recordings are called so
+    if command.name == "folder":
+        with suppress(SpikformerError):  # the last line says it
+            facts = load("folder", command.data_dir).info
     lines = {
         "title": facts.title + (" - simulated" if facts.simulated and "simulated" not in facts.title else ""),
         "classes": f"{facts.num_classes:,}" if facts.num_classes else "those of the folder",
@@ -147,6 +153,9 @@ def prepare(command: Prepare) -> None:
     facts = info(command.name)
     for folder in (*places(facts, command.data_dir), *Cache(facts.name, places(facts, command.data_dir)[-1]).folders):
         sweep(folder)
+    if command.force:
+        Cache(facts.name, places(facts, command.data_dir)[-1]).clear()
+    absent = []
     with warnings.catch_warnings():
         warnings.simplefilter("error", CacheWarning)  # keeping the results is what was asked for
         splits = load(command.name, command.data_dir, time_steps=command.time_steps, image_size=command.image_size)
@@ -157,6 +166,7 @@ def prepare(command: Prepare) -> None:
                 split.cache.strict = True  # the filter does not reach the processes that read
             if isinstance(split, Absent):
                 print(f"{name}: none ({split.reason.split(':')[0]})")
+                absent.append(name)
                 continue
             with tqdm(total=len(split), desc=f"{command.name} {name}", unit="sample", disable=None) as bar:
                 for inputs, targets in batches(split, 32, workers=command.workers):
@@ -165,7 +175,7 @@ def prepare(command: Prepare) -> None:
                     bar.update(len(targets))
             smallest = int(split.targets.bincount(minlength=splits.info.num_classes).min())
             print(f"{name}: {len(split):,} samples read, at least {smallest:,} of each class")
-    print(f"{command.name} is ready")
+    print(f"{command.name} is ready" + (f", but training needs {' and '.join(absent)} too" if absent else ""))
 
 
 def write(command: Simulate) -> None:

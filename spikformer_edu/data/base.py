@@ -91,6 +91,9 @@ class Absent(Split):
     def __len__(self) -> int:
         raise SpikformerError(self.reason)
 
+    def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        raise SpikformerError(self.reason)
+
     @property
     def targets(self) -> Tensor:
         raise SpikformerError(self.reason)

@@ -63,6 +63,19 @@ class Cache:
         self._store(file, text, arrays, compress)
         return arrays
 
+    def clear(self) -> None:
+        """Remove all entries.
+
+        Raises:
+            SpikformerError: an entry cannot be removed.
+        """
+        for folder in self.folders:
+            for file in (*folder.glob("*.safetensors"), *folder.glob("*.z")):
+                try:
+                    file.unlink(missing_ok=True)  # another process may be faster
+                except OSError as error:
+                    raise SpikformerError(f"cannot remove {file}: {error.strerror}") from None
+
     def _store(self, file: str, text: str, arrays: Arrays, compress: bool) -> None:
         body = safetensors.numpy.save(arrays)
         body = zlib.compress(body, 1) if compress else body

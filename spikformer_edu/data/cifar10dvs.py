@@ -76,13 +76,13 @@ def load(
             )
         stems: dict[str, str] = {}
         for file in files:
-            twin = stems.setdefault(file.name.rpartition(".")[0], file.name)
-            if twin != file.name:  # training and test might get one each
-                raise SpikformerError(f"{folder / name} holds a recording twice, {twin} and {file.name}: remove one")
+            twin = stems.setdefault(file.rpartition(".")[0], file)
+            if twin != file:  # training and test might get one each
+                raise SpikformerError(f"{folder / name} holds a recording twice, {twin} and {file}: remove one")
     found, expected = sum(map(len, entries)), sum(info.samples.values())
     if found < expected:
         warnings.warn(f"{folder} holds {found:,} of {expected:,} recordings of {info.title}", stacklevel=3)
-    names = [f"{name}/{e.name}" for name, files in zip(info.classes, entries, strict=True) for e in files]
+    names = [f"{name}/{file}" for name, files in zip(info.classes, entries, strict=True) for file in files]
     labels = torch.arange(len(entries)).repeat_interleave(torch.tensor([len(files) for files in entries]))
     cache = Cache("cifar10dvs", places(INFO, data_dir)[-1])
 

@@ -80,10 +80,6 @@ def load(
     parts = {}
     for split, folder in FOLDERS.items():
         names, labels = _walk(place / folder)
-        missing = sorted(set(range(INFO.num_classes)) - set(labels))
-        if missing:
-            gesture = f"{missing[0]} ({INFO.classes[missing[0]]})"
-            raise SpikformerError(f"no recording of gesture {gesture} in {place / folder}: {INFO.obtain}")
         if len(names) < INFO.samples[split]:
             warnings.warn(
                 f"{place / folder} holds {len(names):,} of {INFO.samples[split]:,} recordings of {INFO.title}",
@@ -121,7 +117,11 @@ def count(data_dir: str | Path | None) -> dict[str, int]:
 
 
 def _walk(folder: Path) -> tuple[list[str], list[int]]:
-    """Names relative to the folder, in order of user, light and label; and labels."""
+    """Names relative to the folder, in order of user, light and label; and labels.
+
+    Raises:
+        SpikformerError: a gesture is missing.
+    """
     names, labels = [], []
     for user in class_folders(folder):
         if re.fullmatch(r"user\d+_\w+", user):
@@ -129,4 +129,8 @@ def _walk(folder: Path) -> tuple[list[str], list[int]]:
             for file in sorted(files, key=lambda f: int(f.stem)):
                 names.append(f"{user}/{file.name}")
                 labels.append(int(file.stem))
+    missing = sorted(set(range(INFO.num_classes)) - set(labels))
+    if missing:
+        gesture = f"{missing[0]} ({INFO.classes[missing[0]]})"
+        raise SpikformerError(f"no recording of gesture {gesture} in {folder}: {INFO.obtain}")
     return names, labels

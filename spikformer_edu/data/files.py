@@ -1,5 +1,6 @@
 """Finding data on this machine, unpacking archives, listing and decoding images."""
 
+import hashlib
 import io
 import os
 import shutil
@@ -7,8 +8,11 @@ import socket
 import tarfile
 import tempfile
 import time
+import warnings
 import zipfile
 import zlib
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +25,9 @@ from ..errors import SpikformerError
 from .augment import Augment, augment_images
 from .base import DatasetInfo, Split
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm")
+# What torchvision's ImageFolder reads, and two more that Pillow opens.
+PICTURES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+NO_CLASSES = ("spikformer-cache", "__MACOSX")  # our own folder, and what macOS adds to zip files
 SCRATCH = ".spikformer-"  # how folders begin that are half done
 OFFLINE = "`--dataset digits` or `--dataset digits-dvs` work without any file"
 
@@ -55,45 +61,114 @@ def class_folders(folder: Path) -> list[str]:
     """Names of the subfolders, sorted, without hidden ones; none if there is no such folder."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(
-                e.name for e in entries if e.is_dir() and not e.name.startswith((".", "_", "spikformer-cache"))
-            )
+            return sorted(e.name for e in entries if _counts(e.name) and e.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise SpikformerError(f"cannot read {folder}: {error.strerror}") from None
+        raise SpikformerError(f"cannot read {error.filename or folder}: {error.strerror}") from None
 
 
-def listing(folder: Path, classes: list[str] | tuple[str, ...], suffixes: tuple[str, ...]) -> list[list[os.DirEntry]]:
-    """The files of each class, sorted by name, without hidden ones.
+def loose_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Names of the files in a folder itself, sorted, without hidden ones; none if there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(e.name for e in entries if _has(e.name, suffixes) and _counts(e.name) and not e.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise SpikformerError(f"cannot read {error.filename or folder}: {error.strerror}") from None
+
+
+def listing(
+    folder: Path, classes: list[str] | tuple[str, ...], suffixes: tuple[str, ...]
+) -> list[dict[str, os.DirEntry]]:
+    """The files of each class by their path inside it, in the order of torchvision's ImageFolder.
+
+    Subfolders and links are followed. What is left out is said in one warning: files with other suffixes, hidden ones,
+    and samples that lie beside the class folders or in a folder that is no class.
+
+    Args:
+        folder: the folder with the class folders.
+        classes: names of the class folders.
+        suffixes: how the names of samples end, in lower case.
 
     Raises:
-        SpikformerError: a class has no folder, or no file in it.
+        SpikformerError: a class has no folder, or no file in it, or a folder cannot be read.
     """
-    found = []
+    found, left_out = [], Counter()
     for name in classes:
+        files = {}
         try:
-            with os.scandir(folder / name) as entries:
-                files = [e for e in entries if e.name.lower().endswith(suffixes) and not e.name.startswith(".")]
+            for path, entry in _walk(os.path.join(folder, name)):
+                if not _has(path, suffixes):
+                    if _counts(entry.name):
+                        left_out[os.path.splitext(path)[1].lower() or "without suffix"] += 1
+                elif _counts(entry.name):
+                    files[path] = entry
+                elif not entry.name.startswith(("._", ".tmp-")):  # notes of macOS, and what a killed process left
+                    left_out["hidden"] += 1
+        except FileNotFoundError as error:
+            raise SpikformerError(f"class {name!r} is missing: cannot read {error.filename}") from None
         except OSError as error:
-            raise SpikformerError(f"class {name!r} is missing: cannot read {folder / name}: {error.strerror}") from None
+            raise SpikformerError(f"cannot read {error.filename}: {error.strerror}") from None
         if not files:
             kinds = ", ".join(suffixes)
             raise SpikformerError(f"class {name!r} is empty: no file that ends in {kinds} in {folder / name}")
-        found.append(sorted(files, key=lambda e: e.name))
+        found.append({path: files[path] for path in sorted(files, key=os.path.split)})
+    left_out["outside the class folders"] = len(loose_files(folder, suffixes))
+    for name in sorted(set(class_folders(folder)) - set(classes)):
+        left_out[f"in {name!r}, which is not one of the classes"] = len(loose_files(folder / name, suffixes))
+    left_out = +left_out  # without zeros
+    if left_out:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common())
+        warnings.warn(f"left out in {folder}: {kinds}", stacklevel=1)
     return found
 
 
-def fingerprint(entries: list[list[os.DirEntry]]) -> list:
-    """What changes when any of the files does: names, sizes, times of change.
+def _counts(name: str) -> bool:
+    return not name.startswith(".") and name not in NO_CLASSES
+
+
+def _has(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes)
+
+
+def _walk(folder: str) -> Iterator[tuple[str, os.DirEntry]]:
+    """All files in a folder and its subfolders, in any order, with their path inside it."""
+    pending: list[tuple[str, tuple]] = [("", ())]
+    while pending:
+        inside, above = pending.pop()
+        here = os.path.join(folder, inside) if inside else folder
+        status = os.stat(here)
+        identity = status.st_dev, status.st_ino
+        if identity in above:
+            raise SpikformerError(f"{here} is a link to a folder that holds it: remove it")
+        with os.scandir(here) as entries:
+            for entry in entries:
+                path = os.path.join(inside, entry.name)
+                if not entry.is_dir():
+                    yield path, entry
+                elif _counts(entry.name):
+                    pending.append((path, (*above, identity)))
+
+
+def digest(files: list[dict[str, os.DirEntry]]) -> str:
+    """A number that changes when the name or the content of any file does.
 
     Raises:
-        SpikformerError: a file is gone, or a link that leads nowhere.
+        SpikformerError: a file cannot be read.
     """
-    try:
-        return [[(e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in files] for files in entries]
-    except OSError as error:
-        raise SpikformerError(f"cannot read {error.filename}: {error.strerror}") from None
+    total = hashlib.sha256()
+    for group in files:
+        for path, entry in group.items():
+            try:
+                with open(entry.path, "rb") as file:
+                    content = file.read()
+            except OSError as error:
+                raise SpikformerError(f"cannot read {entry.path}: {error.strerror}") from None
+            total.update(repr((path, len(content))).encode() + content)
+        total.update(b"next class")
+    return total.hexdigest()
 
 
 def decode(content: str | Path | io.BytesIO, name: str):

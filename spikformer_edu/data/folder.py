@@ -1,12 +1,13 @@
 """Any images of one's own, in class folders."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import SpikformerError
 from .augment import Augment, check_augment
 from .base import DatasetInfo, Splits, choose
-from .files import check_size, class_folders, data_folder
+from .files import PICTURES, check_size, class_folders, data_folder, loose_files
 from .imagenet import INFO as IMAGENET
 from .imagenet import TAKEN, assemble, part, pictures
 
@@ -25,6 +26,7 @@ INFO = DatasetInfo(
     licence="your own",
     citation="your own",
 )
+PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 TEST_SHARE = 0.2  # of each class, where one tree has to serve for training and test
 
 
@@ -38,44 +40,45 @@ def load(
 ) -> Splits:
     """Images in class folders: train and test (or val), or one tree of which a fifth of each class tests.
 
+    A class has the files that torchvision's ``ImageFolder`` would give it, those in subfolders included. Other usual
+    names of the parts are known: training; valid, validation and dev; testing.
+
     Args:
         data_dir: the folder itself. augment: for the training set; None: none. image_size: height and width of what the
             network sees. toy: images of each class that are used. split_seed: which images test or validate.
         val_fraction: share of each class that is taken from training for validation, if there is no val folder.
 
     Raises:
-        SpikformerError: no class folders, different classes in two parts, a class too small to be split, or
-            val_fraction beside a val folder.
+        SpikformerError: no class folders, nothing to test on, different classes in two parts, a class too small to be
+            split, or val_fraction beside a val folder.
     """
     check_augment("folder", augment, TAKEN)
     folder = data_folder(data_dir)
     parts = find(folder)
-    if not parts:
-        raise SpikformerError(f"no class folders in {folder.absolute()}: {INFO.obtain}")
-    if parts == ["train"]:
-        raise SpikformerError(f"{folder.absolute()} has class folders in train but none in test or val: {INFO.obtain}")
-    first = parts[0]
-    classes = tuple(class_folders(folder / first))
+    first = next(iter(parts.values()))
+    classes = tuple(class_folders(first))
     info = replace(INFO, classes=classes, image_size=check_size(image_size, INFO.image_size))
-    for name in parts:
-        other = class_folders(folder / name)
-        different = sorted(set(other) ^ set(classes))
+    for other in parts.values():
+        different = sorted(set(class_folders(other)) ^ set(classes))
         if different:
             raise SpikformerError(
-                f"class {different[0]!r} is in one of {folder / first} and {folder / name}: give both the same classes"
+                f"class {different[0]!r} is in one of {first} and {other}: give both the same classes"
             )
     if len(classes) < 2:
-        raise SpikformerError(f"only one class folder in {folder / first}: {INFO.obtain}")
-    whole = {name: pictures(info, folder / name, classes) for name in parts}
-    if "." in whole:
-        train, test = choose(whole["."].targets, TEST_SHARE, None, split_seed)
-        counts = whole["."].targets.bincount()
+        raise SpikformerError(
+            f"only one class folder in {first}, {classes[0]!r} (give that as --data-dir if it holds the others): "
+            f"{INFO.obtain}"
+        )
+    whole = {name: pictures(info, place, classes) for name, place in parts.items()}
+    if "all" in whole:
+        train, test = choose(whole["all"].targets, TEST_SHARE, None, split_seed)
+        counts = whole["all"].targets.bincount()
         if counts.min() < 2:
             name = classes[int(counts.argmin())]
             raise SpikformerError(f"class {name!r} has one image: training and test need one each")
         return assemble(
             info,
-            *(part(whole["."], p, info, None) for p in (train, test)),
+            *(part(whole["all"], p, info, None) for p in (train, test)),
             None,
             augment,
             toy,
@@ -84,20 +87,50 @@ def load(
         )
     val = whole.get("val") if "test" in whole else None
     if val is not None and val_fraction:
-        raise SpikformerError(f"{folder / 'val'} validates: leave out val_fraction={val_fraction} or that folder")
+        raise SpikformerError(f"{parts['val']} validates: leave out val_fraction={val_fraction} or that folder")
     test = whole.get("test", whole.get("val"))
     return assemble(info, whole["train"], test, val, augment, toy, split_seed, val_fraction)
 
 
-def find(folder: Path) -> list[str]:
-    """The parts that are there: train with test, val or both, or "." for one tree."""
-    parts = [name for name in ("train", "val", "test") if class_folders(folder / name)]
-    if "train" in parts:
-        return parts
-    return ["."] if class_folders(folder) and not parts else []
+def find(folder: Path) -> dict[str, Path]:
+    """The parts that are there: "train" with "test", "val" or both, or "all" for one tree.
+
+    Raises:
+        SpikformerError: none of these, or a part twice.
+    """
+    names = class_folders(folder)
+    if not names:
+        raise SpikformerError(f"no class folders in {folder.absolute()}: {INFO.obtain}")
+    parts: dict[str, Path] = {}
+    for name in names:
+        kind = next((kind for kind, known in PARTS.items() if name.lower() in known), None)
+        if kind and class_folders(folder / name):
+            if kind in parts:
+                raise SpikformerError(f"{folder} has {parts[kind].name} and {name}: keep one {kind} folder")
+            parts[kind] = folder / name
+    if not parts:
+        return {"all": folder}
+    others = [folder / name for name in names if folder / name not in parts.values()]
+    if "train" not in parts or len(parts) == 1:
+        there, missing = next(iter(parts.values())).name, "test or val" if "train" in parts else "train"
+        beside = f" (besides it there is {', '.join(repr(other.name) for other in others)})" if others else ""
+        raise SpikformerError(
+            f"{folder.absolute()} has class folders in {there} but none in {missing}{beside}: {INFO.obtain}"
+        )
+    for other in others:
+        if any(loose_files(place, PICTURES) for place in (other, *(other / name for name in class_folders(other)))):
+            warnings.warn(f"the images in {other} are left out", stacklevel=1)
+    return {kind: parts[kind] for kind in PARTS if kind in parts}
 
 
 def count(data_dir: str | Path | None) -> dict[str, int]:
-    """Images on this machine, by split."""
-    folder = data_folder(data_dir)
-    return {name: len(pictures(INFO, folder / name, class_folders(folder / name))) for name in find(folder)}
+    """Images on this machine, by the split that they are used for.
+
+    Raises:
+        SpikformerError: they cannot be used as they are.
+    """
+    if not class_folders(data_folder(data_dir)):
+        return {}
+    splits = load(data_dir)
+    used = {"train": splits.train, "val": splits.val, "test": splits.test}
+    return {name: len(split) for name, split in used.items() if split is not None}

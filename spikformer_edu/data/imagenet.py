@@ -1,11 +1,17 @@
-"""ImageNet-1k, from class folders (train/<wnid>/*, val/<wnid>/*) or from tar shards."""
+"""ImageNet-1k, from class folders (train/<wnid>/*, val/<wnid>/*), the published archives, or tar shards.
 
+Archives are read where they are. torchvision's ``ImageNet`` unpacks them instead: that takes the space twice, and what
+an interrupted unpacking leaves behind is then taken for the whole.
+"""
+
+import hashlib
+import itertools
 import os
-import re
 import tarfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -15,7 +21,8 @@ from ..errors import SpikformerError
 from .augment import Augment, check_augment
 from .base import Absent, DatasetInfo, Split, Splits, choose
 from .cache import Arrays, Cache
-from .files import PICTURES, Pictures, absent, check_size, class_folders, listing, places
+from .files import PICTURES, Pictures, absent, check_size, class_folders, listing, loose_files, places
+from .imagenet_labels import WNID, Labels, labels, unlabelled
 
 INFO = DatasetInfo(
     name="imagenet",
@@ -28,8 +35,9 @@ INFO = DatasetInfo(
     std=(0.229, 0.224, 0.225),
     default_model="imagenet-8-512",
     folder="imagenet",
-    obtain="fetch ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar by hand from image-net.org (account needed) and "
-    "sort the images into train/<wnid>/* and val/<wnid>/*, or put tar shards train-*.tar and val-*.tar there",
+    obtain="fetch ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz by hand from "
+    "image-net.org (account needed) and put them there as they are; or class folders train/<wnid>/* and val/<wnid>/*, "
+    "or tar shards train-*.tar and val-*.tar",
     licence="non-commercial research and teaching; the images belong to their owners",
     citation="O. Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 115, 2015",
     samples={"train": 1_281_167, "val": 50_000},
@@ -37,6 +45,7 @@ INFO = DatasetInfo(
 
 
 TAKEN = ("flip", "crop_padding", "crop_area", "randaugment", "erasing")  # of an Augment, by photographs
+PUBLISHED = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 
 
 def load(
@@ -49,8 +58,9 @@ def load(
 ) -> Splits:
     """Images read when they are needed; the published validation set is the test set here, since it has labels.
 
-    Tar shards are indexed once; then every image is read from its place inside them, in any order, so processes and
-    machines share the work as they do with single files (``batches(rank=, world=, workers=)``).
+    Tar files are indexed once; then every image is read from its place inside them, in any order, so processes and
+    machines share the work as they do with single files (``batches(rank=, world=, workers=)``). Validation images that
+    lie in no class folder get their classes from a file beside them (``imagenet_labels.LABELS``).
 
     Args:
         data_dir: where to look. augment: for the training set; None: none. image_size: height and width of what the
@@ -58,62 +68,94 @@ def load(
             share of each class, are taken from training for validation.
 
     Raises:
-        SpikformerError: absent, or not all 1,000 classes. A broken image is reported when it is read.
+        SpikformerError: absent, not all 1,000 classes, or validation images without classes. A broken image is reported
+            when it is read.
     """
     check_augment("imagenet", augment, TAKEN)
     info = replace(INFO, image_size=check_size(image_size, INFO.image_size))
     place = find(data_dir)
     if place is None:
         raise absent(INFO, data_dir)
-    train = source(info, place, "train", places(INFO, data_dir)[-1])
-    test = source(info, place, "val", places(INFO, data_dir)[-1])
+    train, wnids = source(info, place, "train", places(INFO, data_dir)[-1])
+    test, others = source(info, place, "val", places(INFO, data_dir)[-1])
+    if wnids and others and wnids != others:
+        different = sorted(set(wnids) ^ set(others))
+        raise SpikformerError(f"class {different[0]} is in one of train and val in {place}: give both the same classes")
+    for split, whole in (("train", train), ("val", test)):
+        if not isinstance(whole, Absent) and len(whole) < INFO.samples[split]:
+            found = f"{len(whole):,} of {INFO.samples[split]:,}"
+            warnings.warn(f"{place} holds {found} {split} images of {info.title}", stacklevel=3)
     info = replace(info, classes=_categories())
     return assemble(info, train, test, None, augment, toy, split_seed, val_fraction)
 
 
 def find(data_dir: str | Path | None) -> Path | None:
-    """The folder with train and val, one of which may be missing, as class folders or as shards."""
+    """The folder with train and val, one of which may be missing."""
     for place in places(INFO, data_dir):
-        for split in ("train", "val"):
-            if any(re.fullmatch(r"n\d{8}", name) for name in class_folders(place / split)) or shards(place, split):
-                return place
-            if (place / split).is_dir() and any(f.suffix.lower() in PICTURES for f in (place / split).iterdir()):
-                raise SpikformerError(f"{place / split} holds images without class folders: sort them into <wnid>/*")
+        if any(layout(place, split)[0] for split in ("train", "val")):
+            return place
     return None
 
 
+def layout(place: Path, split: str) -> tuple[str, list]:
+    """How a split lies there, "folders", "shards" (tar files), "loose" or "" (not at all), and what there is of it."""
+    folders = [name for name in class_folders(place / split) if WNID.fullmatch(name)]
+    files = shards(place, split)
+    if len(folders) == INFO.num_classes or (folders and not files):
+        return "folders", folders
+    if files:
+        return "shards", files
+    loose = loose_files(place / split, PICTURES)
+    return ("loose", loose) if loose else ("", [])
+
+
 def count(data_dir: str | Path | None) -> dict[str, int]:
-    """Images on this machine, by split, or shards, whose images are counted only when they are indexed."""
+    """Images on this machine, by split, or tar files, whose images are counted only when they are indexed.
+
+    Raises:
+        SpikformerError: some classes are missing, or nothing says which class an image has.
+    """
     place, counts = find(data_dir), {}
     for split in ("train", "val") if place else ():
-        if files := shards(place, split):
+        kind, files = layout(place, split)
+        if kind == "shards":
             counts[f"{split} shards"] = len(files)
-        elif not isinstance(images := source(INFO, place, split, places(INFO, data_dir)[-1]), Absent):
-            counts[split] = len(images)
+            _check_labelled(place, split, files[0], places(INFO, data_dir)[-1])
+        elif kind:
+            counts[split] = len(source(INFO, place, split, places(INFO, data_dir)[-1])[0])
+        else:
+            counts[split] = 0
     return counts
 
 
-def source(info: DatasetInfo, place: Path, split: str, root: Path) -> Split:
-    """All images of train or val, without augmentation; ``Absent`` if there are none."""
-    files = shards(place, split)
-    if files:
-        return _from_shards(info, place, files, Cache("imagenet", root))
-    classes = class_folders(place / split)
-    if not classes:
-        return Absent(f"no {split} images in {place.absolute()}: {INFO.obtain}")
-    if len(classes) != info.num_classes:
+def source(info: DatasetInfo, place: Path, split: str, root: Path) -> tuple[Split, tuple[str, ...]]:
+    """All images of train or val, without augmentation (``Absent`` if there are none), and the wnids, where known."""
+    kind, files = layout(place, split)
+    if not kind:
+        return Absent(f"no {split} images in {place.absolute()}: {INFO.obtain}"), ()
+    if kind == "folders":
+        if len(files) != info.num_classes:
+            raise SpikformerError(
+                f"{place / split} has {len(files):,} class folders, ImageNet-1k has {info.num_classes:,}: "
+                "add the missing ones, or use --dataset folder for another set of classes"
+            )
+        images, wnids = pictures(info, place / split, files), tuple(files)
+    else:
+        images, wnids = (_from_shards if kind == "shards" else _from_loose)(info, place, split, files, root)
+    found, expected = len(images), info.samples[split]
+    if found > expected:
         raise SpikformerError(
-            f"{place / split} has {len(classes):,} class folders, ImageNet-1k has {info.num_classes:,}: "
-            "add the missing ones, or use --dataset folder for another set of classes"
+            f"{found:,} {split} images in {place}, ImageNet-1k has {expected:,}: remove what is there twice, or use "
+            "--dataset folder for another set of images"
         )
-    return pictures(info, place / split, classes)
+    return images, wnids
 
 
 def pictures(info: DatasetInfo, folder: Path, classes: list[str] | tuple[str, ...]) -> Pictures:
     """All images in class folders."""
     entries = listing(folder, classes, PICTURES)
     names = np.array(
-        [os.fsencode(f"{name}/{e.name}") for name, files in zip(classes, entries, strict=True) for e in files]
+        [os.fsencode(f"{name}/{file}") for name, files in zip(classes, entries, strict=True) for file in files]
     )
     targets = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(files) for files in entries]))
     return Pictures(folder, names, targets, info, None)
@@ -153,11 +195,28 @@ def assemble(
 
 
 def shards(place: Path, split: str) -> list[Path]:
-    """Tar files of a split: ``<split>*.tar`` in the folder, or any in its subfolder ``<split>``."""
-    return sorted([*place.glob(f"{split}*.tar"), *(place / split).glob("*.tar")])
+    """Tar files of a split: the published one, else ``<split>*.tar`` in the folder and any in its subfolder."""
+    published = [file for file in (place / PUBLISHED[split], place / split / PUBLISHED[split]) if file.is_file()]
+    files = published[:1] or [*place.glob(f"{split}*.tar"), *(place / split).glob("*.tar")]
+    return sorted(file for file in files if not file.name.startswith("."))
 
 
-def _from_shards(info: DatasetInfo, place: Path, files: list[Path], cache: Cache) -> Pictures:
+def _from_loose(
+    info: DatasetInfo, place: Path, split: str, files: list[str], root: Path
+) -> tuple[Pictures, tuple[str, ...]]:
+    """Images without class folders."""
+    named = labels(place, split, root)
+    found = [_class_of(PurePosixPath(file), "", named) for file in files]
+    if None in found:
+        raise unlabelled(place, place / split / files[found.index(None)])
+    targets, wnids = _ranks(found, f"{place / split}", info.num_classes)
+    names = np.array([os.fsencode(file) for file in files])
+    return Pictures(place / split, names, torch.from_numpy(targets), info, None), wnids
+
+
+def _from_shards(
+    info: DatasetInfo, place: Path, split: str, files: list[Path], root: Path
+) -> tuple[Pictures, tuple[str, ...]]:
     names = [os.fsencode(file.relative_to(place)) for file in files]
     try:
         stamp = [
@@ -166,47 +225,102 @@ def _from_shards(info: DatasetInfo, place: Path, files: list[Path], cache: Cache
         ]
     except OSError as error:
         raise SpikformerError(f"cannot read {error.filename}: {error.strerror}") from None
-    index = cache.get({"what": "index of shards", "files": stamp}, lambda: _index(files, info.num_classes))
+    named = labels(place, split, root)
+    key = {"what": "index of tar files", "files": stamp}
+    key["labels"] = hashlib.sha256(repr(sorted(named.items())).encode()).hexdigest()
+    index = Cache("imagenet", root).get(key, lambda: _index(place, files, named, info.num_classes))
+    wnids = tuple(f"n{number:08d}" for number in index["wnids"])
     targets = torch.from_numpy(index["targets"])
-    return Pictures(place, np.array(names)[index["shard"]], targets, info, None, index["ranges"])
+    return Pictures(place, np.array(names)[index["shard"]], targets, info, None, index["ranges"]), wnids
 
 
-def _index(files: list[Path], num_classes: int) -> Arrays:
-    """Where each image lies in which shard, and its label: the number in ``<key>.cls``, or its folder's rank."""
-    shard, ranges, labels = [], [], []
-    for number, file in enumerate(tqdm(files, desc="indexing shards", unit="shard", disable=None)):
-        for start, length, label in _members(file):
-            shard.append(number)
-            ranges.append((start, length))
-            labels.append(label)
-    folders = sorted({label for label in labels if isinstance(label, str)})
-    if folders and len(folders) != num_classes:
-        raise SpikformerError(
-            f"the shards in {files[0].parent} have {len(folders):,} class folders, not {num_classes:,}"
-        )
-    rank = {name: i for i, name in enumerate(folders)}
-    targets = np.array([rank[label] if isinstance(label, str) else label for label in labels], dtype=np.int64)
-    if not len(targets) or targets.min() < 0 or targets.max() >= num_classes:
-        raise SpikformerError(f"the shards in {files[0].parent} have no labels from 0 to {num_classes - 1}")
-    return {"shard": np.array(shard, dtype=np.int64), "ranges": np.array(ranges, dtype=np.int64), "targets": targets}
+def _index(place: Path, files: list[Path], named: Labels, num_classes: int) -> Arrays:
+    """Where each image lies in which tar file, and its label: the number in ``<key>.cls``, or the rank of its wnid."""
+    shard, ranges, found = [], [], []
+    with tqdm(desc="indexing tar files", unit="image", disable=None) as bar:
+        for number, file in enumerate(files):
+            for path, start, length, label in _images(file, named):
+                if label is None:
+                    raise unlabelled(place, f"{file}: {path}")
+                shard.append(number)
+                ranges.append((start, length))
+                found.append(label)
+                bar.update()
+    where = f"{files[0].parent}"
+    if any(WNID.fullmatch(name) for name in class_folders(files[0].parent)):
+        where += " (its tar files are read, not the class folders beside them)"
+    targets, wnids = _ranks(found, where, num_classes)
+    return {
+        "shard": np.array(shard, dtype=np.int64),
+        "ranges": np.array(ranges, dtype=np.int64),
+        "targets": targets,
+        "wnids": np.array([int(wnid[1:]) for wnid in wnids], dtype=np.int64),
+    }
 
 
-def _members(file: Path) -> Iterator[tuple[int, int, int | str]]:
-    """Start, length and label of each image in a shard; ``<key>.cls`` may come before or after its image."""
-    images, labels = {}, {}
+def _images(file: Path, named: Labels) -> Iterator[tuple[PurePosixPath, int, int, str | int | None]]:
+    """Name, start, length and class of each image in a tar file, or in tar files inside it."""
+
+    def inside(tar: tarfile.TarFile, archive: str, offset: int) -> Iterator:
+        images, numbers = {}, {}  # <key>.cls may come before or after its image
+        for entry in tar:
+            path, start = PurePosixPath(entry.name), offset + entry.offset_data
+            suffix = path.suffix.lower()
+            if path.name.startswith(".") or entry.isdir():
+                continue
+            if suffix == ".tar":
+                with tarfile.open(fileobj=tar.extractfile(entry), mode="r:") as inner:
+                    yield from inside(inner, path.stem, start)
+            elif suffix in PICTURES and not entry.isfile():
+                raise ValueError(f"{path} is a link, not an image")
+            elif suffix in PICTURES:
+                images[path] = start, entry.size
+            elif suffix == ".cls":
+                numbers[path.with_suffix("")] = int(tar.extractfile(entry).read())
+        for path, (start, length) in images.items():
+            number = numbers.get(path.with_suffix(""))
+            yield path, start, length, _class_of(path, archive, named) if number is None else number
+
     try:
         with tarfile.open(file, "r:") as tar:  # uncompressed: only then can an image be read from its place
-            for member in tar:
-                path = Path(member.name)
-                key = str(path.with_suffix(""))
-                if member.isfile() and path.suffix.lower() in PICTURES:
-                    images[key] = member.offset_data, member.size, path.parent.name
-                elif member.isfile() and path.suffix == ".cls":
-                    labels[key] = int(tar.extractfile(member).read())
+            yield from inside(tar, file.stem, 0)
     except (OSError, ValueError, tarfile.TarError) as error:
         raise SpikformerError(f"{file} is no readable shard ({error}): make it again, uncompressed") from None
-    for key, (start, length, folder) in images.items():
-        yield start, length, labels.get(key, folder)
+
+
+def _class_of(path: PurePosixPath, archive: str, named: Labels) -> str | int | None:
+    """The wnid (or label) of an image: from its folder, its tar file, the list of validation images, or its name."""
+    for text in (path.parent.name, archive):
+        if WNID.fullmatch(text):
+            return text
+    if path.stem in named:
+        return named[path.stem]
+    return next((word for word in path.stem.split("_") if WNID.fullmatch(word)), None)
+
+
+def _ranks(found: list[str | int], where: str, num_classes: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels, and the wnids whose ranks they are; none where the labels were given as numbers."""
+    wnids = sorted({label for label in found if isinstance(label, str)})
+    if wnids and len(wnids) != num_classes:
+        raise SpikformerError(f"{where} has images of {len(wnids):,} classes, not {num_classes:,}: add the rest")
+    rank = {wnid: i for i, wnid in enumerate(wnids)}
+    targets = np.array([rank[label] if isinstance(label, str) else label for label in found], dtype=np.int64)
+    if not len(targets) or targets.min() < 0 or targets.max() >= num_classes:
+        raise SpikformerError(f"{where} has no images with labels from 0 to {num_classes - 1}")
+    return targets, tuple(wnids)
+
+
+def _check_labelled(place: Path, split: str, file: Path, root: Path) -> None:
+    """Find out from the first files in a tar file whether the classes of its images are known."""
+    try:
+        with tarfile.open(file, "r:") as tar:
+            entries = itertools.islice((entry for entry in tar if entry.isfile()), 2)
+            first = [PurePosixPath(entry.name) for entry in entries]  # an image, its .cls before or after it
+    except (OSError, tarfile.TarError) as error:
+        raise SpikformerError(f"{file} is no readable shard ({error}): make it again, uncompressed") from None
+    for path in first if not any(path.suffix == ".cls" for path in first) else ():
+        if path.suffix.lower() in PICTURES and _class_of(path, file.stem, labels(place, split, root)) is None:
+            raise unlabelled(place, f"{file}: {path}")
 
 
 def _categories() -> tuple[str, ...]:

@@ -88,6 +88,17 @@ def load_splits(recipe: Recipe, data_dir: Path | None = None) -> Splits:
     )
 
 
+def check_readable(*splits: Split | None) -> None:
+    """Read a sample of each split: what is amiss with the test set must be known before training, not after it.
+
+    Raises:
+        SpikformerError: a split is not there, or its first sample cannot be read.
+    """
+    for split in splits:
+        if split is not None:
+            split.fetch(torch.arange(1), None)
+
+
 @torch.no_grad()
 def evaluate(model: Spikformer, split: Split, place: Place, batch_size: int = 100, precision: str = "fp32") -> Score:
     """Loss (cross-entropy, no smoothing) and accuracy of a model, in evaluation mode, on all of a split.
@@ -256,6 +267,7 @@ def train(recipe: Recipe, folder: Path, place: Place, options: RunOptions | None
     options = options or RunOptions()
     check_recipe(recipe)
     splits = load_splits(recipe, options.data_dir)
+    check_readable(splits.train, splits.val, splits.test)
     try:
         with enough_memory("try --recompute, or in another --out a larger --accumulate"):
             return Trainer(recipe, folder, place, splits.to(place.device), options).run()
@@ -493,5 +505,8 @@ class Trainer:
         except Exception as error:  # whatever torch says of a damaged file
             reason = str(error).splitlines()[0]
             raise SpikformerError(f"{path} is broken ({reason}): start again in another --out") from None
+        best = self.folder / "best.safetensors"
+        if self.progress.best_epoch and not best.exists():
+            raise SpikformerError(f"{best} is gone, and the end of the run needs it: start again in another --out")
         if self.place.rank:  # the first process goes on counting for all
             self.progress.loss, self.progress.correct, self.progress.seen = 0.0, 0, 0

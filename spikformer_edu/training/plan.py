@@ -14,7 +14,7 @@ from ..errors import SpikformerError
 from ..model import Spikformer
 from .checkpoint import provenance, start_from
 from .distributed import Place
-from .loop import autocast, enough_memory, load_splits, parameter_groups
+from .loop import autocast, check_readable, enough_memory, load_splits, parameter_groups
 from .recipe import DEVIATIONS, Recipe, check_recipe, recipe_for
 
 
@@ -65,6 +65,7 @@ def plan(recipe: Recipe, place: Place, data_dir: Path | None = None, step_images
     known, inputs, images = facts.samples.get("train"), None, None
     if count(recipe.dataset, data_dir):
         splits = load_splits(recipe, data_dir)
+        check_readable(splits.val, splits.test)  # a step can be measured without training images, see below
         facts = splits.info
         name = next(name for name in ("train", "test") if not isinstance(splits[name], Absent))
         source = f"images of {recipe.dataset}'s {name} split"

@@ -11,7 +11,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from making import some_events
+from making import some_events, write_npz, write_picture
+from PIL import Image
 
 from spikformer_edu import cli
 from spikformer_edu.data import __main__ as command
@@ -133,6 +134,49 @@ def test_a_data_folder_that_cannot_be_written_sends_the_cache_elsewhere(run, rec
     with pytest.warns(UserWarning, match="no cache is kept"):  # training goes on without
         frames, _ = load("cifar10dvs", recordings).train.fetch(torch.tensor([0]), None)
     assert frames.sum() == 500
+
+
+def test_prepare_forgets_what_is_kept_when_told_to(run, recordings):
+    first = ("prepare", "cifar10dvs", "--data-dir", recordings)
+    assert run(*first, "--time-steps", "4")[0] == run(*first, "--time-steps", "6")[0] == 0
+    before = load("cifar10dvs", recordings, time_steps=4).train.fetch(torch.tensor([0]), None)[0]
+    file = recordings / "CIFAR10DVS" / "airplane" / "cifar10_airplane_0.npz"
+    status = file.stat()
+    write_npz(file, some_events(500, 999))
+    assert file.stat().st_size == status.st_size
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def now(time_steps: int = 4) -> torch.Tensor:
+        return load("cifar10dvs", recordings, time_steps=time_steps).train.fetch(torch.tensor([0]), None)[0]
+
+    stale = now(6)
+    assert run(*first, "--time-steps", "4")[0] == 0 and torch.equal(now(), before)
+    assert run(*first, "--time-steps", "4", "--force")[0] == 0
+    assert not torch.equal(now(), before) and now().sum() == 500
+    assert not torch.equal(now(6), stale)  # whatever was kept of the old file is gone
+
+
+def test_prepare_and_info_say_what_training_would_miss(run, tmp_path):
+    for i in range(1000):
+        folder = tmp_path / "imagenet" / "val" / f"n{i:08d}"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8), (i % 256, 0, 0)).save(folder / "a.png")
+    code, out, _ = run("prepare", "imagenet", "--data-dir", tmp_path)
+    assert code == 0 and out.endswith("imagenet is ready, but training needs train too\n")
+    assert run("info", "imagenet", "--data-dir", tmp_path)[1].endswith(" 0 train, 1,000 val\n")
+
+
+def test_info_counts_the_classes_and_images_of_a_folder(run, tmp_path):
+    for name in ("b", "a", "c/deep"):
+        for i in range(10):
+            write_picture(tmp_path / name / f"{i}.png", i)
+    (tmp_path / "b" / "notes.txt").write_text("")
+    code, out, err = run("info", "folder", "--data-dir", tmp_path)
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert code == 0 and "classes 3" in lines and "a, b, c" in lines and lines[-1] == "here 24 train, 6 test"
+    assert err.count(f"left out in {tmp_path}: 1 .txt") == 1
+    (tmp_path / "d").mkdir()
+    assert "here        incomplete: class 'd' is empty" in run("info", "folder", "--data-dir", tmp_path)[1]
 
 
 def _limited(limit: int, arguments: list[str], pipe: int) -> None:

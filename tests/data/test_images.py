@@ -61,6 +61,30 @@ def test_images_are_decoded_once_and_again_when_a_file_changes(pictures, monkeyp
     assert len(decoded) == 40 and (changed != first).flatten(1).any(1).nonzero().flatten().tolist() == [12]
 
 
+def test_a_picture_replaced_by_another_of_the_same_size_and_time_is_seen(pictures):
+    first = load("cifar10", pictures).train.pixels
+    file = pictures / "cifar10" / "train" / "bird" / "2.bmp"
+    before = file.stat()
+    write_picture(file, 999)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size and file.stat().st_mtime_ns == before.st_mtime_ns
+    changed = load("cifar10", pictures).train.pixels
+    assert (changed != first).flatten(1).any(1).nonzero().flatten().tolist() == [10]
+
+
+def test_files_that_are_no_samples_are_counted_in_one_warning(pictures):
+    train = pictures / "cifar10" / "train"
+    for name in ("cat/notes.txt", "cat/a.mov", "dog/b.MOV", "dog/.hidden.png", "dog/._0.png", "dog/.DS_Store"):
+        (train / name).write_text("")
+    (train / "astray.png").write_text("")
+    (train / "wombat").mkdir(), (train / "wombat" / "a.png").write_text("")
+    with pytest.warns(UserWarning, match="left out in .*train: ") as caught:
+        assert len(load("cifar10", pictures).train) == 40
+    (said,) = (str(w.message) for w in caught if "left out" in str(w.message))
+    for part in ("2 .mov", "1 .txt", "1 hidden", "1 outside the class folders", "1 in 'wombat', which is not one of"):
+        assert part in said
+
+
 def test_validation_and_toy_sets_are_cut_from_training(pictures):
     splits = load("cifar10", pictures, val_fraction=0.25, toy=2, augment=PAPER["cifar10"])
     assert [len(s) for s in (splits.train, splits.val, splits.test)] == [20, 10, 20]
@@ -243,6 +267,8 @@ def test_imagenet_trains_on_train_and_tests_on_val(imagenet):
     assert [len(s) for s in (splits.train, splits.val, splits.test)] == [1000, 1000, 1000]
     assert not set(splits.train.names.tolist()) & set(splits.val.names.tolist())
     assert splits.info.image_size == 32 and len(splits.info.classes) == 1000
+    with pytest.warns(UserWarning, match="holds 2,000 of 1,281,167 train images of ImageNet-1k"):
+        load("imagenet", imagenet)
     runs = [list(batches(splits.train, 500, train=True, workers=w)) for w in (0, 2)]
     for (x, y), (a, b) in zip(*runs, strict=True):
         assert x.shape == (500, 3, 32, 32) and torch.equal(x, a) and torch.equal(y, b)
@@ -257,9 +283,155 @@ def test_a_part_of_imagenet_is_not_taken_for_all_of_it(imagenet):
         load("imagenet", imagenet)
 
 
-def test_images_without_class_folders_are_said(tmp_path):
-    write_picture(tmp_path / "imagenet" / "val" / "ILSVRC2012_val_00000001.JPEG", 0)
-    with pytest.raises(SpikformerError, match="val holds images without class folders"):
+def test_classes_that_differ_between_train_and_val_are_refused(imagenet):
+    (imagenet / "imagenet" / "val" / WNIDS[3]).rename(imagenet / "imagenet" / "val" / "n99999999")
+    with pytest.raises(SpikformerError, match="class n00000004 is in one of train and val"):
+        load("imagenet", imagenet)
+
+
+ORDER = np.random.default_rng(0).permutation(1000)  # label of the published validation image i: ORDER[(i - 1) % 1000]
+
+
+def coloured(label: int) -> bytes:
+    """An image file whose mean colour tells its label."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (24, 20), (label % 256, label // 4, 77)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def assert_colours_tell_labels(split) -> None:
+    indices = torch.tensor([999, 5, 430])
+    x, y = split.fetch(indices, None)
+    assert torch.equal(y, split.targets[indices])
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (split.info.mean, split.info.std))
+    for picture, label in zip(x, y.tolist(), strict=True):
+        color = ((picture * std + mean) * 255).mean((1, 2)).round().tolist()
+        assert color == [label % 256, label // 4, 77]
+
+
+def write_tar(path, files: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def validation_images() -> dict[str, bytes]:
+    """The first thousand, as they come in the published archive: without class folders."""
+    return {f"ILSVRC2012_val_{i:08d}.JPEG": coloured(ORDER[i - 1]) for i in range(1, 1001)}
+
+
+def write_devkit(folder) -> None:
+    """The two files that matter of ILSVRC2012_devkit_t12: its own numbers are in no order of the wnids."""
+    from scipy.io import savemat
+
+    numbers = np.random.default_rng(1).permutation(1000) + 1  # of each label
+    fields = ["ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height"]
+    synsets = np.empty((1003, 1), dtype=[(name, object) for name in [*fields, "num_train_images"]])
+    leaves = [
+        (float(numbers[label]), WNIDS[label], "a, b", "c", 0.0, np.empty((0, 0)), 0.0, 1300.0) for label in range(1000)
+    ]
+    inner = [(float(i), f"n1{i:07d}", "d", "e", 2.0, np.array([[1.0, 2.0]]), 3.0, 0.0) for i in (1001, 1002, 1003)]
+    synsets[:, 0] = sorted(leaves + inner, key=lambda synset: synset[0])
+    (folder / "data").mkdir(parents=True)
+    savemat(folder / "data" / "meta.mat", {"synsets": synsets})
+    truth = "".join(f"{numbers[ORDER[i % 1000]]}\n" for i in range(50_000))
+    (folder / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+
+
+def test_validation_images_without_class_folders_get_their_classes_from_a_file_beside_them(tmp_path):
+    place = tmp_path / "imagenet"
+    (place / "val").mkdir(parents=True)
+    for name, content in validation_images().items():
+        (place / "val" / name).write_bytes(content)
+
+    def refused(says: str) -> None:
+        with pytest.raises(SpikformerError, match=says):
+            load("imagenet", tmp_path)
+
+    def understood() -> None:
+        test = load("imagenet", tmp_path, image_size=16).test
+        assert test.targets.tolist() == ORDER.tolist()
+        assert_colours_tell_labels(test)
+
+    refused("nothing says which class .*val_00000001.JPEG has: put ILSVRC2012_devkit_t12.tar.gz .* into .*imagenet")
+    with pytest.raises(SpikformerError, match="nothing says which class"):
+        count("imagenet", tmp_path)
+    before = sorted(path.name for path in (place / "val").iterdir())
+    write_devkit(place / "ILSVRC2012_devkit_t12")
+    assert count("imagenet", tmp_path) == {"train": 0, "val": 1000}
+    understood()
+    with tarfile.open(place / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as tar:
+        tar.add(place / "ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12")
+    (place / "ILSVRC2012_devkit_t12").rename(tmp_path / "elsewhere")
+    understood()
+    archive = (place / "ILSVRC2012_devkit_t12.tar.gz").read_bytes()
+    (place / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(archive[:1000])
+    refused("devkit_t12.tar.gz is no list of validation labels .*: fetch it again")
+    (place / "ILSVRC2012_devkit_t12.tar.gz").unlink()
+    labels = [int(ORDER[i % 1000]) for i in range(50_000)]
+    names = [f"ILSVRC2012_val_{i:08d}" for i in range(1, 50_001)]
+    shuffled = np.random.default_rng(2).permutation(50_000)
+    files = {
+        "LOC_val_solution.csv": "ImageId,PredictionString\n"
+        + "".join(f"{names[i]},{WNIDS[labels[i]]} 85 1 499 272 {WNIDS[labels[i]]} 1 2 3 4\n" for i in shuffled),
+        "imagenet_2012_validation_synset_labels.txt": "".join(f"{WNIDS[label]}\n" for label in labels),
+        "val.txt": "".join(f"{names[i]}.JPEG {WNIDS[labels[i]]}\n" for i in shuffled),
+    }
+    for name, text in files.items():
+        (place / name).write_text(text)
+        understood()
+        (place / name).unlink()
+    numbered = [f"{names[i]}.JPEG {labels[i]}\n" for i in shuffled]
+    (place / "val.txt").write_text("".join(numbered))
+    understood()
+    (place / "val.txt").write_text("".join(numbered[1:]))
+    refused("val.txt names 49,999 validation images, not 50,000")
+    (place / "val.txt").write_text("".join(f"{name} {label + 1}\n" for name, label in zip(names, labels, strict=True)))
+    refused("val.txt is no list of validation labels .the labels are not 0 to 999.")
+    assert sorted(path.name for path in (place / "val").iterdir()) == before  # read in their place, none moved
+
+
+def test_the_published_archives_are_read_as_they_are(tmp_path):
+    place = tmp_path / "imagenet"
+    of_class = {wnid: {f"{wnid}_{i}.JPEG": coloured(label) for i in range(2)} for label, wnid in enumerate(WNIDS)}
+    for wnid, files in of_class.items():
+        write_tar(place / "train" / f"{wnid}.tar", files)  # half unpacked
+    write_tar(place / "ILSVRC2012_img_val.tar", validation_images())
+    with pytest.raises(SpikformerError, match="nothing says which class .*img_val.tar: ILSVRC2012_val_00000001.JPEG"):
+        count("imagenet", tmp_path)
+    write_devkit(place / "ILSVRC2012_devkit_t12")
+    assert count("imagenet", tmp_path) == {"train shards": 1000, "val shards": 1}
+    whole = {f"{wnid}.tar": (place / "train" / f"{wnid}.tar").read_bytes() for wnid in WNIDS}
+    for published in (False, True):
+        if published:  # a thousand tar files in one; what was unpacked from it does not count twice
+            write_tar(place / "ILSVRC2012_img_train.tar", whole)
+            assert count("imagenet", tmp_path) == {"train shards": 1, "val shards": 1}
+        splits = load("imagenet", tmp_path, image_size=16)
+        assert splits.train.targets.tolist() == [label for label in range(1000) for _ in range(2)]
+        assert splits.test.targets.tolist() == ORDER.tolist()
+        assert_colours_tell_labels(splits.train), assert_colours_tell_labels(splits.test)
+    (place / "ILSVRC2012_img_train.tar").unlink()
+    (place / "train" / f"{WNIDS[7]}.tar").unlink()
+    (place / "train" / WNIDS[7]).mkdir()
+    with pytest.raises(SpikformerError, match="train .its tar files are read, not the class folders.* 999 classes"):
+        load("imagenet", tmp_path)
+
+
+def test_images_that_are_there_twice_or_are_links_in_a_tar_file_are_refused(tmp_path, monkeypatch):
+    write_tar(tmp_path / "val.tar", {f"{wnid}/a.png": coloured(0) for wnid in WNIDS})
+    monkeypatch.setitem(info("imagenet").samples, "val", 1000)
+    assert len(load("imagenet", tmp_path).test) == 1000
+    write_tar(tmp_path / "val-copy.tar", {f"{wnid}/a.png": coloured(0) for wnid in WNIDS})
+    with pytest.raises(SpikformerError, match="2,000 val images .*, ImageNet-1k has 1,000: remove what is there twice"):
+        load("imagenet", tmp_path)
+    with tarfile.open(tmp_path / "train.tar", "w") as tar:
+        member = tarfile.TarInfo("n00000001/a.png")
+        member.type, member.linkname = tarfile.LNKTYPE, "n00000001/b.png"
+        tar.addfile(member)
+    with pytest.raises(SpikformerError, match="train.tar is no readable shard .n00000001/a.png is a link"):
         load("imagenet", tmp_path)
 
 
@@ -268,11 +440,9 @@ def write_shards(folder, split: str, style: str) -> dict[int, bytes]:
     contents = {}
     tars = [tarfile.open(folder / f"{split}-{i:04d}.tar", "w") for i in range(4)]
     for label in range(1000):
-        buffer = io.BytesIO()
-        Image.new("RGB", (24, 20), (label % 256, label // 4, 77)).save(buffer, "PNG")
-        contents[label] = buffer.getvalue()
+        contents[label] = coloured(label)
         stem = f"{WNIDS[label]}/a" if style == "folders" else f"{label * 37 % 1000:06d}"
-        files = [(f"{stem}.png", buffer.getvalue())]
+        files = [(f"{stem}.png", contents[label])]
         if style == "cls":
             files.insert(label % 2, (f"{stem}.cls", str(label).encode()))
         for name, content in files:
@@ -291,11 +461,7 @@ def test_shards_are_read_like_files_in_any_order(tmp_path, style):
     write_shards(place, "train", style), write_shards(place, "val", style)
     splits = load("imagenet", tmp_path, image_size=16)
     assert splits.train.targets.bincount().tolist() == [1] * 1000 and len(splits.test) == 1000
-    x, y = splits.train.fetch(torch.tensor([999, 5, 430]), None)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (splits.info.mean, splits.info.std))
-    for picture, label in zip(x, y.tolist(), strict=True):
-        color = ((picture * std + mean) * 255).mean((1, 2)).round().tolist()
-        assert color == [label % 256, label // 4, 77]
+    assert_colours_tell_labels(splits.train)
     seen = [y for rank in range(2) for _, y in batches(splits.train, 100, train=True, rank=rank, world=2, workers=2)]
     assert torch.cat(seen).bincount().tolist() == [1] * 1000  # two nodes, two workers each: every image once
 
@@ -304,7 +470,7 @@ def test_a_damaged_shard_is_named_and_a_changed_one_indexed_anew(tmp_path):
     place = tmp_path / "imagenet"
     place.mkdir()
     write_shards(place, "val", "cls")
-    assert count("imagenet", tmp_path) == {"val shards": 4} and not (tmp_path / "spikformer-cache").exists()
+    assert count("imagenet", tmp_path) == {"train": 0, "val shards": 4} and not (tmp_path / "spikformer-cache").exists()
     assert len(load("imagenet", tmp_path, image_size=16).test) == 1000
     shard = place / "val-0002.tar"
     good = shard.read_bytes()
@@ -370,6 +536,82 @@ def test_one_tree_is_split_by_seed(tmp_path):
     assert len(set.union(*names)) == 20
     assert set(load("folder", tmp_path, image_size=16).test.names.tolist()) == names[2]
     assert set(load("folder", tmp_path, image_size=16, split_seed=1).test.names.tolist()) != names[2]
+
+
+def test_a_folder_has_the_classes_and_files_that_torchvision_finds_in_it(tmp_path):
+    from torchvision.datasets import ImageFolder
+
+    for suffix in (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".JPG", ".Png"):
+        for place in (
+            "train/_other",
+            "train/b",
+            "train/b/deep/er",
+            "train/b/deep-er",
+            "train/c",
+            "test/_other",
+            "test/b",
+        ):
+            write_picture(tmp_path / place / f"1{suffix}", 0)
+    write_picture(tmp_path / "test" / "c" / "1.png", 0)
+    (tmp_path / "train" / "c" / "linked").symlink_to(tmp_path / "train" / "b" / "deep")
+    splits = load("folder", tmp_path, image_size=8)
+    assert splits.info.classes == ("_other", "b", "c")
+    for name, split in (("train", splits.train), ("test", splits.test)):
+        theirs = ImageFolder(tmp_path / name)
+        assert [str(split.folder / os.fsdecode(n)) for n in split.names] == [path for path, _ in theirs.samples]
+        assert split.targets.tolist() == theirs.targets and splits.info.classes == tuple(theirs.classes)
+    for x, _ in batches(splits.train, 32):
+        assert x.isfinite().all()
+    for suffix in (".gif", ".jfif"):
+        write_picture(tmp_path / "train" / "c" / "1.png", 0)
+        Image.new("RGB", (9, 9)).save(tmp_path / "train" / "c" / f"2{suffix}", "GIF" if suffix == ".gif" else "JPEG")
+    assert len(load("folder", tmp_path).train) == len(splits.train) + 2
+
+
+def test_a_link_that_leads_in_a_circle_is_named(tmp_path):
+    tree(tmp_path)
+    (tmp_path / "pear" / "loop").symlink_to(tmp_path)
+    with pytest.raises(SpikformerError, match="pear/loop/pear is a link to a folder that holds it"):
+        load("folder", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "val, test", [("valid", "test"), ("validation", "Testing"), ("dev", "TEST"), ("Val", "testing")]
+)
+def test_parts_have_other_usual_names(tmp_path, val, test):
+    tree(tmp_path / "Training"), tree(tmp_path / val, count=4), tree(tmp_path / test, count=3)
+    splits = load("folder", tmp_path)
+    assert [len(split) for split in (splits.train, splits.val, splits.test)] == [20, 8, 6]
+    assert count("folder", tmp_path) == {"train": 20, "val": 8, "test": 6}
+    tree(tmp_path / "train")
+    with pytest.raises(SpikformerError, match="has Training and train: keep one train folder"):
+        load("folder", tmp_path)
+
+
+def test_parts_that_are_not_used_are_named(tmp_path):
+    (
+        tree(tmp_path / "train"),
+        tree(tmp_path / "test"),
+        tree(tmp_path / "extra"),
+        (tmp_path / "notes" / "a").mkdir(parents=True),
+    )
+    with pytest.warns(UserWarning, match="the images in .*extra are left out") as caught:
+        load("folder", tmp_path)
+    assert len(caught) == 1
+    (tmp_path / "test").rename(tmp_path / "holdout")
+    for read in (load, count):
+        with pytest.raises(
+            SpikformerError, match=r"none in test or val .besides it there is 'extra', 'holdout', 'notes'."
+        ):
+            read("folder", tmp_path)
+
+
+def test_one_tree_is_counted_as_it_is_split(tmp_path):
+    assert count("folder", tmp_path) == {}
+    tree(tmp_path)
+    assert count("folder", tmp_path) == {"train": 16, "test": 4}
+    (tmp_path / "__MACOSX" / "apple").mkdir(parents=True)
+    assert count("folder", tmp_path) == {"train": 16, "test": 4}
 
 
 def test_folders_that_do_not_fit_are_explained(tmp_path):
