@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import cli
-from .data import load
-from .errors import SpikformerError
-from .training import Place, choose_device, evaluate, load_run, load_splits
-from .training.loop import enough_memory
+from .training import Place, choose_device, evaluate, load_run
+from .training.loop import enough_memory, origin, splits_for
 
 
 @dataclass(frozen=True)
@@ -15,7 +13,7 @@ class Options:
     checkpoint: str = "digits-2-64"
     """Run folder, or the name of a pretrained model of the package."""
     dataset: str | None = None
-    """Data set; the one it was trained on unless given."""
+    """Data set with the same classes; the one it was trained on unless given."""
     split: str = "test"
     """test, val or train."""
     weights: str = "best"
@@ -32,24 +30,18 @@ def main(options: Options) -> None:
     """Measure loss and accuracy of a run folder or of a pretrained model."""
     device = choose_device(options.device)
     run = load_run(options.checkpoint, options.weights)
-    if options.dataset is None:
-        splits = load_splits(run.recipe, options.data_dir)  # the very samples of the run
-    else:
-        splits = load(options.dataset, options.data_dir, time_steps=run.model.config.time_steps)
-    theirs, ours = splits.info.num_classes, run.model.config.num_classes
-    if theirs != ours:
-        raise SpikformerError(
-            f"{splits.info.name} has {theirs} classes, the network {ours}: choose a data set with as many classes"
-        )
+    splits = splits_for(run, options.dataset, options.data_dir)
+    split = splits[options.split]
+    own = run.data.holds(options.split, split, splits.info.classes)
     with enough_memory("lower --batch-size"):
-        score = evaluate(
-            run.model.to(device), splits[options.split], Place(device), options.batch_size, run.recipe.precision
-        )
+        score = evaluate(run.model.to(device), split, Place(device), options.batch_size, run.recipe.precision)
     answers = f"{score.correct} of {score.total}"
     print(f"{options.split} accuracy {100 * score.accuracy:.2f} % ({answers}), loss {score.loss:.6f}")
+    if note := origin(run, splits.info, own, options.data_dir):
+        print(note)
     recorded = run.results.get("accuracy")
-    same = (options.dataset, options.split, options.weights) == (None, "test", "best")  # as train measured
-    if same and recorded is not None:
+    as_train_did = own and (options.dataset, options.split, options.weights) == (None, "test", "best")
+    if as_train_did and recorded is not None:
         print(f"recorded by the run: {100 * recorded:.2f} % ({run.results['correct']} of {run.results['total']})")
 
 

@@ -19,7 +19,7 @@ from .data import DatasetInfo, info
 from .errors import SpikformerError
 from .model import Spikformer, SpikingConv
 from .neurons import LIF
-from .training import load_run, load_splits
+from .training import Run, load_run
 from .training.checkpoint import write_file
 
 
@@ -49,16 +49,16 @@ def tensors(model: Spikformer) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in found.items()}
 
 
-def header(model: Spikformer, name: str, facts: DatasetInfo) -> dict[str, Any]:
+def header(run: Run, facts: DatasetInfo) -> dict[str, Any]:
     """What ``model.json`` says, but for where the tensors lie."""
-    config = model.config
+    model, config = run.model, run.model.config
     neurons = {
         layer.removesuffix(".neuron"): {"beta": float(module.beta), "threshold": float(module.threshold)}
         for layer, module in model.named_modules()
         if isinstance(module, LIF)
     }
     return {
-        "name": name,
+        "name": run.folder.name,
         "dim": config.dim,
         "depth": config.depth,
         "heads": config.heads,
@@ -70,24 +70,22 @@ def header(model: Spikformer, name: str, facts: DatasetInfo) -> dict[str, Any]:
         "imageSize": facts.image_size,
         "mean": list(facts.mean),
         "std": list(facts.std),
-        "classes": list(facts.classes),
+        "classes": run.data.classes,
     }
 
 
-def export(checkpoint: str | Path, out: Path, data_dir: Path | None = None) -> list[Path]:
+def export(checkpoint: str | Path, out: Path) -> list[Path]:
     """Write a trained network as ``model.json`` and ``model.bin``.
 
     Args:
         checkpoint: a run folder, or the name of a pretrained model of the package.
         out: folder for the two files; made if need be.
-        data_dir: where data sets are, for one whose classes are only known from its files.
 
     Returns:
         The two paths.
 
     Raises:
-        SpikformerError: no run there; a network that is not the paper's SSA on still images; class names that are not
-            here; or a full disk.
+        SpikformerError: no run there; a network that is not the paper's SSA on still images; or a full disk.
     """
     run = load_run(checkpoint)
     config, facts = run.model.config, info(run.recipe.dataset)
@@ -97,15 +95,8 @@ def export(checkpoint: str | Path, out: Path, data_dir: Path | None = None) -> l
             "only plain spiking self-attention is exported, so give a run with attention='ssa' and no qk_pool"
         )
     if facts.time_steps is not None:
-        raise SpikformerError(f"{run.folder}: trained on event frames of {facts.name}; give a run on still images")
-    if not facts.classes:
-        facts = load_splits(run.recipe, data_dir).info
-    if len(facts.classes) != config.num_classes:
-        raise SpikformerError(
-            f"{facts.name} has {len(facts.classes)} classes here, the network {config.num_classes}: "
-            "give as --data-dir the data that it was trained on"
-        )
-    content, offset, chunks = header(run.model, run.folder.name, facts), 0, []
+        raise SpikformerError(f"{run.folder}: trained on event frames, {run.data.title}; give a run on still images")
+    content, offset, chunks = header(run, facts), 0, []
     content["tensors"] = {}
     for name, tensor in tensors(run.model).items():
         content["tensors"][name] = {"offset": offset, "shape": list(tensor.shape)}  # in numbers, not bytes
@@ -123,13 +114,11 @@ class Options:
     """Run folder, or the name of a pretrained model of the package."""
     out: Path = Path("export")
     """Folder for model.json and model.bin."""
-    data_dir: Path | None = None
-    """Where data sets are; else $SPIKFORMER_DATA, else ./data. Read only for class names that are not known without."""
 
 
 def main(options: Options) -> None:
     """Write a trained network as model.json and model.bin, batch norms folded, for programs that are not Python."""
-    for path in export(options.checkpoint, options.out, options.data_dir):
+    for path in export(options.checkpoint, options.out):
         print(f"{path}  {path.stat().st_size:,} bytes")
 
 

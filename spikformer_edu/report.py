@@ -1,6 +1,7 @@
 """Every picture of one forward pass, as PNG files and as one HTML page that needs nothing else."""
 
 import base64
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import escape
@@ -8,6 +9,8 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageDraw, ImageFont, ImageSequence
 from torch import Tensor
 
 from . import plot
@@ -28,7 +31,7 @@ class Subject:
         model: the network, in evaluation mode. name: of the run. info: of the data set.
         inputs: a batch as the network takes it; its first sample is drawn, rates are measured on all of it.
         labels: ``[B]``. index: number of the first sample in its split. split: "test", ...
-        log: a ``metrics.csv``, or None.
+        log: a ``metrics.csv``, or None. note: what every figure has to say of the data, if anything.
     """
 
     model: Spikformer
@@ -39,6 +42,7 @@ class Subject:
     index: int
     split: str
     log: Path | None = None
+    note: str = ""
 
     @property
     def picture(self) -> Tensor:
@@ -78,12 +82,21 @@ def write_report(subject: Subject, out: Path, animate: bool = False) -> Path:
         for name, title, alt, fig in _figures(subject, whole, first, report):
             png = BytesIO()
             fig.savefig(png, dpi=150)
+            if subject.note:
+                image, png = Image.open(png), BytesIO()
+                _with_note(image, subject.note).save(png, "PNG")
             figures.append((name, title, alt, png.getvalue(), fig.get_size_inches()[0]))
             plt.close(fig)
             (out / f"{name}.png").write_bytes(png.getvalue())
         if animate:
             for name, movie in _animations(model, first):
-                movie.save(out / f"{name}.gif", writer="pillow", dpi=80)
+                file = out / f"{name}.gif"
+                movie.save(file, writer="pillow", dpi=80)
+                if subject.note:
+                    with Image.open(file) as image:
+                        frames = [_with_note(frame, subject.note) for frame in ImageSequence.Iterator(image)]
+                        duration = image.info["duration"]
+                    frames[0].save(file, save_all=True, append_images=frames[1:], duration=duration, loop=0)
                 plt.close(movie._fig)
         page = out / "report.html"
         page.write_text(_page(subject, whole, report, figures), encoding="utf-8")
@@ -91,6 +104,19 @@ def write_report(subject: Subject, out: Path, animate: bool = False) -> Path:
         reason = error.strerror or error
         raise SpikformerError(f"cannot write to {out}: {reason}; give another --out") from None
     return page
+
+
+def _with_note(image: Image.Image, note: str) -> Image.Image:
+    """A picture with a strip below it that holds a line of text, or a few: inside, something may be in the way."""
+    size = max(12, image.width // 70)
+    font = ImageFont.truetype(findfont("DejaVu Sans"), size)  # which comes with matplotlib
+    lines = textwrap.wrap(note, image.width * 3 // size // 2)
+    whole = Image.new("RGB", (image.width, image.height + (len(lines) + 1) * size * 5 // 4), "white")
+    whole.paste(image.convert("RGB"))
+    text = ImageDraw.Draw(whole)
+    for number, line in enumerate(lines):
+        text.text((size, image.height + number * size * 5 // 4), line, "black", font)
+    return whole
 
 
 def _spiking(model: Spikformer) -> bool:
@@ -259,9 +285,10 @@ def _page(subject: Subject, whole: Recording, report: EnergyReport, figures: lis
         "data": f"{info.title}, {subject.split} sample {subject.index}",
         "time steps": f"T = {report.time_steps}",
         "answer": f"{names[0]} (true: {names[1]})",
+        "note": subject.note,
         "rates": f"measured on {count} samples from number {subject.index} on; {right} of them classified correctly",
     }
-    definitions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
+    definitions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items() if v)
     links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, *_ in figures)
     sections = []
     for name, title, alt, png, inches in figures:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from . import cli, visualize
+from .data import local_info
 from .errors import SpikformerError
 from .training import Place, Recipe, RunOptions, Score, join, leave, recipe_for, train
 from .training.plan import describe_plan, plan
@@ -49,10 +50,8 @@ def main(options: Options) -> None:
         if options.figures:
             check_figures(folder / "figures")
         if place.rank == 0:
-            print(
-                f"{recipe.model} on {recipe.dataset}, {recipe.epochs} epochs on {place.device}, into {folder}",
-                flush=True,
-            )
+            data = local_info(recipe.dataset, options.data_dir).label
+            print(f"{recipe.model} on {data}, {recipe.epochs} epochs on {place.device}, into {folder}", flush=True)
             if recipe.warmup_epochs >= recipe.epochs:
                 warnings.warn(
                     f"the learning rate only climbs: {recipe.warmup_epochs} warm-up epochs of {recipe.epochs} in all;"
@@ -78,8 +77,9 @@ def summary(folder: Path, score: Score) -> str:
     speed = sum(float(row["images_per_s"]) * float(row["seconds"]) for row in rows) / seconds
     memory = float(last["peak_memory_gib"])
     best = json.loads((folder / "results.json").read_text())
+    data = f", trained on {', then '.join(best['trained_on'])}" if best["simulated"] else ""
     lines = [
-        f"test accuracy {100 * score.accuracy:.2f} % ({score.correct} of {score.total}), measured once",
+        f"test accuracy {100 * score.accuracy:.2f} % ({score.correct} of {score.total}), measured once{data}",
         f"weights of    epoch {best['best_epoch']} of {best['epochs']}"
         + ("" if best["val_accuracy"] is None else f", validation accuracy {100 * best['val_accuracy']:.2f} %"),
         f"firing rate   {100 * float(last['rate']):.2f} % of neurons and time steps, in training",

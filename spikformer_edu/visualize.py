@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from . import cli
-from .data import load
 from .errors import SpikformerError
 from .report import Subject, write_report
-from .training import load_run, load_splits
+from .training import load_run
+from .training.loop import origin, splits_for
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Options:
     checkpoint: str = "digits-2-64"
     """Run folder, or the name of a pretrained model of the package."""
     dataset: str | None = None
-    """Data set; the one it was trained on unless given."""
+    """Data set with the same classes; the one it was trained on unless given."""
     split: str = "test"
     """test, val or train."""
     index: int = 0
@@ -37,10 +37,7 @@ class Options:
 def main(options: Options) -> None:
     """Draw rasters, membranes, attention maps, rates and energy of a trained network: PNG files and one HTML page."""
     run = load_run(options.checkpoint, options.weights)
-    if options.dataset is None:
-        splits = load_splits(run.recipe, options.data_dir)  # the very samples of the run
-    else:
-        splits = load(options.dataset, options.data_dir, time_steps=run.model.config.time_steps)
+    splits = splits_for(run, options.dataset, options.data_dir)
     split = splits[options.split]
     if not 0 <= options.index < len(split):
         raise SpikformerError(f"--index {options.index}: the {options.split} split has {len(split)} samples, from 0")
@@ -48,6 +45,8 @@ def main(options: Options) -> None:
         raise SpikformerError(f"--samples {options.samples}: give at least 1")
     indices = (options.index + torch.arange(min(options.samples, len(split)))) % len(split)
     inputs, labels = split.fetch(indices, None)
+    own = run.data.holds(options.split, split, splits.info.classes)
+    note = origin(run, splits.info, own, options.data_dir)
     log = run.folder / "metrics.csv"
     subject = Subject(
         run.model,
@@ -58,9 +57,12 @@ def main(options: Options) -> None:
         options.index,
         options.split,
         log if log.exists() else None,
+        note,
     )
     page = write_report(subject, options.out, options.animate)
     print(f"{page.read_text(encoding='utf-8').count('<figure>')} figures and {page}")
+    if note:
+        print(note)
 
 
 if __name__ == "__main__":

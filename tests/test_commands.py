@@ -6,13 +6,20 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import spikformer_edu as se
+from spikformer_edu import evaluate, export, report, train, visualize
+from spikformer_edu.data import __main__ as data
+from spikformer_edu.data import info
+from spikformer_edu.training import recipe_for
 
 
 def run(module, *arguments, cwd=None):
@@ -153,6 +160,116 @@ def test_evaluate_refuses_labels_that_the_network_does_not_know(packaged):
     save_file(few, packaged / "best.safetensors")
     line = refused(run("spikformer_edu.evaluate", "--checkpoint", packaged, "--dataset", "digits"))
     assert "digits has 10 classes, the network 7" in line
+
+
+def rename(run, names):
+    """Let a run have been trained on classes with other names, output by output."""
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["classes"] = list(names)
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def test_evaluate_finds_the_classes_by_name_and_refuses_other_names(packaged):
+    weights = load_file(packaged / "best.safetensors")
+    turned = {k: v.flip(0).contiguous() if k.startswith("head.") else v for k, v in weights.items()}
+    save_file(turned, packaged / "best.safetensors")
+    rename(packaged, "9876543210")
+    done = run("spikformer_edu.evaluate", "--checkpoint", packaged, "--device", "cpu")
+    measured, recorded = done.stdout.splitlines()
+    assert measured.split(",")[0].removeprefix("test accuracy") == recorded.removeprefix("recorded by the run:")
+    rename(packaged, ["nine", *"876543210"])
+    line = refused(run("spikformer_edu.evaluate", "--checkpoint", packaged))
+    assert "the data set digits has other classes than" in line and "'9' is in one of them only" in line
+    with pytest.raises(se.SpikformerError, match="the data set digits has other classes than"):
+        visualize.main(visualize.Options(str(packaged)))
+
+
+def test_a_run_that_does_not_say_what_it_was_trained_on_is_refused(packaged):
+    config = json.loads((packaged / "config.json").read_text())
+    del config["data"]
+    (packaged / "config.json").write_text(json.dumps(config))
+    line = refused(run("spikformer_edu.evaluate", "--checkpoint", packaged))
+    assert "config.json has no 'data': it is broken" in line
+
+
+def write_cifar10(folder, seed):
+    random = np.random.default_rng(seed)
+    for name in info("cifar10").classes:
+        for part, count in (("train", 2), ("test", 1)):
+            (folder / "cifar10" / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / "cifar10" / part / name / f"{i}.png")
+
+
+def test_what_was_measured_on_other_data_is_never_taken_for_a_result_of_the_run(tmp_path, monkeypatch):
+    """Other pictures, as many, under the same names."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for seed, name in enumerate(("own", "other")):
+        write_cifar10(tmp_path / name, seed)
+    quick = ("--model", "digits-2-64", "--time-steps", "1", "--epochs", "1", "--warmup-epochs", "0")
+    quick += ("--cooldown-epochs", "0", "--batch-size", "10", "--device", "cpu", "--no-figures", "--dataset", "cifar10")
+    folder = tmp_path / "run"
+    command = ("spikformer_edu.train", *quick, "--out", folder, "--data-dir")
+    done = run(*command, tmp_path / "own")
+    assert done.returncode == 0, done.stderr
+    other, before = tmp_path / "other", {path.name: path.read_bytes() for path in folder.iterdir()}
+    done = run("spikformer_edu.evaluate", "--checkpoint", folder, "--data-dir", other, "--device", "cpu")
+    measured, note = done.stdout.splitlines()
+    assert measured.startswith("test accuracy") and "of 10)" in measured
+    assert note == f"trained on cifar10, measured on cifar10 in {other}, not the data of this run"
+    done = run(*command, other, "--resume")
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("warning")]
+    assert "holds a run on other train samples (20 there, 20 here): give its data as --data-dir" in line
+    assert done.returncode == 2 and {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.fixture
+def simulated(tmp_path, monkeypatch):
+    """A data directory with simulated recordings of two classes, and what a run of one step on them is told."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    random, folder = np.random.default_rng(0), tmp_path / "events" / "CIFAR10DVS"
+    for name in "07":
+        (folder / name).mkdir(parents=True)
+        for i in range(2):
+            x, y, p = (random.integers(0, n, 1000) for n in (128, 128, 2))
+            np.savez(folder / name / f"{i}.npz", t=np.arange(1000), x=x, y=y, p=p)
+    (folder / "SIMULATED.txt").write_text("No camera recorded these files.\n")
+    recipe = replace(recipe_for("cifar10dvs"), time_steps=1, batch_size=2, lr_batch_size=2)
+    return folder.parent, replace(recipe, epochs=1, warmup_epochs=0, cooldown_epochs=0)
+
+
+def test_every_command_says_that_recordings_are_simulated(simulated, tmp_path, capsys, monkeypatch):
+    """And everything that it writes: a number or a figure may be all that is left of a run."""
+    figures = report._figures
+    monkeypatch.setattr(report, "_figures", lambda *subject: islice(figures(*subject), 1))  # one stands for all
+    data_dir, recipe = simulated
+    folder, name = tmp_path / "run", "cifar10dvs (simulated)"
+    options = train.Options(**vars(recipe), data_dir=data_dir, out=folder, device="cpu")
+
+    def said(command, options):
+        command(options)
+        return capsys.readouterr().out
+
+    assert "simulated" in said(data.main, data.Info("digits-dvs")).splitlines()[0]
+    listed = said(data.main, data.Info(data_dir=data_dir)).splitlines()
+    assert [line.split()[0] for line in listed if "simulated" in line] == ["digits-dvs", "cifar10dvs"]
+    assert "simulated" in said(data.main, data.Info("cifar10dvs", data_dir)).splitlines()[0]
+    assert f"{name} is ready" in said(data.main, data.Prepare("cifar10dvs", data_dir, time_steps=1))
+    assert f"recipe of {name} " in said(train.main, replace(options, dry_run=True))
+    lines = said(train.main, options).splitlines()
+    assert lines[0].startswith(f"cifar10dvs-2-256 on {name}, 1 epochs")
+    (measured,) = (line for line in lines if line.startswith("test accuracy"))
+    note = f"trained on {name}, measured on {name} in {data_dir}"
+    assert measured.endswith(f", trained on {name}") and note in lines
+    for file in ("config.json", "results.json"):
+        content = json.loads((folder / file).read_text())
+        assert content.get("data", content)["simulated"] is True and f'"{name}"' in (folder / file).read_text()
+    assert name in (folder / "metrics.csv").read_text().splitlines()[1]
+    assert note in (folder / "figures" / "report.html").read_text(encoding="utf-8")
+    assert note in said(evaluate.main, evaluate.Options(str(folder), data_dir=data_dir, device="cpu"))
+    with pytest.raises(se.SpikformerError, match=r"CIFAR10-DVS \(simulated\); give a run on still images"):
+        export.export(folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize("arguments", [["--list"], ["--help"]])

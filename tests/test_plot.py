@@ -646,6 +646,10 @@ class TestTraining:
             assert [ax.get_title("left") for ax in axes] == ["loss", "firing rate, %"]
         assert axes[0].lines[0].get_ydata().tolist() == [2.5, 2.0]
 
+    def test_the_title_names_the_data_that_the_log_names(self, tmp_path):
+        (tmp_path / "metrics.csv").write_text("epoch,data,loss\n1,digits-dvs (simulated),2.5\n")
+        assert plot.training(tmp_path)[0].get_suptitle() == f"{tmp_path.name}, digits-dvs (simulated)"
+
     def test_bad_logs_are_one_line(self, tmp_path):
         (tmp_path / "empty.csv").write_text("epoch,loss\n")
         (tmp_path / "other.csv").write_text("a,b\n1,2\n")

@@ -28,9 +28,18 @@ from spikformer_edu.model import Spikformer
 from spikformer_edu.presets import configure
 from spikformer_edu.train import LOCK, lock, summary
 from spikformer_edu.training import RECIPES, Place, Recipe, evaluate, learning_rate, load_run, recipe_for, train
-from spikformer_edu.training.checkpoint import PRETRAINED, provenance, read_config, start_from, write_csv, write_file
+from spikformer_edu.training.checkpoint import (
+    PRETRAINED,
+    describe_data,
+    provenance,
+    read_config,
+    same_data,
+    start_from,
+    write_csv,
+    write_file,
+)
 from spikformer_edu.training.loop import RunOptions, Trainer, parameter_groups
-from spikformer_edu.training.plan import plan
+from spikformer_edu.training.plan import describe_plan, plan
 from spikformer_edu.training.recipe import check_recipe
 
 CPU = Place(torch.device("cpu"))
@@ -98,14 +107,21 @@ def test_a_run_folder_holds_what_it_promises(finished):
     config = json.loads((folder / "config.json").read_text())
     assert config["recipe"]["batch_size"] == 64 and config["network"]["time_steps"] == 2
     assert {"command", "commit", "torch", "snntorch", "device"} <= config["provenance"].keys()
+    data = config["data"]
+    assert (data["dataset"], data["title"]) == ("digits", "Handwritten digits (scikit-learn)")
+    assert data["classes"] == list("0123456789") and data["trained_on"] == ["digits"] and data["simulated"] is False
+    splits = load("digits", toy=40)
+    for name in ("train", "val", "test"):
+        assert data["splits"][name] == splits[name].fingerprint(data["classes"])
     rows = list(csv.DictReader(open(folder / "metrics.csv")))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [(row["epoch"], row["data"]) for row in rows] == [("1", "digits"), ("2", "digits")]
     assert float(rows[1]["loss"]) < float(rows[0]["loss"])
     assert 0 < float(rows[1]["rate"]) < 1
     best = min(rows, key=lambda row: float(row["val_loss"]))
     results = json.loads((folder / "results.json").read_text())
     assert results["best_epoch"] == int(best["epoch"])
     assert results["correct"] == score.correct and results["total"] == 359
+    assert results["trained_on"] == ["digits"] and results["simulated"] is False
 
 
 def test_evaluate_reproduces_the_reported_score_to_the_last_digit(finished):
@@ -121,7 +137,10 @@ def test_evaluate_keeps_nothing_for_a_backward_pass(finished):
     assert seen and not any(seen)
 
 
-def test_a_run_starts_from_another_one_with_other_time_steps(finished, tmp_path):
+DIGITS = tuple("0123456789")
+
+
+def test_a_run_starts_from_another_one_with_other_time_steps(finished, tmp_path, capsys):
     before = tmp_path / "before"
     shutil.copytree(finished[0], before)
     recipe = replace(SMALL, weights=str(before), time_steps=4, epochs=1, warmup_epochs=0)
@@ -129,6 +148,7 @@ def test_a_run_starts_from_another_one_with_other_time_steps(finished, tmp_path)
     assert trainer.model.config.time_steps == 4
     assert_same_state(load_file(before / "best.safetensors"), trainer.model.state_dict())
     score = train(recipe, tmp_path / "run", CPU)
+    assert capsys.readouterr().out.startswith(f"weights of {before}, trained on digits\n")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]["weights"] == str(before)
     shutil.rmtree(before)  # needed at the start alone
     assert train(recipe, tmp_path / "run", CPU) == score
@@ -137,23 +157,29 @@ def test_a_run_starts_from_another_one_with_other_time_steps(finished, tmp_path)
 def test_a_run_starts_from_one_with_another_attention(finished):
     for attention in ATTENTION:
         model = Spikformer(configure("digits-2-64", attention=attention))
-        start_from(model, finished[0])
+        start_from(model, finished[0], DIGITS)
         assert_same_state(model.state_dict(), load_file(finished[0] / "best.safetensors"))
 
 
 def test_a_head_for_other_classes_is_new_and_another_network_is_refused(finished):
-    model = Spikformer(configure("digits-2-64", num_classes=7))
-    head, learned = model.head.weight.clone(), load_file(finished[0] / "best.safetensors")
-    start_from(model, finished[0])
-    assert torch.equal(model.head.weight, head)
-    assert_same_state(
-        {k: v for k, v in model.state_dict().items() if not k.startswith("head.")},
-        {k: v for k, v in learned.items() if not k.startswith("head.")},
-    )
+    learned = load_file(finished[0] / "best.safetensors")
+    for classes in (DIGITS[:7], ("zero", *DIGITS[1:])):  # fewer; as many, with another name
+        model = Spikformer(configure("digits-2-64", num_classes=len(classes)))
+        head = model.head.weight.clone()
+        assert "the head is new" in start_from(model, finished[0], classes).as_a_start(classes)
+        assert torch.equal(model.head.weight, head)
+        assert_same_state(
+            {k: v for k, v in model.state_dict().items() if not k.startswith("head.")},
+            {k: v for k, v in learned.items() if not k.startswith("head.")},
+        )
+    model = Spikformer(configure("digits-2-64"))
+    assert "new" not in start_from(model, finished[0], DIGITS[::-1]).as_a_start(DIGITS[::-1])
+    assert torch.equal(model.head.weight, learned["head.weight"].flip(0))
+    assert torch.equal(model.head.bias, learned["head.bias"].flip(0))
     wide = Spikformer(configure("digits-2-64", dim=72))
     untouched = {name: value.clone() for name, value in wide.state_dict().items()}
     with pytest.raises(SpikformerError, match="checkpoint of another model"):
-        start_from(wide, finished[0])
+        start_from(wide, finished[0], DIGITS)
     assert_same_state(wide.state_dict(), untouched)
 
 
@@ -453,6 +479,52 @@ def test_a_run_killed_twenty_times_at_random_moments_loses_no_bit(tmp_path):
     assert_same_state(torch.load(tmp_path / "unbroken" / "resume.pt", weights_only=True), broken)
     rows = [list(csv.DictReader(open(f / "metrics.csv"))) for f in (folder, tmp_path / "unbroken")]
     assert [r["epoch"] for r in rows[0][: len(rows[1])]] == [r["epoch"] for r in rows[1]]
+
+
+def test_a_run_that_starts_from_simulated_recordings_never_hides_it(finished, tmp_path):
+    before = shutil.copytree(finished[0], tmp_path / "before")
+    config = json.loads((before / "config.json").read_text())
+    config["data"] |= {"trained_on": ["digits-dvs (simulated)"], "simulated": True}
+    (before / "config.json").write_text(json.dumps(config))
+    recipe = replace(TINY, epochs=1, weights=str(before))
+    assert "trained on digits-dvs (simulated)" in describe_plan(recipe, CPU, plan(recipe, CPU, step_images=1))
+    score = train(recipe, tmp_path / "run", CPU)
+    for name in ("config", "results"):
+        content = json.loads((tmp_path / "run" / f"{name}.json").read_text())
+        content = content.get("data", content)
+        assert content["trained_on"] == ["digits-dvs (simulated)", "digits"] and content["simulated"]
+    assert "trained on digits-dvs (simulated), then digits" in summary(tmp_path / "run", score)
+
+
+def test_resuming_needs_the_same_data_in_the_same_order(finished, tmp_path, monkeypatch, one_line):
+    splits = load("digits", toy=SMALL.toy)
+    own = describe_data(splits)
+    assert same_data(finished[0], own) == own
+    train_set, info = splits.train, splits.info
+    turned = type(train_set)(train_set.images.flip(0), train_set.targets.flip(0))
+    others = type(train_set)(1 - train_set.images, train_set.targets)
+    for changed, words in (
+        (replace(splits, train=turned), ["the same train samples in another order"]),
+        (replace(splits, train=others), ["other train samples (400 there, 400 here)"]),
+        (replace(splits, train=load("digits", toy=5).train), ["other train samples (400 there, 50 here)"]),
+        (replace(splits, val=None), ["other val samples (180 there, none here)"]),
+        (
+            replace(splits, info=replace(info, classes=("zero", *DIGITS[1:]))),
+            ["other classes", "'0' is in one of them"],
+        ),
+        (replace(splits, info=replace(info, classes=DIGITS[::-1])), ["other classes", "the order is another"]),
+        (replace(splits, info=replace(info, simulated=True)), [f"{info.title}, not {info.title} (simulated)"]),
+    ):
+        with pytest.raises(SpikformerError) as excinfo:
+            same_data(finished[0], describe_data(changed))
+        one_line(excinfo, *words, str(finished[0]), "give its data as --data-dir, or another --out")
+    # The run itself: nothing in its folder changes, not even when only the last measurement is left.
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr("spikformer_edu.training.loop.load", lambda *_, **__: replace(splits, test=splits.val))
+    with pytest.raises(SpikformerError, match=r"other test samples \(359 there, 180 here\)"):
+        train(SMALL, folder, CPU)
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_resuming_needs_the_same_recipe(finished):

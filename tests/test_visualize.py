@@ -139,7 +139,7 @@ def test_the_samples_are_those_of_the_run(tmp_path, monkeypatch, capsys):
     """Of a run on another split, and on a few samples of each class, the test set is its own."""
     run = se.load_run("digits-2-64")
     recipe = replace(run.recipe, split_seed=5, toy=20)
-    monkeypatch.setattr(visualize, "load_run", lambda *_: type(run)(run.model, recipe, run.folder, {}))
+    monkeypatch.setattr(visualize, "load_run", lambda *_: replace(run, recipe=recipe))
     subjects = []
 
     def write(subject, out, animate):
@@ -154,9 +154,11 @@ def test_the_samples_are_those_of_the_run(tmp_path, monkeypatch, capsys):
     others = se.data.load("digits").test.fetch(torch.arange(4), None)[0]
     assert torch.equal(subjects[0].inputs, inputs) and torch.equal(subjects[0].labels, labels)
     assert not torch.equal(inputs, others)
-    assert capsys.readouterr().out.startswith("1 figures")  # what lay there before is not counted
+    note = "trained on digits, measured on digits, not the data of this run"  # whose config tells of all digits
+    assert subjects[0].note == note
+    assert capsys.readouterr().out == f"1 figures and {tmp_path / 'report.html'}\n{note}\n"  # not what lay there before
     main(Options(out=tmp_path, samples=4, dataset="digits"))  # named: the data set as it is
-    assert torch.equal(subjects[1].inputs, others)
+    assert torch.equal(subjects[1].inputs, others) and subjects[1].note == ""
 
 
 class TestOtherModels:
@@ -176,6 +178,19 @@ class TestOtherModels:
         assert "T = 3" in page and "simulated" in page
         assert self.names(tmp_path) == set(FIGURES) - {"ssa", "training"}
 
+    def test_what_is_to_be_said_of_the_data_stands_on_the_page_and_below_every_figure(self, tmp_path):
+        from PIL import Image
+
+        subject = self.subject(time_steps=1, shape=(1, 1, 8, 8))
+        note = "trained on digits-dvs (simulated), measured on cifar10dvs in $HOME/a_b, not the data of this run"
+        page = write_report(replace(subject, note=note), tmp_path / "noted").read_text(encoding="utf-8")
+        assert f"<dt>note</dt><dd>{note}</dd>" in page
+        assert "<dt>note</dt>" not in write_report(subject, tmp_path / "plain").read_text(encoding="utf-8")
+        for path in (tmp_path / "plain").glob("*.png"):
+            plain, noted = (np.asarray(Image.open(tmp_path / f / path.name).convert("L")) for f in ("plain", "noted"))
+            assert noted.shape[1] == plain.shape[1] and (noted[: len(plain)] == plain).all()
+            assert (noted[len(plain) :] < 100).sum() > 500, path.name
+
     def test_one_step_one_token_one_sample_silent(self, tmp_path):
         subject = self.subject(time_steps=1, shape=(1, 1, 4, 4))
         page = write_report(replace(subject, inputs=torch.zeros(1, 1, 4, 4)), tmp_path / "new" / "folder")
@@ -186,9 +201,13 @@ class TestOtherModels:
     def test_animations(self, tmp_path):
         from PIL import Image
 
-        write_report(self.subject(time_steps=2), tmp_path, animate=True)
-        assert Image.open(tmp_path / "neuron.gif").n_frames == 2
-        assert Image.open(tmp_path / "ssa.gif").n_frames > 2
+        subject = self.subject(time_steps=2)
+        write_report(subject, tmp_path / "plain", animate=True)
+        write_report(replace(subject, note="simulated"), tmp_path / "noted", animate=True)
+        for name in ("neuron", "ssa"):
+            plain, noted = (Image.open(tmp_path / folder / f"{name}.gif") for folder in ("plain", "noted"))
+            assert noted.height > plain.height and noted.info["duration"] == plain.info["duration"]
+            assert noted.n_frames == plain.n_frames and (plain.n_frames == 2) == (name == "neuron")
 
 
 class TestErrors:

@@ -32,7 +32,7 @@ def main() -> None:
     for run, name in RUNS.items():
         for steps in STEPS:
             model = Spikformer(configure(MODEL, time_steps=steps))
-            start_from(model, run)
+            start_from(model, run, splits.info.classes)
             score = evaluate(model, splits.val, CPU)
             accuracy.append({"weights": name, "T": steps, "correct": score.correct, "total": score.total})
             print(accuracy[-1], flush=True)

@@ -31,6 +31,7 @@ __all__ = [
     "count",
     "info",
     "load",
+    "local_info",
     "mix",
 ]
 
@@ -53,6 +54,16 @@ def info(name: str) -> DatasetInfo:
         SpikformerError: no such data set; the line names the nearest.
     """
     return module(name).INFO
+
+
+def local_info(name: str, data_dir=None) -> DatasetInfo:
+    """The facts about a data set as it lies on this machine: recordings there may be simulated.
+
+    Raises:
+        SpikformerError: no such data set (the line names the nearest), or no such folder.
+    """
+    found = module(name)
+    return found.local_info(data_dir) if hasattr(found, "local_info") else found.INFO
 
 
 def load(name: str, data_dir=None, **options) -> Splits:

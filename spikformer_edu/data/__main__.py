@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .. import cli
 from ..atomic import write_atomically
 from ..errors import SpikformerError, nearest
-from . import MODULES, PAPER, Absent, batches, cifar10dvs, count, info, load
+from . import MODULES, PAPER, Absent, batches, cifar10dvs, count, info, load, local_info
 from .cache import Cache, CacheWarning
 from .events import simulate, write_events
 from .files import data_folder, places, sweep
@@ -91,14 +91,12 @@ def show(command: Info) -> None:
             print(f"{name:<11} {classes:>7}  {size:<14} {steps:>2}  {facts.default_model:<17} {there}")
         print(f"looked for in {data_folder(command.data_dir).absolute()}")
         return
-    facts = info(command.name)
-    if command.name == "cifar10dvs" and (folder := cifar10dvs.find(command.data_dir)) is not None:
-        facts = cifar10dvs.describe(folder)  # simulated recordings are called so
+    facts = local_info(command.name, command.data_dir)
     if command.name == "folder":
         with suppress(SpikformerError):  # the last line says it
             facts = load("folder", command.data_dir).info
     lines = {
-        "title": facts.title + (" - simulated" if facts.simulated and "simulated" not in facts.title else ""),
+        "title": facts.title,
         "classes": f"{facts.num_classes:,}" if facts.num_classes else "those of the folder",
         "": ", ".join(facts.classes) if len(facts.classes) <= 11 else "",
         "input": f"{facts.channels} x {facts.image_size} x {facts.image_size}"
@@ -123,7 +121,7 @@ def show(command: Info) -> None:
 def present(name: str, data_dir: Path | None) -> str:
     """How many samples are on this machine, or that there are none."""
     if info(name).folder is None and name != "folder":  # digits
-        return "always: needs no files"
+        return f"always: needs no files{', simulated' if info(name).simulated else ''}"
     try:
         counts = count(name, data_dir)
     except SpikformerError as error:
@@ -175,7 +173,7 @@ def prepare(command: Prepare) -> None:
                     bar.update(len(targets))
             smallest = int(split.targets.bincount(minlength=splits.info.num_classes).min())
             print(f"{name}: {len(split):,} samples read, at least {smallest:,} of each class")
-    print(f"{command.name} is ready" + (f", but training needs {' and '.join(absent)} too" if absent else ""))
+    print(f"{splits.info.label} is ready" + (f", but training needs {' and '.join(absent)} too" if absent else ""))
 
 
 def write(command: Simulate) -> None:

@@ -1,7 +1,10 @@
 """What every data set hands out: labelled splits that are read by the batch, and the batches themselves."""
 
-from collections.abc import Iterator
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,13 +13,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import SpikformerError
 
+FILES_READ = 16  # of those a fingerprint covers
+
 
 @dataclass(frozen=True)
 class DatasetInfo:
     """The facts about a data set; one line of the registry.
 
     Attributes:
-        name: what ``--dataset`` takes. title: for people.
+        name: what ``--dataset`` takes. title: for people; of simulated recordings it says so.
         classes: class names, by label; empty while they are only known from the files.
         channels, image_size: of the network's input.
         mean, std: a channel, of the training set, in [0, 1] pixel units; empty for event frames, which are counts.
@@ -49,6 +54,13 @@ class DatasetInfo:
     def __post_init__(self):
         if self.classes:
             object.__setattr__(self, "num_classes", len(self.classes))
+        if self.simulated and "simulated" not in self.title:
+            object.__setattr__(self, "title", f"{self.title} (simulated)")
+
+    @property
+    def label(self) -> str:
+        """The name as messages give it: simulated recordings are called so."""
+        return f"{self.name} (simulated)" if self.simulated else self.name
 
 
 class Split:
@@ -77,6 +89,38 @@ class Split:
         """
         raise NotImplementedError
 
+    def keys(self) -> list[bytes]:
+        """What tells each sample from all others: a digest of its pixels, or where its file lies below the data set."""
+        raise NotImplementedError
+
+    def read(self, index: int) -> bytes:
+        """The bytes of the file that holds a sample; none where ``keys`` cover its pixels."""
+        return b""
+
+    def fingerprint(self, classes: Sequence[str]) -> dict[str, Any] | None:
+        """What tells these samples from all others, wherever they lie and however they are augmented or resized.
+
+        Of files it covers names and labels, and the bytes of sixteen: reading a million photographs takes hours.
+
+        Args:
+            classes: class names, by label.
+
+        Returns:
+            Number of ``samples``; ``content``, a digest of them in any order and with the classes in any order;
+            ``order``, a digest of them in their order. None if the split is absent.
+
+        Raises:
+            SpikformerError: a file cannot be read.
+        """
+        names = [os.fsencode(name) for name in classes]
+        keys = [names[label] + b"\0" + key for label, key in zip(self.targets.tolist(), self.keys(), strict=True)]
+        ranked = sorted(range(len(keys)), key=keys.__getitem__)
+        content = hashlib.sha256(b"\0".join(keys[i] for i in ranked))
+        for i in ranked[:: -(-len(ranked) // FILES_READ) or 1]:
+            content.update(self.read(i))
+        order = hashlib.sha256(b"\0".join(keys))
+        return {"samples": len(keys), "content": content.hexdigest()[:16], "order": order.hexdigest()[:16]}
+
     def to(self, device: torch.device | str) -> "Split":
         """The same samples kept on a device and augmented there, if they are kept in memory; else this split."""
         return self
@@ -93,6 +137,9 @@ class Absent(Split):
 
     def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         raise SpikformerError(self.reason)
+
+    def fingerprint(self, classes: Sequence[str]) -> None:
+        return None
 
     @property
     def targets(self) -> Tensor:
@@ -121,6 +168,11 @@ class Splits:
             return self
         val = None if self.val is None else self.val.to(device)
         return replace(self, train=self.train.to(device), val=val, test=self.test.to(device))
+
+
+def digests(samples: Tensor) -> list[bytes]:
+    """A digest of each sample of ``[n, ...]``."""
+    return [hashlib.sha256(sample).digest() for sample in samples.cpu().contiguous().numpy()]
 
 
 def choose(

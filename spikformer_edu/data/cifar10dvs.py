@@ -123,6 +123,12 @@ def describe(folder: Path) -> DatasetInfo:
     )
 
 
+def local_info(data_dir: str | Path | None) -> DatasetInfo:
+    """The facts about what lies on this machine, or would."""
+    folder = find(data_dir)
+    return INFO if folder is None else describe(folder)
+
+
 def count(data_dir: str | Path | None) -> dict[str, int]:
     """Recordings on this machine, training and test together."""
     folder = find(data_dir)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .augment import Augment, check_augment
-from .base import DatasetInfo, Split, Splits
+from .base import DatasetInfo, Split, Splits, digests
 
 INFO = DatasetInfo(
     name="digits",
@@ -43,6 +43,9 @@ class Digits(Split):
         indices = indices.to(self.device, non_blocking=True)
         pixels = render(self.images[indices], generator)
         return (pixels - INFO.mean[0]) / INFO.std[0], self.targets[indices]
+
+    def keys(self) -> list[bytes]:
+        return digests(self.images)
 
     def to(self, device: torch.device | str) -> "Digits":
         return Digits(self.images.to(device), self.targets.to(device))

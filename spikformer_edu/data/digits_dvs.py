@@ -48,13 +48,13 @@ def load(
     check_augment("digits-dvs", augment, ("flip", "neuromorphic"))
     key = {"what": "digits-dvs", "loops": LOOPS, "time_steps": time_steps, "size": image_size}
     frames = torch.from_numpy(Cache("digits-dvs", None).get(key, lambda: _simulate(time_steps, image_size))["frames"])
-    _, targets = digits.read()
+    pixels, targets = digits.read()
     train, val, test = digits.split(targets, toy, split_seed)
     return Splits(
         replace(INFO, image_size=image_size, time_steps=time_steps),
-        Frames(frames[train], targets[train], augment),
-        Frames(frames[val], targets[val], None),
-        Frames(frames[test], targets[test], None),
+        Frames(frames[train], targets[train], augment, pixels[train]),
+        Frames(frames[val], targets[val], None, pixels[val]),
+        Frames(frames[test], targets[test], None, pixels[test]),
     )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..atomic import TEMPORARY
 from ..errors import SpikformerError
 from .augment import Augment, augment_images
-from .base import DatasetInfo, Split
+from .base import DatasetInfo, Split, digests
 
 # What torchvision's ImageFolder reads, and two more that Pillow opens.
 PICTURES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -215,6 +215,9 @@ class Images(Split):
         images = augment_images(self.pixels[indices], self.augment, self.info.mean, self.info.std, generator)
         return images, self.targets[indices]
 
+    def keys(self) -> list[bytes]:
+        return digests(self.pixels)
+
     def to(self, device: torch.device | str) -> "Images":
         return Images(self.pixels.to(device), self.targets.to(device), self.info, self.augment)
 
@@ -243,6 +246,19 @@ class Pictures(Split):
     def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         images = torch.stack([self._read(int(i), generator) for i in indices])  # [B, C, H, W]
         return augment_images(images, self.augment, self.info.mean, self.info.std, generator), self.targets[indices]
+
+    def keys(self) -> list[bytes]:
+        names = self.names.tolist()
+        if self.ranges is None:
+            return names
+        return [b"%s %d" % (name, start) for name, start in zip(names, self.ranges[:, 0].tolist(), strict=True)]
+
+    def read(self, index: int) -> bytes:
+        path = self.folder / os.fsdecode(self.names[index])
+        try:
+            return path.read_bytes() if self.ranges is None else member(path, *self.ranges[index])[0].getvalue()
+        except OSError as error:
+            raise SpikformerError(f"cannot read {path}: {error.strerror}") from None
 
     def _read(self, index: int, generator: torch.Generator | None) -> Tensor:
         from torchvision.transforms.v2 import InterpolationMode, functional

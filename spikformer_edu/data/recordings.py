@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import SpikformerError
 from .augment import Augment, augment_frames
-from .base import Split
+from .base import Split, digests
 from .cache import Cache
 from .events import SENSOR, read_frames
 
@@ -20,18 +20,23 @@ class Frames(Split):
 
     Args:
         frames: ``[n, T, 2, H, W]`` event counts. targets: ``[n]``.
+        source: ``[n, ...]`` images that they were simulated from, and are told apart by: T and size change the frames.
     """
 
-    def __init__(self, frames: Tensor, targets: Tensor, augment: Augment | None):
-        self.frames, self.targets, self.augment, self.device = frames, targets, augment, frames.device
+    def __init__(self, frames: Tensor, targets: Tensor, augment: Augment | None, source: Tensor):
+        self.frames, self.targets, self.augment, self.source = frames, targets, augment, source
+        self.device = frames.device
 
     def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         indices = indices.to(self.device, non_blocking=True)
         frames = self.frames[indices].float().transpose(0, 1)  # [T, B, 2, H, W]
         return augment_frames(frames, self.augment, generator), self.targets[indices]
 
+    def keys(self) -> list[bytes]:
+        return digests(self.source)
+
     def to(self, device: torch.device | str) -> "Frames":
-        return Frames(self.frames.to(device), self.targets.to(device), self.augment)
+        return Frames(self.frames.to(device), self.targets.to(device), self.augment, self.source)
 
 
 class Recordings(Split):
@@ -59,6 +64,15 @@ class Recordings(Split):
         return augment_frames(torch.from_numpy(frames.astype(np.float32)), self.augment, generator), self.targets[
             indices
         ]
+
+    def keys(self) -> list[bytes]:
+        return [os.fsencode(name) for name in self.names]
+
+    def read(self, index: int) -> bytes:
+        try:
+            return (self.folder / self.names[index]).read_bytes()
+        except OSError as error:
+            raise SpikformerError(f"cannot read {self.folder / self.names[index]}: {error.strerror}") from None
 
     def frames(self, index: int) -> np.ndarray:
         """Event counts of one recording, before augmentation: ``[T, 2, H, W]``."""

@@ -45,8 +45,7 @@ def samples(
                 panel.set_title(name if len(name) <= 13 else f"{name[:12]}...", fontsize=9, loc="center")
         axes[row, 0].set_ylabel("as it is" if row == 0 else f"augmented {row}", fontsize=10)
     steps = f", frame {rows[0][0].shape[0] // 2} of T = {rows[0][0].shape[0]}" if info.time_steps else ""
-    note = " - simulated" if info.simulated and "simulated" not in info.title else ""
-    fig.suptitle(f"{info.title}{note}{steps}", x=0.01, ha="left", fontsize=12)
+    fig.suptitle(f"{info.title}{steps}", x=0.01, ha="left", fontsize=12)
     return fig, axes
 
 

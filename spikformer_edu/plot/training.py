@@ -22,8 +22,8 @@ def training(log: str | Path | Iterable[Mapping], *, title: str | None = None) -
     Args:
         log: a ``metrics.csv``, the run folder that holds one, or its rows. Columns: ``epoch``, ``loss``, ``val_loss``,
             ``accuracy``, ``val_accuracy``, ``lr``, ``rate``, and a layer or block each ``rate/<layer>``,
-            ``dead/<layer>``, ``grad/<block>``. An empty or missing value leaves a gap.
-        title: in place of the run's name.
+            ``dead/<layer>``, ``grad/<block>``. An empty or missing value leaves a gap. ``data`` is for the title.
+        title: in place of the names of run and data set.
 
     Returns:
         The figure and the axes of its panels, in that order.
@@ -70,7 +70,7 @@ def training(log: str | Path | Iterable[Mapping], *, title: str | None = None) -
         ax.tick_params(labelbottom=True)
         if number >= len(groups) - wide:
             ax.set_xlabel("epoch")
-    fig.suptitle(title or name, fontsize=13)
+    fig.suptitle(title or ", ".join(filter(None, (name, rows[-1].get("data")))), fontsize=13)
     return fig, axes[: len(groups)]
 
 

@@ -1,6 +1,6 @@
 """A run on disk, written so that nothing is ever half there, and read without executing anything.
 
-config.json          recipe, network, and where the run was made
+config.json          recipe, network, data (class names, fingerprints), and where the run was made
 metrics.csv          a row an epoch
 best.safetensors     weights of the epoch with the lowest validation loss (of the last, without validation)
 last.safetensors     weights of the last complete epoch
@@ -13,8 +13,8 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..atomic import write_atomically
-from ..data import Augment
+from ..data import Augment, DatasetInfo, Split, Splits
 from ..errors import SpikformerError, nearest
 from ..model import Spikformer, SpikformerConfig
 from .distributed import Place
@@ -33,19 +33,90 @@ from .recipe import Recipe
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 
+@dataclass(frozen=True)
+class DataRecord:
+    """What a run was trained on, so that no number measured on other data is taken for its own.
+
+    Attributes:
+        dataset, title: of the data set.
+        trained_on: all data sets that the network has learned from, those of the weights it started from first.
+        simulated: whether any of them are simulated recordings.
+        classes: class names, by output of the network.
+        splits: fingerprints of "train", "val" and "test"; None where there is no such split.
+    """
+
+    dataset: str
+    title: str
+    trained_on: list[str]
+    simulated: bool
+    classes: list[str]
+    splits: dict[str, dict[str, Any] | None]
+
+    @property
+    def history(self) -> str:
+        """All data sets that the network has learned from, as text."""
+        return ", then ".join(self.trained_on)
+
+    def holds(self, name: str, split: Split, classes: Sequence[str]) -> bool:
+        """Are these the very samples of the run's split of that name, in whatever order?"""
+        own, other = self.splits[name], split.fingerprint(classes)
+        return own is not None and other is not None and own["content"] == other["content"]
+
+    def places_of(self, classes: Sequence[str]) -> list[int] | None:
+        """Which output of the network stands for each of these classes; None if it was trained on other ones."""
+        if list(classes) == self.classes:
+            return list(range(len(self.classes)))
+        if sorted(classes) != sorted(self.classes) or len(set(classes)) < len(classes):
+            return None
+        return [self.classes.index(name) for name in classes]
+
+
 @dataclass
 class Run:
     """A trained network and where it comes from.
 
     Attributes:
         model: in evaluation mode. recipe: how it was trained. folder: where it was read from.
-        results: contents of ``results.json``; empty while the run is not finished.
+        results: contents of ``results.json``; empty while the run is not finished. data: what it was trained on.
     """
 
     model: Spikformer
     recipe: Recipe
     folder: Path
     results: dict[str, Any]
+    data: DataRecord
+
+    def as_a_start(self, classes: Sequence[str]) -> str:
+        """What a network for these classes starts from, as a line."""
+        head = "" if self.data.places_of(classes) else "; the head is new, for other classes"
+        return f"weights of {self.folder}, trained on {self.data.history}{head}"
+
+    def align(self, info: DatasetInfo) -> None:
+        """Bring the outputs of the network into the order of a data set's classes, in place.
+
+        Raises:
+            SpikformerError: the data set has other classes.
+        """
+        theirs, ours = info.num_classes, self.model.config.num_classes
+        if theirs != ours:
+            raise SpikformerError(
+                f"{info.name} has {theirs} classes, the network {ours}: choose a data set with as many classes"
+            )
+        places = self.data.places_of(info.classes)
+        if places is None:
+            why = _difference(info.classes, self.data.classes)
+            raise SpikformerError(
+                f"the data set {info.name} has other classes than {self.folder} ({why}): choose one with the same"
+            )
+        for parameter in self.model.head.parameters():
+            parameter.data = parameter.data[places]
+        self.data = replace(self.data, classes=list(info.classes))
+
+
+def _difference(classes: Sequence[str], others: Sequence[str]) -> str:
+    """Why two lists of class names are not the same."""
+    lone = sorted(set(classes) ^ set(others))
+    return f"{lone[0]!r} is in one of them only" if lone else "the order is another"
 
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:
@@ -148,14 +219,24 @@ def read_config(folder: Path) -> tuple[Recipe, SpikformerConfig]:
     Raises:
         SpikformerError: no run there, or its ``config.json`` is broken.
     """
+    return _read_config(folder)[:2]
+
+
+def _read_config(folder: Path) -> tuple[Recipe, SpikformerConfig, DataRecord]:
     path = folder / "config.json"
     try:
         content = json.loads(path.read_text())
         recipe = content["recipe"]
-        return Recipe(**recipe | {"augment": Augment(**recipe["augment"])}), SpikformerConfig(**content["network"])
+        return (
+            Recipe(**recipe | {"augment": Augment(**recipe["augment"])}),
+            SpikformerConfig(**content["network"]),
+            DataRecord(**content["data"]),
+        )
     except (FileNotFoundError, NotADirectoryError):
         raise SpikformerError(f"no run at {folder}: config.json is missing; give the folder that train wrote") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise SpikformerError(f"{path} has no {error}: it is broken, or another version wrote it") from None
+    except (OSError, ValueError, TypeError) as error:
         if isinstance(error, SpikformerError):
             raise
         raise SpikformerError(f"{path} is broken: {error}") from None
@@ -174,7 +255,7 @@ def load_run(run: str | Path, weights: str = "best") -> Run:
     folder = Path(run)
     if not folder.exists() and (PRETRAINED / folder).is_dir():
         folder = PRETRAINED / folder
-    recipe, network = read_config(folder)
+    recipe, network, data = _read_config(folder)
     model = Spikformer(network)
     load_weights(model, folder / f"{weights}.safetensors")
     results = folder / "results.json"
@@ -182,27 +263,34 @@ def load_run(run: str | Path, weights: str = "best") -> Run:
         content = json.loads(results.read_text()) if results.exists() else {}
     except ValueError as error:
         raise SpikformerError(f"{results} is broken: {error}") from None
-    return Run(model.eval(), recipe, folder, content)
+    return Run(model.eval(), recipe, folder, content, data)
 
 
-def start_from(model: Spikformer, run: str | Path) -> None:
+def start_from(model: Spikformer, run: str | Path, classes: Sequence[str]) -> Run:
     """Fill a network with what a trained one has learned, in place.
 
-    Neurons have no weights for single time steps, so T may differ. A head for another number of classes stays as it is.
-    All attention variants have the same tensors, so another one is accepted: it starts from weights that were learned
-    for the first.
+    Neurons have no weights for single time steps, so T may differ. The head is taken over for the same classes, in any
+    order; for others it stays as it is. All attention variants have the same tensors, so another one is accepted: it
+    starts from weights that were learned for the first.
 
     Args:
+        model: the network to be filled.
         run: a run folder, or the name of a pretrained model of the package.
+        classes: class names of the data set that the network is for, by label.
+
+    Returns:
+        The run that the weights come from.
 
     Raises:
         SpikformerError: no run there, or its network has other sizes.
     """
-    trained = load_run(run).model
-    weights = trained.state_dict()
-    if trained.config.num_classes != model.config.num_classes:
-        weights |= {name: value for name, value in model.state_dict().items() if name.startswith("head.")}
+    trained = load_run(run)
+    weights, places = trained.model.state_dict(), trained.data.places_of(classes)
+    for name, own in model.state_dict().items():
+        if name.startswith("head."):
+            weights[name] = own if places is None else weights[name][places]
     _fill(model, weights, run)
+    return trained
 
 
 def load_pretrained(name: str) -> Spikformer:
@@ -220,6 +308,58 @@ def load_pretrained(name: str) -> Spikformer:
     return load_run(PRETRAINED / name).model
 
 
-def describe(recipe: Recipe, network: SpikformerConfig, place: Place) -> dict[str, Any]:
+def describe_data(splits: Splits, before: Run | None = None) -> DataRecord:
+    """What ``config.json`` says of the data.
+
+    Args:
+        splits: what the network is trained, validated and tested on.
+        before: the run whose weights it starts from.
+
+    Raises:
+        SpikformerError: a file of the data set cannot be read.
+    """
+    info = splits.info
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    earlier = before.data.trained_on if before else []
+    return DataRecord(
+        info.name,
+        info.title,
+        [*(name for name in earlier if name != info.label), info.label],
+        info.simulated or (before is not None and before.data.simulated),
+        list(info.classes),
+        {name: None if split is None else split.fingerprint(info.classes) for name, split in parts.items()},
+    )
+
+
+def same_data(folder: Path, data: DataRecord) -> DataRecord:
+    """What the run in a folder says of its data, if the data here are the same, in the same order.
+
+    Raises:
+        SpikformerError: they are not; the line says in what they differ.
+    """
+    own = _read_config(folder)[2]
+    what = None
+    if own.title != data.title:
+        what = f"{own.title}, not {data.title}"
+    elif own.classes != data.classes:
+        what = f"other classes ({_difference(own.classes, data.classes)})"
+    elif own.splits != data.splits:
+        name = next(name for name in own.splits if own.splits[name] != data.splits[name])
+        there, here = own.splits[name], data.splits[name]
+        there_are, here_are = (f"{part['samples']:,}" if part else "none" for part in (there, here))
+        what = f"other {name} samples ({there_are} there, {here_are} here)"
+        if there and here and there["content"] == here["content"]:
+            what = f"the same {name} samples in another order"
+    if what is not None:
+        raise SpikformerError(f"{folder} holds a run on {what}: give its data as --data-dir, or another --out")
+    return own
+
+
+def describe(recipe: Recipe, network: SpikformerConfig, place: Place, data: DataRecord) -> dict[str, Any]:
     """What ``config.json`` holds."""
-    return {"recipe": asdict(recipe), "network": asdict(network), "provenance": provenance(place.device, place.world)}
+    return {
+        "recipe": asdict(recipe),
+        "network": asdict(network),
+        "data": asdict(data),
+        "provenance": provenance(place.device, place.world),
+    }

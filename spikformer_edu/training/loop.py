@@ -19,15 +19,19 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-from ..data import Split, Splits, batches, load, mix
+from ..data import DatasetInfo, Split, Splits, batches, load, mix
 from ..data.base import generator_for
+from ..data.files import data_folder
 from ..errors import SpikformerError
 from ..model import Spikformer
 from ..record import Rates, evaluating, firing_warning
 from .checkpoint import (
+    Run,
     describe,
+    describe_data,
     load_weights,
     read_config,
+    same_data,
     start_from,
     write_csv,
     write_file,
@@ -97,6 +101,39 @@ def check_readable(*splits: Split | None) -> None:
     for split in splits:
         if split is not None:
             split.fetch(torch.arange(1), None)
+
+
+def splits_for(run: Run, dataset: str | None, data_dir: Path | None = None) -> Splits:
+    """The samples to show a trained network, whose outputs are brought into the order of their classes.
+
+    Args:
+        run: the network. dataset: another data set with the same classes; None: the very samples of the run.
+        data_dir: where data sets are looked for.
+
+    Raises:
+        SpikformerError: the data are absent, or have other classes.
+    """
+    if dataset is None:
+        splits = load_splits(run.recipe, data_dir)
+    else:
+        splits = load(dataset, data_dir, time_steps=run.model.config.time_steps)
+    run.align(splits.info)
+    return splits
+
+
+def origin(run: Run, facts: DatasetInfo, own: bool, data_dir: Path | None = None) -> str:
+    """What has to be said beside a number: nothing, of real samples of the run.
+
+    Args:
+        run: the network. facts: of the data that it was shown. own: whether these are samples of the run.
+        data_dir: where data sets are looked for.
+    """
+    if own and not (run.data.simulated or facts.simulated):
+        return ""
+    folder = str(data_folder(data_dir)).encode(errors="replace").decode()  # its bytes may be no UTF-8
+    where = f" in {folder}" if facts.folder or facts.name == "folder" else ""
+    other = "" if own else ", not the data of this run"
+    return f"trained on {run.data.history}, measured on {facts.label}{where}{other}"
 
 
 @torch.no_grad()
@@ -300,8 +337,12 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.network = recipe.network_for(splits.info)
         self.model = Spikformer(self.network).to(place.device)
+        before = None
         if recipe.weights and not (folder / "resume.pt").exists():
-            start_from(self.model, recipe.weights)
+            before = start_from(self.model, recipe.weights, splits.info.classes)
+            if place.rank == 0:
+                print(before.as_a_start(splits.info.classes), flush=True)
+        self.data = describe_data(splits, before)
         if recipe.sync_bn and place.world > 1:
             sync_batch_norm(self.model)
         self.average = copy.deepcopy(self.model).eval() if recipe.ema_decay else None
@@ -315,6 +356,7 @@ class Trainer:
         self.board = None
         if options.tensorboard and place.rank == 0:
             self.board = open_tensorboard(folder)
+            self.board.add_text("data", splits.info.label)
         self.progress, self.rates = Progress(), Rates(self.model)
         self.steps = max(1, len(splits.train) // recipe.batch_size)  # an epoch
 
@@ -328,7 +370,7 @@ class Trainer:
         if (self.folder / "resume.pt").exists():
             self.resume()
         elif self.place.rank == 0:
-            write_json(self.folder / "config.json", describe(self.recipe, self.network, self.place))
+            write_json(self.folder / "config.json", describe(self.recipe, self.network, self.place, self.data))
         with stop_on_sigterm() as asked_to_stop:
             while self.progress.epoch < self.recipe.epochs + self.recipe.cooldown_epochs:
                 self.epoch(asked_to_stop)
@@ -338,6 +380,7 @@ class Trainer:
         best = self.progress.rows[self.progress.best_epoch - 1]
         result = {"split": "test", "accuracy": score.accuracy, **asdict(score)}
         result |= {"best_epoch": best["epoch"], "val_accuracy": best.get("val_accuracy"), "epochs": self.progress.epoch}
+        result |= {"trained_on": self.data.trained_on, "simulated": self.data.simulated}
         if self.place.rank == 0:
             write_json(self.folder / "results.json", result)
         return score
@@ -455,7 +498,8 @@ class Trainer:
             kept = self.folder.glob("epoch-*.safetensors")
             for old in sorted(kept, key=lambda file: (len(file.name), file.name))[: -self.options.keep]:
                 old.unlink()  # 999 comes before 1000
-        write_csv(self.folder / "metrics.csv", progress.rows)
+        data = self.splits.info.label
+        write_csv(self.folder / "metrics.csv", [{"epoch": r["epoch"], "data": data} | r for r in progress.rows])
         if self.board is not None:
             for name, value in row.items():
                 self.board.add_scalar(name, value, progress.epoch)
@@ -485,13 +529,14 @@ class Trainer:
         """Stand where the run in the folder was interrupted.
 
         Raises:
-            SpikformerError: the run has another recipe (the line names the field), or its file is broken.
+            SpikformerError: the run has another recipe (the line names the field) or other data, or its file is broken.
         """
         theirs = asdict(read_config(self.folder)[0])
         for name, value in asdict(self.recipe).items():
             if theirs[name] != value:
                 other = f"{name}={theirs[name]!r}, not {value!r}"
                 raise SpikformerError(f"{self.folder} holds a run with {other}: give the same, or another --out")
+        self.data = same_data(self.folder, self.data)
         path = self.folder / "resume.pt"
         try:
             state = torch.load(path, map_location=self.place.device, weights_only=True)

@@ -23,6 +23,7 @@ class Plan:
     """The numbers that follow from a recipe, and from one step measured here.
 
     Attributes:
+        data: the data set. start: what the weights start from, as a line; None: from nothing.
         source: what the step was measured on.
         images: training images. steps: optimizer steps an epoch. total_steps: in all.
         lr: highest learning rate after scaling. parameters: to be trained.
@@ -34,6 +35,8 @@ class Plan:
         hours: of the whole run in one process at that speed, without reading data.
     """
 
+    data: str
+    start: str | None
     source: str
     images: int
     steps: int
@@ -84,8 +87,9 @@ def plan(recipe: Recipe, place: Place, data_dir: Path | None = None, step_images
     x, y = inputs.to(place.device), labels.to(place.device)
     torch.manual_seed(recipe.seed)
     model = Spikformer(network).to(place.device).train()
+    start = None
     if recipe.weights:
-        start_from(model, recipe.weights)  # what does not fit is found now
+        start = start_from(model, recipe.weights, facts.classes).as_a_start(facts.classes)  # or it does not fit
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.scaled_lr, fused=True)
     saved: dict[int, int] = {}
 
@@ -118,6 +122,8 @@ def plan(recipe: Recipe, place: Place, data_dir: Path | None = None, step_images
     total = steps * (recipe.epochs + recipe.cooldown_epochs)
     median = sorted(seconds)[1]
     return Plan(
+        facts.label,
+        start,
         source,
         images,
         steps,
@@ -155,7 +161,7 @@ def parts_that_fit(recipe: Recipe, place: Place, p: Plan) -> int | None:
 def describe_plan(recipe: Recipe, place: Place, p: Plan) -> str:
     """The recipe in full, what follows from it, and what differs from the official code, as text."""
     own = asdict(recipe_for(recipe.dataset))
-    lines = [f"recipe of {recipe.dataset} (* differs from the data set's own)"]
+    lines = [f"recipe of {p.data} (* differs from the data set's own)"]
     for name, value in asdict(recipe).items():
         if isinstance(value, dict):
             changed = {k: v for k, v in value.items() if v != own[name][k]}
@@ -168,6 +174,7 @@ def describe_plan(recipe: Recipe, place: Place, p: Plan) -> str:
     lines += [
         "",
         "derived",
+        *([f"  start                {p.start}"] if p.start else []),
         f"  parameters           {p.parameters:,}",
         f"  training images      {p.images:,}",
         f"  global batch         {recipe.batch_size} = {place.world} processes x {recipe.accumulate} parts"

@@ -1,9 +1,16 @@
+import os
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from making import write_picture
 
 from spikformer_edu import SpikformerError
 from spikformer_edu.data import MODULES, PAPER, Augment, batches, info, load
-from spikformer_edu.data.base import Absent, Split, choose
+from spikformer_edu.data.base import FILES_READ, Absent, Split, choose
+from spikformer_edu.data.digits import Digits
+from spikformer_edu.data.files import Pictures
 
 
 def test_the_registry_knows_every_data_set_of_the_paper():
@@ -17,6 +24,14 @@ def test_the_registry_knows_every_data_set_of_the_paper():
         assert facts.num_classes == len(facts.classes) or not facts.classes
     assert [info(n).num_classes for n in MODULES] == [10, 10, 10, 100, 10, 11, 1000, 0]
     assert info("digits-dvs").simulated
+
+
+def test_simulated_recordings_are_called_so():
+    real = replace(info("digits-dvs"), simulated=False, title="Some events")
+    assert (real.label, real.title) == ("digits-dvs", "Some events")
+    simulated = replace(real, simulated=True)
+    assert (simulated.label, simulated.title) == ("digits-dvs (simulated)", "Some events (simulated)")
+    assert info("digits-dvs").title.count("simulated") == 1
 
 
 def test_default_models_fit_their_data_sets():
@@ -84,6 +99,77 @@ def test_toy_and_validation_are_balanced_disjoint_and_fixed():
     for share in (1.0, -0.1):
         with pytest.raises(SpikformerError, match="val_fraction"):
             choose(targets, share)
+
+
+def test_a_fingerprint_of_samples_in_memory_covers_pixels_and_names_of_classes_and_knows_their_order():
+    split, names = load("digits", toy=3).test, info("digits").classes
+    own = split.fingerprint(names)
+    assert own["samples"] == 30 and own == load("digits", toy=3).test.fingerprint(names)
+    assert load("digits", toy=4).test.fingerprint(names)["content"] != own["content"]
+    turned = Digits(split.images.flip(0), split.targets.flip(0)).fingerprint(names)
+    assert turned["content"] == own["content"] and turned["order"] != own["order"]
+    # Other numbers for the same classes: nothing has changed but the order of the names.
+    assert Digits(split.images, 9 - split.targets).fingerprint(names[::-1]) == own
+    assert split.fingerprint(names[::-1])["content"] != own["content"]
+    images = split.images.clone()
+    images[7, 0, 0] += 1 / 16
+    assert Digits(images, split.targets).fingerprint(names)["content"] != own["content"]
+
+
+def test_event_frames_that_are_simulated_on_the_spot_are_told_apart_by_their_source():
+    splits = [load("digits-dvs", toy=2, time_steps=steps, image_size=size) for steps, size in ((1, 16), (2, 8))]
+    names = splits[0].info.classes
+    assert splits[0].test.fingerprint(names) == splits[1].test.fingerprint(names)
+    assert splits[0].test.fingerprint(names) == load("digits", toy=2).test.fingerprint(names)
+
+
+def write_classes(folder, seed=0, count=4):
+    for label, name in enumerate(("cat", "dog")):
+        for part in ("train", "test"):
+            for i in range(count):
+                write_picture(folder / part / name / f"{i:02d}.png", 100 * label + i + seed)
+
+
+def test_a_fingerprint_of_files_does_not_depend_on_the_place_the_time_or_the_augmentation(tmp_path, monkeypatch):
+    for name in ("here", "there", "other", "renamed"):
+        write_classes(tmp_path / name, seed=1000 if name == "other" else 0)
+    os.utime(tmp_path / "there" / "train" / "cat" / "00.png", (0, 0))
+    moved = tmp_path / "renamed" / "train" / "cat"
+    (moved / "00.png").rename(moved / "99.png")
+    names = ("cat", "dog")
+
+    def fingerprint(folder, **options):
+        return load("folder", tmp_path / folder, **options).train.fingerprint(names)
+
+    own = fingerprint("here")
+    assert own == fingerprint("there", image_size=32, augment=PAPER["imagenet"]) and own["samples"] == 8
+    assert own["content"] != fingerprint("other")["content"]  # the same names, other pictures
+    assert own["content"] != fingerprint("renamed")["content"]
+    write_classes(tmp_path / "many", count=40)
+    read, real = [], Pictures.read
+    monkeypatch.setattr(Pictures, "read", lambda self, index: read.append(index) or real(self, index))
+    assert fingerprint("many")["samples"] == 80 and len(set(read)) == len(read) == FILES_READ
+    (tmp_path / "here" / "train" / "cat" / "00.png").unlink()
+    (tmp_path / "here" / "train" / "cat" / "00.png").symlink_to("nowhere")
+    with pytest.raises(SpikformerError, match=r"cannot read .*00\.png: No such file"):
+        fingerprint("here")
+
+
+@pytest.mark.filterwarnings("ignore:.*holds .* recordings of")
+def test_a_fingerprint_of_recordings_covers_their_names_and_a_few_of_them(recordings):
+    def fingerprint():
+        splits = load("cifar10dvs", recordings, time_steps=2)
+        return splits.test.fingerprint(splits.info.classes)
+
+    own = fingerprint()
+    assert own["samples"] == 10
+    file = recordings / "CIFAR10DVS" / "cat" / "cifar10_cat_2.npz"
+    np.savez(file, **{name: values[:-1] for name, values in np.load(file).items()})
+    assert fingerprint()["content"] != own["content"]
+
+
+def test_an_absent_split_has_no_fingerprint():
+    assert Absent("no train images in there: fetch them").fingerprint(("cat", "dog")) is None
 
 
 def all_batches(split: Split, workers: int, start: int = 0):
