@@ -59,20 +59,18 @@ def absent(info: DatasetInfo, data_dir: str | Path | None, detail: str = "") -> 
 
 def class_folders(folder: Path) -> list[str]:
     """Names of the subfolders, sorted, without hidden ones; none if there is no such folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if _counts(e.name) and e.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise SpikformerError(f"cannot read {error.filename or folder}: {error.strerror}") from None
+    return _names(folder, folders=True)
 
 
 def loose_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     """Names of the files in a folder itself, sorted, without hidden ones; none if there is no such folder."""
+    return [name for name in _names(folder, folders=False) if _has(name, suffixes)]
+
+
+def _names(folder: Path, folders: bool) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if _has(e.name, suffixes) and _counts(e.name) and not e.is_dir())
+            return sorted(e.name for e in entries if _counts(e.name) and e.is_dir() == folders)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

@@ -93,7 +93,7 @@ def load_splits(recipe: Recipe, data_dir: Path | None = None) -> Splits:
 
 
 def check_readable(*splits: Split | None) -> None:
-    """Read a sample of each split: what is amiss with the test set must be known before training, not after it.
+    """Read a sample of each split, so that an error in the test set shows before the training and not after it.
 
     Raises:
         SpikformerError: a split is not there, or its first sample cannot be read.

@@ -68,7 +68,7 @@ def plan(recipe: Recipe, place: Place, data_dir: Path | None = None, step_images
     known, inputs, images = facts.samples.get("train"), None, None
     if count(recipe.dataset, data_dir):
         splits = load_splits(recipe, data_dir)
-        check_readable(splits.val, splits.test)  # a step can be measured without training images, see below
+        check_readable(splits.val, splits.test)  # the training set may be absent here, see below
         facts = splits.info
         name = next(name for name in ("train", "test") if not isinstance(splits[name], Absent))
         source = f"images of {recipe.dataset}'s {name} split"
