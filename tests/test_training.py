@@ -344,6 +344,7 @@ def test_memory_that_runs_out_is_one_line_with_the_remedy(tmp_path, monkeypatch,
         (("--recompute", "--accumulate"), lambda: train(TINY, tmp_path, CPU)),
         (("--batch-size",), lambda: evaluate_command(EvaluateOptions(device="cpu"))),
         (("use a smaller model",), lambda: plan(TINY, CPU)),
+        (("try in another --out a",), lambda: train(TINY, tmp_path, CPU, RunOptions(recompute=True))),
     ):
         with pytest.raises(SpikformerError, match="^out of memory: ") as excinfo:
             work()
