@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spikformer_edu import SpikformerError
+from spikformer_edu import SpikformerError, __version__
 from spikformer_edu.attention import ATTENTION
 from spikformer_edu.data import Augment, batches, load
 from spikformer_edu.evaluate import Options as EvaluateOptions
@@ -98,6 +98,7 @@ def test_a_run_folder_holds_what_it_promises(finished):
     config = json.loads((folder / "config.json").read_text())
     assert config["recipe"]["batch_size"] == 64 and config["network"]["time_steps"] == 2
     assert {"command", "commit", "torch", "snntorch", "device"} <= config["provenance"].keys()
+    assert config["provenance"]["spikformer_edu"] == __version__
     rows = list(csv.DictReader(open(folder / "metrics.csv")))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["loss"]) < float(rows[0]["loss"])
@@ -318,6 +319,49 @@ def test_the_last_weights_are_kept_by_their_number(tmp_path):
 def test_provenance_needs_no_git(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance(CPU.device)["commit"] == ""
+
+
+def git(folder, *arguments):
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    done = subprocess.run(["git", "-C", folder, *who, *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def repository(folder, *files):
+    """A repository with these files, and its commit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    git(folder, "init")
+    git(folder, "add", *files)
+    git(folder, "commit", "--allow-empty", "-m", "theirs")
+    return git(folder, "rev-parse", "HEAD")
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_a_run_names_the_commit_of_this_package_and_no_other(tmp_path, monkeypatch):
+    def commit_in(root):
+        monkeypatch.setattr("spikformer_edu.training.checkpoint.__file__", str(root / module))
+        found = provenance(CPU.device)
+        assert found["spikformer_edu"] == __version__
+        return found["commit"]
+
+    module = Path("spikformer_edu", "training", "checkpoint.py")
+    ours, installed, copied = (tmp_path / name for name in ("ours", "theirs/.venv/lib/site-packages", "copied"))
+    for root in (ours, installed, copied):
+        (root / module).parent.mkdir(parents=True)
+        (root / module).touch()
+    (ours / "pyproject.toml").write_text((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    (copied / "pyproject.toml").write_text('name = "their-project"')
+
+    assert commit_in(ours) == ""
+    commit = repository(ours, module, "pyproject.toml")
+    assert commit_in(ours) == commit and len(commit) == 40
+    (ours / module).write_text("changed")
+    assert commit_in(ours) == commit + " with local changes"
+
+    repository(tmp_path / "theirs")
+    assert commit_in(installed) == ""  # not in their repository
+    repository(copied, module, "pyproject.toml")
+    assert commit_in(copied) == ""  # in their repository, which is not this project
 
 
 def test_memory_that_cannot_be_asked_is_left_out(tmp_path, monkeypatch):
