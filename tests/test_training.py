@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from spikformer_edu import SpikformerError, __version__
 from spikformer_edu.attention import ATTENTION
@@ -28,7 +28,15 @@ from spikformer_edu.model import Spikformer
 from spikformer_edu.presets import configure
 from spikformer_edu.train import LOCK, lock, summary
 from spikformer_edu.training import RECIPES, Place, Recipe, evaluate, learning_rate, load_run, recipe_for, train
-from spikformer_edu.training.checkpoint import PRETRAINED, provenance, read_config, start_from, write_csv, write_file
+from spikformer_edu.training.checkpoint import (
+    PRETRAINED,
+    load_weights,
+    provenance,
+    read_config,
+    start_from,
+    write_csv,
+    write_file,
+)
 from spikformer_edu.training.loop import RunOptions, Trainer, parameter_groups
 from spikformer_edu.training.plan import plan
 from spikformer_edu.training.recipe import check_recipe
@@ -140,6 +148,19 @@ def test_a_run_starts_from_one_with_another_attention(finished):
         model = Spikformer(configure("digits-2-64", attention=attention))
         start_from(model, finished[0])
         assert_same_state(model.state_dict(), load_file(finished[0] / "best.safetensors"))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "model."])
+def test_weights_that_a_wrapper_saved_are_the_network_s(finished, tmp_path, prefix, one_line):
+    state = load_file(finished[0] / "best.safetensors")
+    save_file({prefix + name: value for name, value in state.items()}, tmp_path / "w.safetensors")
+    model = Spikformer(configure("digits-2-64"))
+    load_weights(model, tmp_path / "w.safetensors")
+    assert_same_state(model.state_dict(), state)
+    save_file({prefix + name: value for name, value in state.items()} | {"loss.weight": torch.ones(10)}, tmp_path / "x")
+    with pytest.raises(SpikformerError) as excinfo:
+        load_weights(model, tmp_path / "x")
+    one_line(excinfo, f"'loss.weight' beside the network {prefix!r}", str(tmp_path))
 
 
 def test_a_head_for_other_classes_is_new_and_another_network_is_refused(finished):

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..atomic import write_atomically
+from ..convert import without_prefix
 from ..data import Augment
 from ..errors import SpikformerError, nearest
 from ..model import Spikformer, SpikformerConfig
@@ -143,7 +144,7 @@ def load_weights(model: Spikformer, path: Path) -> None:
         raise SpikformerError(f"no checkpoint at {path}: give a run folder, or a name of a pretrained model") from None
     except (SafetensorError, OSError) as error:
         raise SpikformerError(f"{path} is no whole safetensors file: {error}") from None
-    _fill(model, weights, path)
+    _fill(model, without_prefix(weights, "sps.0.conv.weight", path), path)
 
 
 def _fill(model: Spikformer, weights: dict[str, Tensor], source: str | Path) -> None:
