@@ -43,8 +43,10 @@ def load_official(model: Spikformer, source: str | os.PathLike | dict) -> Spikfo
 
     Args:
         model: a network with the checkpoint's sizes.
-        source: the file, read without running any pickled code, or the state dict itself; either may be wrapped as
-            ``{"state_dict": ...}`` or ``{"model": ...}`` and its names may start with ``module.``.
+        source: the file, read without running any pickled code, or the state dict itself. Either may be wrapped as
+            ``{"state_dict": ...}``, ``{"model": ...}`` or, if it holds nothing but the mean of the weights,
+            ``{"state_dict_ema": ...}`` or ``{"model_ema": ...}``. All names may start with what a wrapper puts before
+            them, such as ``module.`` (DistributedDataParallel), ``_orig_mod.`` (torch.compile), ``model.`` (Lightning).
 
     Returns:
         The model. It is unchanged when anything is wrong.
@@ -110,15 +112,40 @@ def _read(path: str | os.PathLike) -> object:
 
 
 def _unwrap(checkpoint: object) -> dict[str, Tensor]:
-    for key in ("state_dict", "model"):
-        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
-            checkpoint = checkpoint[key]
+    keys = ("state_dict", "model", "state_dict_ema", "model_ema")
+    while isinstance(checkpoint, dict):
+        inside = next((checkpoint[key] for key in keys if isinstance(checkpoint.get(key), dict)), None)
+        if inside is None:
+            break
+        checkpoint = inside
     if not isinstance(checkpoint, dict) or not checkpoint:
         raise SpikformerError("the checkpoint holds no state dict: give names and tensors, or {'state_dict': them}")
     for name, value in checkpoint.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise SpikformerError(f"the checkpoint's {name!r} is no named tensor: give the model's state dict")
-    return {name.removeprefix("module."): value for name, value in checkpoint.items()}
+    return without_prefix(checkpoint, "patch_embed.proj_conv.weight", "the checkpoint")
+
+
+def without_prefix(state: dict[str, Tensor], first: str, source: str | os.PathLike) -> dict[str, Tensor]:
+    """A state dict without what DistributedDataParallel, torch.compile or another wrapper put before every name.
+
+    Args:
+        state: names and tensors. first: a name that the network itself has. source: what an error line names.
+
+    Raises:
+        SpikformerError: the state dict holds several networks, or more than one network.
+    """
+    prefixes = [name.removesuffix(first) for name in state if f".{name}".endswith(f".{first}")]
+    if len(prefixes) > 1:
+        named = " and ".join(repr(prefix + first) for prefix in prefixes)
+        raise SpikformerError(f"{source} holds {named}, so several networks: give the state dict of one")
+    prefix = prefixes[0] if prefixes else ""
+    for name in state:
+        if not name.startswith(prefix):
+            raise SpikformerError(
+                f"{source} holds {name!r} beside the network {prefix!r}: give the state dict of the network alone"
+            )
+    return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
 def _remedy(model: Spikformer, official: dict[str, Tensor]) -> str:

@@ -94,15 +94,14 @@ class SpikingConv(nn.Module):
     def forward_image(self, x: Tensor, time_steps: int) -> Tensor:
         """What ``forward`` gives for T copies of an image ``[B, C_in, H, W]``, at the cost of one convolution."""
         x, bn = self.conv(x), self.bn  # [B, C_out, H, W]
-        n = x.shape[0] * x.shape[2] * x.shape[3] * getattr(bn, "world", 1)  # of all processes, if they share it
-        if bn.training and bn.running_var is not None and n > 1:
+        if bn.training and bn.running_var is not None:
             # Copies have the mean and variance of one, but for Bessel's correction: n / (n - 1) becomes Tn / (Tn - 1).
-            bessel = (n - 1) / n * (time_steps * n) / (time_steps * n - 1)
-            variance = bn.running_var.data  # .data: the backward pass keeps an eye on the buffer, but reads it not
+            variance = bn.running_var.data  # .data: the backward pass watches the buffer, but never reads it
             share = 1 / (bn.num_batches_tracked + 1) if bn.momentum is None else bn.momentum  # None: a plain mean
             kept = variance * (1 - share)
             x = bn(x)
-            variance.sub_(kept).mul_(bessel).add_(kept)
+            n = getattr(bn, "count", x.numel() // x.shape[1])  # of all processes, if they share it
+            variance.sub_(kept).mul_((n - 1) / n * (time_steps * n) / (time_steps * n - 1)).add_(kept)
         else:
             x = bn(x)
         return self.spike(x.expand(time_steps, *x.shape))

@@ -494,13 +494,17 @@ class Rates:
         self.sums[name] = feature_rates(name, spikes) + self.sums.get(name, 0)
         self.counts[name] = self.counts.get(name, 0) + 1
 
-    def pop(self) -> dict[str, tuple[float, float]]:
-        """Layer -> (firing rate, share of features that never fired), of the steps watched since the last ``pop``."""
+    def pop(self, mean: Callable[[Tensor], Tensor] = lambda x: x) -> dict[str, tuple[float, float]]:
+        """Layer -> (firing rate, share of features that never fired), of the steps watched since the last ``pop``.
+
+        Args:
+            mean: takes the mean over all processes that train together.
+        """
         self.close()
-        found = {
-            name: (float(total.mean()) / self.counts[name], float((total == 0).float().mean()))
-            for name, total in self.sums.items()
-        }
+        found = {}
+        for name, total in self.sums.items():
+            total = mean(total)
+            found[name] = float(total.mean()) / self.counts[name], float((total == 0).float().mean())
         self._start()
         return found
 

@@ -44,7 +44,8 @@ def main(options: Options) -> None:
     try:
         if options.dry_run:
             if place.rank == 0:
-                print(describe_plan(recipe, place, plan(recipe, place, options.data_dir)))
+                asked = {"recompute": how.recompute, "compile": how.compile}
+                print(describe_plan(recipe, place, plan(recipe, place, how.data_dir, **asked)))
             return
         folder = common_folder(options, place)
         if options.figures:

@@ -73,8 +73,10 @@ def test_every_number_finds_its_place(layout):
         assert loaded[name].unique().tolist() == [numbers[theirs]], name
 
 
-@pytest.mark.parametrize("wrap", ["state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrap", ["state_dict", "model", "state_dict_ema", "model_ema"])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "model.model.net."]
+)
 def test_files_as_training_scripts_write_them(tmp_path, wrap, prefix):
     reference = official("cifar")
     state = OrderedDict((prefix + name, value) for name, value in reference.state_dict().items())
@@ -85,6 +87,27 @@ def test_files_as_training_scripts_write_them(tmp_path, wrap, prefix):
     )
     assert same_logits(load_official(ours("cifar"), tmp_path / "c"), reference)
     assert same_logits(load_official(ours("cifar"), {wrap: state}), reference)
+
+
+def test_weights_come_before_their_mean_and_wrappings_may_be_nested():
+    reference, other = official("cifar").state_dict(), official("cifar").state_dict()
+    for checkpoint in ({"state_dict_ema": other, "state_dict": reference}, {"model": {"state_dict": reference}}):
+        model = load_official(ours("cifar"), checkpoint)
+        assert torch.equal(model.state_dict()["head.weight"], reference["head.weight"])
+    model = load_official(ours("cifar"), {"state_dict_ema": other})
+    assert torch.equal(model.state_dict()["head.weight"], other["head.weight"])
+
+
+def test_a_real_wrapper_of_wrappers():
+    class Lightning(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.model = network
+
+    reference = official("cifar")
+    state = torch.compile(Lightning(torch.nn.DataParallel(reference))).state_dict()
+    assert all(name.startswith("_orig_mod.model.module.") for name in state)
+    assert same_logits(load_official(ours("cifar"), state), reference)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -182,6 +205,23 @@ def test_tensors_that_do_not_fit_are_named(one_line, tensors, words):
 )
 def test_what_is_no_checkpoint_of_a_spikformer(one_line, source):
     refused(one_line, ours("cifar"), source, "checkpoint")
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"criterion.weight": torch.ones(5)}, ["'criterion.weight' beside the network 'model.'", "alone"]),
+        ({"head.weight": torch.ones(5, 32)}, ["'head.weight' beside the network 'model.'"]),
+        ({"model.block.0.attn.extra": torch.ones(5)}, ["'block.0.attn.extra' has no place"]),
+        (
+            {"ema.module.patch_embed.proj_conv.weight": torch.ones(5)},
+            ["'model.patch_embed.proj_conv.weight' and 'ema.module.patch_embed.proj_conv.weight'", "state dict of one"],
+        ),
+    ],
+)
+def test_what_a_wrapper_holds_beside_the_network_is_named(one_line, more, words):
+    state = {f"model.{name}": value for name, value in official("cifar").state_dict().items()}
+    refused(one_line, ours("cifar"), {"state_dict": state | more}, *words)
 
 
 def test_our_own_checkpoint_is_not_an_official_one(one_line):

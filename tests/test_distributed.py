@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import spikformer_edu as se
 from spikformer_edu.data import load
+from spikformer_edu.record import Rates
 from spikformer_edu.training import Recipe, RunOptions, choose_device, evaluate, join, leave, load_splits, recipe_for
 from spikformer_edu.training.distributed import Place, sync_batch_norm
 from spikformer_edu.training.loop import Trainer
@@ -38,31 +39,76 @@ def batch(count):
     return images, torch.randint(10, (count,), generator=random)
 
 
-def one_step(model, images, labels):
+def one_step(model, images, labels, weight=1.0):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    loss = F.cross_entropy(model(images), labels)
+    loss = F.cross_entropy(model(images), labels) * weight
     loss.backward()
     optimizer.step()
     return loss
 
 
-def work(rank, world, port, start, folder):
-    """One of the processes: half the batch, statistics over both halves."""
+SHARED = {  # a batch of this many samples for two processes
+    "8 images": (8, False),
+    "3 images": (3, False),
+    "3 recordings": (3, True),
+}
+
+
+def shared_batch(name):
+    count, frames = SHARED[name]
+    images, labels = batch(count)
+    scale = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64).view(3, 1, 1, 1, 1)
+    return (images * scale if frames else images), labels
+
+
+def work(rank, world, port, folder):
+    """One of the processes: its share of each batch, statistics over all shares."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=world)
     place = Place(torch.device("cpu"), rank, world)
-    model = network()
-    model.load_state_dict(torch.load(start, weights_only=True))
-    sync_batch_norm(model)
-    images, labels = batch(8)
-    loss = one_step(DistributedDataParallel(model), images[rank::world], labels[rank::world])
-    mean = place.total(float(loss.detach()))[0] / world
     assert place.share(f"from {rank}") == "from 0"
     assert place.any(rank == 1) and not place.any(False)
-    if rank == 0:
-        torch.save({"loss": mean, **model.state_dict()}, folder / "ours.pt")
+    assert place.mean(torch.tensor([float(rank), 0.0])).tolist() == [0.5, 0.0]
+    for name in SHARED:
+        model = network()
+        model.load_state_dict(torch.load(folder / f"{name}.start", weights_only=True))
+        sync_batch_norm(model)
+        images, labels = shared_batch(name)
+        mine = slice(rank, None, world)
+        weight = len(labels[mine]) * world / len(labels)
+        rates = Rates(model)
+        rates.step()
+        loss = one_step(DistributedDataParallel(model), images[..., mine, :, :, :], labels[mine], weight)
+        loss = place.total(float(loss.detach()))[0] / world
+        rates = rates.pop(place.mean)
+        torch.save({"loss": loss, "rates": rates, **model.state_dict()}, folder / f"{name}.{rank}")
+    for accumulate in PARTS:
+        made = trainer(folder, place, accumulate)
+        inputs, targets = made.splits.train.fetch(torch.arange(5)[rank::world], None)
+        made.step(inputs, targets)
+        torch.save(step_of(made), folder / f"step in {accumulate}.{rank}")
     leave()
+
+
+PARTS = {1: [[0, 1, 2, 3, 4]], 3: [[0, 2, 1], [4, 3]]}  # asked for: which of five samples are computed together
+
+
+def trainer(folder, place, accumulate):
+    """Five samples for a batch of 12."""
+    recipe = Recipe(batch_size=12, time_steps=2, accumulate=accumulate, sync_bn=True)
+    recipe = replace(recipe, label_smoothing=0.0, weights="digits-2-64")  # a silent network would prove nothing
+    splits = load("digits")
+    five = type(splits.train)(splits.train.images[:5], splits.train.targets[:5])
+    made = Trainer(recipe, folder / "none", place, replace(splits, train=five), RunOptions())
+    made.model.train()
+    return made
+
+
+def step_of(made):
+    """Gradients and running statistics after a step."""
+    gradients = {name: p.grad for name, p in made.model.named_parameters()}
+    return gradients | {name: b for name, b in made.model.named_buffers() if b.numel()}
 
 
 def free_port():
@@ -71,19 +117,53 @@ def free_port():
         return s.getsockname()[1]
 
 
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """What two processes leave of every batch in ``SHARED`` and of a step in so many ``PARTS``."""
+    folder = tmp_path_factory.mktemp("two")
+    for name in SHARED:
+        model = network()
+        awaken(model, shared_batch(name)[0])
+        torch.save(model.state_dict(), folder / f"{name}.start")
+    mp.spawn(work, (2, free_port(), folder), nprocs=2)
+    return folder
+
+
+def assert_close(actual, expected, rtol, atol):
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=rtol, atol=atol, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_two_processes_equal_one_with_the_whole_batch(two_processes, name):
     model = network()
-    awaken(model, batch(8)[0])
-    torch.save(model.state_dict(), tmp_path / "start.pt")
+    model.load_state_dict(torch.load(two_processes / f"{name}.start", weights_only=True))
     model.train()
-    loss = one_step(model, *batch(8))
-    mp.spawn(work, (2, free_port(), tmp_path / "start.pt", tmp_path), nprocs=2)
-    theirs = torch.load(tmp_path / "ours.pt", weights_only=True)
-    assert theirs.pop("loss") == pytest.approx(float(loss.detach()), abs=1e-12)
-    assert theirs.keys() == model.state_dict().keys()
-    for name, value in model.state_dict().items():
-        torch.testing.assert_close(theirs[name], value, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+    rates = Rates(model)
+    rates.step()
+    loss, rates = one_step(model, *shared_batch(name)), rates.pop()
+    for rank in range(2):
+        theirs = torch.load(two_processes / f"{name}.{rank}", weights_only=True)
+        found = theirs.pop("rates")
+        if name == "8 images":  # of equal shares the mean is that of all
+            assert all(found[layer] == pytest.approx(rates[layer], abs=1e-6) for layer in rates)
+        assert theirs.pop("loss") == pytest.approx(float(loss.detach()), abs=1e-12)
+        assert_close(theirs, model.state_dict(), rtol=1e-9, atol=1e-12)
     assert all(float(p.grad.abs().max()) > 0 for p in model.parameters()), "a silent network would prove nothing"
+
+
+@pytest.mark.parametrize("accumulate", PARTS)
+def test_a_step_on_unequal_shares_has_the_gradient_of_the_whole(two_processes, accumulate):
+    """Three samples and two: each counts a fifth. Processes have equally many parts, or they would wait for ever."""
+    made = trainer(two_processes, Place(torch.device("cpu")), 1)
+    inputs, targets = made.splits.train.fetch(torch.arange(5), None)
+    for together in PARTS[accumulate]:
+        (F.cross_entropy(made.model(inputs[together]), targets[together], reduction="sum") / 5).backward()
+    for rank in range(2):
+        theirs = torch.load(two_processes / f"step in {accumulate}.{rank}", weights_only=True)
+        assert_close(theirs, step_of(made), rtol=1e-4, atol=1e-6)
+    assert all(float(p.grad.abs().max()) > 1e-6 for p in made.model.parameters() if p.dim() > 1)
 
 
 def talk_and_leave(rank, world, store):

@@ -8,6 +8,7 @@ from reference import awaken
 
 import spikformer_edu as se
 from spikformer_edu.data import load
+from spikformer_edu.train import Options, main
 from spikformer_edu.training import Place, Recipe, RunOptions, recipe_for
 from spikformer_edu.training.loop import Trainer, recompute_blocks
 from spikformer_edu.training.plan import describe_plan, plan
@@ -94,7 +95,7 @@ def test_compiled_code_gives_the_same_step():
 
 def trainer(tmp_path, **changes):
     recipe = replace(Recipe(batch_size=16, time_steps=2, toy=4, lr=1e-3, warmup_epochs=0), **changes)
-    made = Trainer(recipe, tmp_path, CPU, load("digits", toy=4), RunOptions())
+    made = Trainer(recipe, tmp_path, CPU, load("digits", toy=recipe.toy), RunOptions())
     made.model.double().train()
     return made
 
@@ -117,7 +118,7 @@ def test_parts_of_an_incomplete_batch_count_by_their_samples(tmp_path, parts):
     inputs, targets = load("digits", toy=1).train.fetch(torch.arange(10), None)  # of 10 samples a batch of 96
     done = []
     for accumulate in (1, parts):
-        t = trainer(tmp_path, accumulate=accumulate, batch_size=96)
+        t = trainer(tmp_path, accumulate=accumulate, batch_size=96, toy=1)
         torch.manual_seed(0)
         awaken(t.model, inputs.double())  # in evaluation mode: norms stand still, so parts cannot differ by them
         t.step(inputs.double(), targets)
@@ -189,3 +190,36 @@ def test_a_plan_that_does_not_fit_says_how_it_would():
     room = int((fixed + 10 * p.saved_bytes) / 0.9)  # up to nine images: 48 = 6 x 8
     assert "add --accumulate 6," in describe_plan(recipe, CPU, replace(p, room=room))
     assert "use a smaller model" in describe_plan(recipe, CPU, replace(p, room=fixed))
+
+
+def test_a_plan_is_that_of_the_training_that_was_asked_for(monkeypatch):
+    recipe = recipe_for("digits")
+    plain, half, mean = (plan(replace(recipe, **more), CPU) for more in ({}, {"precision": "bf16"}, {"ema_decay": 0.9}))
+    weights = 4 * plain.parameters
+    fixed, fixed_half = (p.bytes - recipe.batch_size * p.saved_bytes for p in (plain, half))
+    assert 4 * weights <= fixed < 4.1 * weights  # with gradients and moments; norms keep their statistics
+    assert mean.bytes == plain.bytes + weights
+    shared = plan(recipe, Place(torch.device("cpu"), 0, 2))
+    assert shared.bytes == fixed + weights + recipe.batch_size // 2 * plain.saved_bytes
+    assert 0.5 <= half.saved_bytes / plain.saved_bytes < 0.55  # some numbers stay in full precision
+    assert 0.4 * weights < fixed_half - fixed < 0.6 * weights  # a copy of the weights in half precision
+
+    twice = plan(recipe, CPU, recompute=True)
+    assert 0.3 < twice.saved_bytes / plain.saved_bytes < 0.9 and twice.bytes < plain.bytes
+    assert 1.05 < twice.flops / plain.flops < 4 / 3  # forward, backward, and the blocks once more
+    for made, advised in ((plain, True), (twice, False)):
+        text = describe_plan(recipe, CPU, replace(made, room=made.bytes))
+        assert "add --accumulate 2" in text and ("try --recompute" in text) == advised
+        assert ("for the backward pass, with --recompute)" in text) != advised
+
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda network, **options: asked.append(network) or network)
+    assert not plain.compile and not asked
+    compiled = plan(recipe, CPU, compile=True)
+    assert compiled.compile and len(asked) == 1 and compiled.saved_bytes == plain.saved_bytes
+    assert "GFLOP/s, compiled" in describe_plan(recipe, CPU, compiled)
+
+
+def test_a_dry_run_hears_of_all_options(capsys):
+    main(Options(**vars(recipe_for("digits")), device="cpu", dry_run=True, recompute=True))
+    assert "for the backward pass, with --recompute)" in capsys.readouterr().out

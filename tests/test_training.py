@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from spikformer_edu import SpikformerError
+from spikformer_edu import SpikformerError, __version__
 from spikformer_edu.attention import ATTENTION
 from spikformer_edu.data import Augment, batches, load
 from spikformer_edu.evaluate import Options as EvaluateOptions
@@ -31,6 +31,7 @@ from spikformer_edu.training import RECIPES, Place, Recipe, evaluate, learning_r
 from spikformer_edu.training.checkpoint import (
     PRETRAINED,
     describe_data,
+    load_weights,
     provenance,
     read_config,
     same_data,
@@ -113,6 +114,7 @@ def test_a_run_folder_holds_what_it_promises(finished):
     splits = load("digits", toy=40)
     for name in ("train", "val", "test"):
         assert data["splits"][name] == splits[name].fingerprint(data["classes"])
+    assert config["provenance"]["spikformer_edu"] == __version__
     rows = list(csv.DictReader(open(folder / "metrics.csv")))
     assert [(row["epoch"], row["data"]) for row in rows] == [("1", "digits"), ("2", "digits")]
     assert float(rows[1]["loss"]) < float(rows[0]["loss"])
@@ -159,6 +161,19 @@ def test_a_run_starts_from_one_with_another_attention(finished):
         model = Spikformer(configure("digits-2-64", attention=attention))
         start_from(model, finished[0], DIGITS)
         assert_same_state(model.state_dict(), load_file(finished[0] / "best.safetensors"))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "model."])
+def test_weights_that_a_wrapper_saved_are_the_network_s(finished, tmp_path, prefix, one_line):
+    state = load_file(finished[0] / "best.safetensors")
+    save_file({prefix + name: value for name, value in state.items()}, tmp_path / "w.safetensors")
+    model = Spikformer(configure("digits-2-64"))
+    load_weights(model, tmp_path / "w.safetensors")
+    assert_same_state(model.state_dict(), state)
+    save_file({prefix + name: value for name, value in state.items()} | {"loss.weight": torch.ones(10)}, tmp_path / "x")
+    with pytest.raises(SpikformerError) as excinfo:
+        load_weights(model, tmp_path / "x")
+    one_line(excinfo, f"'loss.weight' beside the network {prefix!r}", str(tmp_path))
 
 
 def test_a_head_for_other_classes_is_new_and_another_network_is_refused(finished):
@@ -346,6 +361,49 @@ def test_provenance_needs_no_git(tmp_path, monkeypatch):
     assert provenance(CPU.device)["commit"] == ""
 
 
+def git(folder, *arguments):
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    done = subprocess.run(["git", "-C", folder, *who, *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def repository(folder, *files):
+    """A repository with these files, and its commit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    git(folder, "init")
+    git(folder, "add", *files)
+    git(folder, "commit", "--allow-empty", "-m", "theirs")
+    return git(folder, "rev-parse", "HEAD")
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_a_run_names_the_commit_of_this_package_and_no_other(tmp_path, monkeypatch):
+    def commit_in(root):
+        monkeypatch.setattr("spikformer_edu.training.checkpoint.__file__", str(root / module))
+        found = provenance(CPU.device)
+        assert found["spikformer_edu"] == __version__
+        return found["commit"]
+
+    module = Path("spikformer_edu", "training", "checkpoint.py")
+    ours, installed, copied = (tmp_path / name for name in ("ours", "theirs/.venv/lib/site-packages", "copied"))
+    for root in (ours, installed, copied):
+        (root / module).parent.mkdir(parents=True)
+        (root / module).touch()
+    (ours / "pyproject.toml").write_text((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    (copied / "pyproject.toml").write_text('name = "their-project"')
+
+    assert commit_in(ours) == ""
+    commit = repository(ours, module, "pyproject.toml")
+    assert commit_in(ours) == commit and len(commit) == 40
+    (ours / module).write_text("changed")
+    assert commit_in(ours) == commit + " with local changes"
+
+    repository(tmp_path / "theirs")
+    assert commit_in(installed) == ""  # not in their repository
+    repository(copied, module, "pyproject.toml")
+    assert commit_in(copied) == ""  # in their repository, which is not this project
+
+
 def test_memory_that_cannot_be_asked_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     score = train(replace(TINY, epochs=1), tmp_path, CPU)
@@ -370,6 +428,7 @@ def test_memory_that_runs_out_is_one_line_with_the_remedy(tmp_path, monkeypatch,
         (("--recompute", "--accumulate"), lambda: train(TINY, tmp_path, CPU)),
         (("--batch-size",), lambda: evaluate_command(EvaluateOptions(device="cpu"))),
         (("use a smaller model",), lambda: plan(TINY, CPU)),
+        (("try in another --out a",), lambda: train(TINY, tmp_path, CPU, RunOptions(recompute=True))),
     ):
         with pytest.raises(SpikformerError, match="^out of memory: ") as excinfo:
             work()

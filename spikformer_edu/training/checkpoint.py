@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..atomic import write_atomically
+from ..convert import without_prefix
 from ..data import Augment, DatasetInfo, Split, Splits
 from ..errors import SpikformerError, nearest
 from ..model import Spikformer, SpikformerConfig
@@ -157,18 +158,12 @@ def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Where a run was made: command, commit, versions, hardware."""
     import snntorch
 
-    def git(*arguments: str) -> str:
-        folder = Path(__file__).parent
-        try:
-            done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=False)
-        except OSError:  # no git on this machine
-            return ""
-        return done.stdout.strip() if done.returncode == 0 else ""
+    from .. import __version__
 
-    commit = git("rev-parse", "HEAD")
     return {
         "command": " ".join(["python", "-m", "spikformer_edu.train", *sys.argv[1:]]),
-        "commit": commit + (" with local changes" if commit and git("status", "--porcelain") else ""),
+        "commit": _commit(),
+        "spikformer_edu": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "snntorch": snntorch.__version__,
@@ -176,6 +171,28 @@ def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": processes,
     }
+
+
+def _commit() -> str:
+    """The commit of this package; empty unless it runs from a repository of its own.
+
+    Git also answers in a repository that only happens to hold the package: as an installed one, or a copy.
+    """
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        try:
+            done = subprocess.run(["git", "-C", here.parent, *arguments], capture_output=True, text=True, check=False)
+        except OSError:  # no git on this machine
+            return ""
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    if not git("ls-files", "--error-unmatch", here.name):
+        return ""
+    root, project = Path(git("rev-parse", "--show-toplevel")), here.parents[2] / "pyproject.toml"
+    if root != project.parent or not project.is_file() or 'name = "spikformer-edu"' not in project.read_text("utf-8"):
+        return ""
+    return git("rev-parse", "HEAD") + (" with local changes" if git("status", "--porcelain") else "")
 
 
 def _processor() -> str:
@@ -198,7 +215,7 @@ def load_weights(model: Spikformer, path: Path) -> None:
         raise SpikformerError(f"no checkpoint at {path}: give a run folder, or a name of a pretrained model") from None
     except (SafetensorError, OSError) as error:
         raise SpikformerError(f"{path} is no whole safetensors file: {error}") from None
-    _fill(model, weights, path)
+    _fill(model, without_prefix(weights, "sps.0.conv.weight", path), path)
 
 
 def _fill(model: Spikformer, weights: dict[str, Tensor], source: str | Path) -> None:

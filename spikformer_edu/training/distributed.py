@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from ..errors import SpikformerError
 
@@ -31,6 +30,14 @@ class Place:
         sums = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         dist.all_reduce(sums)
         return sums.tolist()
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over all processes."""
+        if self.world == 1:
+            return tensor
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total / self.world
 
     def any(self, flag: bool) -> bool:
         """Whether any process says so; all get the same answer."""
@@ -115,12 +122,30 @@ def lost_peers(error: Exception) -> bool:
     return any(word in str(error) for word in ("onnection closed", "onnection reset", "gloo", "NCCL"))
 
 
+class _Total(torch.autograd.Function):
+    """The sum over all processes; so is its gradient, for each of them goes on with it."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return _Total.forward(ctx, grad)
+
+
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm whose statistics are those of all processes; unlike torch's own, on any device."""
+    """Batch norm whose statistics are those of all processes; unlike torch's own, on any device.
+
+    Attributes:
+        count: values of a feature in the last training batch, of all processes together; their shares may differ.
+    """
 
     def __init__(self, features: int, eps: float, momentum: float):
         super().__init__(features, eps, momentum)
-        self.world = dist.get_world_size()
+        self.count: Tensor | None = None
 
     def _check_input_dim(self, x: Tensor) -> None:
         pass
@@ -129,16 +154,18 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             return super().forward(x)
         dims, shape = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
-        count = x.numel() // x.shape[1] * self.world
         dtype = x.dtype
         x = x.to(self.weight.dtype)  # sums over many samples need the precision
-        mean = all_reduce(x.sum(dims)) / count
+        share = x.new_full([1], x.numel() // x.shape[1])
+        total, count = _Total.apply(torch.cat([x.sum(dims), share])).split([x.shape[1], 1])
+        self.count = count = count.detach()
+        mean = total / count
         centred = x - mean.view(shape)
-        var = all_reduce(centred.square().sum(dims)) / count
+        var = _Total.apply(centred.square().sum(dims)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)  # each process has a value: count > 1
         scale = self.weight / (var + self.eps).sqrt()
         return (centred * scale.view(shape) + self.bias.view(shape)).to(dtype)
 

@@ -305,8 +305,9 @@ def train(recipe: Recipe, folder: Path, place: Place, options: RunOptions | None
     check_recipe(recipe)
     splits = load_splits(recipe, options.data_dir)
     check_readable(splits.train, splits.val, splits.test)
+    remedy = "" if options.recompute else "--recompute, or "
     try:
-        with enough_memory("try --recompute, or in another --out a larger --accumulate"):
+        with enough_memory(f"try {remedy}in another --out a larger --accumulate"):
             return Trainer(recipe, folder, place, splits.to(place.device), options).run()
     except RuntimeError as error:
         if "DataLoader worker" in str(error):
@@ -435,17 +436,19 @@ class Trainer:
         watched = self.rates.step()
         network = self.parallel if watched else self.compiled  # compiled code sees no hooks
         self.optimizer.zero_grad(set_to_none=True)
-        parts = list(zip(*(x.chunk(recipe.accumulate, dim) for x, dim in ((inputs, -4), (targets, 0))), strict=True))
+        together = min(recipe.batch_size, len(self.splits.train))  # samples in all processes, whose shares may differ
+        number_of_parts = min(recipe.accumulate, together // self.place.world)  # the same in each of them
+        parts = zip(*(x.tensor_split(number_of_parts, dim) for x, dim in ((inputs, -4), (targets, 0))), strict=True)
         outputs, loss = [], 0.0
         for number, (x, y) in enumerate(parts, 1):
-            last = number == len(parts)  # gradients are summed over the processes only once
+            last = number == number_of_parts  # gradients are summed over the processes only once
             with nullcontext() if last or self.place.world == 1 else self.parallel.no_sync():
                 with autocast(self.place.device, recipe.precision):
                     logits = network(x)
                 part = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
-                part = part * (len(y) / len(targets))  # an incomplete batch has smaller parts, perhaps fewer
-                self.scaler.scale(part).backward()
-            loss += part.item()
+                # Every sample counts alike, whatever its part and process; over the processes gradients are averaged.
+                self.scaler.scale(part * (len(y) * self.place.world / together)).backward()
+            loss += part.item() * len(y) / len(targets)
             outputs.append(logits.detach())
         if not math.isfinite(loss):
             good = self.folder / "resume.pt" if (self.folder / "resume.pt").exists() else "none yet"
@@ -472,7 +475,7 @@ class Trainer:
         if val is not None:
             score = evaluate(self.measured, val, place, precision=self.recipe.precision)
             row |= {"val_loss": score.loss, "val_accuracy": score.accuracy}
-        rates = self.rates.pop()
+        rates = self.rates.pop(place.mean)
         row |= {
             "rate": sum(rate for rate, _ in rates.values()) / len(rates),
             "lr": self.optimizer.param_groups[0]["lr"],

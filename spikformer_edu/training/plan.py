@@ -2,11 +2,13 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data import Absent, count, info
@@ -14,7 +16,7 @@ from ..errors import SpikformerError
 from ..model import Spikformer
 from .checkpoint import provenance, start_from
 from .distributed import Place
-from .loop import autocast, check_readable, enough_memory, load_splits, parameter_groups
+from .loop import autocast, check_readable, enough_memory, load_splits, parameter_groups, recompute_blocks
 from .recipe import DEVIATIONS, Recipe, check_recipe, recipe_for
 
 
@@ -28,11 +30,14 @@ class Plan:
         images: training images. steps: optimizer steps an epoch. total_steps: in all.
         lr: highest learning rate after scaling. parameters: to be trained.
         flops: floating-point operations of a training step for one image, forward and backward, 2 a multiply-add.
-        saved_bytes: what autograd keeps of one image until the backward pass.
-        bytes: estimate of the memory of one process: weights, gradients, two AdamW moments, what autograd keeps.
+        saved_bytes: what autograd keeps of one image until the backward pass; with ``--recompute`` the inputs of all
+            blocks, and one block as a whole.
+        bytes: estimate of the memory of one process: weights, gradients, two AdamW moments, the running mean of the
+            weights where there is one, gradients on their way to other processes, what autograd keeps.
         room: memory of the GPU, or this process's share of the machine's; None where it cannot be asked.
         step_images: images in the measured step. step_seconds: median of three, after one that is not counted.
         hours: of the whole run in one process at that speed, without reading data.
+        recompute, compile: as the training was asked to.
     """
 
     data: str
@@ -50,14 +55,24 @@ class Plan:
     step_images: int
     step_seconds: float
     hours: float
+    recompute: bool = False
+    compile: bool = False
 
 
-def plan(recipe: Recipe, place: Place, data_dir: Path | None = None, step_images: int = 2) -> Plan:
+def plan(
+    recipe: Recipe,
+    place: Place,
+    data_dir: Path | None = None,
+    step_images: int = 2,
+    recompute: bool = False,
+    compile: bool = False,
+) -> Plan:
     """Count and measure, on images of the data set where they are, else on random ones.
 
     Args:
         recipe: what is to be trained. place: where. data_dir: where data sets are looked for; nothing is downloaded.
-        step_images: images in the measured step.
+        step_images: images in the measured step. recompute, compile: as in ``RunOptions``; compiled code may keep less
+            than is estimated here.
 
     Raises:
         SpikformerError: a setting would do nothing, the number of training images is not known, not enough memory, or
@@ -91,32 +106,42 @@ def plan(recipe: Recipe, place: Place, data_dir: Path | None = None, step_images
     if recipe.weights:
         start = start_from(model, recipe.weights, facts.classes).as_a_start(facts.classes)  # or it does not fit
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.scaled_lr, fused=True)
-    saved: dict[int, int] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    def step() -> None:
+    def loss_of(network: Callable, x: Tensor, y: Tensor) -> Tensor:
         with autocast(place.device, recipe.precision):
-            loss = F.cross_entropy(model(x).float(), y, label_smoothing=recipe.label_smoothing)
-        loss.backward()
+            return F.cross_entropy(network(x).float(), y, label_smoothing=recipe.label_smoothing)
+
+    def step(network: Callable) -> None:
+        loss_of(network, x, y).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if place.device.type == "cuda":
             torch.cuda.synchronize(place.device)
 
+    def saved_bytes(images: int) -> int:
+        chosen = torch.arange(images, device=place.device) % step_images
+        return bytes_for_backward(model, lambda: loss_of(model, x.index_select(-4, chosen), y[chosen]))
+
     with enough_memory(f"{step_images} images do not fit into this device; use a smaller model"):
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), FlopCounterMode(display=False) as counter:
-            step()
+        saved = saved_bytes(step_images)
+        an_image = saved_bytes(step_images + 1) - saved
+        copies = max(0, saved - step_images * an_image)  # of the weights, in lower precision
+        if recompute:
+            recompute_blocks(model)
+            inputs_of_blocks = saved_bytes(step_images + 1) - saved_bytes(step_images)
+            an_image = inputs_of_blocks + (an_image - inputs_of_blocks) // network.depth  # one block at a time
+        with FlopCounterMode(display=False) as counter:
+            step(model)
+        called = torch.compile(model, dynamic=False) if compile else model
+        if compile:
+            step(called)
         seconds = []
         for _ in range(3):
             started = time.perf_counter()
-            step()
+            step(called)
             seconds.append(time.perf_counter() - started)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    activations = (sum(saved.values()) - weights) // step_images
+    times = 4 + bool(recipe.ema_decay) + (place.world > 1)
     batch = recipe.batch_size // (place.world * recipe.accumulate)
     steps = max(1, images // recipe.batch_size)
     total = steps * (recipe.epochs + recipe.cooldown_epochs)
@@ -131,13 +156,32 @@ def plan(recipe: Recipe, place: Place, data_dir: Path | None = None, step_images
         recipe.scaled_lr,
         sum(p.numel() for p in model.parameters()),
         counter.get_total_flops() / step_images,
-        activations,
-        4 * weights + batch * activations,
+        an_image,
+        times * weights + copies + batch * an_image,
         room_of(place),
         step_images,
         median,
         total * recipe.batch_size * median / step_images / 3600,
+        recompute,
+        compile,
     )
+
+
+def bytes_for_backward(model: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """What autograd keeps of a forward pass until the backward pass, the weights themselves left out."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        loss = forward()  # holds all of it, so that no two of them lie at the same address
+    for parameter in model.parameters():
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    del loss
+    return sum(kept.values())
 
 
 def room_of(place: Place) -> int | None:
@@ -170,6 +214,7 @@ def describe_plan(recipe: Recipe, place: Place, p: Plan) -> str:
         else:
             lines.append(f"  {name}{'' if value == own[name] else '*'} {value}")
     per_process = recipe.batch_size // place.world
+    recompute, compiled = ", with --recompute" if p.recompute else "", ", compiled" if p.compile else ""
     where = provenance(place.device)
     lines += [
         "",
@@ -184,10 +229,10 @@ def describe_plan(recipe: Recipe, place: Place, p: Plan) -> str:
         f"  operations           {p.flops / 1e9:.2f} GFLOP an image (forward and backward),"
         f" {p.flops * p.total_steps * recipe.batch_size / 1e15:,.4g} PFLOP in all",
         f"  memory a process     about {p.bytes / 2**30:.2f} GiB (estimate: weights, gradients, AdamW,"
-        f" {p.saved_bytes / 2**20:.1f} MiB an image for the backward pass)",
+        f" {p.saved_bytes / 2**20:.1f} MiB an image for the backward pass{recompute})",
         *_remedy(recipe, place, p),
         f"  measured step        {p.step_seconds:.3f} s for {p.step_images} {p.source},"
-        f" {p.flops * p.step_images / p.step_seconds / 1e9:.0f} GFLOP/s",
+        f" {p.flops * p.step_images / p.step_seconds / 1e9:.0f} GFLOP/s{compiled}",
         f"  on                   {where['device']}, {where['threads']} threads",
         f"  projected            {p.hours:,.1f} hours in one process at this speed; larger batches run faster",
         "",
@@ -202,4 +247,5 @@ def _remedy(recipe: Recipe, place: Place, p: Plan) -> list[str]:
         return []
     parts = parts_that_fit(recipe, place, p)
     advice = f"add --accumulate {parts}" if parts else "use a smaller model, or more processes"
-    return [f"  too much             there are {p.room / 2**30:.1f} GiB a process: {advice}, or try --recompute"]
+    advice += "" if p.recompute else ", or try --recompute"
+    return [f"  too much             there are {p.room / 2**30:.1f} GiB a process: {advice}"]
