@@ -89,7 +89,8 @@ class Run:
 
     def as_a_start(self, classes: Sequence[str]) -> str:
         """What a network for these classes starts from, as a line."""
-        head = "" if self.data.places_of(classes) else "; the head is new, for other classes"
+        other = classes and self.data.places_of(classes) is None  # none: they are only known from files
+        head = "; the head is new, for other classes" if other else ""
         return f"weights of {self.folder}, trained on {self.data.history}{head}"
 
     def align(self, info: DatasetInfo) -> None:

@@ -31,7 +31,7 @@ class Recipe:
     attention: str = "ssa"
     """Attention variant: ssa, identity, relu, leaky_relu, softmax or vanilla."""
     weights: str | None = None
-    """Run folder or pretrained model to start from; T may differ, a head for another number of classes is new."""
+    """Run folder or pretrained model to start from; T may differ, a head for other classes is new."""
     epochs: int = 24
     """Passes over the training set, warm-up included."""
     cooldown_epochs: int = 0

@@ -127,6 +127,14 @@ def test_torchvisions_pickled_batches_are_read(tmp_path, monkeypatch):
     assert np.array_equal(splits.train.pixels.flatten(1).numpy(), data)
     assert splits.test.targets.tolist() == [i % 10 for i in range(30)]
     assert count("cifar10", tmp_path) == {"train": 50_000, "test": 10_000}
+    for name in ("train", "test"):
+        for i, pixels in enumerate(splits[name].pixels.permute(0, 2, 3, 1).numpy()):
+            file = tmp_path / "folders" / "cifar10" / name / CIFAR10.classes[i % 10] / f"{i:02d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
+    same = load("cifar10", tmp_path / "folders").test.fingerprint(CIFAR10.classes)  # class by class: another order
+    own = splits.test.fingerprint(CIFAR10.classes)
+    assert same["content"] == own["content"] and same["order"] != own["order"]
     content = bytearray((folder / "data_batch_1").read_bytes())
     content[5000] ^= 1
     (folder / "data_batch_1").write_bytes(content)
