@@ -24,7 +24,8 @@ from spikformer_edu.benchmark import draw, label_of
 from spikformer_edu.benchmarks.measure import Result, Table
 from spikformer_edu.data import digits_dvs
 from spikformer_edu.data.events import simulate
-from spikformer_edu.energy import CONVENTIONS, audit_ann, audit_ann_rest, audit_paper
+from spikformer_edu.energy import CONVENTIONS
+from spikformer_edu.paper_audit import audit_ann, audit_ann_rest, audit_paper
 from spikformer_edu.plot import style
 from spikformer_edu.plot.training import read_log
 from spikformer_edu.presets import PRESETS

@@ -12,15 +12,17 @@ from spikformer_edu.energy import (
     AC,
     CONVENTIONS,
     MAC,
+    count_flops,
+    energy,
+    rate_and_mean,
+)
+from spikformer_edu.paper_audit import (
     PUBLISHED,
     PUBLISHED_ANN,
     audit_ann,
     audit_ann_rest,
     audit_paper,
-    count_flops,
-    energy,
     first_conv_mj,
-    rate_and_mean,
 )
 
 

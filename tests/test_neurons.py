@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from spikformer_edu import LIF, Sigmoid, SpikformerError
-from spikformer_edu.fused import FusedLIF
+from spikformer_edu.kernels.lif import FusedLIF
 
 BACKENDS = ("fused", "snntorch")
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "lif.json").read_text())

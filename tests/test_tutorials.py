@@ -215,7 +215,7 @@ def test_results_files_name_their_origin():
 # What is broken on purpose in a copy of the package, and a chapter whose assertions must notice it.
 FAULTS = {
     "fires above the threshold only": (
-        [("neurons.py", "(x >= 0)", "(x > 0)"), ("fused.py", "torch.ge(", "torch.gt(")],
+        [("neurons.py", "(x >= 0)", "(x > 0)"), ("kernels/lif.py", "torch.ge(", "torch.gt(")],
         "01_leaky_neuron",
     ),
     "time and batch swapped in a reshape": (

@@ -1,4 +1,4 @@
-"""The GPU kernels of the neuron on a CPU: run by ``test_fused_triton.py`` in a process whose Triton interprets."""
+"""The GPU kernels of the neuron on a CPU: run by ``test_kernels.py`` in a process whose Triton interprets."""
 
 from contextlib import contextmanager
 from unittest.mock import MagicMock
@@ -6,14 +6,15 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-from spikformer_edu import LIF, fused, fused_triton
+from spikformer_edu import LIF
+from spikformer_edu.kernels import lif, lif_triton
 
 
 @pytest.fixture
 def kernels(monkeypatch):
     """The kernels are used for tensors of a CPU; a list of the calls."""
     calls = []
-    monkeypatch.setattr(fused, "kernels_for", lambda tensor: calls.append(tensor.shape) or fused_triton)
+    monkeypatch.setattr(lif, "kernels_for", lambda tensor: calls.append(tensor.shape) or lif_triton)
     return calls
 
 
@@ -57,18 +58,18 @@ def test_any_time_constant(kernels, tau):
 
 def test_membranes_are_the_same_and_only_kept_on_demand(kernels):
     x = torch.randn(4, 3000)
-    spikes, u = fused.FusedLIF.apply(x, 0.5, 2.0, 2.0, True)
+    spikes, u = lif.FusedLIF.apply(x, 0.5, 2.0, 2.0, True)
     assert torch.equal(u, torch.stack(LIF().loop(x)[1]))
-    again, last = fused.FusedLIF.apply(x, 0.5, 2.0, 2.0, False)
+    again, last = lif.FusedLIF.apply(x, 0.5, 2.0, 2.0, False)
     assert torch.equal(again, spikes) and len(last) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # the interpreter cuts bfloat16, a GPU rounds it
 def test_rounds_as_the_fused_neuron_of_a_cpu(dtype, monkeypatch):
     x = (2 * torch.randn(6, 50_000)).to(dtype)  # enough for a sum that is rounded twice to tell
-    spikes, u = fused.FusedLIF.apply(x, 2 / 3, 3.0, 4 / 3, True)
-    monkeypatch.setattr(fused, "kernels_for", lambda tensor: fused_triton)
-    ours, membranes = fused.FusedLIF.apply(x, 2 / 3, 3.0, 4 / 3, True)
+    spikes, u = lif.FusedLIF.apply(x, 2 / 3, 3.0, 4 / 3, True)
+    monkeypatch.setattr(lif, "kernels_for", lambda tensor: lif_triton)
+    ours, membranes = lif.FusedLIF.apply(x, 2 / 3, 3.0, 4 / 3, True)
     assert torch.equal(membranes, u) and torch.equal(ours, spikes) and 0.02 < spikes.float().mean()
 
 
@@ -83,9 +84,9 @@ def test_kernels_start_on_the_device_of_their_tensors(kernels, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "device_of", device_of)
     for name in ("_forward", "_backward"):
-        kernel, spy = getattr(fused_triton, name), MagicMock()
+        kernel, spy = getattr(lif_triton, name), MagicMock()
         spy.__getitem__.side_effect = lambda grid, kernel=kernel: started.append(list(devices)) or kernel[grid]
-        monkeypatch.setattr(fused_triton, name, spy)
+        monkeypatch.setattr(lif_triton, name, spy)
     x = torch.randn(4, 30, requires_grad=True)
     LIF()(x).sum().backward()
     assert started == [[x.device]] * 2

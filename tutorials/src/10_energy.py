@@ -31,10 +31,8 @@ import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 
-from spikformer_edu.energy import (
-    AC,
-    CONVENTIONS,
-    MAC,
+from spikformer_edu.energy import AC, CONVENTIONS, MAC
+from spikformer_edu.paper_audit import (
     PUBLISHED,
     Audit,
     audit_ann,

@@ -1,7 +1,7 @@
 """The fused neuron's two passes as GPU kernels: every element walks its own T steps, read and written once each.
 
 Arithmetic is in float32 (in float64 for float64); the membrane is rounded to the tensor's own precision at every step,
-as ``fused.py`` does on a CPU, so that spikes are the same. The constants are compiled in, exact for every dtype.
+as ``lif.py`` does on a CPU, so that spikes are the same. The constants are compiled in, exact for every dtype.
 Without a GPU these kernels run in Triton's interpreter (``TRITON_INTERPRET=1``), which is how they are tested.
 """
 

@@ -17,12 +17,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .errors import SpikformerError
+from ..errors import SpikformerError
 
 
 @cache
 def _triton() -> ModuleType | None:
-    return import_module(".fused_triton", __package__) if find_spec("triton") else None
+    return import_module(".lif_triton", __package__) if find_spec("triton") else None
 
 
 def kernels_for(tensor: Tensor) -> ModuleType | None:

@@ -11,7 +11,7 @@ import torch
 
 MISSING = "Triton is not installed: it comes with PyTorch on Linux"
 triton = pytest.importorskip("triton", reason=MISSING)
-fused_triton = pytest.importorskip("spikformer_edu.fused_triton", reason=MISSING)
+lif_triton = pytest.importorskip("spikformer_edu.kernels.lif_triton", reason=MISSING)
 POINTER = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 
 
@@ -58,12 +58,12 @@ def launched(monkeypatch, tmp_path):
     pytest.importorskip("triton", "3.3", "older Triton has other names for compiling without a GPU")
 
     def compile_passes(x, arch):
-        forward, backward = Launches(fused_triton._forward, arch), Launches(fused_triton._backward, arch)
-        monkeypatch.setattr(fused_triton, "_forward", forward)
-        monkeypatch.setattr(fused_triton, "_backward", backward)
+        forward, backward = Launches(lif_triton._forward, arch), Launches(lif_triton._backward, arch)
+        monkeypatch.setattr(lif_triton, "_forward", forward)
+        monkeypatch.setattr(lif_triton, "_backward", backward)
         spikes, membranes, grad = (torch.empty(x.shape, dtype=x.dtype) for _ in range(3))
-        fused_triton.forward(x, membranes, spikes, 0.5, 1.0)
-        fused_triton.backward(membranes, grad, spikes, 0.5, 1.0, 4.0)
+        lif_triton.forward(x, membranes, spikes, 0.5, 1.0)
+        lif_triton.backward(membranes, grad, spikes, 0.5, 1.0, 4.0)
         return forward.compiled + backward.compiled
 
     return compile_passes
