@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from . import cli
+from .atomic import expand
 from .attention import SpikingLinear, SpikingSelfAttention
 from .data import DatasetInfo, info
-from .errors import SpikformerError
+from .errors import SpikformerError, printable
 from .model import Spikformer, SpikingConv
 from .neurons import LIF
 from .training import load_run, load_splits
@@ -70,7 +71,7 @@ def header(model: Spikformer, name: str, facts: DatasetInfo) -> dict[str, Any]:
         "imageSize": facts.image_size,
         "mean": list(facts.mean),
         "std": list(facts.std),
-        "classes": list(facts.classes),
+        "classes": [printable(name) for name in facts.classes],
     }
 
 
@@ -89,7 +90,7 @@ def export(checkpoint: str | Path, out: Path, data_dir: Path | None = None) -> l
         SpikformerError: no run there; a network that is not the paper's SSA on still images; class names that are not
             here; or a full disk.
     """
-    run = load_run(checkpoint)
+    run, out = load_run(checkpoint), expand(out)
     config, facts = run.model.config, info(run.recipe.dataset)
     if config.attention != "ssa" or config.qk_pool:
         raise SpikformerError(
@@ -105,14 +106,14 @@ def export(checkpoint: str | Path, out: Path, data_dir: Path | None = None) -> l
             f"{facts.name} has {len(facts.classes)} classes here, the network {config.num_classes}: "
             "give as --data-dir the data that it was trained on"
         )
-    content, offset, chunks = header(run.model, run.folder.name, facts), 0, []
+    content, offset, chunks = header(run.model, printable(run.folder.name), facts), 0, []
     content["tensors"] = {}
     for name, tensor in tensors(run.model).items():
         content["tensors"][name] = {"offset": offset, "shape": list(tensor.shape)}  # in numbers, not bytes
         offset += tensor.numel()
         chunks.append(tensor.numpy().astype("<f4").tobytes())
     paths = [out / "model.json", out / "model.bin"]
-    write_file(paths[0], lambda file: file.write_text(json.dumps(content, indent=1) + "\n"))
+    write_file(paths[0], lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
     write_file(paths[1], lambda file: file.write_bytes(b"".join(chunks)))
     return paths
 
