@@ -145,7 +145,7 @@ def write_events(path: Path, events: np.ndarray) -> None:
     """Write a recording, complete or not at all: AEDAT4 (with dv-processing) or ``.npz`` with t, x, y, p.
 
     Raises:
-        SpikformerError: dv-processing is missing, or the file cannot be written.
+        SpikformerError: dv-processing is missing or cannot write these times, or the file cannot be written.
     """
     path = expand(path)
 
@@ -170,6 +170,8 @@ def _write_aedat4(path: Path, events: np.ndarray) -> None:
         raise SpikformerError(
             "AEDAT4 is written by dv-processing: pip install dv-processing, or --format npz"
         ) from None
+    if back := steps_back(events):
+        raise SpikformerError(f"dv-processing writes no time stamps that go back, here {back:,}: write .npz instead")
     writer = dv.io.MonoCameraWriter(str(path), dv.io.MonoCameraWriter.EventOnlyConfig("simulated", (SENSOR, SENSOR)))
     for start in range(0, len(events), 10_000):
         store = dv.EventStore()

@@ -260,6 +260,17 @@ def test_a_counter_of_32_bits_that_starts_again_goes_on(tmp_path, suffix):
     assert np.array_equal(to_frames(read, T), to_frames(events, T))
 
 
+def test_times_that_go_back_are_written_to_npz_only(tmp_path):
+    events = some_events(100)
+    events["t"][50] = 0
+    write_events(tmp_path / "a.npz", events)
+    assert np.array_equal(read_events(tmp_path / "a.npz"), events)
+    pytest.importorskip("dv_processing")
+    with pytest.raises(SpikformerError, match="no time stamps that go back, here 1: write .npz"):
+        write_events(tmp_path / "a.aedat4", events)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
 def test_times_of_64_bits_that_go_back_far_have_not_wrapped(tmp_path):
     events = some_events(3)
     events["t"] = [2**50, 7, 2**50 + 5]
