@@ -1,4 +1,4 @@
-"""Files that are there whole, or not at all."""
+"""Paths as people write them, and files that are there whole, or not at all."""
 
 import os
 import re
@@ -7,7 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .errors import SpikformerError
+
 TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]{8}-.+")  # names of files that a killed process may leave behind
+
+
+def expand(path: str | Path) -> Path:
+    """A path in which ``~`` and ``~name`` stand for home folders; no shell does it in ``--out=~/run``.
+
+    Raises:
+        SpikformerError: no user of that name, or the home folder is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise SpikformerError(f"{path}: no home folder is known for {Path(path).parts[0]}, write it out") from None
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:

@@ -9,9 +9,12 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import SpikformerError
+from .atomic import expand
+from .errors import SpikformerError, printable
 
 Options = TypeVar("Options")
 
@@ -30,17 +33,26 @@ def run(main: Callable[..., Any], prog: str, default: Callable[[], Any] | None =
     # The notes of libraries about their own future are nothing a user of a command can act on; our own are one line.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    # Matplotlib warns of each single character of a class name that its font does not have.
+    warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing from", category=UserWarning)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {printable(message)}", file=sys.stderr)
+    if hasattr(sys.stdout, "reconfigure"):  # not every terminal can show every name of a folder; stderr escapes anyway
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options = next(iter(typing.get_type_hints(main).values()))
         main(parse(options, prog, None if default is None else default(), main.__doc__))
         sys.stdout.flush()  # now, while a pipe without a reader is still caught below
     except SpikformerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has seen enough: `| head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would flush it again at the end
         sys.exit(141)  # what a shell reports of a program that SIGPIPE ended
+    except OSError as error:  # a path that may not be read, a name that is too long, in any place that looks at it
+        if error.filename is None:
+            raise
+        print(f"error: cannot use {printable(error.filename)}: {error.strerror}; give another path", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -53,7 +65,7 @@ def parse(options: type[Options], prog: str, default: Options | None = None, des
     text = io.StringIO()
     try:
         with contextlib.redirect_stderr(text):
-            return tyro.cli(
+            given = tyro.cli(
                 options, prog=prog, description=description, **({} if default is None else {"default": default})
             )
     except SystemExit as stop:
@@ -61,13 +73,16 @@ def parse(options: type[Options], prog: str, default: Options | None = None, des
             sys.stdout.flush()
             raise
         raise SpikformerError(_one_line(text.getvalue(), prog)) from None
+    paths = {field.name: getattr(given, field.name) for field in fields(given)}
+    return replace(given, **{name: expand(path) for name, path in paths.items() if isinstance(path, Path)})
 
 
 def _one_line(box: str, prog: str) -> str:
     """tyro explains a mistake in a framed box of several lines: keep what is wrong and the option that was meant."""
     text = " ".join(" ".join(line.strip("│|╭╮╰╯ ") for line in box.splitlines()).split())
     parts = [part.strip() for part in re.split(r"[─-]{5,}", text)]
-    message = next(part for part in parts if ": " in part or part.endswith("."))
+    message = next(part for part in parts if ": " in part or part.endswith((".", ":")))
+    message += " ''" if message.endswith(":") else ""  # an empty argument, as of a variable that is not set
     wrong = re.search(r"(--[\w.-]+)", message)
     meant = re.findall(r"(--[\w.-]+)", text.partition("Perhaps you meant:")[2].partition("For full")[0])
     close = difflib.get_close_matches(wrong[1], meant, n=1, cutoff=0) if wrong and meant else []

@@ -13,6 +13,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from .atomic import expand
 from .errors import SpikformerError
 from .model import Spikformer
 
@@ -97,6 +98,7 @@ def _official_names(name: str, op: str) -> list[str]:
 
 def _read(path: str | os.PathLike) -> object:
     """What is in a file: tensors and plain containers, and the ``Namespace`` in which timm keeps a run's arguments."""
+    path = expand(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old or foreign formats: what cannot be read is said below

@@ -1,6 +1,7 @@
 """The one error that users see: a single line that names the cause and the remedy."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -15,3 +16,12 @@ def nearest(name: object, options: Iterable[str]) -> str:
     hint = f"did you mean {close[0]!r}? " if close else ""
     shown = options if len(options) <= 20 else [*options[:20], "..."]
     return f"{hint}available: {', '.join(shown)}"
+
+
+def printable(text: object) -> str:
+    """Text that came from elsewhere, on one line that can be encoded: what is no character to be shown, as an escape.
+
+    That is a line break, any other control character, and a byte of a file name that is not UTF-8 (a lone surrogate).
+    """
+    hidden = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+    return re.sub(hidden, lambda found: found[0].encode("unicode_escape").decode(), str(text))

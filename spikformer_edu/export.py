@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from . import cli
+from .atomic import expand
 from .attention import SpikingLinear, SpikingSelfAttention
 from .data import DatasetInfo, info
-from .errors import SpikformerError
+from .errors import SpikformerError, printable
 from .model import Spikformer, SpikingConv
 from .neurons import LIF
 from .training import Run, load_run
@@ -58,7 +59,7 @@ def header(run: Run, facts: DatasetInfo) -> dict[str, Any]:
         if isinstance(module, LIF)
     }
     return {
-        "name": run.folder.name,
+        "name": printable(run.folder.name),
         "dim": config.dim,
         "depth": config.depth,
         "heads": config.heads,
@@ -70,7 +71,7 @@ def header(run: Run, facts: DatasetInfo) -> dict[str, Any]:
         "imageSize": facts.image_size,
         "mean": list(facts.mean),
         "std": list(facts.std),
-        "classes": run.data.classes,
+        "classes": [printable(name) for name in run.data.classes],
     }
 
 
@@ -87,7 +88,7 @@ def export(checkpoint: str | Path, out: Path) -> list[Path]:
     Raises:
         SpikformerError: no run there; a network that is not the paper's SSA on still images; or a full disk.
     """
-    run = load_run(checkpoint)
+    run, out = load_run(checkpoint), expand(out)
     config, facts = run.model.config, info(run.recipe.dataset)
     if config.attention != "ssa" or config.qk_pool:
         raise SpikformerError(
@@ -103,7 +104,7 @@ def export(checkpoint: str | Path, out: Path) -> list[Path]:
         offset += tensor.numel()
         chunks.append(tensor.numpy().astype("<f4").tobytes())
     paths = [out / "model.json", out / "model.bin"]
-    write_file(paths[0], lambda file: file.write_text(json.dumps(content, indent=1) + "\n"))
+    write_file(paths[0], lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
     write_file(paths[1], lambda file: file.write_bytes(b"".join(chunks)))
     return paths
 

@@ -1,10 +1,10 @@
 """Every picture of one forward pass, as PNG files and as one HTML page that needs nothing else."""
 
 import base64
+import html
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from html import escape
 from io import BytesIO
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from PIL import Image, ImageDraw, ImageFont, ImageSequence
 from torch import Tensor
 
 from . import plot
+from .atomic import expand
 from .attention import SpikingSelfAttention
 from .data import DatasetInfo
 from .energy import CONVENTIONS, DISCLAIMER, EnergyReport, energy, energy_unit
-from .errors import SpikformerError
+from .errors import SpikformerError, printable
 from .model import Spikformer
 from .plot.attention import token_grid
 from .record import Recording, record
@@ -69,7 +70,7 @@ def write_report(subject: Subject, out: Path, animate: bool = False) -> Path:
     """
     import matplotlib.pyplot as plt
 
-    model, inputs = subject.model, subject.inputs
+    model, inputs, out = subject.model, subject.inputs, expand(out)
     with torch.no_grad():
         with record(model, compact=True) as whole:  # all samples: rates
             model(inputs)
@@ -269,6 +270,11 @@ footer { max-width: 1100px; margin: 48px auto 24px; padding: 0 20px; color: var(
   img { width: max(100%, calc(var(--wide) * 0.72)); }
 }
 """
+
+
+def escape(text: str) -> str:
+    """Text in a page, whatever the names of classes and folders hold."""
+    return html.escape(printable(text))
 
 
 def _page(subject: Subject, whole: Recording, report: EnergyReport, figures: list[tuple]) -> str:

@@ -72,12 +72,12 @@ def main(options: Options) -> None:
 
 def summary(folder: Path, score: Score) -> str:
     """What a reader wants to know of a finished run."""
-    with open(folder / "metrics.csv", newline="") as log:
+    with open(folder / "metrics.csv", newline="", encoding="utf-8") as log:
         rows = list(csv.DictReader(log))
     last, seconds = rows[-1], sum(float(row["seconds"]) for row in rows)
     speed = sum(float(row["images_per_s"]) * float(row["seconds"]) for row in rows) / seconds
     memory = float(last["peak_memory_gib"])
-    best = json.loads((folder / "results.json").read_text())
+    best = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     data = f", trained on {', then '.join(best['trained_on'])}" if best["simulated"] else ""
     lines = [
         f"test accuracy {100 * score.accuracy:.2f} % ({score.correct} of {score.total}), measured once{data}",

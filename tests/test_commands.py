@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import spikformer_edu as se
-from spikformer_edu import evaluate, export, report, train, visualize
+from spikformer_edu import benchmark, cli, evaluate, export, report, train, visualize
 from spikformer_edu.data import __main__ as data
 from spikformer_edu.data import info
 from spikformer_edu.training import recipe_for
@@ -278,6 +279,99 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly(arguments):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait() == 141
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("USERPROFILE", str(folder))  # Windows
+    return folder
+
+
+COMMANDS = {
+    "train": train.Options,
+    "evaluate": evaluate.Options,
+    "visualize": visualize.Options,
+    "export": export.Options,
+    "benchmark": benchmark.Options,
+    "data info": data.Info | data.Prepare | data.Simulate,
+    "data prepare": data.Info | data.Prepare | data.Simulate,
+    "data simulate": data.Info | data.Prepare | data.Simulate,
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_path_option_knows_the_home_folder(command, home, monkeypatch):
+    given = {"data info": ["info"], "data prepare": ["prepare", "digits"], "data simulate": ["simulate", "--out", "x"]}
+    start = given.get(command, [])
+    monkeypatch.setattr("sys.argv", [command, *start])
+    kind = type(cli.parse(COMMANDS[command], command))
+    paths = [name for name, hint in get_type_hints(kind).items() if Path in (hint, *get_args(hint))]
+    assert paths
+    for name in paths:
+        option = "--" + name.replace("_", "-")
+        monkeypatch.setattr("sys.argv", [command, *start, f"{option}=~/some where"])
+        assert getattr(cli.parse(COMMANDS[command], command), name) == home / "some where"
+        monkeypatch.setattr("sys.argv", [command, *start, f"{option}=~no-such-user/x"])
+        with pytest.raises(se.SpikformerError, match="^~no-such-user/x: no home folder is known"):
+            cli.parse(COMMANDS[command], command)
+
+
+def test_a_tilde_makes_no_folder_of_that_name(packaged, home, tmp_path):
+    packaged.rename(home / "run")
+    done = run("spikformer_edu.export", "--checkpoint=~/run", "--out=~/exported", cwd=tmp_path)
+    assert done.returncode == 0 and str(home / "exported" / "model.bin") in done.stdout, done.stderr
+    assert {path.name for path in home.iterdir()} == {"run", "exported"} and [*tmp_path.iterdir()] == [home]
+
+
+def test_a_path_in_the_home_folder_of_the_library(packaged, home, tmp_path, monkeypatch):
+    packaged.rename(home / "run")
+    assert se.load_run("~/run").folder == home / "run"
+    monkeypatch.chdir(tmp_path)
+    assert se.export.export("~/run", Path("~/exported"))[0] == home / "exported" / "model.json"
+    assert [*tmp_path.iterdir()] == [home]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are always text")
+def test_folders_of_any_name_on_a_terminal_of_few_letters(packaged, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    odd = os.fsdecode("猫 $x_{ ".encode() + b"caf\xe9")
+    packaged.rename(tmp_path / odd)
+    done = run("spikformer_edu.export", "--checkpoint", tmp_path / odd, "--out", tmp_path / odd / "exported")
+    assert done.returncode == 0 and r"\u732b $x_{ caf\udce9" in done.stdout, done.stderr
+    content = json.loads((tmp_path / odd / "exported" / "model.json").read_text(encoding="utf-8"))
+    assert content["name"] == r"猫 $x_{ caf\udce9"
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path):
+    refused(run("spikformer_edu.train", "--out", "a" * 300, "--resume", cwd=tmp_path))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are always text")
+def test_a_data_set_whose_classes_have_any_name_is_trained_and_drawn(tmp_path, monkeypatch):
+    names = [rb"$\frac{1$", b"two\nlines", "猫 <b> & co".encode(), b"caf\xe9", b"n" * 200]
+    for number, name in enumerate(names):
+        for split in (b"train", b"test"):
+            folder = os.fsencode(tmp_path / "data") + b"/" + split + b"/" + name
+            os.makedirs(folder)
+            Image.new("RGB", (32, 32), (40 * number, 0, 255)).save(os.fsdecode(folder + b"/0.png"))
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    recipe = "--model cifar10dvs-2-256 --time-steps 1 --epochs 1 --cooldown-epochs 0 --warmup-epochs 0 --batch-size 5"
+    recipe += " --augment.randaugment 0 --augment.mixup 0 --augment.cutmix 0 --dataset folder --device cpu"
+    out = tmp_path / os.fsdecode(b"$x_{ \xe9")
+    done = run("spikformer_edu.train", *recipe.split(), "--data-dir", tmp_path / "data", "--out", out)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert (out / "figures" / "training.png").exists() and r"$x_{ \udce9" in done.stdout
+    assert "<title>$x_{ " in (out / "figures" / "report.html").read_text(encoding="utf-8")
+    figure = tmp_path / "samples.png"
+    done = run("spikformer_edu.data", "info", "folder", "--data-dir", tmp_path / "data", "--figure", figure)
+    assert done.returncode == 0 and done.stderr == "" and figure.exists(), done.stderr
+    done = run("spikformer_edu.evaluate", "--checkpoint", out, "--data-dir", tmp_path / "data")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
 
 
 def test_evaluate_refuses_what_is_no_run(tmp_path):

@@ -288,6 +288,17 @@ def test_foreign_files(tmp_path, one_line, content):
     refused(one_line, ours("cifar"), path, "checkpoint")
 
 
+def test_a_file_in_the_home_folder(tmp_path, monkeypatch, one_line):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    reference = official("cifar")
+    torch.save(reference.state_dict(), tmp_path / "weights.pt")
+    assert same_logits(load_official(ours("cifar"), "~/weights.pt"), reference)
+    with pytest.raises(SpikformerError) as caught:
+        load_official(ours("cifar"), "~no-such-user/weights.pt")
+    one_line(caught, "no home folder is known for ~no-such-user")
+
+
 def test_files_that_cannot_be_read(tmp_path, one_line):
     refused(one_line, ours("cifar"), tmp_path / "absent.pth", "absent.pth", "No such file")
     refused(one_line, ours("cifar"), tmp_path, str(tmp_path), "directory")

@@ -50,7 +50,35 @@ def one_line(error):
     return text
 
 
+ODD_NAMES = (
+    "$5",
+    r"$\frac{1$",
+    "x^2_$a$",
+    r"a\\b\$",
+    "two\nlines",
+    "_private",
+    "n" * 300,
+    "caf\udce9",
+    "\x1b[2J\t",
+    "猫 שלום",
+)
+
+
 class TestStyle:
+    @pytest.mark.filterwarnings("ignore:Glyph")
+    @pytest.mark.parametrize("name", ODD_NAMES)
+    def test_any_name_can_be_drawn_as_it_reads(self, name):
+        fig, ax = plt.subplots()
+        shown = style.plain(name)
+        ax.plot([0, 1], label=shown)
+        ax.set_title(shown)
+        assert [text.get_text() for text in ax.legend().get_texts()] == [shown]
+        fig.canvas.draw()
+        text, formula = ax.title._preprocess_math(shown)
+        assert not formula and len(text) <= 35 and text.isprintable()
+        if len(name) < 10 and name.isprintable():
+            assert text.strip() == name
+
     def test_house_colours_differ_in_lightness_so_that_grey_print_keeps_them_apart(self):
         def lightness(color):
             linear = [
@@ -412,6 +440,13 @@ class TestLogits:
         with pytest.raises(se.SpikformerError) as error:
             plot.logits(rec, shown=0)
         assert "shown=0" in one_line(error)
+
+    @pytest.mark.filterwarnings("ignore:Glyph")
+    def test_classes_of_any_name_stand_in_the_legend(self, rec):
+        fig, ax = plot.logits(rec, ODD_NAMES, label=3, shown=10)
+        fig.canvas.draw()
+        assert len(ax.get_legend().get_texts()) == len(ODD_NAMES)
+        assert ax.get_window_extent().width > 150, "a long name left no room for the curves"
 
 
 class TestSSA:

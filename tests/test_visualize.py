@@ -196,8 +196,10 @@ class TestOtherModels:
 
     def test_one_step_one_token_one_sample_silent(self, tmp_path):
         subject = self.subject(time_steps=1, shape=(1, 1, 4, 4))
-        page = write_report(replace(subject, inputs=torch.zeros(1, 1, 4, 4)), tmp_path / "new" / "folder")
-        assert "a &lt;toy&gt; &amp; more" in page.read_text(encoding="utf-8")
+        odd = replace(info("digits"), classes=("<b>", r"$\frac{1$", "caf\udce9", "two\nlines", *"456789"))
+        subject = replace(subject, inputs=torch.zeros(1, 1, 4, 4), info=odd, name="a <toy> & $x_{ \udce9")
+        page = write_report(subject, tmp_path / "new" / "folder").read_text(encoding="utf-8")
+        assert r"a &lt;toy&gt; &amp; $x_{ \udce9" in page and "true: &lt;b&gt;)" in page
         assert self.names(tmp_path / "new" / "folder") == set(FIGURES) - {"training"}
 
     @pytest.mark.slow

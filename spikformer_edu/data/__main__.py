@@ -1,5 +1,6 @@
 """``python -m spikformer_edu.data``: what data sets there are, preparing them, simulating event recordings."""
 
+import shlex
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from .. import cli
 from ..atomic import write_atomically
-from ..errors import SpikformerError, nearest
+from ..errors import SpikformerError, nearest, printable
 from . import MODULES, PAPER, Absent, batches, cifar10dvs, count, info, load, local_info
 from .cache import Cache, CacheWarning
 from .events import simulate, write_events
@@ -82,6 +83,7 @@ def show(command: Info) -> None:
     if command.name is None:
         if command.figure is not None:
             raise SpikformerError("--figure draws one data set: give its name")
+        root = data_folder(command.data_dir).absolute()
         print(f"{'data set':<11} {'classes':>7}  {'input':<14} {'T':>2}  {'model':<17} on this machine")
         for name in MODULES:
             facts = info(name)
@@ -89,7 +91,7 @@ def show(command: Info) -> None:
             classes, steps = facts.num_classes or "any", facts.time_steps or ""
             there = "your own, as --data-dir" if name == "folder" else present(name, command.data_dir)
             print(f"{name:<11} {classes:>7}  {size:<14} {steps:>2}  {facts.default_model:<17} {there}")
-        print(f"looked for in {data_folder(command.data_dir).absolute()}")
+        print(f"looked for in {root}")
         return
     facts = local_info(command.name, command.data_dir)
     if command.name == "folder":
@@ -113,7 +115,7 @@ def show(command: Info) -> None:
     }
     for label, text in lines.items():
         if text:
-            print(f"{label:<11} {text}")
+            print(f"{label:<11} {printable(text)}")
     if command.figure is not None:
         draw(command.name, command.data_dir, command.figure)
 
@@ -153,7 +155,7 @@ def prepare(command: Prepare) -> None:
         sweep(folder)
     if command.force:
         Cache(facts.name, places(facts, command.data_dir)[-1]).clear()
-    absent = []
+    absent, steps_back = [], []
     with warnings.catch_warnings():
         warnings.simplefilter("error", CacheWarning)  # keeping the results is what was asked for
         splits = load(command.name, command.data_dir, time_steps=command.time_steps, image_size=command.image_size)
@@ -162,6 +164,9 @@ def prepare(command: Prepare) -> None:
                 continue
             if isinstance(split, Recordings):
                 split.cache.strict = True  # the filter does not reach the processes that read
+                steps_back.append(split.steps_back)
+                if command.workers:
+                    split.steps_back.share_memory_()  # they count into it
             if isinstance(split, Absent):
                 print(f"{name}: none ({split.reason.split(':')[0]})")
                 absent.append(name)
@@ -173,6 +178,9 @@ def prepare(command: Prepare) -> None:
                     bar.update(len(targets))
             smallest = int(split.targets.bincount(minlength=splits.info.num_classes).min())
             print(f"{name}: {len(split):,} samples read, at least {smallest:,} of each class")
+    if steps_back and (total := int((counts := torch.cat(steps_back)).sum())):
+        print(f"time stamps that go back: {total:,}, in {int((counts > 0).sum()):,} of {len(counts):,} recordings;"
+              " events stay in the order of the file")  # fmt: skip
     print(f"{splits.info.label} is ready" + (f", but training needs {' and '.join(absent)} too" if absent else ""))
 
 
@@ -193,13 +201,13 @@ def write(command: Simulate) -> None:
     )
     if folder.exists() and not (folder / cifar10dvs.LABEL).exists():
         raise SpikformerError(f"{folder} exists and holds no simulated recordings: give another --out")
-    if folder.exists() and (folder / cifar10dvs.LABEL).read_text() != label:
+    if folder.exists() and (folder / cifar10dvs.LABEL).read_text(encoding="utf-8") != label:
         raise SpikformerError(
             f"{folder} holds simulated recordings of another source, seed, number or format: give another --out"
         )
     pictures, targets, names = sources(command)
     try:
-        write_atomically(folder / cifar10dvs.LABEL, lambda file: file.write_text(label))
+        write_atomically(folder / cifar10dvs.LABEL, lambda file: file.write_text(label, encoding="utf-8"))
     except OSError as error:
         raise SpikformerError(f"cannot write to {folder}: {error.strerror}") from None
     for name in names:
@@ -211,7 +219,7 @@ def write(command: Simulate) -> None:
         write_events(folder / name / f"{command.source}_{name}_{number:04d}.{command.format}", events)
         total += len(events)
     print(f"{len(pictures):,} simulated recordings of {total // len(pictures):,} events on average in {folder}")
-    print(f"train on them with --dataset cifar10dvs --data-dir {command.out}")
+    print(f"train on them with --dataset cifar10dvs --data-dir {shlex.quote(str(command.out))}")
 
 
 def sources(command: Simulate) -> tuple[torch.Tensor, np.ndarray, tuple[str, ...]]:

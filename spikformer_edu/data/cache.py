@@ -11,12 +11,13 @@ import os
 import warnings
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 
-from ..atomic import write_atomically
+from ..atomic import expand, write_atomically
 from ..errors import SpikformerError
 
 Arrays = dict[str, np.ndarray]
@@ -35,7 +36,8 @@ class Cache:
     Args:
         name: subfolder, the data set's name.
         data_dir: where the data are; the cache lies beside them, in ``spikformer-cache``. When nothing can be written
-            there, or when it is None, it lies in the user's cache folder (``$XDG_CACHE_HOME``, else ``~/.cache``).
+            there, or when it is None, it lies in the user's cache folder (``$XDG_CACHE_HOME``, else ``~/.cache``). In a
+            container there may be no home folder either; then nothing is kept.
 
     Attributes:
         strict: an entry that cannot be kept is an error, also in the processes that read for this one.
@@ -44,8 +46,9 @@ class Cache:
     strict = False
 
     def __init__(self, name: str, data_dir: Path | None):
-        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikformer_edu"
-        self.folders = [user / name] if data_dir is None else [data_dir / "spikformer-cache" / name, user / name]
+        self.folders = [] if data_dir is None else [data_dir / "spikformer-cache" / name]
+        with suppress(SpikformerError):
+            self.folders.append(expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "spikformer_edu" / name)
 
     def get(self, key: dict, build: Callable[[], Arrays], compress: bool = False) -> Arrays:
         """The entry of that key, built and stored when it is not there.
@@ -79,6 +82,7 @@ class Cache:
     def _store(self, file: str, text: str, arrays: Arrays, compress: bool) -> None:
         body = safetensors.numpy.save(arrays)
         body = zlib.compress(body, 1) if compress else body
+        reason = "no home folder is known"
         for folder in self.folders:
             try:
                 write_atomically(folder / file, lambda path: path.write_bytes(_digest(text, body) + body))
@@ -90,7 +94,7 @@ class Cache:
                 if folder != self.folders[0]:
                     warnings.warn(f"cannot write to {self.folders[0]}: the cache goes to {folder}", stacklevel=2)
                 return
-        lost = CacheWarning(f"no cache is kept, {reason}: free space or give another --data-dir")
+        lost = CacheWarning(f"no cache is kept, {reason}: free space, or set XDG_CACHE_HOME to another folder")
         if self.strict:
             raise lost
         warnings.warn(lost, stacklevel=2)

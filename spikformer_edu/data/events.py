@@ -4,26 +4,33 @@ An event says that the log intensity of pixel (x, y) rose (p = 1) or fell (p = 0
 """
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..atomic import write_atomically
+from ..atomic import expand, write_atomically
 from ..errors import SpikformerError, nearest
 
 EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "?")], align=True)  # t in microseconds
 SENSOR = 128  # pixels along each side of a DVS128
+NAMES = (("t", "ts", "timestamp"), ("x",), ("y",), ("p", "pol", "polarity"))  # of columns, in files with names
 
 
 def read_events(path: Path) -> np.ndarray:
     """All events of a recording, of dtype ``EVENT``: AEDAT4, AEDAT 2.0, ``.npz`` with t, x, y, p, or tonic's ``.npy``.
 
+    They come in the order of the file, which is what frames of equal count need. Cameras write a time stamp that goes
+    back a little now and then; it is kept (see ``steps_back``). Where a 32-bit counter of microseconds started again
+    at 0, the times go on.
+
     Raises:
-        SpikformerError: the file is empty, truncated, of another format, or its events are outside the sensor or not
-            in order of time; the line names the file.
+        SpikformerError: the file is empty, truncated, of another format, or its events are outside the sensor; the line
+            names the file.
     """
+    path = expand(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise SpikformerError(f"{path} is no recording: {nearest(path.suffix, READERS)}")
@@ -42,11 +49,24 @@ def read_events(path: Path) -> np.ndarray:
             raise SpikformerError(
                 f"{path} is damaged: an event at {name} = {bad} is outside the {SENSOR} x {SENSOR} sensor"
             )
-    if (np.diff(t) < 0).any():
-        raise SpikformerError(f"{path} is damaged: its events are not in order of time")
     events = np.empty(len(t), dtype=EVENT)
-    events["t"], events["x"], events["y"], events["p"] = t, x, y, p
+    events["t"], events["x"], events["y"], events["p"] = _without_wraps(t), x, y, p
     return events
+
+
+def _without_wraps(t: np.ndarray) -> np.ndarray:
+    """Times in microseconds, going on where a 32-bit counter (AEDAT 2.0, and what was made of it) started again at 0.
+
+    All stamps of such a file lie within 2**32, and no camera delivers an event half of that (36 minutes) late.
+    """
+    if float(t.max()) - float(t.min()) < 2**32 and (np.diff(t) < -(2**31)).any():
+        return np.unwrap(t, period=2**32)
+    return t
+
+
+def steps_back(events: np.ndarray) -> int:
+    """How many events of a recording, of dtype ``EVENT``, are stamped earlier than the event before them."""
+    return int((np.diff(events["t"]) < 0).sum())
 
 
 def _aedat4(path: Path) -> tuple[np.ndarray, ...]:
@@ -74,17 +94,30 @@ def _aedat2(path: Path) -> tuple[np.ndarray, ...]:
 
 def _npz(path: Path) -> tuple[np.ndarray, ...]:
     with np.load(path) as file:
-        return _columns(*(file[name] for name in "txyp"))
+        if len(file.files) == 1 and (events := file[file.files[0]]).dtype.names:
+            return _named(events, events.dtype.names)
+        return _named(file, file.files)
 
 
 def _npy(path: Path) -> tuple[np.ndarray, ...]:
-    """tonic's DVS128 Gesture: rows x, y, p, t with t in milliseconds."""
+    """Events with named fields, t in microseconds; or tonic's DVS128 Gesture: rows x, y, p, t, in milliseconds."""
     rows = np.load(path)
+    if rows.dtype.names:
+        return _named(rows, rows.dtype.names)
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise ValueError(f"shape {rows.shape}, not (N, 4)")
     x, y, p, t = rows.T
     t, x, y, p = _columns(t, x, y, p)
     return 1000 * t, x, y, p
+
+
+def _named(source: Mapping | np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:
+    """The columns of a file that gives each a name."""
+    chosen = [next((name for name in group if name in names), None) for group in NAMES]
+    for (name, *_), found in zip(NAMES, chosen, strict=True):
+        if found is None:
+            raise ValueError(f"it has no {name!r}, only {', '.join(names)}")
+    return _columns(*(source[name] for name in chosen))
 
 
 def _columns(t: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -112,8 +145,9 @@ def write_events(path: Path, events: np.ndarray) -> None:
     """Write a recording, complete or not at all: AEDAT4 (with dv-processing) or ``.npz`` with t, x, y, p.
 
     Raises:
-        SpikformerError: dv-processing is missing, or the file cannot be written.
+        SpikformerError: dv-processing is missing or cannot write these times, or the file cannot be written.
     """
+    path = expand(path)
 
     def write(file: Path) -> None:
         if path.suffix == ".npz":
@@ -136,6 +170,8 @@ def _write_aedat4(path: Path, events: np.ndarray) -> None:
         raise SpikformerError(
             "AEDAT4 is written by dv-processing: pip install dv-processing, or --format npz"
         ) from None
+    if back := steps_back(events):
+        raise SpikformerError(f"dv-processing writes no time stamps that go back, here {back:,}: write .npz instead")
     writer = dv.io.MonoCameraWriter(str(path), dv.io.MonoCameraWriter.EventOnlyConfig("simulated", (SENSOR, SENSOR)))
     for start in range(0, len(events), 10_000):
         store = dv.EventStore()
@@ -151,8 +187,10 @@ def to_frames(events: np.ndarray, time_steps: int, size: int = SENSOR, sensor: i
     With N events, frame i takes those from i (N // T) up to (i + 1) (N // T); the last one takes the rest as well.
 
     Args:
-        events: of dtype ``EVENT``, in order of time. time_steps: T. size, sensor: pixels along each side of a frame and
-            of the camera, at most 128; a sensor pixel is counted where it falls.
+        events: of dtype ``EVENT``; their order counts, not their times.
+        time_steps: T.
+        size: pixels along each side of a frame, at most 128.
+        sensor: pixels along each side of the camera, at most 128; each is counted where it falls.
 
     Returns:
         ``[T, 2, size, size]``, channel = polarity, in the smallest unsigned type that holds the counts.
@@ -179,6 +217,12 @@ def read_frames(path: Path, time_steps: int, size: int = SENSOR) -> np.ndarray:
     Raises:
         SpikformerError: as ``read_events``, or ready-made frames of another T or size.
     """
+    return cut(path, time_steps, size)[0]
+
+
+def cut(path: Path, time_steps: int, size: int) -> tuple[np.ndarray, int]:
+    """What ``read_frames`` gives, and ``steps_back`` of the recording; 0 of ready-made frames."""
+    path = expand(path)
     if path.suffix.lower() == ".npz":
         try:
             with np.load(path) as file:
@@ -193,8 +237,9 @@ def read_frames(path: Path, time_steps: int, size: int = SENSOR) -> np.ndarray:
                 )
             if frames.min() < 0 or (frames != np.round(frames)).any():
                 raise SpikformerError(f"{path} holds frames that are no event counts: make them again")
-            return frames.astype(np.min_scalar_type(int(frames.max())))
-    return to_frames(read_events(path), time_steps, size)
+            return frames.astype(np.min_scalar_type(int(frames.max()))), 0
+    events = read_events(path)
+    return to_frames(events, time_steps, size), steps_back(events)
 
 
 def simulate(

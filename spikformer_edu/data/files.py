@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..atomic import TEMPORARY
+from ..atomic import TEMPORARY, expand
 from ..errors import SpikformerError
 from .augment import Augment, augment_images
 from .base import DatasetInfo, Split, digests
@@ -36,11 +36,15 @@ def data_folder(data_dir: str | Path | None = None) -> Path:
     """The folder that data sets are looked for in: the one given, else ``$SPIKFORMER_DATA``, else ``./data``.
 
     Raises:
-        SpikformerError: the folder that was named does not exist.
+        SpikformerError: the folder that was named does not exist, or may not be read.
     """
     named = data_dir or os.environ.get("SPIKFORMER_DATA")
-    folder = Path(named or "data").expanduser()
-    if named and not folder.is_dir():
+    folder = expand(named or "data")
+    try:
+        found = folder.is_dir()
+    except OSError as error:  # a parent that may not be read, a name that is too long
+        raise SpikformerError(f"cannot read {folder}: {error.strerror}; give another --data-dir") from None
+    if named and not found:
         raise SpikformerError(f"no folder {folder}: give an existing one as --data-dir or in $SPIKFORMER_DATA")
     return folder
 
@@ -238,8 +242,8 @@ class Pictures(Split):
         augment: Augment | None,
         ranges: np.ndarray | None = None,
     ):
-        self.folder, self.names, self.targets, self.info, self.augment = folder, names, targets, info, augment
-        self.ranges = ranges
+        self.folder, self.names, self.ranges = folder.absolute(), names, ranges
+        self.targets, self.info, self.augment = targets, info, augment
 
     def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         images = torch.stack([self._read(int(i), generator) for i in indices])  # [B, C, H, W]

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..errors import SpikformerError
 from .augment import Augment, augment_frames
 from .base import Split, digests
-from .cache import Cache
-from .events import SENSOR, read_frames
+from .cache import Arrays, Cache
+from .events import SENSOR, cut
 
 
 class Frames(Split):
@@ -43,7 +43,16 @@ class Recordings(Split):
     """Recordings on disk; each is cut into frames when it is first needed, and the frames are kept in the cache.
 
     Args:
-        folder: what ``names`` are relative to. time_steps: T. size: height and width of a frame.
+        folder: what ``names`` are relative to.
+        names: of the files.
+        targets: labels ``[n]``.
+        time_steps: T.
+        size: height and width of a frame.
+        augment: what is done to training samples; None: nothing.
+        cache: where frames are kept.
+
+    Attributes:
+        steps_back: ``[n]``, of each recording that was read, how many events are stamped earlier than the one before.
     """
 
     def __init__(
@@ -56,8 +65,9 @@ class Recordings(Split):
         augment: Augment | None,
         cache: Cache,
     ):
-        self.folder, self.names, self.targets = folder, names, targets
+        self.folder, self.names, self.targets = folder.absolute(), names, targets  # whatever folder it is read from
         self.time_steps, self.size, self.augment, self.cache = time_steps, size, augment, cache
+        self.steps_back = torch.zeros(len(names), dtype=torch.int64)
 
     def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         frames = np.stack([self.frames(int(i)) for i in indices], axis=1)  # [T, B, 2, H, W]
@@ -89,9 +99,15 @@ class Recordings(Split):
             "time_steps": self.time_steps,
             "size": self.size,
         }
-        return self.cache.get(key, lambda: {"frames": read_frames(path, self.time_steps, self.size)}, compress=True)[
-            "frames"
-        ]
+
+        def read() -> Arrays:
+            frames, back = cut(path, self.time_steps, self.size)
+            return {"frames": frames, "steps_back": np.array([back])}
+
+        entry = self.cache.get(key, read, compress=True)
+        if "steps_back" in entry:  # older entries are of recordings in order of time
+            self.steps_back[index] = int(entry["steps_back"][0])
+        return entry["frames"]
 
 
 def check_steps(time_steps: int) -> int:

@@ -27,8 +27,10 @@ def events(
     """An event cube above the T frames of equal event count that the network sees, and the tokens it makes of them.
 
     Args:
-        recording: events of dtype ``spikformer_edu.data.events.EVENT``, in order of time. time_steps: T.
-        sensor: pixels along each side of the camera. title: what was recorded; say so if it is simulated.
+        recording: events of dtype ``spikformer_edu.data.events.EVENT``, in the order of the file.
+        time_steps: T.
+        sensor: pixels along each side of the camera.
+        title: what was recorded; say so if it is simulated.
         shown: the cube draws at most this many events, evenly chosen, so that it can be seen through.
         model: a network for event frames; a row below the frames then shows the tokens that leave its patch splitting,
             as the mean over their D features.
@@ -51,7 +53,8 @@ def events(
     rows = fig.add_gridspec(2 + more, time_steps, height_ratios=[3.6, *[1] * (1 + more)])
     cube = fig.add_axes((0.0, 0.22 + 0.14 * more, 1.0, 0.74 - 0.14 * more), projection="3d", computed_zorder=False)
     some = recording[np.linspace(0, len(recording) - 1, min(shown, len(recording))).astype(int)]
-    milliseconds = (some["t"] - recording["t"][0]) / 1000
+    first, last = recording["t"].min(), recording["t"].max()  # time stamps may go back, and all may be the same
+    milliseconds, end = (some["t"] - first) / 1000, max(int(last - first), 1) / 1000
     for polarity, color, label in ((0, FELL, "darker (p = 0)"), (1, ROSE, "brighter (p = 1)")):
         mine = some["p"] == polarity
         place = milliseconds[mine], some["x"][mine], some["y"][mine]
@@ -59,11 +62,10 @@ def events(
             *place, s=3, c=color, alpha=0.6, lw=0, label=label, clip_on=False
         )  # axes are square, the cube is not
     cube.set(xlabel="time (ms)", ylabel="x", zlabel="y", ylim=(0, sensor), zlim=(sensor, 0))
-    cube.set_xlim(0, milliseconds[-1])
+    cube.set_xlim(0, end)
     cube.set_box_aspect((3.2, 1, 1), zoom=1.6)
     cube.view_init(elev=18, azim=-72)
     corners = [(x, y) for x in (0, sensor) for y in (0, sensor)]
-    end = milliseconds[-1]
     for (a, b), (c, d) in [(p, q) for p in corners for q in corners if p < q and (p[0] == q[0] or p[1] == q[1])]:
         for t in (0, end):
             cube.plot([t, t], [a, c], [b, d], color="#BBBBBB", lw=0.8, clip_on=False)

@@ -201,7 +201,7 @@ def logits(
         looks = cycle(zip(("-", "--", "-.", ":", (0, (1, 1))), "osD^v", strict=True))
         for place, (k, (line, marker)) in enumerate(zip(lead, looks, strict=False)):
             color = plt.get_cmap(style.HEAT)(0.85 * place / max(len(lead) - 1, 1))
-            name = (classes[k] if k < len(classes) else f"class {k}") + (" (true)" if k == label else "")
+            name = style.plain(classes[k] if k < len(classes) else f"class {k}") + (" (true)" if k == label else "")
             ax.plot(means[:, k], color=color, linestyle=line, marker=marker, markersize=5, label=name)
         style.time_axis(ax, steps)
         ax.set_ylabel("mean logit up to t")

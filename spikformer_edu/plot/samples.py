@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from ..data.base import DatasetInfo, Split, generator_for
 from ..errors import SpikformerError
-from .style import house, image_of
+from .style import house, image_of, plain
 
 
 @house
@@ -42,10 +42,10 @@ def samples(
             panel.spines[:].set_visible(False)
             if row == 0:
                 name = info.classes[int(targets[column])] if info.classes else f"class {int(targets[column])}"
-                panel.set_title(name if len(name) <= 13 else f"{name[:12]}...", fontsize=9, loc="center")
+                panel.set_title(plain(name, 13), fontsize=9, loc="center")
         axes[row, 0].set_ylabel("as it is" if row == 0 else f"augmented {row}", fontsize=10)
     steps = f", frame {rows[0][0].shape[0] // 2} of T = {rows[0][0].shape[0]}" if info.time_steps else ""
-    fig.suptitle(f"{info.title}{steps}", x=0.01, ha="left", fontsize=12)
+    fig.suptitle(f"{plain(info.title, 80)}{steps}", x=0.01, ha="left", fontsize=12)
     return fig, axes
 
 

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..errors import SpikformerError
+from ..errors import SpikformerError, printable
 from ..record import LayerRecord
 
 Q, K, V = "#0072B2", "#A50F26", "#0FA37A"
@@ -151,6 +151,14 @@ def check_finite(values: np.ndarray, what: str) -> np.ndarray:
         bad = int((~np.isfinite(values)).sum())
         raise SpikformerError(f"{what} hold NaN or inf ({bad} of {values.size}): check the run that produced them")
     return values
+
+
+def plain(text: str, most: int = 32) -> str:
+    """The name of a class or a folder as a figure shows it: on one line, at most so long, and never as a formula."""
+    text = printable(text)
+    text = text if len(text) <= most else f"{text[: most - 1]}..."
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text  # a legend leaves out what starts with an underscore
 
 
 def layer_title(values: LayerRecord | object, steps: int, title: str | None = None) -> str:

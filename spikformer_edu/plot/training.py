@@ -1,6 +1,7 @@
 """The health of a training run, from its log."""
 
 import csv
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..atomic import expand
 from ..errors import SpikformerError
 from . import style
 
@@ -70,7 +72,7 @@ def training(log: str | Path | Iterable[Mapping], *, title: str | None = None) -
         ax.tick_params(labelbottom=True)
         if number >= len(groups) - wide:
             ax.set_xlabel("epoch")
-    fig.suptitle(title or ", ".join(filter(None, (name, rows[-1].get("data")))), fontsize=13)
+    fig.suptitle(title or style.plain(", ".join(filter(None, (name, rows[-1].get("data")))), 80), fontsize=13)
     return fig, axes[: len(groups)]
 
 
@@ -78,11 +80,11 @@ def read_log(log: str | Path | Iterable[Mapping]) -> tuple[list[Mapping], str]:
     """Rows of a log, and what to call it."""
     name = ""
     if isinstance(log, (str, Path)):
-        path = Path(log)
-        path = path / "metrics.csv" if path.is_dir() else path
+        path = expand(log)
+        path = path / "metrics.csv" if os.path.isdir(path) else path
         name = path.parent.name or path.name
         try:
-            with open(path, newline="") as file:
+            with open(path, newline="", encoding="utf-8") as file:
                 log = list(csv.DictReader(file))
         except (OSError, csv.Error, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -134,7 +136,7 @@ def layer_look(number: int, count: int) -> dict:
 
 def label_layers(ax: Axes, names: list[str]) -> None:
     """A legend while the layers are few; else the first, the last, and the one that ends highest."""
-    short = [name.partition("/")[2] for name in names]
+    short = [style.plain(name.partition("/")[2]) for name in names]
     lines = ax.get_lines()
     chosen = range(len(short))
     if len(short) > 6:

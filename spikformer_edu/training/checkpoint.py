@@ -10,6 +10,7 @@ results.json         written at the end: the accuracy on the test set, measured 
 
 import csv
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -20,10 +21,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
-from ..atomic import write_atomically
+from ..atomic import expand, write_atomically
 from ..convert import without_prefix
 from ..data import Augment, DatasetInfo, Split, Splits
 from ..errors import SpikformerError, nearest
@@ -137,12 +138,12 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_file(path, lambda file: file.write_text(json.dumps(content, indent=2) + "\n"))
+    write_file(path, lambda file: file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     def write(file: Path) -> None:
-        with open(file, "w", newline="") as handle:
+        with open(file, "w", newline="", encoding="utf-8") as handle:
             writer = csv.DictWriter(handle, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
@@ -198,7 +199,7 @@ def _commit() -> str:
 
 def _processor() -> str:
     try:
-        lines: Iterable[str] = Path("/proc/cpuinfo").read_text().splitlines()
+        lines: Iterable[str] = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
@@ -211,7 +212,7 @@ def load_weights(model: Spikformer, path: Path) -> None:
         SpikformerError: the file is missing, truncated or foreign, or its weights are another network's.
     """
     try:
-        weights = load_file(path)
+        weights = load(path.read_bytes())  # load_file takes no path that is not UTF-8
     except FileNotFoundError:
         raise SpikformerError(f"no checkpoint at {path}: give a run folder, or a name of a pretrained model") from None
     except (SafetensorError, OSError) as error:
@@ -243,7 +244,7 @@ def read_config(folder: Path) -> tuple[Recipe, SpikformerConfig]:
 def _read_config(folder: Path) -> tuple[Recipe, SpikformerConfig, DataRecord]:
     path = folder / "config.json"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         recipe = content["recipe"]
         return (
             Recipe(**recipe | {"augment": Augment(**recipe["augment"])}),
@@ -270,15 +271,15 @@ def load_run(run: str | Path, weights: str = "best") -> Run:
     Raises:
         SpikformerError: no run there, or its files are broken or do not belong together.
     """
-    folder = Path(run)
-    if not folder.exists() and (PRETRAINED / folder).is_dir():
+    folder = expand(run)
+    if not os.path.exists(folder) and os.path.isdir(PRETRAINED / folder):
         folder = PRETRAINED / folder
     recipe, network, data = _read_config(folder)
     model = Spikformer(network)
     load_weights(model, folder / f"{weights}.safetensors")
     results = folder / "results.json"
     try:
-        content = json.loads(results.read_text()) if results.exists() else {}
+        content = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     except ValueError as error:
         raise SpikformerError(f"{results} is broken: {error}") from None
     return Run(model.eval(), recipe, folder, content, data)

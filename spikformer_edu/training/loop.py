@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from ..atomic import expand
 from ..data import DatasetInfo, Split, Splits, batches, load, mix
 from ..data.base import generator_for
 from ..data.files import data_folder
@@ -301,7 +302,7 @@ def train(recipe: Recipe, folder: Path, place: Place, options: RunOptions | None
             run, the batch does not divide among processes and parts, memory runs out, or the loss is not finite (the
             line says at which step, and which checkpoint is good).
     """
-    options = options or RunOptions()
+    options, folder = options or RunOptions(), expand(folder)
     check_recipe(recipe)
     splits = load_splits(recipe, options.data_dir)
     check_readable(splits.train, splits.val, splits.test)

@@ -10,7 +10,7 @@ from spikformer_edu import SpikformerError
 from spikformer_edu.data import MODULES, PAPER, Augment, batches, info, load
 from spikformer_edu.data.base import FILES_READ, Absent, Split, choose
 from spikformer_edu.data.digits import Digits
-from spikformer_edu.data.files import Pictures
+from spikformer_edu.data.files import Pictures, data_folder
 
 
 def test_the_registry_knows_every_data_set_of_the_paper():
@@ -55,6 +55,18 @@ def test_unknown_names_and_options_get_one_line_that_helps():
     with pytest.raises(SpikformerError, match="mixup and cutmix"):
         load("digits", augment=Augment(flip=0.5))
     assert len(load("digits", time_steps=4, image_size=32, val_fraction=0, augment=None, toy=None).train) == 1258
+
+
+def test_the_data_directory_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # Windows
+    (tmp_path / "sets").mkdir()
+    assert data_folder("~/sets") == tmp_path / "sets"
+    monkeypatch.setenv("SPIKFORMER_DATA", "~/sets")
+    assert data_folder() == tmp_path / "sets"
+    for named in ("~no-such-user/sets", "\0", "a" * 300):
+        with pytest.raises(SpikformerError, match="no home folder is known for ~no-such|no folder|cannot read"):
+            data_folder(named)
 
 
 @pytest.mark.parametrize("bad", [{"toy": 0}, {"toy": -1}, {"split_seed": -1}, {"split_seed": 2**32}])

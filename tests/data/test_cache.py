@@ -98,6 +98,23 @@ def test_without_any_writable_folder_work_goes_on_with_a_warning(tmp_path, user_
         assert Cache("x", tmp_path).get({"k": 1}, entry)["a"][0, 0] == 7
 
 
+def test_without_a_home_folder_the_cache_lies_beside_the_data_or_nowhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "~no-such-user/cache")
+    monkeypatch.chdir(tmp_path)
+    Cache("x", tmp_path / "data").get({"k": 1}, entry)
+    assert Cache("x", tmp_path / "data").get({"k": 1}, never)["a"][0, 0] == 7
+    with pytest.warns(CacheWarning, match="no cache is kept, no home folder is known: .*set XDG_CACHE_HOME"):
+        assert Cache("x", None).get({"k": 1}, entry)["a"][0, 0] == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_the_users_cache_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
+    assert Cache("x", None).folders == [tmp_path / "cache" / "spikformer_edu" / "x"]
+
+
 def _fill_the_disk(folder, queue):
     import resource
 

@@ -91,7 +91,9 @@ def test_absent_data_name_the_folder_the_file_and_what_works_offline(run, tmp_pa
     [
         (["prepare", "cifar1O"], "did you mean 'cifar10'"),
         (["info", "cifar10", "--data-dir", "/no/such/folder"], "no folder /no/such/folder"),
+        (["info", "cifar10", "--data-dir", "/two\nlines"], r"no folder /two\nlines"),
         (["info", "--figure", "x.png"], "give its name"),
+        (["info", "digits", ""], "Unrecognized options: ''"),
         (["prepare", "digits-dvs", "--time-steps", "0"], "time_steps=0"),
         (["simulate", "--out", "OUT", "--source", "digit"], "did you mean 'digits'"),
         (["simulate", "--out", "OUT", "--format", "npy"], "did you mean 'npz'"),
@@ -120,6 +122,22 @@ def test_a_broken_recording_is_found_by_prepare_and_nothing_is_touched(run, reco
     broken.write_bytes((recordings / "CIFAR10DVS" / "ship" / "cifar10_ship_1.npz").read_bytes())
     code, out, _ = run("prepare", "cifar10dvs", "--data-dir", recordings, "--time-steps", "4", "--workers", "2")
     assert code == 0 and "train: 20 samples" in out and "cifar10dvs is ready" in out
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_prepare_says_how_many_time_stamps_go_back_also_of_what_was_read_before(run, recordings, workers):
+    for name, times in (("cat_0", [5, 4, 3]), ("cat_1", [9, 9, 9]), ("dog_2", [2, 1, 2])):  # _2 tests, the others train
+        events = some_events(3)
+        events["t"] = times
+        write_npz(recordings / "CIFAR10DVS" / name[:3] / f"cifar10_{name}.npz", events)
+    for _ in range(2):  # the second time from the cache
+        code, out, _ = run("prepare", "cifar10dvs", "--data-dir", recordings, "--workers", workers)
+        said = "time stamps that go back: 3, in 2 of 30 recordings; events stay in the order of the file"
+        assert code == 0 and said in out.splitlines()
+
+
+def test_prepare_says_nothing_of_time_stamps_that_never_go_back(run, recordings):
+    assert "go back" not in run("prepare", "cifar10dvs", "--data-dir", recordings)[1]
 
 
 def test_a_data_folder_that_cannot_be_written_sends_the_cache_elsewhere(run, recordings, user_cache):

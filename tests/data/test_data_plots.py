@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import matplotlib
 import numpy as np
 import pytest
@@ -38,6 +40,15 @@ def test_events_are_drawn_where_and_when_they_happened():
     assert "3 events, T = 3 frames of 1 events" in figure.get_suptitle() and "a test" in figure.get_suptitle()
 
 
+def test_a_cube_holds_all_events_when_times_go_back_or_stand_still():
+    for times, last in (([4000, 1000, 9000, 3000], 8), ([5, 5, 5, 5], 0.001)):
+        recording = some_events(4)
+        recording["t"] = times
+        _, axes = events(recording, time_steps=2)
+        t = np.concatenate([c._offsets3d[0] for c in axes[0].collections])
+        assert sorted(t) == sorted((np.array(times) - min(times)) / 1000) and axes[0].get_xlim() == (0, last)
+
+
 def test_a_cube_of_many_events_shows_a_share_of_them():
     _, axes = events(some_events(50_000), time_steps=4, shown=1000)
     assert sum(len(c._offsets3d[0]) for c in axes[0].collections) == 1000 and len(axes) == 5
@@ -60,6 +71,16 @@ def test_samples_show_each_class_as_it_is_and_augmented():
     assert all(not np.array_equal(a, b) for a, b in zip(rows[1], rows[2], strict=True))
     assert 0 <= min(p.min() for p in rows[0]) and max(p.max() for p in rows[0]) <= 1
     assert "digits" in figure.get_suptitle()
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_samples_show_classes_of_any_name():
+    splits = load("digits")
+    odd = ("$5", r"$\frac{1$", "two\nlines", "caf\udce9", "n" * 300, *"56789")
+    figure, axes = samples(splits.test, replace(splits.info, classes=odd, title="$x_{$"), columns=5, draws=0)
+    figure.canvas.draw()
+    titles = [ax.get_title().replace(r"\$", "$") for ax in axes[0]]
+    assert titles == ["$5", r"$\frac{1$", r"two\nlines", r"caf\udce9", "nnnnnnnnnnnn..."]
 
 
 def test_samples_of_simulated_events_say_so():

@@ -55,8 +55,8 @@ def test_the_second_reading_comes_from_the_cache_and_a_changed_option_or_file_do
     from spikformer_edu.data import recordings as module
 
     seen = []
-    real = module.read_frames
-    monkeypatch.setattr(module, "read_frames", lambda path, *args: seen.append(path.name) or real(path, *args))
+    real = module.cut
+    monkeypatch.setattr(module, "cut", lambda path, *args: seen.append(path.name) or real(path, *args))
     assert torch.equal(read(time_steps=4), first) and seen == []
     assert read(time_steps=5).shape[0] == 5 and len(seen) == 1
     assert read(time_steps=4, image_size=32).shape[-1] == 32 and len(seen) == 2

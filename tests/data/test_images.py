@@ -637,6 +637,14 @@ def test_folders_that_do_not_fit_are_explained(tmp_path):
         load("folder", tmp_path, image_size=4)
 
 
+def test_images_are_found_after_a_change_of_the_working_directory(tmp_path, monkeypatch):
+    tree(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    split = load("folder", "mine", image_size=16).test
+    monkeypatch.chdir("/")
+    assert split.fetch(torch.tensor([0]), None)[0].shape == (1, 3, 16, 16)
+
+
 # Archives ----------------------------------------------------------------------------------------------------------
 
 

@@ -153,8 +153,8 @@ assert np.array_equal(when, brighter)
 # ## Onto disk and back
 #
 # Recordings come as AEDAT4 (newer cameras and the archive that tonic fetches), AEDAT 2.0 (the original CIFAR10-DVS) or
-# `.npz`. `read_events` reads all of them into one type and checks them: in order of time, inside the sensor, not empty.
-# AEDAT4 is written by `dv-processing`; without it this chapter goes on with `.npz`.
+# `.npz`. `read_events` reads all of them into one type, in the order of the file, and checks them: inside the sensor,
+# not empty. AEDAT4 is written by `dv-processing`; without it this chapter goes on with `.npz`.
 
 # %%
 suffix = ".aedat4" if importlib.util.find_spec("dv_processing") else ".npz"
