@@ -8,7 +8,6 @@ import torch
 from . import cli
 from .data import load
 from .errors import SpikformerError
-from .report import Subject, write_report
 from .training import load_run, load_splits
 
 
@@ -36,6 +35,8 @@ class Options:
 
 def main(options: Options) -> None:
     """Draw rasters, membranes, attention maps, rates and energy of a trained network: PNG files and one HTML page."""
+    from .report import Subject, write_report  # imports matplotlib, for which a command chooses the backend first
+
     run = load_run(options.checkpoint, options.weights)
     if options.dataset is None:
         splits = load_splits(run.recipe, options.data_dir)  # the very samples of the run
