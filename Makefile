@@ -26,7 +26,7 @@ help:
 	@touch $@
 
 train: .venv/package
-	$(BIN)/python -m spikformer_edu.train --dataset digits $(ARGS)
+	$(BIN)/python -m spikformer_edu.train $(ARGS)
 
 # All three run, whichever fails; make then fails too and names them.
 test: .venv/dev

@@ -5,10 +5,12 @@ import difflib
 import io
 import os
 import re
+import signal
 import sys
+import threading
 import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,9 +29,10 @@ def run(main: Callable[..., Any], prog: str, default: Callable[[], Any] | None =
         prog: how the command is called, for ``--help``.
         default: makes an instance whose values are the defaults.
 
-    Exits with 0, with 2 after one line on stderr when the user can mend it, with 130 when interrupted, or with 141 when
-    nobody reads its output any more.
+    Exits with 0, with 2 after one line on stderr when the user can mend it, with 130 when interrupted, with 143 when
+    ended by SIGTERM, or with 141 when nobody reads its output any more.
     """
+    os.environ["MPLBACKEND"] = "Agg"  # commands draw into files; what is set may need a display, or not exist here
     # The notes of libraries about their own future are nothing a user of a command can act on; our own are one line.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -39,23 +42,41 @@ def run(main: Callable[..., Any], prog: str, default: Callable[[], Any] | None =
     if hasattr(sys.stdout, "reconfigure"):  # not every terminal can show every name of a folder; stderr escapes anyway
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        options = next(iter(typing.get_type_hints(main).values()))
-        main(parse(options, prog, None if default is None else default(), main.__doc__))
-        sys.stdout.flush()  # now, while a pipe without a reader is still caught below
+        with sigterm_interrupts():
+            options = next(iter(typing.get_type_hints(main).values()))
+            main(parse(options, prog, None if default is None else default(), main.__doc__))
+            sys.stdout.flush()  # now, while a pipe without a reader is still caught below
     except SpikformerError as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has seen enough: `| head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would flush it again at the end
         sys.exit(141)  # what a shell reports of a program that SIGPIPE ended
-    except OSError as error:  # a path that may not be read, a name that is too long, in any place that looks at it
-        if error.filename is None:
-            raise
-        print(f"error: cannot use {printable(error.filename)}: {error.strerror}; give another path", file=sys.stderr)
+    except OSError as error:  # a disk, a folder or a variable of this machine; a traceback would say no more
+        file = f"cannot use {printable(error.filename)}: " if error.filename else ""
+        print(f"error: {file}{error.strerror or printable(error)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))  # what a shell reports of that signal
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: half-done files are removed on the way out."""
+
+    def interrupt(number: int, _) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: it was not set by Python
 
 
 def parse(options: type[Options], prog: str, default: Options | None = None, description: str | None = None) -> Options:

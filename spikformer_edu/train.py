@@ -14,6 +14,8 @@ from . import cli, visualize
 from .data import local_info
 from .errors import SpikformerError
 from .training import Place, Recipe, RunOptions, Score, join, leave, recipe_for, train
+from .training.checkpoint import read_config
+from .training.loop import check_same_recipe
 from .training.plan import describe_plan, plan
 
 LOCK = ".lock"  # in a run folder while a process trains into it; a killed one leaves the file behind, but no lock
@@ -24,7 +26,7 @@ class Options(RunOptions, Recipe):
     out: Path | None = None
     """Run folder; runs/MODEL-NUMBER, with the next free number, unless given."""
     resume: bool = False
-    """Go on with the run in --out, or with the last one of this model in runs/."""
+    """Go on with the run in --out, or with the last one of this model in runs/; the recipe is the run's own."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
     dry_run: bool = False
@@ -43,6 +45,8 @@ def main(options: Options) -> None:
     folder = None
     try:
         if options.dry_run:
+            if options.resume:
+                choose_folder(options)
             if place.rank == 0:
                 asked = {"recompute": how.recompute, "compile": how.compile}
                 print(describe_plan(recipe, place, plan(recipe, place, how.data_dir, **asked)))
@@ -66,7 +70,7 @@ def main(options: Options) -> None:
                 visualize.main(visualize.Options(str(folder), out=folder / "figures", data_dir=options.data_dir))
     finally:
         if folder and place.rank == 0:
-            let_go(folder)
+            let_go(folder, new=not options.resume)
         leave()
 
 
@@ -119,22 +123,31 @@ def run_folder(options: Options) -> Path:
 
 def choose_folder(options: Options) -> Path:
     """The folder of a new run, taken, or of the one to be resumed."""
-    numbered = sorted(Path("runs").glob(f"{options.model}-*/config.json"), key=lambda p: p.stat().st_mtime)
     folder = options.out
-    if folder is None and options.resume:
-        if not numbered:
+    if options.resume:
+        if folder is None:
             raise SpikformerError(f"no run of {options.model} in runs/ to resume: leave out --resume, or give --out")
-        folder = numbered[-1].parent
+        if not (folder / "config.json").exists():
+            raise SpikformerError(f"no run at {folder} to resume: leave out --resume")
+        if not (folder / "resume.pt").exists() and (folder / "best.safetensors").exists():
+            raise SpikformerError(f"{folder} has weights but no resume.pt to go on from: give another --out")
+        if has_config(folder):
+            check_same_recipe(options, folder)
+        return folder
     if folder is None:
         number = 1
         while (folder := Path("runs") / f"{options.model}-{number}").exists() or not take(folder):
             number += 1
         return folder
-    if options.resume and not (folder / "config.json").exists():
-        raise SpikformerError(f"no run at {folder} to resume: leave out --resume")
-    if not options.resume and not take(folder):
+    if not take(folder):
         raise SpikformerError(f"{folder} holds a run already: give --resume to go on with it, or another --out")
     return folder
+
+
+def has_config(folder: Path) -> bool:
+    """Whether a run began there; a process that was killed while it took the folder leaves an empty file."""
+    config = folder / "config.json"
+    return config.exists() and config.stat().st_size > 0
 
 
 def take(folder: Path) -> bool:
@@ -192,22 +205,41 @@ def check_figures(folder: Path) -> None:
         raise SpikformerError(f"{folder} is no folder that can be written: remove it, or give --no-figures")
 
 
-def let_go(folder: Path) -> None:
-    """Remove the lock, and every trace of a run that ended before it began."""
+def let_go(folder: Path, new: bool) -> None:
+    """Remove the lock, and every trace of a new run that ended before its first checkpoint: it may be tried again."""
     with suppress(OSError):
         (folder / LOCK).unlink()
-    config = folder / "config.json"
-    if config.exists() and not config.stat().st_size:
-        config.unlink()
+    if not has_config(folder) or (new and not (folder / "resume.pt").exists()):
+        (folder / "config.json").unlink(missing_ok=True)
         for empty in (folder, Path("runs")):
             with suppress(OSError):  # it holds something else, or is not there
                 empty.rmdir()
 
 
+def defaults(arguments: list[str]) -> Options:
+    """What the options on a command line change: the recipe of the data set, or with --resume that of the run.
+
+    Raises:
+        SpikformerError: two data sets are given, no such data set or model, or the run's config.json is broken.
+    """
+
+    def given(option: str) -> list[str]:
+        pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+        return [b if a == option else a.partition("=")[2] for a, b in pairs if a.partition("=")[0] == option]
+
+    datasets = given("--dataset")
+    if len(set(datasets)) > 1:
+        raise SpikformerError(f"--dataset is given as {' and as '.join(datasets)}: give one")
+    usual = Options(**vars(recipe_for(next(iter(datasets), "") or "digits")))
+    if [a for a in arguments if a in ("--resume", "--no-resume")][-1:] != ["--resume"]:
+        return usual
+    model, out = (given("--model") or [usual.model])[-1], given("--out")
+    runs = sorted(Path("runs").glob(f"{model}-*/config.json"), key=lambda path: path.stat().st_mtime)
+    folder = Path(out[-1]).expanduser() if out else runs[-1].parent if runs else None
+    if folder is None or not has_config(folder):
+        return usual
+    return Options(**vars(read_config(folder)[0]), out=folder)
+
+
 if __name__ == "__main__":
-    # The data set chooses the recipe, whose values are the defaults of all other options.
-    named = [b for a, b in zip(sys.argv, [*sys.argv[1:], ""], strict=True) if a == "--dataset"]
-    named += [a.split("=", 1)[1] for a in sys.argv if a.startswith("--dataset=")]
-    cli.run(
-        main, "python -m spikformer_edu.train", default=lambda: Options(**vars(recipe_for((named or ["digits"])[-1])))
-    )
+    cli.run(main, "python -m spikformer_edu.train", default=lambda: defaults(sys.argv[1:]))

@@ -7,7 +7,6 @@ import torch
 
 from . import cli
 from .errors import SpikformerError
-from .report import Subject, write_report
 from .training import load_run
 from .training.loop import origin, splits_for
 
@@ -36,6 +35,8 @@ class Options:
 
 def main(options: Options) -> None:
     """Draw rasters, membranes, attention maps, rates and energy of a trained network: PNG files and one HTML page."""
+    from .report import Subject, write_report  # imports matplotlib, for which a command chooses the backend first
+
     run = load_run(options.checkpoint, options.weights)
     splits = splits_for(run, options.dataset, options.data_dir)
     split = splits[options.split]

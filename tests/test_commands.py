@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,14 +19,15 @@ from safetensors.torch import load_file, save_file
 
 import spikformer_edu as se
 from spikformer_edu import benchmark, cli, evaluate, export, report, train, visualize
+from spikformer_edu.__main__ import Options
 from spikformer_edu.data import __main__ as data
 from spikformer_edu.data import info
 from spikformer_edu.training import recipe_for
 
 
-def run(module, *arguments, cwd=None):
+def run(module, *arguments, cwd=None, env=None):
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
 
 
 def refused(done):
@@ -65,6 +67,10 @@ def test_help(module):
         (["--precision", "fp8"], "unknown precision 'fp8'"),
         (["--out", "/dev/null/run"], "cannot write /dev/null/run/config.json: Not a directory"),
         (["--resume"], "no run of digits-2-64 in runs/ to resume"),
+        (["--resume", "--out", "run", "--dry-run"], "no run at run to resume: leave out --resume"),
+        (["--dataset=digits", "--dataset", "cifar10"], "--dataset is given as digits and as cifar10: give one"),
+        (["--dataset", "cifar10", "--dataset=digits", "--dry-run"], "as cifar10 and as digits: give one"),
+        (["--dataset"], "--dataset"),
         (["--workers", "-1"], "workers=-1: give 0 or more"),
         (["--keep", "-1"], "keep=-1: give 0 or more"),
         (["--weight-decay", "nan"], "weight_decay=nan: give a finite number"),
@@ -118,6 +124,112 @@ def test_train_never_writes_into_another_run(tmp_path):
     line = refused(run("spikformer_edu.train", "--out", tmp_path))
     assert "holds a run already" in line and "--resume" in line
     assert (tmp_path / "config.json").read_text() == "precious"
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of one step an epoch whose every option is unlike the defaults."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    options = ("--toy", "1", "--batch-size", "10", "--time-steps", "1", "--epochs", "2", "--augment.mixup", "0.5")
+    options += ("--ema-decay", "0.5", "--seed", "3", "--no-figures", "--device", "cpu")
+    done = run("spikformer_edu.train", *options, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_resume_needs_no_option_of_the_run(trained):
+    before = content(trained)
+    done = run("spikformer_edu.train", "--out", trained, "--resume", "--no-figures", "--device", "cpu")
+    assert done.returncode == 0 and "digits-2-64 on digits, 2 epochs" in done.stdout, done.stderr
+    assert content(trained) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--epochs", "24"], "--epochs 24 differs from the run's 2: leave that out to go on with"),
+        (["--epochs=2", "--lr=0.1", "--sync-bn"], "error: --lr 0.1 differs from the run's 0.003, --sync-bn differs"),
+        (["--augment.mixup", "0.4"], "error: --augment.mixup 0.4 differs from the run's 0.5: "),
+        (["--dataset", "cifar10"], "error: --dataset cifar10 differs from the run's digits: "),
+        (["--weights", "digits-2-64", "--dry-run"], "error: --weights digits-2-64 differs from the run's None: "),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_resume_refuses_what_was_given_and_differs(trained, given, says):
+    before = content(trained)
+    assert says in refused(run("spikformer_edu.train", "--out", trained, "--resume", *given))
+    assert content(trained) == before
+
+
+def test_resume_finds_the_last_run_of_a_model(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "runs" / "digits-2-64-7")
+    done = run("spikformer_edu.train", "--model=digits-2-64", "--resume", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0 and "seed* 3" in done.stdout and "mixup* 0.5" in done.stdout, done.stderr
+
+
+def test_resume_overwrites_no_run_that_has_no_checkpoint(packaged):
+    before = content(packaged)
+    line = refused(run("spikformer_edu.train", "--out", packaged, "--resume"))
+    assert "has weights but no resume.pt to go on from: give another --out" in line
+    assert content(packaged) == before
+
+
+def test_resume_goes_on_where_a_run_was_killed_before_it_began(tmp_path):
+    (tmp_path / "config.json").touch()
+    options = ("--toy", "1", "--batch-size", "10", "--time-steps", "1", "--epochs", "1", "--warmup-epochs", "0")
+    done = run("spikformer_edu.train", *options, "--no-figures", "--device", "cpu", "--out", tmp_path, "--resume")
+    assert done.returncode == 0 and json.loads((tmp_path / "config.json").read_text())["recipe"]["epochs"] == 1
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_does_not_block_the_next(tmp_path):
+    options = ("--toy", "2", "--batch-size", "10", "--time-steps", "1", "--epochs", "1", "--warmup-epochs", "0")
+    options += ("--no-figures", "--device", "cpu", "--out", tmp_path / "run")
+    (tmp_path / "bin").mkdir()
+    no_compiler = {k: v for k, v in os.environ.items() if k != "CXX"} | {"PATH": str(tmp_path / "bin")}
+    no_compiler["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "cache")
+    line = refused(run("spikformer_edu.train", *options, "--compile", env=no_compiler))
+    assert line.startswith("error: --compile does not work here (") and "C++ compiler" in line.partition(")")[0]
+    assert line.endswith("install a C++ compiler, or leave it out and start again") and len(line) < 300
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tensorboard_that_does_not_fit_is_one_line(tmp_path):
+    (tmp_path / "tensorboard").mkdir()
+    code = "raise TypeError('Descriptors cannot be created directly.\\nIf this call came from a _pb2.py file, ...')"
+    (tmp_path / "tensorboard" / "__init__.py").write_text(code)
+    path = os.pathsep.join([str(tmp_path), str(Path(se.__file__).parents[1])])
+    env = os.environ | {"PYTHONPATH": path}
+    line = refused(run("spikformer_edu.train", "--toy", "1", "--tensorboard", "--out", tmp_path / "run", env=env))
+    assert "--tensorboard needs TensorBoard (Descriptors cannot be created directly." in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("backend", "command", "drawn"),
+    [
+        ("nonsense", ("spikformer_edu.visualize", "--samples", "1", "--out", "."), "report.html"),
+        ("module://nowhere", ("spikformer_edu.data", "info", "digits", "--figure", "digits.png"), "digits.png"),
+    ],
+)
+def test_commands_draw_whatever_backend_is_set(tmp_path, backend, command, drawn):
+    done = run(*command, cwd=tmp_path, env=os.environ | {"MPLBACKEND": backend})
+    assert (done.returncode, done.stderr) == (0, "") and (tmp_path / drawn).exists()
+
+
+def test_what_the_system_refuses_is_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["name"])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # cli.run changes it for the whole process
+
+    def fails(options: Options):
+        open(tmp_path / "nowhere" / "file")
+
+    with warnings.catch_warnings(), pytest.raises(SystemExit, match="2"):
+        cli.run(fails, "name")
+    assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere' / 'file'}: No such file or directory\n"
 
 
 def test_evaluate_reproduces_the_packaged_result():

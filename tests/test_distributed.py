@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -185,11 +186,13 @@ def test_leaving_at_once_after_the_last_message_ends(tmp_path):
             process.kill()
 
 
-def torchrun(*arguments, processes=2):
+def torchrun(*arguments, processes=2, call=subprocess.run, **options):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), "-m", "spikformer_edu.train"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, env=env, timeout=900)
+    options |= dict(
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    return call([*command, *map(str, arguments)], **options)
 
 
 SMALL = ["--epochs", 1, "--warmup-epochs", 0, "--batch-size", 64, "--time-steps", 2, "--toy", 40, "--device", "cpu"]
@@ -221,6 +224,25 @@ def test_only_the_first_process_holds_the_run_and_all_are_told_when_another_does
     running.wait()
     ended = torchrun(*long, "--epochs", 1, "--out", tmp_path / "new", processes=2)
     assert ended.returncode == 0 and not (tmp_path / "new" / ".lock").exists(), ended.stderr
+
+
+def test_torchrun_that_is_asked_to_stop_saves_the_run(tmp_path):
+    """It hands SIGTERM to each process and to those that read for it."""
+    folder = tmp_path / "run"
+    few = [*SMALL, "--toy", 1, "--batch-size", 10, "--epochs", 1000, "--workers", 1, "--no-figures", "--out", folder]
+    job = torchrun(*few, call=subprocess.Popen)
+    try:
+        while not (folder / "resume.pt").exists():
+            assert job.poll() is None, job.stderr.read()
+            time.sleep(0.01)
+        job.send_signal(signal.SIGTERM)
+        _, said = job.communicate(timeout=100)
+    finally:
+        job.kill()
+    assert job.returncode != 0
+    assert said.count(f"error: asked to stop: the run is saved, go on with --out {folder} --resume\n") == 2, said
+    assert torch.load(folder / "resume.pt", weights_only=True)["progress"]["epoch"] >= 1
+    assert not (folder / ".lock").exists()
 
 
 @pytest.mark.parametrize(
@@ -262,6 +284,10 @@ def test_half_a_place_is_one_line(monkeypatch, one_line):
     with pytest.raises(se.SpikformerError) as excinfo:
         join("cpu")
     one_line(excinfo, "WORLD_SIZE=2 without LOCAL_RANK", "torchrun")
+    monkeypatch.setenv("LOCAL_RANK", "first")
+    with pytest.raises(se.SpikformerError) as excinfo:
+        join("cpu")
+    one_line(excinfo, "LOCAL_RANK=first is no number", "torchrun")
 
 
 def test_a_numbered_gpu_is_the_current_one(monkeypatch):

@@ -1,5 +1,9 @@
 """Pictures of inputs whose picture is known: the artists must sit where the numbers say."""
 
+import os
+import subprocess
+import sys
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -94,6 +98,20 @@ class TestStyle:
         with plt.rc_context({"font.size": 3}):
             plot.raster(rec["sps.0"])
             assert matplotlib.rcParams["font.size"] == 3
+
+    @pytest.mark.parametrize(
+        ("backend", "used"), [("nonsense", "agg"), ("module://nowhere", "agg"), ("svg", "svg"), (None, None)]
+    )
+    def test_a_backend_that_does_not_exist_is_said_and_replaced(self, backend, used):
+        env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+        env |= {"MPLBACKEND": backend} if backend else {}
+        code = "import os; from spikformer_edu.plot.style import plt; plt.figure()"
+        code += "; print(plt.get_backend().lower(), os.environ.get('MPLBACKEND'))"
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert used is None or done.stdout == f"{used} {used}\n"
+        said = f"UserWarning: MPLBACKEND={backend} does not exist here: figures are drawn with agg"
+        assert (said in done.stderr) == (backend != used)
 
 
 class TestRaster:

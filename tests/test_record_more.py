@@ -387,8 +387,8 @@ class TestRates:
             with torch.no_grad():
                 trainer.rates.step()
                 trainer.model(splits.train.fetch(torch.arange(20), None)[0])
-            trainer.progress.seen = 1
-            trainer.finish_epoch(1.0, 20)
+            trainer.progress.seen = trainer.progress.seconds = 1
+            trainer.finish_epoch()
             rows.append({name: value for name, value in trainer.progress.rows[-1].items() if name.startswith("rate/")})
         assert len(rows[0]) > 10 and rows[0] == rows[1]
 

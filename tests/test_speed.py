@@ -146,7 +146,7 @@ def test_bf16_trains(tmp_path):
     recipe = Recipe(toy=16, precision="bf16", time_steps=2, batch_size=32, epochs=3)
     t = Trainer(recipe, tmp_path, CPU, load("digits", toy=16), RunOptions())
     for _ in range(3):
-        t.epoch([])
+        t.epoch()
     losses = [row["loss"] for row in t.progress.rows]
     assert losses[-1] < losses[0] - 0.04
     assert all(p.dtype == torch.float32 for p in t.model.parameters())

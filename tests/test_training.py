@@ -6,13 +6,14 @@ import fcntl
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from spikformer_edu.evaluate import main as evaluate_command
 from spikformer_edu.model import Spikformer
 from spikformer_edu.presets import configure
 from spikformer_edu.train import LOCK, lock, summary
-from spikformer_edu.training import RECIPES, Place, Recipe, evaluate, learning_rate, load_run, recipe_for, train
+from spikformer_edu.training import RECIPES, Place, Recipe, evaluate, learning_rate, load_run, loop, recipe_for, train
 from spikformer_edu.training.checkpoint import (
     PRETRAINED,
     describe_data,
@@ -221,36 +222,125 @@ COMMAND = [
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in these tests: sums of several threads round differently
 
 
-def test_sigterm_saves_the_middle_of_an_epoch_and_the_run_ends_the_same(finished, tmp_path):
-    folder = tmp_path / "run"
-    process = subprocess.Popen([*COMMAND, "--out", folder], stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
-    config = folder / "config.json"
-    while not config.exists() or not config.stat().st_size:  # empty at first: the folder is taken
-        time.sleep(0.02)
-    time.sleep(0.3)  # until it listens
-    process.send_signal(signal.SIGTERM)
-    line = process.communicate()[1]
-    assert process.returncode == 2 and "--resume" in line and line.count("\n") == 1
-    assert torch.load(folder / "resume.pt", weights_only=True)["progress"]["batch"] > 0
-    done = subprocess.run([*COMMAND, "--out", folder, "--resume"], capture_output=True, text=True, env=ONE_THREAD)
+# A run that sends signals to itself and its readers at a given moment, from outside, as a scheduler does.
+SIGNALLED = """
+import multiprocessing, os, signal, subprocess, sys
+from spikformer_edu import cli, train
+from spikformer_edu.data import base
+from spikformer_edu.training.loop import Trainer
+
+method, moment, *numbers = sys.argv[1].split(",")
+if method == "macOS":
+    method = "fork"
+    del signal.sigwaitinfo
+multiprocessing.set_start_method(method)
+
+def after(owner, name, when):
+    work = getattr(owner, name)
+
+    def then(*arguments):
+        done = work(*arguments)
+        if when(*arguments):
+            for number in numbers:
+                send = f"import os; os.killpg({os.getpgid(0)}, {number})"
+                subprocess.run([sys.executable, "-c", send], start_new_session=True, check=True)
+        return done
+
+    setattr(owner, name, then)
+
+if moment == "start of readers":
+    after(base, "start_reading", lambda loader: loader.num_workers)
+else:
+    after(Trainer, "step", lambda trainer, *batch: (trainer.progress.epoch, trainer.progress.batch) == (1, 2))
+del sys.argv[1]
+cli.run(train.main, "train", default=lambda: train.defaults(sys.argv[1:]))
+"""
+
+
+def signalled(moment, *arguments, cwd):
+    command = [sys.executable, "-c", SIGNALLED, moment, *COMMAND[3:], *arguments]
+    pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=cwd, env=ONE_THREAD)
+    return subprocess.run(command, start_new_session=True, timeout=200, check=False, **pipes)
+
+
+def test_a_signal_to_a_run_and_its_readers_saves_it_and_the_line_that_is_printed_goes_on(finished, tmp_path):
+    folder = tmp_path / "my run"
+    options = ["--workers", "2", "--out", folder, "--data-dir", tmp_path]
+    twice = f"{signal.SIGTERM:d},{signal.SIGTERM:d}"  # from the scheduler and from torchrun
+    done = signalled(f"fork,step,{twice}", *options, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    said, _, typed = done.stderr.strip().partition(", go on with ")
+    assert said == "error: asked to stop: the run is saved"
+    assert torch.load(folder / "resume.pt", weights_only=True)["progress"]["batch"] == 2
+    assert shlex.split(typed) == ["--data-dir", str(tmp_path), "--out", str(folder), "--resume"]
+    command = [sys.executable, "-m", "spikformer_edu.train", *shlex.split(typed), "--no-figures", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert_same_run(finished[0], folder)
+
+
+FEW = ["--toy", "2", "--batch-size", "5", "--time-steps", "1", "--out", "run"]  # four steps an epoch
+
+
+@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_a_signal_while_readers_start_saves_the_run_as_well(tmp_path, method):
+    done = signalled(f"{method},start of readers,{signal.SIGINT:d}", "--workers", "2", *FEW, cwd=tmp_path)
+    saved = "error: asked to stop: the run is saved, go on with --out run --resume\n"
+    assert (done.returncode, done.stderr) == (2, saved)
+    state = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["progress"]
+    assert (state["epoch"], state["batch"]) == (0, 1) and not (tmp_path / "run" / LOCK).exists()
+
+
+@pytest.mark.slow
+def test_where_sigterm_ends_the_readers_the_last_checkpoint_is_kept(tmp_path):
+    done = signalled(f"macOS,step,{signal.SIGTERM:d}", "--workers", "1", *FEW, cwd=tmp_path)
+    said = "the processes that read data ended first, and go on with --out run --resume"
+    assert (done.returncode, done.stderr) == (2, f"error: asked to stop: {said}\n")
+    state = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["progress"]
+    assert (state["epoch"], state["batch"]) == (1, 0)
+
+
+def test_a_second_ctrl_c_ends_at_once_and_keeps_the_last_checkpoint(tmp_path):
+    numbers = f"{signal.SIGINT:d},{signal.SIGINT:d}"
+    done = signalled(f"fork,step,{numbers}", "--workers", "1", *FEW, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    state = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["progress"]
+    assert (state["epoch"], state["batch"]) == (1, 0)
 
 
 TINY = Recipe(epochs=3, warmup_epochs=0, batch_size=10, time_steps=1, toy=1)  # an epoch is one step
 
 
-def test_sigterm_in_the_last_step_of_an_epoch_loses_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["Trainer.step", "evaluate", "write_csv", "write_file", "load_weights"])
+def test_a_signal_at_any_moment_loses_no_bit(tmp_path, monkeypatch, number, name):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(TINY, whole, CPU)
-    with monkeypatch.context() as patched:
-        patched.setattr("spikformer_edu.training.loop.stop_on_sigterm", lambda: nullcontext([True]))
-        for epoch in (1, 2):
-            with pytest.raises(SpikformerError, match="asked to stop: the run is saved"):
-                train(TINY, broken, CPU)
-            assert torch.load(broken / "resume.pt", weights_only=True)["progress"]["epoch"] == epoch
-    train(TINY, broken, CPU)
+    work, calls, before = attrgetter(name)(loop), [], signal.getsignal(number)
+
+    def signalled_every_second_time(*arguments, **options):
+        calls.append(name)
+        if len(calls) % 2:
+            signal.raise_signal(number)
+        return work(*arguments, **options)
+
+    monkeypatch.setattr(f"spikformer_edu.training.loop.{name}", signalled_every_second_time)
+    stops = 0
+    while not (broken / "results.json").exists():
+        try:
+            train(TINY, broken, CPU)
+        except SpikformerError as error:
+            assert str(error) == f"asked to stop: the run is saved, go on with --out {broken} --resume"
+            stops += 1
+    assert stops == (len(calls) + 1) // 2 and signal.getsignal(number) == before
     assert_same_run(whole, broken)
+
+
+def test_a_signal_before_the_first_step_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "load_splits", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SpikformerError, match="asked to stop: nothing was trained yet, start again"):
+        train(TINY, tmp_path, CPU)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_log_may_gain_columns(tmp_path):
@@ -349,10 +439,10 @@ def test_the_last_weights_are_kept_by_their_number(tmp_path):
     t = Trainer(replace(TINY, epochs=1000), tmp_path, CPU, load("digits", toy=1), RunOptions(keep=2))
     t.progress.epoch = 998
     for _ in range(2):
-        t.epoch([])
+        t.epoch()
         (tmp_path / "epoch-998.safetensors").touch()
     t.progress.epoch = 1000
-    t.epoch([])
+    t.epoch()
     assert {p.name for p in tmp_path.glob("epoch-*")} == {"epoch-1000.safetensors", "epoch-1001.safetensors"}
 
 
@@ -533,7 +623,7 @@ def test_a_run_killed_twenty_times_at_random_moments_loses_no_bit(tmp_path):
     broken = torch.load(checkpoint, weights_only=True)
     unbroken = Trainer(recipe, tmp_path / "unbroken", CPU, load("digits", toy=recipe.toy), RunOptions())
     while unbroken.progress.epoch < broken["progress"]["epoch"]:
-        unbroken.epoch([])
+        unbroken.epoch()
     assert unbroken.progress.epoch >= 13
     assert_same_state(torch.load(tmp_path / "unbroken" / "resume.pt", weights_only=True), broken)
     rows = [list(csv.DictReader(open(f / "metrics.csv"))) for f in (folder, tmp_path / "unbroken")]
@@ -587,7 +677,7 @@ def test_resuming_needs_the_same_data_in_the_same_order(finished, tmp_path, monk
 
 
 def test_resuming_needs_the_same_recipe(finished):
-    with pytest.raises(SpikformerError, match=r"lr=0.003, not 0.5"):
+    with pytest.raises(SpikformerError, match=r"^--lr 0.5 differs from the run's 0.003: "):
         train(replace(SMALL, lr=0.5), finished[0], CPU)
 
 

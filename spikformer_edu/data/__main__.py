@@ -19,6 +19,7 @@ from . import MODULES, PAPER, Absent, batches, cifar10dvs, count, info, load, lo
 from .cache import Cache, CacheWarning
 from .events import simulate, write_events
 from .files import data_folder, places, sweep
+from .reading import readers
 from .recordings import Recordings
 
 FORMATS = ("aedat4", "npz")
@@ -133,9 +134,6 @@ def present(name: str, data_dir: Path | None) -> str:
 
 def draw(name: str, data_dir: Path | None, file: Path) -> None:
     """Samples of a data set, before and after the paper's augmentation, as a figure."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from ..plot.samples import samples
 
     splits = load(name, data_dir, augment=PAPER.get(name))
@@ -172,10 +170,12 @@ def prepare(command: Prepare) -> None:
                 absent.append(name)
                 continue
             with tqdm(total=len(split), desc=f"{command.name} {name}", unit="sample", disable=None) as bar:
-                for inputs, targets in batches(split, 32, workers=command.workers):
-                    if not inputs.isfinite().all():
-                        raise SpikformerError(f"{command.name} {name}: a sample is not finite")
-                    bar.update(len(targets))
+                with readers():
+                    # Few at a time: an interrupt waits for those under way, and eight readers of ImageNet fill 40 MB.
+                    for inputs, targets in batches(split, 4, workers=command.workers):
+                        if not inputs.isfinite().all():
+                            raise SpikformerError(f"{command.name} {name}: a sample is not finite")
+                        bar.update(len(targets))
             smallest = int(split.targets.bincount(minlength=splits.info.num_classes).min())
             print(f"{name}: {len(split):,} samples read, at least {smallest:,} of each class")
     if steps_back and (total := int((counts := torch.cat(steps_back)).sum())):
@@ -219,7 +219,7 @@ def write(command: Simulate) -> None:
         write_events(folder / name / f"{command.source}_{name}_{number:04d}.{command.format}", events)
         total += len(events)
     print(f"{len(pictures):,} simulated recordings of {total // len(pictures):,} events on average in {folder}")
-    print(f"train on them with --dataset cifar10dvs --data-dir {shlex.quote(str(command.out))}")
+    print(f"train on them with {shlex.join(['--dataset', 'cifar10dvs', '--data-dir', str(command.out)])}")
 
 
 def sources(command: Simulate) -> tuple[torch.Tensor, np.ndarray, tuple[str, ...]]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..errors import SpikformerError
+from .reading import outlive_signals, readers, share, start_reading
 
 FILES_READ = 16  # of those a fingerprint covers
 
@@ -218,9 +219,12 @@ class _Batches(Dataset):
         number += self.start
         generator = generator_for(self.seed, self.epoch, number) if self.augment else None
         try:
-            return self.split.fetch(self.batches[number], generator)
+            batch = self.split.fetch(self.batches[number], generator)
+            if get_worker_info() is not None:
+                share(batch)
         except SpikformerError as error:
             return error  # raised inside a worker it would come out wrapped in that worker's traceback
+        return batch
 
 
 def generator_for(*numbers: int) -> torch.Generator:
@@ -269,6 +273,7 @@ def batches(
         _Batches(split, chunks, seed, epoch * world + rank, augment=train, start=start),
         batch_size=None,
         num_workers=workers if split.device.type == "cpu" else 0,  # what is on a GPU is not read by processes
+        worker_init_fn=outlive_signals,
         pin_memory=split.device.type == "cpu" and torch.cuda.is_available(),
         generator=generator_for(seed, epoch),  # or the loader would draw from the global one
     )
@@ -276,7 +281,8 @@ def batches(
 
 
 def _unwrapped(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    for batch in loader:
-        if isinstance(batch, SpikformerError):
-            raise batch
-        yield batch
+    with readers():
+        for batch in start_reading(loader):
+            if isinstance(batch, SpikformerError):
+                raise batch
+            yield batch

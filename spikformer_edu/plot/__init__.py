@@ -3,6 +3,7 @@
 ``ax`` is the one axes, or the array (the dict) of them where the figure has several panels.
 """
 
+from . import backend  # noqa: F401, before anything that imports matplotlib
 from .attention import attention, attention_over_time
 from .energy import energy
 from .events import events

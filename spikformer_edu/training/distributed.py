@@ -94,6 +94,8 @@ def join(device: str) -> Place:
         return Place(choose_device(device))
     if "LOCAL_RANK" not in os.environ:
         raise SpikformerError(f"WORLD_SIZE={world} without LOCAL_RANK: start with torchrun, or unset WORLD_SIZE")
+    if not os.environ["LOCAL_RANK"].isdecimal():
+        raise SpikformerError(f"LOCAL_RANK={os.environ['LOCAL_RANK']} is no number: start with torchrun")
     local = int(os.environ["LOCAL_RANK"])
     on_gpu = device in ("auto", "cuda") and torch.cuda.is_available()
     if on_gpu and local >= torch.cuda.device_count():

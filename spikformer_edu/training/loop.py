@@ -2,7 +2,7 @@
 
 import copy
 import math
-import signal
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +23,7 @@ from ..atomic import expand
 from ..data import DatasetInfo, Split, Splits, batches, load, mix
 from ..data.base import generator_for
 from ..data.files import data_folder
+from ..data.reading import ReadersError, readers
 from ..errors import SpikformerError
 from ..model import Spikformer
 from ..record import Rates, evaluating, firing_warning
@@ -41,6 +42,7 @@ from .checkpoint import (
 )
 from .distributed import Place, SyncBatchNorm, lost_peers, sync_batch_norm
 from .recipe import PRECISIONS, Recipe, check_recipe, learning_rate
+from .stopping import Asked, Stopping
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Progress:
     loss: float = 0.0  # of this process, summed over its samples of the epoch under way
     correct: int = 0
     seen: int = 0
+    seconds: float = 0.0  # spent on the epoch under way
+    gradients: dict[str, float] = field(default_factory=dict)  # what ``gradient_norms`` gave after its last step
     best_epoch: int = 0
     best_val_loss: float = math.inf
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -206,12 +210,15 @@ def open_tensorboard(folder: Path):
     """A writer of TensorBoard's files.
 
     Raises:
-        SpikformerError: TensorBoard is not installed.
+        SpikformerError: TensorBoard is not installed, or does not fit the packages beside it.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise SpikformerError("--tensorboard needs TensorBoard: pip install tensorboard, or leave it out") from None
+    except Exception as error:  # a protobuf that does not fit raises a TypeError
+        reason = " ".join(str(error).split())[:100]
+        raise SpikformerError(
+            f"--tensorboard needs TensorBoard ({reason}): pip install --upgrade tensorboard, or leave it out"
+        ) from None
     return SummaryWriter(folder / "tensorboard")
 
 
@@ -245,21 +252,6 @@ def decay_towards(average: nn.Module, model: nn.Module, decay: float) -> None:
             mean.lerp_(value, 1 - decay)
         else:
             mean.copy_(value)  # counters
-
-
-@contextmanager
-def stop_on_sigterm() -> Iterator[list[bool]]:
-    """A list that is no longer empty once the process was asked to end, so that the run can be saved first."""
-    asked: list[bool] = []
-    try:
-        previous = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
-    except ValueError:  # not the main thread: nobody can be asked here
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 @dataclass(frozen=True)
@@ -304,33 +296,93 @@ def train(recipe: Recipe, folder: Path, place: Place, options: RunOptions | None
     """
     options, folder = options or RunOptions(), expand(folder)
     check_recipe(recipe)
-    splits = load_splits(recipe, options.data_dir)
-    check_readable(splits.train, splits.val, splits.test)
     remedy = "" if options.recompute else "--recompute, or "
-    try:
-        with enough_memory(f"try {remedy}in another --out a larger --accumulate"):
-            return Trainer(recipe, folder, place, splits.to(place.device), options).run()
-    except RuntimeError as error:
-        if "DataLoader worker" in str(error):
-            raise SpikformerError(
-                "a process that reads data was killed, perhaps for memory: lower --workers,"
-                f" and go on with --out {folder} --resume"
-            ) from None
-        if place.world > 1 and lost_peers(error):
-            raise SpikformerError(f"process {place.rank} lost the others: the reason is in their output") from None
-        raise
+    with Stopping() as stop:
+        try:
+            with enough_memory(f"try {remedy}in another --out a larger --accumulate"), readers():
+                with stop.at_once():
+                    splits = load_splits(recipe, options.data_dir)
+                    check_readable(splits.train, splits.val, splits.test)
+                    trainer = Trainer(recipe, folder, place, splits.to(place.device), options, stop)
+                return trainer.run()
+        except Asked:
+            saved = "the run is saved" if (folder / "resume.pt").exists() else "nothing was trained yet"
+            raise SpikformerError(f"asked to stop: {saved}, {how_to_go_on(folder, options)}") from None
+        except ReadersError as error:
+            said = "asked to stop: the processes that read data ended first" if stop.asked else error
+            raise SpikformerError(f"{said}, and {how_to_go_on(folder, options)}") from None
+        except Exception as error:
+            if options.compile and does_not_compile(error):
+                reason = " ".join(str(error).partition("\n\n")[0].split())[:200]  # then it tells how to debug PyTorch
+                raise SpikformerError(
+                    f"--compile does not work here ({reason}): install a C++ compiler, or leave it out"
+                    f" and {how_to_go_on(folder, options)}"
+                ) from None
+            if place.world > 1 and isinstance(error, RuntimeError) and lost_peers(error):
+                raise SpikformerError(f"process {place.rank} lost the others: the reason is in their output") from None
+            raise
+
+
+def check_same_recipe(recipe: Recipe, folder: Path) -> None:
+    """A run goes on as it began.
+
+    Args:
+        recipe: what is to be trained.
+        folder: the run.
+
+    Raises:
+        SpikformerError: the run in the folder has another recipe; the line names the options.
+    """
+    given, own = asdict(recipe), asdict(read_config(folder)[0])
+    for values in (given, own):
+        values |= {f"augment.{name}": value for name, value in values.pop("augment").items()}
+    different = [f"{_typed(n, given[n])} differs from the run's {own[n]}" for n in own if given[n] != own[n]]
+    if different:
+        raise SpikformerError(f"{', '.join(different)}: leave that out to go on with {folder}, or give another --out")
+
+
+def _typed(name: str, value: Any) -> str:
+    """A value as it is given on the command line."""
+    group, dot, last = name.replace("_", "-").rpartition(".")
+    if isinstance(value, bool):
+        return f"--{group}{dot}{'' if value else 'no-'}{last}"
+    return f"--{group}{dot}{last} {value}"
+
+
+def how_to_go_on(folder: Path, options: RunOptions) -> str:
+    """The end of an error line: what to type for a run that ended before its time."""
+    if not (folder / "resume.pt").exists():
+        return "start again"
+    data = [] if options.data_dir is None else ["--data-dir", str(options.data_dir)]
+    return f"go on with {shlex.join([*data, '--out', str(folder), '--resume'])}"
+
+
+def does_not_compile(error: Exception) -> bool:
+    """Whether an error comes from torch.compile itself: no compiler on this machine, or code that it cannot take."""
+    from torch._dynamo.exc import TorchDynamoException  # slow to import, and there only for this
+
+    return isinstance(error, TorchDynamoException)
 
 
 class Trainer:
     """A run under way: the network, its optimizer, and where it stands."""
 
-    def __init__(self, recipe: Recipe, folder: Path, place: Place, splits: Splits, options: RunOptions):
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        place: Place,
+        splits: Splits,
+        options: RunOptions,
+        stop: Stopping | None = None,
+    ):
         self.recipe, self.folder, self.place, self.splits, self.options = recipe, folder, place, splits, options
+        self.stop = stop or Stopping()
         parts = place.world * recipe.accumulate
         if recipe.batch_size % parts:
             raise SpikformerError(
                 f"batch_size={recipe.batch_size} does not divide among {place.world} processes"
-                f" x {recipe.accumulate} parts: give a multiple of {parts}"
+                f" x {recipe.accumulate} parts: give a multiple of {parts}, or start another number of processes"
             )
         if len(splits.train) < place.world:
             raise SpikformerError(
@@ -373,12 +425,12 @@ class Trainer:
             self.resume()
         elif self.place.rank == 0:
             write_json(self.folder / "config.json", describe(self.recipe, self.network, self.place, self.data))
-        with stop_on_sigterm() as asked_to_stop:
-            while self.progress.epoch < self.recipe.epochs + self.recipe.cooldown_epochs:
-                self.epoch(asked_to_stop)
+        while self.progress.epoch < self.recipe.epochs + self.recipe.cooldown_epochs:
+            self.epoch()
         self.place.wait()
         load_weights(self.model, self.folder / "best.safetensors")
-        score = evaluate(self.model, self.splits.test, self.place, precision=self.recipe.precision)
+        with self.stop.at_once():
+            score = evaluate(self.model, self.splits.test, self.place, precision=self.recipe.precision)
         best = self.progress.rows[self.progress.best_epoch - 1]
         result = {"split": "test", "accuracy": score.accuracy, **asdict(score)}
         result |= {"best_epoch": best["epoch"], "val_accuracy": best.get("val_accuracy"), "epochs": self.progress.epoch}
@@ -387,11 +439,11 @@ class Trainer:
             write_json(self.folder / "results.json", result)
         return score
 
-    def epoch(self, asked_to_stop: list[bool]) -> None:
+    def epoch(self) -> None:
         """What is left of an epoch, then its row in the log and a checkpoint.
 
         Raises:
-            SpikformerError: asked to stop; a checkpoint was written first.
+            Asked: the process was asked to end; a checkpoint was written first.
         """
         recipe, progress, place = self.recipe, self.progress, self.place
         self.model.train()
@@ -407,19 +459,21 @@ class Trainer:
             workers=self.options.workers,
         )
         title, hidden = f"epoch {progress.epoch + 1}", True if place.rank else None  # None: shown on a terminal only
-        started, seen, stop = time.perf_counter(), progress.seen, False
+        started, stop = time.perf_counter(), False
         with tqdm(loader, title, self.steps, initial=progress.batch, leave=False, disable=hidden) as bar:
             for inputs, targets in bar:
                 self.step(inputs.to(place.device), targets.to(place.device))
                 bar.set_postfix(loss=f"{progress.loss / progress.seen:.3f}")
-                stop = place.any(bool(asked_to_stop))
-                if stop:
+                if progress.batch == self.steps:
+                    progress.gradients = gradient_norms(self.model)
+                if stop := place.any(self.stop.asked):
                     break
-        if progress.batch == self.steps:  # the row tells of gradients that no checkpoint holds: write it before
-            self.finish_epoch(time.perf_counter() - started, progress.seen - seen)
-        self.save()
-        if stop:
-            raise SpikformerError(f"asked to stop: the run is saved, go on with --out {self.folder} --resume")
+        progress.seconds += time.perf_counter() - started
+        if progress.batch == self.steps and not stop:
+            self.finish_epoch()
+        self.save(self.together())
+        if place.any(self.stop.asked):  # all wait here until the first has saved: a job ends with its first process
+            raise Asked
 
     def step(self, inputs: Tensor, targets: Tensor) -> None:
         """One optimizer step on a batch."""
@@ -452,10 +506,12 @@ class Trainer:
             loss += part.item() * len(y) / len(targets)
             outputs.append(logits.detach())
         if not math.isfinite(loss):
-            good = self.folder / "resume.pt" if (self.folder / "resume.pt").exists() else "none yet"
+            good = self.folder / "resume.pt"
             where = f"epoch {progress.epoch + 1}, step {progress.batch + 1}, learning rate {lr:.2g}"
+            elsewhere, last = (" in another --out", good) if good.exists() else ("", "none yet")
             raise SpikformerError(
-                f"loss is {loss} in {where}: lower --lr or raise --warmup-epochs; last good checkpoint: {good}"
+                f"loss is {loss} in {where}: start again{elsewhere} with a lower --lr or more --warmup-epochs; "
+                f"last good checkpoint: {last}"
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -466,28 +522,34 @@ class Trainer:
         progress.loss += loss * len(labels)
         progress.correct += int((torch.cat(outputs).argmax(1) == labels).sum())
 
-    def finish_epoch(self, seconds: float, images: int) -> None:
-        """Validate, keep the weights, write the epoch's row, and turn the page."""
+    def finish_epoch(self) -> None:
+        """Validate, keep the weights, write the epoch's row, and let the next one begin."""
         progress, place, val = self.progress, self.place, self.splits.val
-        loss, correct, seen, images = place.total(progress.loss, progress.correct, progress.seen, images)
-        row = {"epoch": progress.epoch + 1, "loss": loss / seen, "accuracy": correct / seen}
+        whole = self.together()
+        row = {"epoch": progress.epoch + 1, "loss": whole.loss / whole.seen, "accuracy": whole.correct / whole.seen}
         place.align(self.measured)  # what is measured is what is kept; DDP does the same before every step
         self.rates.close()  # what is measured below is no training step
-        if val is not None:
-            score = evaluate(self.measured, val, place, precision=self.recipe.precision)
-            row |= {"val_loss": score.loss, "val_accuracy": score.accuracy}
+        try:
+            with self.stop.at_once():
+                if val is not None:
+                    score = evaluate(self.measured, val, place, precision=self.recipe.precision)
+                    row |= {"val_loss": score.loss, "val_accuracy": score.accuracy}
+        except BaseException:  # whatever it is, the steps of this epoch are not lost
+            self.save(whole)
+            raise
         rates = self.rates.pop(place.mean)
         row |= {
             "rate": sum(rate for rate, _ in rates.values()) / len(rates),
             "lr": self.optimizer.param_groups[0]["lr"],
-            "images_per_s": images / seconds,
-            "seconds": seconds,
+            "images_per_s": whole.seen / progress.seconds,
+            "seconds": progress.seconds,
             "peak_memory_gib": peak_memory(place.device) / 2**30,
         }
-        row |= {f"grad/{part}": norm for part, norm in gradient_norms(self.model).items()}
+        row |= {f"grad/{part}": norm for part, norm in progress.gradients.items()}
         row |= {f"rate/{layer}": rate for layer, (rate, _) in rates.items()}
         row |= {f"dead/{layer}": dead for layer, (_, dead) in rates.items()}
         progress.epoch, progress.batch, progress.loss, progress.correct, progress.seen = row["epoch"], 0, 0.0, 0, 0
+        progress.seconds, progress.gradients = 0.0, {}
         progress.rows.append(row)
         best = val is None or row["val_loss"] < progress.best_val_loss
         if best:
@@ -514,9 +576,13 @@ class Trainer:
         if warning := firing_warning(rates):
             print(f"warning: {warning}", file=sys.stderr)
 
-    def save(self) -> None:
-        """Write all that is needed to go on from here; other processes stand where the first one does."""
+    def together(self) -> Progress:
+        """Where all processes stand, with what they counted added up."""
         loss, correct, seen = self.place.total(self.progress.loss, self.progress.correct, self.progress.seen)
+        return replace(self.progress, loss=loss, correct=int(correct), seen=int(seen))
+
+    def save(self, progress: Progress) -> None:
+        """Write all that is needed to go on from here; other processes stand where the first one does."""
         if self.place.rank:
             return
         state = {
@@ -525,7 +591,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rates": self.rates.state(),
-            "progress": asdict(replace(self.progress, loss=loss, correct=int(correct), seen=int(seen))),
+            "progress": asdict(progress),
         }
         write_file(self.folder / "resume.pt", lambda file: torch.save(state, file))
 
@@ -533,13 +599,9 @@ class Trainer:
         """Stand where the run in the folder was interrupted.
 
         Raises:
-            SpikformerError: the run has another recipe (the line names the field) or other data, or its file is broken.
+            SpikformerError: the run has another recipe (the line names the options) or other data, or a broken file.
         """
-        theirs = asdict(read_config(self.folder)[0])
-        for name, value in asdict(self.recipe).items():
-            if theirs[name] != value:
-                other = f"{name}={theirs[name]!r}, not {value!r}"
-                raise SpikformerError(f"{self.folder} holds a run with {other}: give the same, or another --out")
+        check_same_recipe(self.recipe, self.folder)
         self.data = same_data(self.folder, self.data)
         path = self.folder / "resume.pt"
         try:

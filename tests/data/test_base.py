@@ -1,4 +1,7 @@
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -219,6 +222,69 @@ def test_an_error_inside_a_worker_is_still_one_line(workers):
     with pytest.raises(SpikformerError) as caught:
         list(batches(Broken(), 4, workers=workers))
     assert str(caught.value) == "broken.png is no readable image: remove it"
+
+
+READ = """
+import multiprocessing, os, resource, signal, sys
+multiprocessing.set_start_method("fork")
+from spikformer_edu import SpikformerError
+from spikformer_edu.data import batches, load
+split = load("digits").train
+reading = batches(split, 256, workers=2)
+"""
+
+
+def reads(*lines, **options):
+    """A process that reads digits with two others: standard output and error, once all three are gone."""
+    code = READ + "\n".join(lines)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, **options)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_readers_leave_signals_to_the_process_that_they_read_for():
+    send = "import os; os.killpg({os.getpgid(0)}, {number})"
+    code, out, err = reads(
+        "import subprocess",
+        "for number in (signal.SIGINT, signal.SIGTERM):",
+        "    signal.signal(number, lambda *_: print('asked'))",
+        "read = len(next(reading)[1])",
+        f"sends = [f'{send}' for number in (2, 15, 2, 15)]",
+        "for send in sends: subprocess.run([sys.executable, '-c', send], start_new_session=True, check=True)",
+        "print(read + sum(len(labels) for _, labels in reading), len(split))",
+        start_new_session=True,
+    )
+    assert (code, err) == (0, "") and out == "asked\n" * 4 + "1258 1258\n"
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_readers_end_with_the_process_that_they_read_for(end):
+    assert reads("next(reading)", end) == (3 if "exit" in end else -signal.SIGKILL, "", "")
+
+
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [
+        ("signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (99_999, 99_999))",
+         "too little shared memory for the processes that read data: lower --workers, or raise it (Docker:"),
+        ("n = os.dup(1); resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))",
+         "cannot start the processes that read data (Too many open files): lower --workers"),
+        ("kept = [next(reading)]; n = os.dup(1); resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))",
+         "too many open files: lower --workers, or raise the limit (ulimit -n)"),
+        ("fetch = split.fetch; me = os.getpid()\n"
+         "split.fetch = lambda *a: fetch(*a) if os.getpid() == me else os.kill(os.getpid(), signal.SIGKILL)",
+         "a process that reads data was killed, perhaps for memory: lower --workers"),
+    ],
+    ids=["shared memory", "no files to start", "no files for batches", "killed"],
+)  # fmt: skip
+def test_readers_that_cannot_go_on_say_so_in_one_line_and_nobody_waits_for_them(limit, says):
+    code, out, err = reads(
+        limit,
+        "try:",
+        "    rest = list(reading)",
+        "except SpikformerError as error:",
+        "    print(error)",
+    )
+    assert (code, err) == (0, "") and out.startswith(says) and out.count("\n") == 1
 
 
 def test_what_is_absent_says_why_to_whoever_asks():

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 import urllib.error
@@ -277,6 +278,41 @@ def test_two_prepares_at_once_agree(recordings):
     assert [p.exitcode for p in processes] == [0, 0]
     files = list((recordings / "spikformer-cache").rglob("*"))
     assert len([f for f in files if f.suffix == ".z"]) == 30 and not [f for f in files if f.name.startswith(".")]
+
+
+INTERRUPTED = """
+import os, subprocess, sys
+from spikformer_edu import cli
+from spikformer_edu.data import __main__ as command
+
+batches, number = command.batches, sys.argv.pop()
+
+def signalled(*arguments, **options):
+    for i, batch in enumerate(batches(*arguments, **options)):
+        if i == 1:
+            send = f"import os; os.killpg({os.getpgid(0)}, {number})"
+            subprocess.run([sys.executable, "-c", send], start_new_session=True, check=True)
+        yield batch
+
+command.batches = signalled
+cli.run(command.main, "data")
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_prepare_is_one_line_and_keeps_what_it_has_read(recordings, number, code):
+    arguments = ["prepare", "cifar10dvs", "--data-dir", recordings, "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *arguments, f"{number:d}"],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=100,
+    )
+    said = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
+    assert (done.returncode, done.stdout, said) == (code, "", ["interrupted"])
+    files = [path.name for path in (recordings / "spikformer-cache").rglob("*") if path.is_file()]
+    assert files and all(name.endswith(".z") for name in files)
 
 
 def test_simulate_writes_a_labelled_folder_that_cifar10dvs_loads(run, tmp_path):

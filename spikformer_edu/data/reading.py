@@ -1,0 +1,100 @@
+"""The processes that read data: what signals do to them, and what is said when they cannot go on."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..errors import SpikformerError
+
+KILLED = "a process that reads data was killed, perhaps for memory: lower --workers"
+NO_FILES = "too many open files: lower --workers, or raise the limit (ulimit -n)"
+NO_SHARED_MEMORY = (
+    "too little shared memory for the processes that read data: lower --workers, or raise it (Docker: --shm-size=8g)"
+)
+
+
+class ReadersError(SpikformerError):
+    """The processes that read data cannot go on."""
+
+
+@contextmanager
+def readers() -> Iterator[None]:
+    """Say in one line what became of the processes that read data, wherever PyTorch reports it.
+
+    Raises:
+        ReadersError: they were killed, or lack shared memory or open files.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        said = f"{error} {error.__cause__}"
+        if "Too many open files" in said or "ancdata" in said:  # the second: a socket could not hand a file over
+            raise ReadersError(NO_FILES) from None
+        if "DataLoader worker (pid" not in said:
+            raise
+        raise ReadersError(NO_SHARED_MEMORY if "Bus error" in said else KILLED) from None
+
+
+def start_reading(loader: DataLoader) -> Iterator:
+    """The batches of a loader, whose processes get no signal before they can stand it.
+
+    Raises:
+        ReadersError: they cannot be started.
+    """
+    before = None
+    if hasattr(signal, "pthread_sigmask"):  # Windows has none
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # the processes inherit it
+    try:
+        return iter(loader)
+    except OSError as error:
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        error.__traceback__ = None  # with it goes PyTorch's half-made iterator, which would print an error of its own
+        sys.unraisablehook = hook
+        reason = error.strerror or error
+        raise ReadersError(f"cannot start the processes that read data ({reason}): lower --workers") from None
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def outlive_signals(worker: int) -> None:
+    """Let a process that reads ignore Ctrl-C, and SIGTERM unless the process that it reads for sends it.
+
+    Terminals, schedulers and ``torchrun`` send a signal to every process of a job. The one that trains still needs its
+    batch then, and ends its readers itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    elif hasattr(signal, "pthread_sigmask"):  # macOS does not tell who sent a signal: SIGTERM ends this process
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process().pid
+    while signal.sigwaitinfo((signal.SIGTERM,)).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+def share(batch: tuple[Tensor, Tensor]) -> None:
+    """Put a batch where another process can read it.
+
+    PyTorch would do so later, in a thread whose errors reach nobody: whoever asked for the batch would wait for ever.
+
+    Raises:
+        ReadersError: there is no room for it.
+    """
+    try:
+        for tensor in batch:
+            tensor.share_memory_()
+    except RuntimeError as error:
+        raise ReadersError(NO_FILES if "Too many open files" in str(error) else NO_SHARED_MEMORY) from None

@@ -1,0 +1,54 @@
+"""What SIGTERM and Ctrl-C do while a network trains: a step and a file are finished first, all else is left at once."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+class Asked(KeyboardInterrupt):
+    """The process was asked to end. No ``Exception``, so that no library takes it for an error of its own."""
+
+
+class Stopping:
+    """Listens while it is entered.
+
+    Attributes:
+        asked: a signal has come; who has noted it asks for nothing more than time to finish.
+    """
+
+    def __init__(self):
+        self.asked, self.waits = False, True
+        self.before: dict[int, signal.Handlers] = {}
+
+    def __enter__(self) -> "Stopping":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell sets it for a job in the background
+                with suppress(ValueError):  # not the main thread: nobody can be asked here
+                    self.before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: it was not set by Python
+
+    def _ask(self, number: int, _) -> None:
+        again, self.asked = self.asked, True
+        if again and number == signal.SIGINT:  # a second SIGTERM is usual: from torchrun and from the scheduler
+            raise KeyboardInterrupt
+        if not again and not self.waits:
+            raise Asked
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """For work that may be left anywhere.
+
+        Raises:
+            Asked: now or later, when a signal comes or has come.
+        """
+        self.waits = False
+        try:
+            if self.asked:
+                raise Asked
+            yield
+        finally:
+            self.waits = True
