@@ -163,7 +163,8 @@ class _Batches(Dataset):
         number += self.start
         generator = generator_for(self.seed, self.epoch, number) if self.augment else None
         try:
-            return self.split.fetch(self.batches[number], generator)
+            with torch.device("cpu"):
+                return self.split.fetch(self.batches[number], generator)
         except SpikformerError as error:
             return error  # raised inside a worker it would come out wrapped in that worker's traceback
 
@@ -174,7 +175,7 @@ def generator_for(*numbers: int) -> torch.Generator:
     for number in numbers:  # splitmix64: neighbouring numbers give unrelated streams
         state = (state + number + 1) * 0xBF58476D1CE4E5B9 % 2**64
         state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
-    return torch.Generator().manual_seed(state % 2**63)
+    return torch.Generator("cpu").manual_seed(state % 2**63)
 
 
 def batches(
@@ -203,9 +204,9 @@ def batches(
     """
     if batch_size < 1:
         raise SpikformerError(f"batch size {batch_size}: give at least 1")
-    order = torch.arange(len(split))
+    order = torch.arange(len(split), device="cpu")
     if train:
-        order = torch.randperm(len(split), generator=generator_for(seed, epoch))
+        order = torch.randperm(len(split), generator=generator_for(seed, epoch), device="cpu")
         whole = len(order) // (batch_size * world) * batch_size * world
         order = order[:whole] if whole else order
     mine = order[rank::world]
@@ -221,7 +222,9 @@ def batches(
 
 
 def _unwrapped(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    for batch in loader:
+    with torch.device("cpu"):  # whatever PyTorch's default is, where the loader would draw a seed
+        read = iter(loader)
+    for batch in read:
         if isinstance(batch, SpikformerError):
             raise batch
         yield batch

@@ -179,7 +179,7 @@ def read_config(folder: Path) -> tuple[Recipe, SpikformerConfig]:
 
 
 def load_run(run: str | Path, weights: str = "best") -> Run:
-    """Load a trained network.
+    """Load a trained network; it is float32, as it was trained, whatever PyTorch's default is.
 
     Args:
         run: a run folder, or the name of a pretrained model of the package.
@@ -192,7 +192,7 @@ def load_run(run: str | Path, weights: str = "best") -> Run:
     if not folder.exists() and (PRETRAINED / folder).is_dir():
         folder = PRETRAINED / folder
     recipe, network = read_config(folder)
-    model = Spikformer(network)
+    model = Spikformer(network).float()
     load_weights(model, folder / f"{weights}.safetensors")
     results = folder / "results.json"
     try:

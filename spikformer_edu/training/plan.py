@@ -93,11 +93,11 @@ def plan(
     network = recipe.network_for(facts)
     if inputs is None:
         shape = (step_images, network.in_channels, facts.image_size, facts.image_size)
-        inputs = torch.rand((network.time_steps, *shape) if facts.time_steps else shape)
+        inputs = torch.rand((network.time_steps, *shape) if facts.time_steps else shape, dtype=torch.float32)
         labels = torch.randint(network.num_classes, (step_images,))
     x, y = inputs.to(place.device), labels.to(place.device)
     torch.manual_seed(recipe.seed)
-    model = Spikformer(network).to(place.device).train()
+    model = Spikformer(network).to(place.device, torch.float32).train()
     if recipe.weights:
         start_from(model, recipe.weights)  # what does not fit is found now
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.scaled_lr, fused=True)
