@@ -5,8 +5,6 @@ neuron turns the result into spikes, and a last linear layer mixes the heads. Th
 lines: whether Q and K are spikes or real, whether V is, and how scores are made of Q and K.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -81,7 +79,7 @@ class SpikingSelfAttention(nn.Module):
         self.pool = nn.MaxPool1d(3, stride=1, padding=1) if qk_pool else None
         self.attn = LIF(v_threshold=0.5, **lif)
         self.proj = SpikingLinear(dim, dim, **lif)
-        self.on_mix: list[Callable[..., None]] = []  # told q, k, v and the result of mix; record() and energy() listen
+        self.on_mix = []  # functions that are told q, k, v and what mix made of them; record() and energy() add theirs
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = norm_tokens(self.bn, self.qkv(x))  # [T, B, N, 3D]
@@ -92,8 +90,7 @@ class SpikingSelfAttention(nn.Module):
         mixed = self.mix(q, k, v)  # [T, B, h, N, d]
         for listener in tuple(self.on_mix):
             listener(q, k, v, mixed)
-        x = self.attn(mixed)  # [T, B, h, N, d]
-        return self.proj(x.transpose(2, 3).flatten(3))  # [T, B, N, D]
+        return self.proj(self.attn(mixed).transpose(2, 3).flatten(3))  # [T, B, N, D]
 
     def pool_tokens(self, x: Tensor) -> Tensor:
         tokens_last = x.transpose(3, 4)  # [T, B, h, d, N]
@@ -115,15 +112,12 @@ class SpikingSelfAttention(nn.Module):
     _product = scores
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Q K^T V s, in the order that takes fewer operations: N^2 d against N d^2.
-
-        Scores of another kind, those of a subclass that overrides ``scores``, leave no choice of order.
-        """
-        tokens, width = q.shape[-2:]
+        """Q K^T V s, in the order that takes fewer operations: N^2 d against N d^2."""
+        # Scores of another kind, those of a subclass that overrides them, leave no choice of order.
         is_product = type(self).scores is SpikingSelfAttention._product and "scores" not in vars(self)
-        if tokens <= width or not is_product:
-            return self.scores(q, k) @ v
-        return self.phi(q) @ (self.phi(k).transpose(-2, -1) @ v) * self.scale
+        if is_product and q.shape[-2] > q.shape[-1]:
+            return self.phi(q) @ (self.phi(k).transpose(-2, -1) @ v) * self.scale
+        return self.scores(q, k) @ v
 
 
 class IdentityAttention(SpikingSelfAttention):

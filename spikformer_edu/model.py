@@ -5,7 +5,7 @@ images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]`` -> tokens ``[T, B, N, D]``
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -72,10 +72,6 @@ class SpikformerConfig:
     def lif(self) -> dict:
         """Options of every LIF in the network."""
         return dict(tau=self.tau, learn_beta=self.learn_beta, learn_threshold=self.learn_threshold, backend=self.neuron)
-
-    @classmethod
-    def field_names(cls) -> list[str]:
-        return [field.name for field in fields(cls)]
 
 
 class SpikingConv(nn.Module):
@@ -175,8 +171,7 @@ class Spikformer(nn.Module):
         config: sizes and options.
 
     Shapes: images ``[B, C, H, W]``, repeated over T, or frames ``[T, B, C, H, W]`` with their own T
-    -> logits ``[B, K]``. H and W may be any multiples of ``config.patch_size``. In evaluation mode several threads may
-    call one network at once.
+    -> logits ``[B, K]``. H and W may be any multiples of ``config.patch_size``.
 
     Raises:
         SpikformerError: wrong number of dimensions or channels, integers, a size that the patch size does not

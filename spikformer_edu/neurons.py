@@ -94,9 +94,10 @@ class LIF(snn.Leaky):
             raise SpikformerError(f"tau={tau}: give a finite time constant of at least one time step")
         if backend not in NEURONS:
             raise SpikformerError(f"unknown backend {backend!r}: {nearest(backend, NEURONS)}")
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)  # half precision would round them
         super().__init__(
-            beta=1 - 1 / tau,
-            threshold=tau * v_threshold,
+            beta=torch.tensor(1 - 1 / tau, dtype=dtype),
+            threshold=torch.tensor(tau * v_threshold, dtype=dtype),
             spike_grad=Sigmoid(alpha / tau),
             reset_mechanism="zero",
             reset_delay=True,  # the reset acts at the next step and carries no gradient, as in the paper's code
@@ -108,7 +109,7 @@ class LIF(snn.Leaky):
         self.on_membranes: Callable[[Tensor], None] | None = None  # told u [T, ...] of every call; set by record()
         # snnTorch keeps every neuron ever made in this list; without this line no model is ever freed.
         snn.SpikingNeuron.instances.remove(self)
-        self._constants: tuple[list, tuple[float, float]] | None = None
+        self._constants = [(None, None)] * 2, (math.nan, math.nan)
         # Constants of the configuration, not weights: keep snnTorch's four buffers out of checkpoints.
         for name, value in list(self.named_buffers(recurse=False)):
             delattr(self, name)
@@ -134,24 +135,17 @@ class LIF(snn.Leaky):
     def constants(self) -> tuple[float, float]:
         """beta and the threshold as numbers, read again only when they have changed: reading waits for a GPU."""
         now = [(t, None if t.is_inference() else t._version) for t in (self.beta, self.threshold)]
-        known = self._constants
-        if known is None or any(
-            a is not b or m != n or n is None for (a, m), (b, n) in zip(known[0], now, strict=True)
-        ):
-            known = self._constants = now, (float(self.beta), float(self.threshold))  # one assignment: threads share it
-        return known[1]
+        if any(a is not b or m != n or n is None for (a, m), (b, n) in zip(self._constants[0], now, strict=True)):
+            self._constants = now, (float(self.beta), float(self.threshold))  # at once: threads may share the neuron
+        return self._constants[1]
 
     def loop(self, current: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """snnTorch's neuron, step by step: spikes ``[T, ...]``, and for each step the membrane u before the reset.
-
-        ``Leaky.forward`` keeps the membrane on the module, where threads that call it at once would share it. Here are
-        its own steps for reset by zero, with the membrane in a variable.
-        """
-        beta = self.beta.clamp(0, 1)
+        """snnTorch's neuron, step by step: spikes ``[T, ...]``, and for each step the membrane u before the reset."""
+        # These are the steps of Leaky.forward, which would keep u on the module, where threads would share it.
         u = torch.zeros_like(current[0])
         spikes, membranes = [], []
         for x in current:
-            u = beta * ((1 - self.mem_reset(u)) * u) + x
+            u = self.beta.clamp(0, 1) * ((1 - self.mem_reset(u)) * u) + x
             spikes.append(self.fire(u))
             membranes.append(u.detach())
         return torch.stack(spikes), membranes

@@ -1,6 +1,6 @@
 """The paper's networks as lines of data: sizes, time steps, data set, published accuracy."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from .errors import SpikformerError, nearest
 from .model import Spikformer, SpikformerConfig
@@ -80,9 +80,10 @@ def configure(name: str, **overrides) -> SpikformerConfig:
     Raises:
         SpikformerError: no such preset, no such field, or a value out of range.
     """
-    for field in overrides:
-        if field not in SpikformerConfig.field_names():
-            raise SpikformerError(f"unknown model option {field!r}: {nearest(field, SpikformerConfig.field_names())}")
+    known = [field.name for field in fields(SpikformerConfig)]
+    for option in overrides:
+        if option not in known:
+            raise SpikformerError(f"unknown model option {option!r}: {nearest(option, known)}")
     return replace(preset(name).config, **overrides)
 
 

@@ -38,6 +38,13 @@ def pytest_runtest_call(item):
 
 
 @pytest.fixture
+def default_dtype():
+    """Sets PyTorch's default dtype; it is float32 again afterwards."""
+    yield torch.set_default_dtype
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
 def one_line():
     """Checks that an error is one line that a person can act on, with these words in it."""
 

@@ -326,6 +326,13 @@ def test_constants_are_read_once():
         assert torch.equal(made(torch.full((2, 3), 2.0)), torch.ones(2, 3))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_constants_do_not_depend_on_the_default_dtype(default_dtype, dtype):
+    expected = LIF(tau=3.0, v_threshold=0.7).constants()
+    default_dtype(dtype)
+    assert LIF(tau=3.0, v_threshold=0.7).float().constants() == expected
+
+
 # State, memory, checkpoints.
 
 

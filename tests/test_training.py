@@ -101,6 +101,20 @@ def test_weight_decay_spares_biases_and_norms(finished):
     assert sum(p.numel() for g in (decayed, spared) for p in g["params"]) == 163_906
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_training_and_its_networks_are_float32_whatever_the_default_dtype(finished, tmp_path, default_dtype, dtype):
+    images, _ = load("digits").test.fetch(torch.arange(9), None)
+    with torch.no_grad():
+        expected = load_run(finished[0]).model(images)
+        default_dtype(dtype)
+        assert torch.equal(load_run(finished[0]).model(images), expected) and expected.std() > 0
+    assert plan(TINY, CPU).saved_bytes > 0
+    trainer = Trainer(TINY, tmp_path, CPU, load("digits", toy=1), RunOptions())
+    trainer.epoch([])
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    assert math.isfinite(trainer.progress.rows[0]["loss"])
+
+
 def test_a_run_folder_holds_what_it_promises(finished):
     folder, score = finished
     assert {p.name for p in folder.iterdir()} == {

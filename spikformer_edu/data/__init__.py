@@ -4,6 +4,8 @@ import inspect
 from importlib import import_module
 from types import ModuleType
 
+import torch
+
 from ..errors import SpikformerError, nearest
 from .augment import PAPER, Augment, mix
 from .base import Absent, DatasetInfo, Split, Splits, batches
@@ -97,7 +99,8 @@ def load(name: str, data_dir=None, **options) -> Splits:
         raise SpikformerError(f"toy={options['toy']}: give the number of samples of each class, at least 1")
     if not 0 <= options.get("split_seed", 0) < 2**32:
         raise SpikformerError(f"split_seed={options['split_seed']}: give 0 to {2**32 - 1}")
-    return loader(data_dir=data_dir, **options)
+    with torch.device("cpu"):  # whatever PyTorch's default is
+        return loader(data_dir=data_dir, **options)
 
 
 def count(name: str, data_dir=None) -> dict[str, int]:

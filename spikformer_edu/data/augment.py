@@ -1,8 +1,8 @@
 """Augmentation by the batch, on the device where the batch lives.
 
-All randomness is drawn on the CPU from a generator that is handed in, so a batch is the same on every device and
-with any number of worker processes. torchvision's transforms draw one set of parameters for a whole batch, from the
-global generator; of them the kernels are used.
+All randomness is drawn on the CPU from a generator that is handed in, so a batch is the same on every device and with
+any number of worker processes. It is float32, whatever PyTorch's default is. torchvision's transforms draw one set of
+parameters for a whole batch, from the global generator; of them the kernels are used.
 """
 
 import math
@@ -115,7 +115,7 @@ def augment_images(
     shift = 255 * pixels.new_tensor(mean, dtype=torch.float32).view(-1, 1, 1)
     images = pixels.float().sub_(shift).mul_(scale)
     if train and augment.erasing:
-        chosen = torch.rand(len(images), generator=generator) < augment.erasing
+        chosen = uniform(len(images), generator=generator) < augment.erasing
         images = erase(images, chosen, (0.02, 1 / 3), (0.3, 1 / 0.3), generator)
     return images
 
@@ -136,7 +136,7 @@ def augment_frames(frames: Tensor, augment: Augment | None, generator: Generator
         x = random_flip(x, augment.flip, generator)
     if augment.neuromorphic:
         kind = torch.randint(6, (batch,), generator=generator)
-        level = torch.linspace(-1, 1, 31)[torch.randint(31, (batch,), generator=generator)]
+        level = torch.linspace(-1, 1, 31, dtype=torch.float32)[torch.randint(31, (batch,), generator=generator)]
         shear, angle = 0.3 * level * (kind == 1), math.radians(30) * level * (kind == 4)
         right, down = torch.trunc(5 * level) * (kind == 2), torch.trunc(5 * level) * (kind == 3)
         cos, sin = torch.cos(angle), torch.sin(angle)
@@ -165,7 +165,7 @@ def mix(
         Mixed inputs, and targets ``[B, K]``, rows of which sum to 1.
     """
     targets = F.one_hot(targets, num_classes).float()
-    chance, which = torch.rand(2, generator=generator).tolist()
+    chance, which = uniform(2, generator=generator).tolist()
     if chance >= probability or not (mixup or cutmix):
         return inputs, targets
     boxed = bool(cutmix) and (not mixup or which < 0.5)
@@ -186,8 +186,13 @@ def mix(
     return inputs, share * targets + (1 - share) * targets.flip(0)
 
 
+def uniform(*shape: int, generator: Generator) -> Tensor:
+    """Random numbers in [0, 1), float32, on the CPU."""
+    return torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
 def _integer(generator: Generator) -> int:
-    return int(torch.randint(2**62, (), generator=generator))
+    return int(torch.randint(2**62, (), generator=generator, device="cpu"))
 
 
 def _where(chosen: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -196,7 +201,7 @@ def _where(chosen: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 def random_flip(x: Tensor, probability: float, generator: Generator) -> Tensor:
     """Each sample of ``[B, C, H, W]`` mirrored left to right with that probability."""
-    return _where(torch.rand(len(x), generator=generator) < probability, x.flip(-1), x)
+    return _where(uniform(len(x), generator=generator) < probability, x.flip(-1), x)
 
 
 def random_crop(x: Tensor, padding: int, generator: Generator) -> Tensor:
@@ -219,7 +224,7 @@ def erase(
         chosen: ``[B]``, bool. area: range of its share of the image. aspect: range of height over width, log-uniform.
     """
     batch, _, height, width = x.shape
-    draws = torch.rand(4, batch, 10, generator=generator)  # ten attempts, of which the first that fits counts
+    draws = uniform(4, batch, 10, generator=generator)  # ten attempts, of which the first that fits counts
     size = (area[0] + (area[1] - area[0]) * draws[0]) * height * width
     ratio = torch.exp(math.log(aspect[0]) + (math.log(aspect[1]) - math.log(aspect[0])) * draws[1])
     tall, wide = torch.sqrt(size * ratio).round(), torch.sqrt(size / ratio).round()
@@ -258,9 +263,9 @@ def rand_augment(pixels: Tensor, augment: Augment, mean: tuple[float, ...], gene
     pixels = pixels.clone()
     for _ in range(augment.randaugment):
         kind = torch.randint(2 * len(names), (len(pixels),), generator=generator)  # the upper half: left as it is
-        level = torch.randn(len(pixels), generator=generator) * augment.magnitude_std + augment.magnitude
-        level = level.clamp(0, 10) / 10
-        sign = torch.randint(2, (len(pixels),), generator=generator) * 2.0 - 1
+        level = torch.randn(len(pixels), generator=generator, dtype=torch.float32)
+        level = (level * augment.magnitude_std + augment.magnitude).clamp(0, 10) / 10
+        sign = torch.randint(2, (len(pixels),), generator=generator).float() * 2 - 1
         for number, name in enumerate(names):
             chosen = (kind == number).nonzero().squeeze(1)
             if len(chosen):
@@ -312,7 +317,7 @@ def _rotate(v: Tensor, zero: Tensor, height: int, width: int) -> list[Tensor]:
 def _grey(x: Tensor) -> Tensor:
     from torchvision.transforms.v2 import functional
 
-    return functional.rgb_to_grayscale(x, num_output_channels=3)
+    return functional.rgb_to_grayscale(x.float(), num_output_channels=3).byte()
 
 
 def _blurred(x: Tensor) -> Tensor:

@@ -219,7 +219,8 @@ class _Batches(Dataset):
         number += self.start
         generator = generator_for(self.seed, self.epoch, number) if self.augment else None
         try:
-            batch = self.split.fetch(self.batches[number], generator)
+            with torch.device("cpu"):  # whatever PyTorch's default is
+                batch = self.split.fetch(self.batches[number], generator)
             if get_worker_info() is not None:
                 share(batch)
         except SpikformerError as error:
@@ -233,7 +234,7 @@ def generator_for(*numbers: int) -> torch.Generator:
     for number in numbers:  # splitmix64: neighbouring numbers give unrelated streams
         state = (state + number + 1) * 0xBF58476D1CE4E5B9 % 2**64
         state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
-    return torch.Generator().manual_seed(state % 2**63)
+    return torch.Generator("cpu").manual_seed(state % 2**63)
 
 
 def batches(
@@ -262,9 +263,9 @@ def batches(
     """
     if batch_size < 1:
         raise SpikformerError(f"batch size {batch_size}: give at least 1")
-    order = torch.arange(len(split))
+    order = torch.arange(len(split), device="cpu")
     if train:
-        order = torch.randperm(len(split), generator=generator_for(seed, epoch))
+        order = torch.randperm(len(split), generator=generator_for(seed, epoch), device="cpu")
         whole = len(order) // (batch_size * world) * batch_size * world
         order = order[:whole] if whole else order
     mine = order[rank::world]
@@ -282,7 +283,9 @@ def batches(
 
 def _unwrapped(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
     with readers():
-        for batch in start_reading(loader):
+        with torch.device("cpu"):  # whatever PyTorch's default is, where the loader would draw a seed
+            read = start_reading(loader)
+        for batch in read:
             if isinstance(batch, SpikformerError):
                 raise batch
             yield batch

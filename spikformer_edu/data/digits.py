@@ -64,8 +64,9 @@ def render(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
     def draw(low: float, high: float) -> Tensor:
         if generator is None:
-            return torch.full((len(images),), (low + high) / 2, device=images.device)
-        return torch.empty(len(images)).uniform_(low, high, generator=generator).to(images.device, non_blocking=True)
+            return torch.full((len(images),), (low + high) / 2, dtype=torch.float32, device=images.device)
+        drawn = torch.empty(len(images), dtype=torch.float32).uniform_(low, high, generator=generator)
+        return drawn.to(images.device, non_blocking=True)
 
     angle, shear = draw(-0.15, 0.15), draw(-0.12, 0.12)
     wide, tall = MARGIN * draw(0.88, 1.12), MARGIN * draw(0.88, 1.12)

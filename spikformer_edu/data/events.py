@@ -268,11 +268,11 @@ def simulate(
     """
     batch, pixels = len(images), size * size
     enlarged = F.interpolate(images[:, None].float(), size=(size, size), mode="bilinear", align_corners=False)
-    turn = torch.arange(steps + 1) / steps * 4  # once around the four corners of the diamond
+    turn = torch.arange(steps + 1, dtype=torch.float32) / steps * 4  # once around the four corners of the diamond
     reach = 0.08  # of half the image
     right = reach * ((turn - 2).abs() - 1)
     down = reach * (1 - ((turn - 1) % 4 - 2).abs())
-    grid = F.affine_grid(torch.eye(2, 3)[None], [1, 1, size, size], align_corners=False)
+    grid = F.affine_grid(torch.eye(2, 3, dtype=torch.float32)[None], [1, 1, size, size], align_corners=False)
     grid = grid + torch.stack([right, down], 1)[:, None, None]  # [steps + 1, size, size, 2]
     moved = F.grid_sample(
         enlarged.transpose(0, 1).expand(steps + 1, -1, -1, -1), grid, padding_mode="border", align_corners=False

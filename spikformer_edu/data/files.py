@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..atomic import TEMPORARY, expand
 from ..errors import SpikformerError
-from .augment import Augment, augment_images
+from .augment import Augment, augment_images, uniform
 from .base import DatasetInfo, Split, digests
 
 # What torchvision's ImageFolder reads, and two more that Pillow opens.
@@ -303,7 +303,7 @@ def crop_box(
 
     With an area of 1 nothing but the whole picture fits, or the largest middle part within these ratios.
     """
-    for share, ratio, x, y in torch.rand(10, 4, generator=generator).tolist():
+    for share, ratio, x, y in uniform(10, 4, generator=generator).tolist():
         size = width * height * (area[0] + (area[1] - area[0]) * share)
         aspect = (3 / 4) * (16 / 9) ** ratio
         wide, tall = round((size * aspect) ** 0.5), round((size / aspect) ** 0.5)

@@ -262,7 +262,7 @@ def _read_config(folder: Path) -> tuple[Recipe, SpikformerConfig, DataRecord]:
 
 
 def load_run(run: str | Path, weights: str = "best") -> Run:
-    """Load a trained network.
+    """Load a trained network; it is float32, as it was trained, whatever PyTorch's default is.
 
     Args:
         run: a run folder, or the name of a pretrained model of the package.
@@ -275,7 +275,7 @@ def load_run(run: str | Path, weights: str = "best") -> Run:
     if not os.path.exists(folder) and os.path.isdir(PRETRAINED / folder):
         folder = PRETRAINED / folder
     recipe, network, data = _read_config(folder)
-    model = Spikformer(network)
+    model = Spikformer(network).float()
     load_weights(model, folder / f"{weights}.safetensors")
     results = folder / "results.json"
     try:

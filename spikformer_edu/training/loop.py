@@ -390,7 +390,7 @@ class Trainer:
             )
         torch.manual_seed(recipe.seed)
         self.network = recipe.network_for(splits.info)
-        self.model = Spikformer(self.network).to(place.device)
+        self.model = Spikformer(self.network).to(place.device, torch.float32)  # whatever PyTorch's default is
         before = None
         if recipe.weights and not (folder / "resume.pt").exists():
             before = start_from(self.model, recipe.weights, splits.info.classes)

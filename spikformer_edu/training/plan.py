@@ -97,11 +97,11 @@ def plan(
     network = recipe.network_for(facts)
     if inputs is None:
         shape = (step_images, network.in_channels, facts.image_size, facts.image_size)
-        inputs = torch.rand((network.time_steps, *shape) if facts.time_steps else shape)
+        inputs = torch.rand((network.time_steps, *shape) if facts.time_steps else shape, dtype=torch.float32)
         labels = torch.randint(network.num_classes, (step_images,))
     x, y = inputs.to(place.device), labels.to(place.device)
     torch.manual_seed(recipe.seed)
-    model = Spikformer(network).to(place.device).train()
+    model = Spikformer(network).to(place.device, torch.float32).train()
     start = None
     if recipe.weights:
         start = start_from(model, recipe.weights, facts.classes).as_a_start(facts.classes)  # or it does not fit

@@ -38,6 +38,15 @@ def test_the_same_generator_gives_the_same_batch_and_another_another():
     assert torch.equal(x, images(32))  # the source is left alone
 
 
+def test_grey_is_that_of_torchvision(default_dtype):
+    x = torch.randint(256, (1, 3, 300, 300), generator=generator()).byte()
+    x[0, :, :256, 0] = torch.arange(256)  # grey pixels, where rounding decides
+    expected = tv2.rgb_to_grayscale(x, 3)
+    assert torch.equal(augment._grey(x), expected)
+    default_dtype(torch.float64)
+    assert torch.equal(augment._grey(x), expected)
+
+
 def test_flip_and_crop_do_what_torchvision_does():
     x = images(64)
     flipped = augment.random_flip(x, 0.5, generator())

@@ -10,7 +10,7 @@ import torch
 from making import write_picture
 
 from spikformer_edu import SpikformerError
-from spikformer_edu.data import MODULES, PAPER, Augment, batches, info, load
+from spikformer_edu.data import MODULES, PAPER, Augment, batches, info, load, mix
 from spikformer_edu.data.base import FILES_READ, Absent, Split, choose
 from spikformer_edu.data.digits import Digits
 from spikformer_edu.data.files import Pictures, data_folder
@@ -313,3 +313,54 @@ def test_processes_without_samples_and_epochs_that_are_over_have_no_batches(work
 def test_on_mps_samples_stay_in_memory():
     splits = load("digits", toy=1)
     assert splits.to("mps") is splits and splits.to("meta") is not splits
+
+
+STRONG = Augment(
+    flip=0.5, crop_padding=4, randaugment=3, operations="all", magnitude_std=0.5, erasing=0.5, crop_area=(0.3, 1.0)
+)
+EVERYTHING = {  # that a data set does to its training samples
+    "digits": None,
+    "digits-dvs": PAPER["cifar10dvs"],
+    "cifar10": replace(STRONG, crop_area=(1.0, 1.0)),
+    "cifar10dvs": PAPER["cifar10dvs"],
+    "folder": STRONG,
+}
+
+
+@pytest.fixture
+def everywhere(tmp_path, pictures, recordings):
+    """Data set -> its options, with files for it."""
+    for i in range(24):
+        folder = tmp_path / "mine" / ("train", "test")[i % 2] / ("apple", "pear")[i // 2 % 2]
+        write_picture(folder / f"{i}.png", i, size=(40, 33))
+    small = {"digits": {"toy": 2}, "digits-dvs": {"toy": 2}, "folder": {"image_size": 24}}
+    where = {"folder": tmp_path / "mine"}
+    return lambda name: {"data_dir": where.get(name, tmp_path), **small.get(name, {})}
+
+
+def everything_of(name, options):
+    """Training batches, mixed, and test batches."""
+    splits = load(name, augment=EVERYTHING[name], **options)
+    numbers = torch.Generator("cpu").manual_seed(0)
+    mixed = [
+        mix(*batch, splits.info.num_classes, 0.5, 0.5, numbers)
+        for batch in batches(splits.train, 4, train=True, seed=3)
+    ]
+    return mixed + list(batches(splits.test, 5))
+
+
+@pytest.mark.filterwarnings("ignore:.* holds ")
+@pytest.mark.parametrize("change", ["float64", "bfloat16", "float16", "device"])
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_batches_are_the_same_whatever_pytorchs_defaults_are(name, everywhere, change, default_dtype):
+    options = everywhere(name)
+    expected = everything_of(name, options)
+    try:
+        torch.set_default_device("meta") if change == "device" else default_dtype(getattr(torch, change))
+        found = everything_of(name, options)
+    finally:
+        torch.set_default_device(None)
+    assert len(found) == len(expected) > 2
+    for (inputs, targets), (others, labels) in zip(expected, found, strict=True):
+        assert inputs.dtype == others.dtype == torch.float32 and inputs.std() > 0
+        assert torch.equal(inputs, others) and torch.equal(targets, labels) and targets.dtype == labels.dtype

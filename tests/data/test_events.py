@@ -322,3 +322,12 @@ def test_without_dv_processing_the_line_says_what_to_install(tmp_path, monkeypat
     with pytest.raises(SpikformerError, match="pip install dv-processing, or --format npz"):
         write_events(tmp_path / "a.aedat4", some_events(10))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_simulated_recordings_do_not_depend_on_the_default_dtype(default_dtype, dtype):
+    images = torch.rand(2, 10, 10)
+    expected = simulate(images, [3, 4], size=32)
+    default_dtype(dtype)
+    found = simulate(images, [3, 4], size=32)
+    assert all(len(a) > 100 and (a == b).all() for a, b in zip(expected, found, strict=True))
