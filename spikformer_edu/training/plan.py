@@ -125,7 +125,7 @@ def plan(
     with enough_memory(f"{step_images} images do not fit into this device; use a smaller model"):
         saved = saved_bytes(step_images)
         an_image = saved_bytes(step_images + 1) - saved
-        copies = max(0, saved - step_images * an_image)  # of the weights, in lower precision
+        copies = saved - step_images * an_image if recipe.precision != "fp32" else 0  # of the weights, rounded
         if recompute:
             recompute_blocks(model)
             inputs_of_blocks = saved_bytes(step_images + 1) - saved_bytes(step_images)
