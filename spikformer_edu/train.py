@@ -162,6 +162,8 @@ def take(folder: Path) -> bool:
     except OSError as error:
         if isinstance(error, FileExistsError) and folder.is_dir():
             return False
+        if isinstance(error, FileExistsError):
+            raise SpikformerError(f"{folder} is a file: give a folder as --out") from None
         raise SpikformerError(
             f"cannot write {folder / 'config.json'}: {error.strerror}; free the disk or choose another --out"
         ) from None

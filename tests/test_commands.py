@@ -30,6 +30,13 @@ def run(module, *arguments, cwd=None, env=None):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
 
 
+def test_a_command_whose_output_is_closed_ends_well():
+    for option in ("--list", "--help"):
+        command = f'"{sys.executable}" -m spikformer_edu {option} >&-'
+        done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def refused(done):
     """The one line of a command that refused its input."""
     assert done.returncode == 2, done.stdout + done.stderr
@@ -63,7 +70,9 @@ def test_help(module):
         (["--time-steps", "0"], "time_steps=0"),
         (["--lr", "-1"], "lr=-1.0"),
         (["--batch-size", "0"], "batch_size=0"),
-        (["--device", "cuda:99"], "device 'cuda:99' is not to be had"),
+        (["--device", "cuda:99"], "device 'cuda:99' is not available"),
+        (["--device", "meta"], "device 'meta' is not available"),
+        (["--out", "/dev/null"], "/dev/null is a file"),
         (["--precision", "fp8"], "unknown precision 'fp8'"),
         (["--out", "/dev/null/run"], "cannot write /dev/null/run/config.json: Not a directory"),
         (["--resume"], "no run of digits-2-64 in runs/ to resume"),

@@ -296,9 +296,16 @@ def test_a_signal_to_a_run_and_its_readers_saves_it_and_the_line_that_is_printed
 FEW = ["--toy", "2", "--batch-size", "5", "--time-steps", "1", "--out", "run"]  # four steps an epoch
 
 
-@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
-def test_a_signal_while_readers_start_saves_the_run_as_well(tmp_path, method):
-    done = signalled(f"{method},start of readers,{signal.SIGINT:d}", "--workers", "2", *FEW, cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("method", "number"),
+    [
+        ("spawn", signal.SIGINT),
+        ("fork", signal.SIGHUP),
+        pytest.param("forkserver", signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_while_readers_start_saves_the_run_as_well(tmp_path, method, number):
+    done = signalled(f"{method},start of readers,{number:d}", "--workers", "2", *FEW, cwd=tmp_path)
     saved = "error: asked to stop: the run is saved, go on with --out run --resume\n"
     assert (done.returncode, done.stderr) == (2, saved)
     state = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["progress"]

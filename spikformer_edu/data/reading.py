@@ -50,7 +50,8 @@ def start_reading(loader: DataLoader) -> Iterator:
     """
     before = None
     if hasattr(signal, "pthread_sigmask"):  # Windows has none
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # the processes inherit it
+        # The processes inherit it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     try:
         return iter(loader)
     except OSError as error:
@@ -65,12 +66,14 @@ def start_reading(loader: DataLoader) -> Iterator:
 
 
 def outlive_signals(worker: int) -> None:
-    """Let a process that reads ignore Ctrl-C, and SIGTERM unless the process that it reads for sends it.
+    """Let a process that reads ignore Ctrl-C and SIGHUP, and SIGTERM unless the process that it reads for sends it.
 
     Terminals, schedulers and ``torchrun`` send a signal to every process of a job. The one that trains still needs its
     batch then, and ends its readers itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
         threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -75,9 +75,9 @@ def choose_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # "meta" has no numbers
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise SpikformerError(f"device {name!r} is not to be had on this machine: use --device auto or cpu") from None
+        raise SpikformerError(f"device {name!r} is not available on this machine: use --device auto or cpu") from None
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # kernels and new tensors that name no device go there too
     return device

@@ -1,8 +1,11 @@
-"""What SIGTERM and Ctrl-C do while a network trains: a step and a file are finished first, all else is left at once."""
+"""What SIGTERM, SIGHUP and Ctrl-C do to a training: it finishes a step or a file first, and leaves all else at once."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+# A scheduler's request to end, Ctrl-C, and a terminal that was closed (there is no such signal on Windows).
+REQUESTS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 class Asked(KeyboardInterrupt):
@@ -21,8 +24,8 @@ class Stopping:
         self.before: dict[int, signal.Handlers] = {}
 
     def __enter__(self) -> "Stopping":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell sets it for a job in the background
+        for number in REQUESTS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it, or a shell for a background job
                 with suppress(ValueError):  # not the main thread: nobody can be asked here
                     self.before[number] = signal.signal(number, self._ask)
         return self
