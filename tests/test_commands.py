@@ -513,6 +513,11 @@ def test_evaluate_refuses_a_checkpoint_of_another_model(packaged):
     assert "checkpoint of another model" in line
 
 
+def test_a_config_may_begin_with_the_mark_of_an_editor(packaged):
+    (packaged / "config.json").write_text((packaged / "config.json").read_text(), encoding="utf-8-sig")
+    assert se.load_run(packaged).recipe.dataset == "digits"
+
+
 def test_evaluate_refuses_a_broken_config(packaged):
     (packaged / "config.json").write_text("{")
     assert "config.json is broken" in refused(run("spikformer_edu.evaluate", "--checkpoint", packaged))

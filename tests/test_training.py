@@ -719,6 +719,13 @@ def test_a_run_without_its_best_weights_is_not_resumed(finished, tmp_path):
         train(SMALL, folder, CPU)
 
 
+def test_a_log_that_is_gone_is_written_anew(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    (folder / "metrics.csv").unlink()
+    train(SMALL, folder, CPU)
+    assert (folder / "metrics.csv").read_bytes() == (finished[0] / "metrics.csv").read_bytes()
+
+
 @pytest.mark.parametrize("part", ["val", "test"])
 def test_a_sample_that_cannot_be_read_in_the_end_stops_training_at_once(tmp_path, part):
     from PIL import Image

@@ -63,7 +63,7 @@ def _devkit(path: Path) -> Labels:
 def _table(path: Path) -> Labels:
     """The labels in a text file, a line an image: its wnid; or its name, then its wnid or its label from 0 to 999."""
     found: Labels = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         words = re.split(r"[,\s]+", line.strip())
         name = f"ILSVRC2012_val_{len(found) + 1:08d}" if len(words) == 1 else PurePosixPath(words[0]).stem
         label = words[min(1, len(words) - 1)]

@@ -244,7 +244,7 @@ def read_config(folder: Path) -> tuple[Recipe, SpikformerConfig]:
 def _read_config(folder: Path) -> tuple[Recipe, SpikformerConfig, DataRecord]:
     path = folder / "config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
         recipe = content["recipe"]
         return (
             Recipe(**recipe | {"augment": Augment(**recipe["augment"])}),

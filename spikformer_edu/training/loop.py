@@ -564,8 +564,7 @@ class Trainer:
             kept = self.folder.glob("epoch-*.safetensors")
             for old in sorted(kept, key=lambda file: (len(file.name), file.name))[: -self.options.keep]:
                 old.unlink()  # 999 comes before 1000
-        data = self.splits.info.label
-        write_csv(self.folder / "metrics.csv", [{"epoch": r["epoch"], "data": data} | r for r in progress.rows])
+        self.write_log()
         if self.board is not None:
             for name, value in row.items():
                 self.board.add_scalar(name, value, progress.epoch)
@@ -575,6 +574,11 @@ class Trainer:
         print(f"epoch {progress.epoch:>3}  {figures}  {row['images_per_s']:.0f} images/s", flush=True)
         if warning := firing_warning(rates):
             print(f"warning: {warning}", file=sys.stderr)
+
+    def write_log(self) -> None:
+        """Write metrics.csv: a row an epoch."""
+        data = self.splits.info.label
+        write_csv(self.folder / "metrics.csv", [{"epoch": r["epoch"], "data": data} | r for r in self.progress.rows])
 
     def together(self) -> Progress:
         """Where all processes stand, with what they counted added up."""
@@ -619,5 +623,7 @@ class Trainer:
         best = self.folder / "best.safetensors"
         if self.progress.best_epoch and not best.exists():
             raise SpikformerError(f"{best} is gone, and the end of the run needs it: start again in another --out")
+        if not self.place.rank and self.progress.rows and not (self.folder / "metrics.csv").exists():
+            self.write_log()
         if self.place.rank:  # the first process goes on counting for all
             self.progress.loss, self.progress.correct, self.progress.seen = 0.0, 0, 0
