@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import signal
 import sys
 import warnings
 from contextlib import suppress
@@ -69,6 +70,8 @@ def main(options: Options) -> None:
             if options.figures:
                 visualize.main(visualize.Options(str(folder), out=folder / "figures", data_dir=options.data_dir))
     finally:
+        with suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # of which schedulers send more than one: this ends already
         if folder and place.rank == 0:
             let_go(folder, new=not options.resume)
         leave()
@@ -232,12 +235,15 @@ def defaults(arguments: list[str]) -> Options:
     datasets = given("--dataset")
     if len(set(datasets)) > 1:
         raise SpikformerError(f"--dataset is given as {' and as '.join(datasets)}: give one")
-    usual = Options(**vars(recipe_for(next(iter(datasets), "") or "digits")))
+    usual = Options(**vars(recipe_for((datasets or [""])[0] or "digits")))
     if [a for a in arguments if a in ("--resume", "--no-resume")][-1:] != ["--resume"]:
         return usual
-    model, out = (given("--model") or [usual.model])[-1], given("--out")
-    runs = sorted(Path("runs").glob(f"{model}-*/config.json"), key=lambda path: path.stat().st_mtime)
-    folder = Path(out[-1]).expanduser() if out else runs[-1].parent if runs else None
+    if out := given("--out"):
+        folder = Path(out[-1]).expanduser()
+    else:
+        model = (given("--model") or [usual.model])[-1]
+        runs = [path for path in Path("runs").glob("*/config.json") if path.parent.name.rpartition("-")[0] == model]
+        folder = max(runs, key=lambda path: path.stat().st_mtime).parent if runs else None
     if folder is None or not has_config(folder):
         return usual
     return Options(**vars(read_config(folder)[0]), out=folder)

@@ -148,7 +148,7 @@ def test_the_samples_are_those_of_the_run(tmp_path, monkeypatch, capsys):
         (out / "report.html").write_text("<figure></figure>")
         return out / "report.html"
 
-    monkeypatch.setattr(visualize, "write_report", write)
+    monkeypatch.setattr("spikformer_edu.report.write_report", write)
     (tmp_path / "before.png").write_bytes(b"")
     main(Options(out=tmp_path, samples=4))
     inputs, labels = load_splits(recipe).test.fetch(torch.arange(4), None)

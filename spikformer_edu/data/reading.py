@@ -52,15 +52,15 @@ def start_reading(loader: DataLoader) -> Iterator:
     if hasattr(signal, "pthread_sigmask"):  # Windows has none
         # The processes inherit it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # half-made iterators print an error of their own
     try:
-        return iter(loader)
-    except OSError as error:
-        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-        error.__traceback__ = None  # with it goes PyTorch's half-made iterator, which would print an error of its own
-        sys.unraisablehook = hook
-        reason = error.strerror or error
-        raise ReadersError(f"cannot start the processes that read data ({reason}): lower --workers") from None
+        try:
+            return iter(loader)
+        except OSError as error:
+            reason = str(error.strerror or error)
+        raise ReadersError(f"cannot start the processes that read data ({reason}): lower --workers")
     finally:
+        sys.unraisablehook = hook
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -299,10 +299,11 @@ def train(recipe: Recipe, folder: Path, place: Place, options: RunOptions | None
     remedy = "" if options.recompute else "--recompute, or "
     with Stopping() as stop:
         try:
+            with stop.at_once():
+                splits = load_splits(recipe, options.data_dir)
+                check_readable(splits.train, splits.val, splits.test)
             with enough_memory(f"try {remedy}in another --out a larger --accumulate"), readers():
                 with stop.at_once():
-                    splits = load_splits(recipe, options.data_dir)
-                    check_readable(splits.train, splits.val, splits.test)
                     trainer = Trainer(recipe, folder, place, splits.to(place.device), options, stop)
                 return trainer.run()
         except Asked:

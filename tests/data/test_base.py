@@ -227,6 +227,7 @@ def test_an_error_inside_a_worker_is_still_one_line(workers):
 READ = """
 import multiprocessing, os, resource, signal, sys
 multiprocessing.set_start_method("fork")
+files = resource.getrlimit(resource.RLIMIT_NOFILE)
 from spikformer_edu import SpikformerError
 from spikformer_edu.data import batches, load
 split = load("digits").train
@@ -266,9 +267,9 @@ def test_readers_end_with_the_process_that_they_read_for(end):
     [
         ("signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (99_999, 99_999))",
          "too little shared memory for the processes that read data: lower --workers, or raise it (Docker:"),
-        ("n = os.dup(1); resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))",
+        ("resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(1), files[1]))",
          "cannot start the processes that read data (Too many open files): lower --workers"),
-        ("kept = [next(reading)]; n = os.dup(1); resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))",
+        ("kept = [next(reading)]; resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(1), files[1]))",
          "too many open files: lower --workers, or raise the limit (ulimit -n)"),
         ("fetch = split.fetch; me = os.getpid()\n"
          "split.fetch = lambda *a: fetch(*a) if os.getpid() == me else os.kill(os.getpid(), signal.SIGKILL)",
@@ -283,6 +284,7 @@ def test_readers_that_cannot_go_on_say_so_in_one_line_and_nobody_waits_for_them(
         "    rest = list(reading)",
         "except SpikformerError as error:",
         "    print(error)",
+        "resource.setrlimit(resource.RLIMIT_NOFILE, files)",  # the end of Python needs some
     )
     assert (code, err) == (0, "") and out.startswith(says) and out.count("\n") == 1
 
