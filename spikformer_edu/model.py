@@ -174,8 +174,8 @@ class Spikformer(nn.Module):
     -> logits ``[B, K]``. H and W may be any multiples of ``config.patch_size``.
 
     Raises:
-        SpikformerError: wrong number of dimensions or channels, integers, a size that the patch size does not
-            divide, an empty batch, T = 0, NaN or inf in the input.
+        SpikformerError: no tensor, wrong number of dimensions or channels, a size that the patch size does not divide,
+            an empty batch, T = 0; not in compiled code: another dtype than the network's, NaN or inf.
     """
 
     def __init__(self, config: SpikformerConfig):
@@ -200,6 +200,8 @@ class Spikformer(nn.Module):
 
     def check_input(self, x: Tensor) -> None:
         c, p = self.config.in_channels, self.config.patch_size
+        if not isinstance(x, Tensor):
+            raise SpikformerError(f"input is a {type(x).__name__}: give a tensor, torch.as_tensor(x)")
         if x.dim() not in (4, 5):
             raise SpikformerError(f"input of shape {list(x.shape)}: give images [B, C, H, W] or frames [T, B, C, H, W]")
         if not x.is_floating_point():
@@ -213,6 +215,9 @@ class Spikformer(nn.Module):
             raise SpikformerError(
                 f"image of {x.shape[-2]} x {x.shape[-1]}: height and width must be multiples of the patch size {p}"
             )
-        # A NaN never fires, so it would vanish silently in the first neuron. Not checked in compiled code.
-        if not torch.compiler.is_compiling() and not torch.isfinite(x).all():
+        if torch.compiler.is_compiling():  # the rest is not checked in compiled code
+            return
+        if x.dtype != self.head.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise SpikformerError(f"input is {x.dtype}, the network {self.head.weight.dtype}: give both the same dtype")
+        if not torch.isfinite(x).all():  # a NaN never fires, so it would vanish silently in the first neuron
             raise SpikformerError("input holds NaN or inf: check the data and their normalisation")

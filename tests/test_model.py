@@ -7,6 +7,7 @@ import weakref
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import snntorch as snn
 import torch
@@ -410,6 +411,24 @@ def test_input_that_is_not_finite(value, one_line):
     with pytest.raises(SpikformerError) as error:
         Spikformer(SMALL)(x)
     one_line(error, "NaN or inf")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_input_of_another_dtype_than_the_network(dtype, one_line):
+    model, x = Spikformer(SMALL).eval(), torch.rand(2, 3, 16, 16).to(dtype)
+    with pytest.raises(SpikformerError) as error:
+        model(x)
+    one_line(error, str(dtype), "torch.float32", "the same dtype")
+    assert model.to(dtype)(x).dtype == dtype
+    if dtype is torch.bfloat16:
+        with torch.autocast("cpu", dtype):
+            assert model.float()(x).dtype == dtype
+
+
+def test_input_that_is_no_tensor(one_line):
+    with pytest.raises(SpikformerError) as error:
+        Spikformer(SMALL)(np.zeros((2, 3, 16, 16), dtype=np.float32))
+    one_line(error, "ndarray", "torch.as_tensor")
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.bool], ids=str)
