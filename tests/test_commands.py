@@ -238,7 +238,8 @@ def test_what_the_system_refuses_is_one_line(capsys, tmp_path, monkeypatch):
 
     with warnings.catch_warnings(), pytest.raises(SystemExit, match="2"):
         cli.run(fails, "name")
-    assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere' / 'file'}: No such file or directory\n"
+    file = tmp_path / "nowhere" / "file"
+    assert capsys.readouterr().err == f"error: cannot use {file}: No such file or directory\n"
 
 
 def test_evaluate_reproduces_the_packaged_result():

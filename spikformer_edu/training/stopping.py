@@ -16,7 +16,7 @@ class Stopping:
     """Listens while it is entered.
 
     Attributes:
-        asked: a signal has come; who has noted it asks for nothing more than time to finish.
+        asked: a signal has come, and work that may not be left halfway should end soon.
     """
 
     def __init__(self):
