@@ -383,7 +383,8 @@ class Trainer:
         if recipe.batch_size % parts:
             raise SpikformerError(
                 f"batch_size={recipe.batch_size} does not divide among {place.world} processes"
-                f" x {recipe.accumulate} parts: give a multiple of {parts}, or start another number of processes"
+                f" x {recipe.accumulate} parts: give a multiple of {parts}"
+                + (", or start another number of processes" if place.world > 1 else "")
             )
         if len(splits.train) < place.world:
             raise SpikformerError(
