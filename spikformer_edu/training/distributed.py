@@ -75,7 +75,9 @@ def choose_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # "meta" has no numbers
+        torch.zeros(1, device=device)
+        if device.type == "meta":  # it holds no numbers
+            raise RuntimeError
     except (RuntimeError, AssertionError, NotImplementedError):
         raise SpikformerError(f"device {name!r} is not available on this machine: use --device auto or cpu") from None
     if device.type == "cuda" and device.index is not None:
