@@ -1,8 +1,10 @@
 """What every test stands on: one thread, a fixed seed, and a compiler that remembers nothing."""
 
+import signal
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,17 @@ import torch
 CHROMIUM = Path("/usr/bin/chromium")  # Debian's package
 
 CPU_SECONDS = 30  # of this process; a test that takes more and is not marked slow is named in the summary
+
+
+# Commands respect a signal that their parent ignores, as nohup and a shell's background jobs do. Tests send signals.
+for number, handler in (
+    ("SIGINT", signal.default_int_handler),
+    ("SIGTERM", signal.SIG_DFL),
+    ("SIGHUP", signal.SIG_DFL),
+):
+    with suppress(AttributeError, ValueError):  # there is no such signal here, or this is not the main thread
+        if signal.getsignal(getattr(signal, number)) is signal.SIG_IGN:
+            signal.signal(getattr(signal, number), handler)
 
 
 @pytest.fixture(autouse=True)

@@ -230,7 +230,11 @@ FAULTS = {
                 "u = torch.zeros_like(current[0])",
                 "u = getattr(self, 'kept', torch.zeros_like(current[0]))",
             ),
-            ("neurons.py", "self.mem, self.reset = u.new_zeros(0), None", "self.kept = u.detach()"),
+            (
+                "neurons.py",
+                "return torch.stack(spikes), membranes",
+                "self.kept = u.detach(); return torch.stack(spikes), membranes",
+            ),
         ],
         "01_leaky_neuron",
     ),
