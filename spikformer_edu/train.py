@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from . import cli, visualize
+from .atomic import expand
 from .data import local_info
 from .errors import SpikformerError
 from .training import Place, Recipe, RunOptions, Score, join, leave, recipe_for, train
@@ -239,7 +240,7 @@ def defaults(arguments: list[str]) -> Options:
     if [a for a in arguments if a in ("--resume", "--no-resume")][-1:] != ["--resume"]:
         return usual
     if out := given("--out"):
-        folder = Path(out[-1]).expanduser()
+        folder = expand(out[-1])
     else:
         model = (given("--model") or [usual.model])[-1]
         runs = [path for path in Path("runs").glob("*/config.json") if path.parent.name.rpartition("-")[0] == model]

@@ -71,6 +71,7 @@ def test_help(module):
         (["--lr", "-1"], "lr=-1.0"),
         (["--batch-size", "0"], "batch_size=0"),
         (["--device", "cuda:99"], "device 'cuda:99' is not available"),
+        (["--out", "~nobody_here/x", "--resume"], "~nobody_here"),
         (["--device", "meta"], "device 'meta' is not available"),
         (["--out", "/dev/null"], "/dev/null is a file"),
         (["--precision", "fp8"], "unknown precision 'fp8'"),

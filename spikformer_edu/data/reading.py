@@ -91,7 +91,7 @@ def _end_with_parent() -> None:
 def share(batch: tuple[Tensor, Tensor]) -> None:
     """Put a batch where another process can read it.
 
-    PyTorch would do so later, in a thread whose errors reach nobody: whoever asked for the batch would wait for ever.
+    PyTorch would do so later, in a thread whose errors are lost. The process that trains would then wait without end.
 
     Raises:
         ReadersError: there is no room for it.

@@ -26,7 +26,7 @@ class Stopping:
     def __enter__(self) -> "Stopping":
         for number in REQUESTS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it, or a shell for a background job
-                with suppress(ValueError):  # not the main thread: nobody can be asked here
+                with suppress(ValueError):  # only the main thread may listen
                     self.before[number] = signal.signal(number, self._ask)
         return self
 
