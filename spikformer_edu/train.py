@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import os
-import signal
 import sys
 import warnings
 from contextlib import suppress
@@ -19,6 +18,7 @@ from .training import Place, Recipe, RunOptions, Score, join, leave, recipe_for,
 from .training.checkpoint import read_config
 from .training.loop import check_same_recipe
 from .training.plan import describe_plan, plan
+from .training.stopping import ignoring_sigterm
 
 LOCK = ".lock"  # in a run folder while a process trains into it; a killed one leaves the file behind, but no lock
 
@@ -71,11 +71,10 @@ def main(options: Options) -> None:
             if options.figures:
                 visualize.main(visualize.Options(str(folder), out=folder / "figures", data_dir=options.data_dir))
     finally:
-        with suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # of which schedulers send more than one: this ends already
-        if folder and place.rank == 0:
-            let_go(folder, new=not options.resume)
-        leave()
+        with ignoring_sigterm():
+            if folder and place.rank == 0:
+                let_go(folder, new=not options.resume)
+            leave()
 
 
 def summary(folder: Path, score: Score) -> str:

@@ -1,5 +1,6 @@
 """What makes training fast or small changes nothing: every shortcut against the long way."""
 
+import signal
 from dataclasses import replace
 
 import pytest
@@ -221,5 +222,7 @@ def test_a_plan_is_that_of_the_training_that_was_asked_for(monkeypatch):
 
 
 def test_a_dry_run_hears_of_all_options(capsys):
+    before = signal.getsignal(signal.SIGTERM)
     main(Options(**vars(recipe_for("digits")), device="cpu", dry_run=True, recompute=True))
+    assert signal.getsignal(signal.SIGTERM) == before, "a run in a process that goes on must leave its signals as found"
     assert "for the backward pass, with --recompute)" in capsys.readouterr().out

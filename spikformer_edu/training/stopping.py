@@ -55,3 +55,16 @@ class Stopping:
             yield
         finally:
             self.waits = True
+
+
+@contextmanager
+def ignoring_sigterm() -> Iterator[None]:
+    """For the end of a run, which is short: schedulers and torchrun send SIGTERM more than once."""
+    before = None
+    with suppress(ValueError):  # only the main thread may choose
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
