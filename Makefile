@@ -75,7 +75,7 @@ RESUME = $(if $(wildcard $(1)/resume.pt),--resume)
 pretrained-cifar10: .venv/package
 	$(BIN)/python -m spikformer_edu.train $(CIFAR10) --time-steps 1 --epochs 26 --warmup-epochs 1 --lr 0.0015 \
 		--out runs/cifar10-t1 $(call RESUME,runs/cifar10-t1)
-	$(BIN)/python -m spikformer_edu.train $(CIFAR10) --weights runs/cifar10-t1 --epochs 1 --warmup-epochs 0 --lr 0.0005 \
+	$(BIN)/python -m spikformer_edu.train $(CIFAR10) --init-from runs/cifar10-t1 --epochs 1 --warmup-epochs 0 --lr 0.0005 \
 		--out runs/cifar10-t4 $(call RESUME,runs/cifar10-t4)
 	cd runs/cifar10-t1 && cp config.json metrics.csv results.json ../../docs/results/cifar10-2-128-t1/
 	cd runs/cifar10-t4 && cp config.json metrics.csv results.json best.safetensors ../../spikformer_edu/pretrained/cifar10-2-128/

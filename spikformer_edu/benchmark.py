@@ -189,7 +189,7 @@ def draw(tables: list[Table], where: str):
     """A figure of all tables: bars for single points, curves for a sweep."""
     from .plot import style
 
-    return style.house(_draw_sweep if tables[0].title in (*SWEEPS, "orders") else _draw_points)(tables, where)
+    return style.styled(_draw_sweep if tables[0].title in (*SWEEPS, "orders") else _draw_points)(tables, where)
 
 
 def _draw_points(tables: list[Table], where: str):

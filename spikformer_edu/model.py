@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .attention import ATTENTION, SpikingLinear
 from .errors import SpikformerError, nearest
-from .neurons import LIF, NEURONS
+from .neurons import BACKENDS, LIF
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SpikformerConfig:
     tau: float = 2.0  # membrane time constant, in time steps
     learn_beta: bool = False
     learn_threshold: bool = False
-    neuron: str = "fused"  # or "snntorch": the plain loop (neurons.LIF says where they differ)
+    backend: str = "fused"  # or "snntorch": the plain loop (neurons.LIF says where they differ)
 
     def __post_init__(self):
         object.__setattr__(self, "pool", tuple(bool(p) for p in self.pool))  # JSON has no tuples
@@ -56,8 +56,8 @@ class SpikformerConfig:
             raise SpikformerError(f"pool={self.pool}: give one True or False for each of the four SPS blocks")
         if self.attention not in ATTENTION:
             raise SpikformerError(f"unknown attention {self.attention!r}: {nearest(self.attention, ATTENTION)}")
-        if self.neuron not in NEURONS:
-            raise SpikformerError(f"unknown neuron {self.neuron!r}: {nearest(self.neuron, NEURONS)}")
+        if self.backend not in BACKENDS:
+            raise SpikformerError(f"unknown backend {self.backend!r}: {nearest(self.backend, BACKENDS)}")
         if not 1 < self.tau < math.inf:
             raise SpikformerError(f"tau={self.tau}: give a finite time constant of more than one time step")
         if self.scale is not None and not 0 < self.scale < math.inf:
@@ -71,7 +71,9 @@ class SpikformerConfig:
     @property
     def lif(self) -> dict:
         """Options of every LIF in the network."""
-        return dict(tau=self.tau, learn_beta=self.learn_beta, learn_threshold=self.learn_threshold, backend=self.neuron)
+        return dict(
+            tau=self.tau, learn_beta=self.learn_beta, learn_threshold=self.learn_threshold, backend=self.backend
+        )
 
 
 class SpikingConv(nn.Module):

@@ -21,7 +21,7 @@ from torch import Tensor
 from .errors import SpikformerError, nearest
 from .kernels.lif import FusedLIF
 
-NEURONS = ("fused", "snntorch")
+BACKENDS = ("fused", "snntorch")
 
 
 class _SigmoidSpike(torch.autograd.Function):
@@ -92,8 +92,8 @@ class LIF(snn.Leaky):
     ):
         if not 1 <= tau < math.inf:
             raise SpikformerError(f"tau={tau}: give a finite time constant of at least one time step")
-        if backend not in NEURONS:
-            raise SpikformerError(f"unknown backend {backend!r}: {nearest(backend, NEURONS)}")
+        if backend not in BACKENDS:
+            raise SpikformerError(f"unknown backend {backend!r}: {nearest(backend, BACKENDS)}")
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)  # half precision would round them
         super().__init__(
             beta=torch.tensor(1 - 1 / tau, dtype=dtype),

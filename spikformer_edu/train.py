@@ -14,7 +14,7 @@ from . import cli, visualize
 from .atomic import expand
 from .data import local_info
 from .errors import SpikformerError
-from .training import Place, Recipe, RunOptions, Score, join, leave, recipe_for, train
+from .training import DistributedContext, Recipe, RunOptions, Score, init_distributed, recipe_for, shutdown, train
 from .training.checkpoint import read_config
 from .training.loop import check_same_recipe
 from .training.plan import describe_plan, plan
@@ -43,38 +43,38 @@ def main(options: Options) -> None:
     Start it with `torchrun --nproc-per-node N -m spikformer_edu.train ...` to train on N GPUs.
     """
     recipe, how = (kind(**{f.name: getattr(options, f.name) for f in fields(kind)}) for kind in (Recipe, RunOptions))
-    place = join(options.device)
+    context = init_distributed(options.device)
     folder = None
     try:
         if options.dry_run:
             if options.resume:
                 choose_folder(options)
-            if place.rank == 0:
-                asked = {"recompute": how.recompute, "compile": how.compile}
-                print(describe_plan(recipe, place, plan(recipe, place, how.data_dir, **asked)))
+            if context.rank == 0:
+                asked = {"activation_checkpointing": how.activation_checkpointing, "compile": how.compile}
+                print(describe_plan(recipe, context, plan(recipe, context, how.data_dir, **asked)))
             return
-        folder = common_folder(options, place)
+        folder = common_folder(options, context)
         if options.figures:
             check_figures(folder / "figures")
-        if place.rank == 0:
+        if context.rank == 0:
             data = local_info(recipe.dataset, options.data_dir).label
-            print(f"{recipe.model} on {data}, {recipe.epochs} epochs on {place.device}, into {folder}", flush=True)
+            print(f"{recipe.model} on {data}, {recipe.epochs} epochs on {context.device}, into {folder}", flush=True)
             if recipe.warmup_epochs >= recipe.epochs:
                 warnings.warn(
                     f"the learning rate only climbs: {recipe.warmup_epochs} warm-up epochs of {recipe.epochs} in all;"
                     " shorten --warmup-epochs too",
                     stacklevel=1,
                 )
-        score = train(recipe, folder, place, how)
-        if place.rank == 0:
+        score = train(recipe, folder, context, how)
+        if context.rank == 0:
             print(summary(folder, score))
             if options.figures:
                 visualize.main(visualize.Options(str(folder), out=folder / "figures", data_dir=options.data_dir))
     finally:
         with ignoring_sigterm():
-            if folder and place.rank == 0:
+            if folder and context.rank == 0:
                 let_go(folder, new=not options.resume)
-            leave()
+            shutdown()
 
 
 def summary(folder: Path, score: Score) -> str:
@@ -98,15 +98,15 @@ def summary(folder: Path, score: Score) -> str:
     return "\n".join(lines)
 
 
-def common_folder(options: Options, place: Place) -> Path:
+def common_folder(options: Options, context: DistributedContext) -> Path:
     """The run folder, chosen by the first process for all."""
     chosen: Path | str = ""
-    if place.rank == 0:
+    if context.rank == 0:
         try:
             chosen = run_folder(options)
         except SpikformerError as error:
             chosen = str(error)
-    chosen = place.share(chosen)
+    chosen = context.broadcast(chosen)
     if isinstance(chosen, str):
         raise SpikformerError(chosen)
     return chosen

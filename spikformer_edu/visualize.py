@@ -25,8 +25,8 @@ class Options:
     """Firing rates and energy are measured on this many samples, the drawn one first."""
     out: Path = Path("figures")
     """Folder for the PNG files and report.html."""
-    weights: str = "best"
-    """best or last."""
+    which: str = "best"
+    """Weights of the run: best or last."""
     animate: bool = False
     """Also write neuron.gif and ssa.gif."""
     data_dir: Path | None = None
@@ -37,7 +37,7 @@ def main(options: Options) -> None:
     """Draw rasters, membranes, attention maps, rates and energy of a trained network: PNG files and one HTML page."""
     from .report import Subject, write_report  # imports matplotlib, for which a command chooses the backend first
 
-    run = load_run(options.checkpoint, options.weights)
+    run = load_run(options.checkpoint, options.which)
     splits = splits_for(run, options.dataset, options.data_dir)
     split = splits[options.split]
     if not 0 <= options.index < len(split):

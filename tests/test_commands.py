@@ -96,7 +96,7 @@ def test_train_refuses_in_one_line(arguments, says, tmp_path):
 
 
 def test_train_warns_of_a_schedule_that_only_climbs(tmp_path):
-    short = ("--toy", "1", "--batch-size", "10", "--no-figures", "--device", "cpu")
+    short = ("--samples-per-class", "1", "--batch-size", "10", "--no-figures", "--device", "cpu")
     done = run("spikformer_edu.train", *short, "--epochs", "1", "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0 and "warning: the learning rate only climbs" in done.stderr
     done = run(
@@ -123,7 +123,7 @@ def test_a_test_set_that_is_not_there_stops_training_before_its_first_step(tmp_p
 def test_figures_that_could_not_be_written_stop_training_before_its_first_step(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "figures").write_text("mine")
-    short = ("--toy", "1", "--epochs", "1", "--warmup-epochs", "0", "--device", "cpu")
+    short = ("--samples-per-class", "1", "--epochs", "1", "--warmup-epochs", "0", "--device", "cpu")
     line = refused(run("spikformer_edu.train", *short, "--out", tmp_path / "run"))
     assert "figures is no folder that can be written: remove it, or give --no-figures" in line
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["figures"]
@@ -144,7 +144,18 @@ def content(folder):
 def trained(tmp_path_factory):
     """A finished run of one step an epoch whose every option is unlike the defaults."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    options = ("--toy", "1", "--batch-size", "10", "--time-steps", "1", "--epochs", "2", "--augment.mixup", "0.5")
+    options = (
+        "--samples-per-class",
+        "1",
+        "--batch-size",
+        "10",
+        "--time-steps",
+        "1",
+        "--epochs",
+        "2",
+        "--augment.mixup",
+        "0.5",
+    )
     options += ("--ema-decay", "0.5", "--seed", "3", "--no-figures", "--device", "cpu")
     done = run("spikformer_edu.train", *options, "--out", folder)
     assert done.returncode == 0, done.stderr
@@ -165,7 +176,7 @@ def test_resume_needs_no_option_of_the_run(trained):
         (["--epochs=2", "--lr=0.1", "--sync-bn"], "error: --lr 0.1 differs from the run's 0.003, --sync-bn differs"),
         (["--augment.mixup", "0.4"], "error: --augment.mixup 0.4 differs from the run's 0.5: "),
         (["--dataset", "cifar10"], "error: --dataset cifar10 differs from the run's digits: "),
-        (["--weights", "digits-2-64", "--dry-run"], "error: --weights digits-2-64 differs from the run's None: "),
+        (["--init-from", "digits-2-64", "--dry-run"], "error: --init-from digits-2-64 differs from the run's None: "),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -190,13 +201,35 @@ def test_resume_overwrites_no_run_that_has_no_checkpoint(packaged):
 
 def test_resume_goes_on_where_a_run_was_killed_before_it_began(tmp_path):
     (tmp_path / "config.json").touch()
-    options = ("--toy", "1", "--batch-size", "10", "--time-steps", "1", "--epochs", "1", "--warmup-epochs", "0")
+    options = (
+        "--samples-per-class",
+        "1",
+        "--batch-size",
+        "10",
+        "--time-steps",
+        "1",
+        "--epochs",
+        "1",
+        "--warmup-epochs",
+        "0",
+    )
     done = run("spikformer_edu.train", *options, "--no-figures", "--device", "cpu", "--out", tmp_path, "--resume")
     assert done.returncode == 0 and json.loads((tmp_path / "config.json").read_text())["recipe"]["epochs"] == 1
 
 
 def test_a_run_that_fails_before_its_first_checkpoint_does_not_block_the_next(tmp_path):
-    options = ("--toy", "2", "--batch-size", "10", "--time-steps", "1", "--epochs", "1", "--warmup-epochs", "0")
+    options = (
+        "--samples-per-class",
+        "2",
+        "--batch-size",
+        "10",
+        "--time-steps",
+        "1",
+        "--epochs",
+        "1",
+        "--warmup-epochs",
+        "0",
+    )
     options += ("--no-figures", "--device", "cpu", "--out", tmp_path / "run")
     (tmp_path / "bin").mkdir()
     no_compiler = {k: v for k, v in os.environ.items() if k != "CXX"} | {"PATH": str(tmp_path / "bin")}
@@ -213,7 +246,9 @@ def test_a_tensorboard_that_does_not_fit_is_one_line(tmp_path):
     (tmp_path / "tensorboard" / "__init__.py").write_text(code)
     path = os.pathsep.join([str(tmp_path), str(Path(se.__file__).parents[1])])
     env = os.environ | {"PYTHONPATH": path}
-    line = refused(run("spikformer_edu.train", "--toy", "1", "--tensorboard", "--out", tmp_path / "run", env=env))
+    line = refused(
+        run("spikformer_edu.train", "--samples-per-class", "1", "--tensorboard", "--out", tmp_path / "run", env=env)
+    )
     assert "--tensorboard needs TensorBoard (Descriptors cannot be created directly." in line
     assert not (tmp_path / "run").exists()
 
@@ -252,7 +287,7 @@ def test_evaluate_reproduces_the_packaged_result():
 
 def test_evaluate_reads_the_samples_of_a_toy_run(packaged):
     config = json.loads((packaged / "config.json").read_text())
-    config["recipe"]["toy"] = 3
+    config["recipe"]["samples_per_class"] = 3
     (packaged / "config.json").write_text(json.dumps(config))
     done = run("spikformer_edu.evaluate", "--checkpoint", packaged, "--device", "cpu")
     assert " of 30)" in done.stdout.splitlines()[0]
@@ -270,7 +305,7 @@ def packaged(tmp_path):
 
 def test_evaluate_shows_the_record_beside_the_same_measurement_only(packaged):
     shutil.copy(packaged / "best.safetensors", packaged / "last.safetensors")
-    for other in (["--weights", "last"], ["--dataset", "digits"], ["--split", "val"]):
+    for other in (["--init-from", "last"], ["--dataset", "digits"], ["--split", "val"]):
         done = run("spikformer_edu.evaluate", "--checkpoint", packaged, "--device", "cpu", *other)
         assert done.returncode == 0 and "recorded" not in done.stdout, done.stdout + done.stderr
 

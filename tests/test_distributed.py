@@ -21,8 +21,17 @@ from torch.nn.parallel import DistributedDataParallel
 import spikformer_edu as se
 from spikformer_edu.data import load
 from spikformer_edu.record import Rates
-from spikformer_edu.training import Recipe, RunOptions, choose_device, evaluate, join, leave, load_splits, recipe_for
-from spikformer_edu.training.distributed import Place, sync_batch_norm
+from spikformer_edu.training import (
+    Recipe,
+    RunOptions,
+    choose_device,
+    evaluate,
+    init_distributed,
+    load_splits,
+    recipe_for,
+    shutdown,
+)
+from spikformer_edu.training.distributed import DistributedContext, sync_batch_norm
 from spikformer_edu.training.loop import Trainer
 from spikformer_edu.training.plan import plan
 
@@ -67,10 +76,10 @@ def work(rank, world, port, folder):
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    place = Place(torch.device("cpu"), rank, world)
-    assert place.share(f"from {rank}") == "from 0"
-    assert place.any(rank == 1) and not place.any(False)
-    assert place.mean(torch.tensor([float(rank), 0.0])).tolist() == [0.5, 0.0]
+    context = DistributedContext(torch.device("cpu"), rank, world)
+    assert context.broadcast(f"from {rank}") == "from 0"
+    assert context.any_rank(rank == 1) and not context.any_rank(False)
+    assert context.all_reduce_mean(torch.tensor([float(rank), 0.0])).tolist() == [0.5, 0.0]
     for name in SHARED:
         model = network()
         model.load_state_dict(torch.load(folder / f"{name}.start", weights_only=True))
@@ -81,27 +90,29 @@ def work(rank, world, port, folder):
         rates = Rates(model)
         rates.step()
         loss = one_step(DistributedDataParallel(model), images[..., mine, :, :, :], labels[mine], weight)
-        loss = place.total(float(loss.detach()))[0] / world
-        rates = rates.pop(place.mean)
+        loss = context.all_reduce_sum(float(loss.detach()))[0] / world
+        rates = rates.pop(context.all_reduce_mean)
         torch.save({"loss": loss, "rates": rates, **model.state_dict()}, folder / f"{name}.{rank}")
-    for accumulate in PARTS:
-        made = trainer(folder, place, accumulate)
+    for parts in PARTS:
+        made = trainer(folder, context, parts)
         inputs, targets = made.splits.train.fetch(torch.arange(5)[rank::world], None)
         made.step(inputs, targets)
-        torch.save(step_of(made), folder / f"step in {accumulate}.{rank}")
-    leave()
+        torch.save(step_of(made), folder / f"step in {parts}.{rank}")
+    shutdown()
 
 
 PARTS = {1: [[0, 1, 2, 3, 4]], 3: [[0, 2, 1], [4, 3]]}  # asked for: which of five samples are computed together
 
 
-def trainer(folder, place, accumulate):
+def trainer(folder, context, parts):
     """Five samples for a batch of 12."""
-    recipe = Recipe(batch_size=12, time_steps=2, accumulate=accumulate, sync_bn=True)
-    recipe = replace(recipe, label_smoothing=0.0, weights="digits-2-64")  # a silent network would prove nothing
+    recipe = Recipe(batch_size=12, time_steps=2, grad_accum_steps=parts, sync_bn=True)
+    recipe = replace(
+        recipe, label_smoothing=0.0, init_from="digits-2-64"
+    )  # a network that never fires would prove nothing
     splits = load("digits")
     five = type(splits.train)(splits.train.images[:5], splits.train.targets[:5])
-    made = Trainer(recipe, folder / "none", place, replace(splits, train=five), RunOptions())
+    made = Trainer(recipe, folder / "none", context, replace(splits, train=five), RunOptions())
     made.model.train()
     return made
 
@@ -151,32 +162,34 @@ def test_two_processes_equal_one_with_the_whole_batch(two_processes, name):
             assert all(found[layer] == pytest.approx(rates[layer], abs=1e-6) for layer in rates)
         assert theirs.pop("loss") == pytest.approx(float(loss.detach()), abs=1e-12)
         assert_close(theirs, model.state_dict(), rtol=1e-9, atol=1e-12)
-    assert all(float(p.grad.abs().max()) > 0 for p in model.parameters()), "a silent network would prove nothing"
+    assert all(float(p.grad.abs().max()) > 0 for p in model.parameters()), (
+        "a network that never fires would prove nothing"
+    )
 
 
-@pytest.mark.parametrize("accumulate", PARTS)
-def test_a_step_on_unequal_shares_has_the_gradient_of_the_whole(two_processes, accumulate):
+@pytest.mark.parametrize("grad_accum_steps", PARTS)
+def test_a_step_on_unequal_shares_has_the_gradient_of_the_whole(two_processes, parts):
     """Three samples and two: each counts a fifth. Processes have equally many parts, or they would wait for ever."""
-    made = trainer(two_processes, Place(torch.device("cpu")), 1)
+    made = trainer(two_processes, DistributedContext(torch.device("cpu")), 1)
     inputs, targets = made.splits.train.fetch(torch.arange(5), None)
-    for together in PARTS[accumulate]:
+    for together in PARTS[parts]:
         (F.cross_entropy(made.model(inputs[together]), targets[together], reduction="sum") / 5).backward()
     for rank in range(2):
-        theirs = torch.load(two_processes / f"step in {accumulate}.{rank}", weights_only=True)
+        theirs = torch.load(two_processes / f"step in {parts}.{rank}", weights_only=True)
         assert_close(theirs, step_of(made), rtol=1e-4, atol=1e-6)
     assert all(float(p.grad.abs().max()) > 1e-6 for p in made.model.parameters() if p.dim() > 1)
 
 
-def talk_and_leave(rank, world, store):
+def talk_and_shut_down(rank, world, store):
     torch.set_num_threads(1)
     for turn in range(20):
         dist.init_process_group("gloo", init_method=f"file://{store}{turn}", rank=rank, world_size=world)
-        assert Place(torch.device("cpu"), rank, world).total(turn) == [world * turn]
-        leave()
+        assert DistributedContext(torch.device("cpu"), rank, world).all_reduce_sum(turn) == [world * turn]
+        shutdown()
 
 
 def test_leaving_at_once_after_the_last_message_ends(tmp_path):
-    group = mp.spawn(talk_and_leave, (2, tmp_path / "store"), nprocs=2, join=False)
+    group = mp.spawn(talk_and_shut_down, (2, tmp_path / "store"), nprocs=2, join=False)
     limit = time.monotonic() + 600  # only a hang reaches it
     try:
         while not group.join(1):
@@ -195,7 +208,20 @@ def torchrun(*arguments, processes=2, call=subprocess.run, **options):
     return call([*command, *map(str, arguments)], **options)
 
 
-SMALL = ["--epochs", 1, "--warmup-epochs", 0, "--batch-size", 64, "--time-steps", 2, "--toy", 40, "--device", "cpu"]
+SMALL = [
+    "--epochs",
+    1,
+    "--warmup-epochs",
+    0,
+    "--batch-size",
+    64,
+    "--time-steps",
+    2,
+    "--samples-per-class",
+    40,
+    "--device",
+    "cpu",
+]
 
 
 def test_torchrun_trains_and_only_the_first_process_writes_and_speaks(tmp_path):
@@ -210,7 +236,18 @@ def test_torchrun_trains_and_only_the_first_process_writes_and_speaks(tmp_path):
 
 
 def test_only_the_first_process_holds_the_run_and_all_are_told_when_another_does(tmp_path):
-    long = [*SMALL, "--toy", 1, "--batch-size", 10, "--epochs", 1000, "--no-figures", "--out", tmp_path / "run"]
+    long = [
+        *SMALL,
+        "--samples-per-class",
+        1,
+        "--batch-size",
+        10,
+        "--epochs",
+        1000,
+        "--no-figures",
+        "--out",
+        tmp_path / "run",
+    ]
     command = [sys.executable, "-m", "spikformer_edu.train", *map(str, long)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
@@ -229,7 +266,20 @@ def test_only_the_first_process_holds_the_run_and_all_are_told_when_another_does
 def test_torchrun_that_is_asked_to_stop_saves_the_run(tmp_path):
     """It hands SIGTERM to each process and to those that read for it."""
     folder = tmp_path / "run"
-    few = [*SMALL, "--toy", 1, "--batch-size", 10, "--epochs", 1000, "--workers", 1, "--no-figures", "--out", folder]
+    few = [
+        *SMALL,
+        "--samples-per-class",
+        1,
+        "--batch-size",
+        10,
+        "--epochs",
+        1000,
+        "--workers",
+        1,
+        "--no-figures",
+        "--out",
+        folder,
+    ]
     job = torchrun(*few, call=subprocess.Popen)
     try:
         while not (folder / "resume.pt").exists():
@@ -247,28 +297,32 @@ def test_torchrun_that_is_asked_to_stop_saves_the_run(tmp_path):
 
 @pytest.mark.parametrize(
     "more",
-    [(), ("--ema-decay", 0.5), ("--toy", 1, "--accumulate", 8)],  # of the last, each process has 5 samples for 8 parts
+    [
+        (),
+        ("--ema-decay", 0.5),
+        ("--samples-per-class", 1, "--grad-accum-steps", 8),
+    ],  # of the last, each process has 5 samples for 8 parts
     ids=lambda more: "-".join(map(str, more)) or "plain",
 )
 def test_the_network_that_is_kept_is_the_one_that_was_validated(tmp_path, more):
-    awake = ("--weights", "digits-2-64", "--lr", 0.01)  # the statistics of a silent network say nothing
+    awake = ("--init-from", "digits-2-64", "--lr", 0.01)  # the statistics of a network that never fires say nothing
     done = torchrun(*SMALL, *awake, *more, "--no-figures", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     (row,) = csv.DictReader(open(tmp_path / "run" / "metrics.csv"))
     run = se.load_run(tmp_path / "run", "last")
-    score = evaluate(run.model, load_splits(run.recipe).val, Place(torch.device("cpu")))
+    score = evaluate(run.model, load_splits(run.recipe).val, DistributedContext(torch.device("cpu")))
     assert score.loss == pytest.approx(float(row["val_loss"]), rel=1e-5)
     assert score.accuracy == float(row["val_accuracy"])
 
 
 def test_more_processes_than_samples(tmp_path, monkeypatch, one_line):
-    place = Place(torch.device("cpu"), rank=10, world=11)
-    splits = load("digits", toy=1)
+    context = DistributedContext(torch.device("cpu"), rank=10, world=11)
+    splits = load("digits", samples_per_class=1)
     with pytest.raises(se.SpikformerError) as excinfo:
-        Trainer(Recipe(batch_size=11, toy=1), tmp_path, place, splits, RunOptions())
+        Trainer(Recipe(batch_size=11, samples_per_class=1), tmp_path, context, splits, RunOptions())
     one_line(excinfo, "10 training samples for 11 processes")
-    monkeypatch.setattr(Place, "total", lambda self, *numbers: list(numbers))
-    score = evaluate(se.spikformer("digits-2-64"), splits.val, place)
+    monkeypatch.setattr(DistributedContext, "total", lambda self, *numbers: list(numbers))
+    score = evaluate(se.spikformer("digits-2-64"), splits.val, context)
     assert (score.loss, score.correct, score.total) == (0, 0, 10)  # this process has nothing to add
 
 
@@ -282,11 +336,11 @@ def test_half_a_place_is_one_line(monkeypatch, one_line):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(se.SpikformerError) as excinfo:
-        join("cpu")
+        init_distributed("cpu")
     one_line(excinfo, "WORLD_SIZE=2 without LOCAL_RANK", "torchrun")
     monkeypatch.setenv("LOCAL_RANK", "first")
     with pytest.raises(se.SpikformerError) as excinfo:
-        join("cpu")
+        init_distributed("cpu")
     one_line(excinfo, "LOCAL_RANK=first is no number", "torchrun")
 
 
@@ -309,9 +363,9 @@ def test_a_port_in_use_is_one_line(tmp_path):
         taken.bind(("0.0.0.0", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        place = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        context = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         command = [sys.executable, "-m", "spikformer_edu.train", "--device", "cpu", "--out", str(tmp_path / "run")]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | place, timeout=100)
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | context, timeout=100)
     assert done.returncode == 2 and not (tmp_path / "run").exists()
     line = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert "cannot reach the other processes" in line and "address already in use" in line
@@ -322,7 +376,7 @@ def test_a_port_in_use_is_one_line(tmp_path):
 def test_sharding_the_largest_preset_would_not_make_room_for_one_more_image(tmp_path):
     """Why there is no FSDP: docs/guides/cluster.md."""
     recipe = replace(recipe_for("imagenet"), model="imagenet-8-768")
-    planned = plan(recipe, Place(torch.device("cpu")), data_dir=tmp_path, step_images=1)
+    planned = plan(recipe, DistributedContext(torch.device("cpu")), data_dir=tmp_path, step_images=1)
     state = 16 * planned.parameters  # weights, gradients and two moments of AdamW, four bytes each
     assert 0.98 < state / 2**30 < 1.0
     assert 7 / 8 * state < planned.saved_bytes

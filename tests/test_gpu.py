@@ -86,9 +86,9 @@ def test_packaged_model_says_the_same(digits):
     assert (got.argmax(1) == labels).float().mean() > 0.95
 
 
-@pytest.mark.parametrize("neuron", ["fused", "snntorch"])
-def test_network_in_float64_equals_the_cpu(neuron):
-    model = se.spikformer("digits-2-64", neuron=neuron).double()
+@pytest.mark.parametrize("backend", ["fused", "snntorch"])
+def test_network_in_float64_equals_the_cpu(backend):
+    model = se.spikformer("digits-2-64", backend=backend).double()
     images = torch.rand(4, 1, 32, 32, dtype=torch.float64)
     awaken(model, images)
     there = copy.deepcopy(model).train().to(DEVICE)
@@ -122,7 +122,7 @@ def test_memory_is_measured_with_the_whole_gpu_free():
     kept = torch.empty(2**30, dtype=torch.uint8, device=DEVICE)
     del kept  # PyTorch keeps it for the next tensor
     assert torch.cuda.memory_reserved() >= 2**30
-    case = case_of("toy", None, torch.device(DEVICE))
+    case = case_of("samples_per_class", None, torch.device(DEVICE))
     peak = peak_memory("ours", case, "bf16", torch.device(DEVICE))
     assert 0 < peak["eval"] < peak["train"] and torch.cuda.memory_reserved() < 2**30
 

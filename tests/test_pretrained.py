@@ -9,7 +9,7 @@ import torch
 
 import spikformer_edu as se
 from spikformer_edu.data import info
-from spikformer_edu.training import Place, evaluate, load_splits
+from spikformer_edu.training import DistributedContext, evaluate, load_splits
 from spikformer_edu.training.checkpoint import PRETRAINED
 
 NAMES = sorted(folder.name for folder in PRETRAINED.iterdir())
@@ -47,5 +47,5 @@ def test_the_photographs_are_recognised_as_recorded():
     if not os.environ.get("SPIKFORMER_DATA"):
         pytest.skip("real data are not here: set SPIKFORMER_DATA")
     run = se.load_run("cifar10-2-128")
-    score = evaluate(run.model, load_splits(run.recipe).test, Place(torch.device("cpu")), precision="bf16")
+    score = evaluate(run.model, load_splits(run.recipe).test, DistributedContext(torch.device("cpu")), precision="bf16")
     assert score.total == 10_000 and abs(score.correct - run.results["correct"]) <= 100

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 import spikformer_edu as se
 from spikformer_edu.data import load
 from spikformer_edu.record import Rates, evaluating, feature_rates, firing_warning, value_set
-from spikformer_edu.training import Place, Recipe
+from spikformer_edu.training import DistributedContext, Recipe
 from spikformer_edu.training.loop import RunOptions, Trainer
 
 
@@ -378,9 +378,9 @@ class TestRates:
 
     def test_validation_is_no_training_step(self, tmp_path):
         """An epoch of one step, which is watched: the hooks must be gone when the network is measured."""
-        splits = load("digits", toy=10)
-        recipe = Recipe(epochs=1, warmup_epochs=0, batch_size=len(splits.train), time_steps=1, toy=10)
-        trainer, rows = Trainer(recipe, tmp_path, Place(torch.device("cpu")), splits, RunOptions()), []
+        splits = load("digits", samples_per_class=10)
+        recipe = Recipe(epochs=1, warmup_epochs=0, batch_size=len(splits.train), time_steps=1, samples_per_class=10)
+        trainer, rows = Trainer(recipe, tmp_path, DistributedContext(torch.device("cpu")), splits, RunOptions()), []
         for val in (splits.val, None):
             trainer.splits = replace(splits, val=val)
             trainer.model.train()

@@ -10,11 +10,11 @@ from reference import awaken
 import spikformer_edu as se
 from spikformer_edu.data import load
 from spikformer_edu.train import Options, main
-from spikformer_edu.training import Place, Recipe, RunOptions, recipe_for
-from spikformer_edu.training.loop import Trainer, recompute_blocks
+from spikformer_edu.training import DistributedContext, Recipe, RunOptions, recipe_for
+from spikformer_edu.training.loop import Trainer, checkpoint_blocks
 from spikformer_edu.training.plan import describe_plan, plan
 
-CPU = Place(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 SIZE = dict(dim=32, depth=2, heads=2, in_channels=3, pool=(False, True, True, False), time_steps=3)
 
 
@@ -56,7 +56,7 @@ def test_a_still_image_costs_one_convolution_and_changes_nothing_else():
 
 def test_blocks_computed_twice_give_the_same_step():
     plain, twice = network(), network()
-    recompute_blocks(twice)
+    checkpoint_blocks(twice)
     calls = []
     twice.blocks[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     assert_same(outcome(plain, images()), outcome(twice, images()))
@@ -77,7 +77,7 @@ def test_recomputing_keeps_less():
         return sum(total.values())
 
     plain, twice = network(depth=6), network(depth=6)
-    recompute_blocks(twice)
+    checkpoint_blocks(twice)
     assert kept(twice) < 0.5 * kept(plain)
 
 
@@ -95,8 +95,8 @@ def test_compiled_code_gives_the_same_step():
 
 
 def trainer(tmp_path, **changes):
-    recipe = replace(Recipe(batch_size=16, time_steps=2, toy=4, lr=1e-3, warmup_epochs=0), **changes)
-    made = Trainer(recipe, tmp_path, CPU, load("digits", toy=recipe.toy), RunOptions())
+    recipe = replace(Recipe(batch_size=16, time_steps=2, samples_per_class=4, lr=1e-3, warmup_epochs=0), **changes)
+    made = Trainer(recipe, tmp_path, CPU, load("digits", samples_per_class=recipe.samples_per_class), RunOptions())
     made.model.double().train()
     return made
 
@@ -105,7 +105,7 @@ def test_a_step_in_parts_has_the_gradient_of_the_whole(tmp_path):
     # Parts have batch statistics of their own: halves that are alike have those of the whole.
     half, labels = load("digits").train.fetch(torch.arange(8), None)
     inputs, targets = torch.cat([half, half]).double(), torch.cat([labels, labels])
-    whole, parts = trainer(tmp_path), trainer(tmp_path, accumulate=2)
+    whole, parts = trainer(tmp_path), trainer(tmp_path, grad_accum_steps=2)
     for t in (whole, parts):
         t.step(inputs, targets)
     for (name, p), q in zip(whole.model.named_parameters(), parts.model.parameters(), strict=True):
@@ -116,10 +116,12 @@ def test_a_step_in_parts_has_the_gradient_of_the_whole(tmp_path):
 
 @pytest.mark.parametrize("parts", [2, 3, 4, 6, 8, 12, 32])
 def test_parts_of_an_incomplete_batch_count_by_their_samples(tmp_path, parts):
-    inputs, targets = load("digits", toy=1).train.fetch(torch.arange(10), None)  # of 10 samples a batch of 96
+    inputs, targets = load("digits", samples_per_class=1).train.fetch(
+        torch.arange(10), None
+    )  # of 10 samples a batch of 96
     done = []
-    for accumulate in (1, parts):
-        t = trainer(tmp_path, accumulate=accumulate, batch_size=96, toy=1)
+    for steps in (1, parts):
+        t = trainer(tmp_path, grad_accum_steps=steps, batch_size=96, samples_per_class=1)
         torch.manual_seed(0)
         awaken(t.model, inputs.double())  # in evaluation mode: norms stand still, so parts cannot differ by them
         t.step(inputs.double(), targets)
@@ -144,8 +146,8 @@ def test_the_running_mean_of_weights_is_one(tmp_path):
 
 
 def test_bf16_trains(tmp_path):
-    recipe = Recipe(toy=16, precision="bf16", time_steps=2, batch_size=32, epochs=3)
-    t = Trainer(recipe, tmp_path, CPU, load("digits", toy=16), RunOptions())
+    recipe = Recipe(samples_per_class=16, precision="bf16", time_steps=2, batch_size=32, epochs=3)
+    t = Trainer(recipe, tmp_path, CPU, load("digits", samples_per_class=16), RunOptions())
     for _ in range(3):
         t.epoch()
     losses = [row["loss"] for row in t.progress.rows]
@@ -154,8 +156,8 @@ def test_bf16_trains(tmp_path):
 
 
 def test_fp16_scales_its_loss_and_skips_a_step_that_overflows(tmp_path):
-    recipe = Recipe(toy=1, precision="fp16", time_steps=1, batch_size=2, warmup_epochs=0)
-    t = Trainer(recipe, tmp_path, CPU, load("digits", toy=1), RunOptions())
+    recipe = Recipe(samples_per_class=1, precision="fp16", time_steps=1, batch_size=2, warmup_epochs=0)
+    t = Trainer(recipe, tmp_path, CPU, load("digits", samples_per_class=1), RunOptions())
     t.model.train()
     inputs, labels = load("digits").train.fetch(torch.arange(2), None)
     before = t.model.head.weight.clone()
@@ -168,7 +170,7 @@ def test_fp16_scales_its_loss_and_skips_a_step_that_overflows(tmp_path):
 
 
 def test_the_plan_counts_what_there_is():
-    recipe = replace(recipe_for("cifar10"), model="cifar10-2-384", batch_size=64, accumulate=2)
+    recipe = replace(recipe_for("cifar10"), model="cifar10-2-384", batch_size=64, grad_accum_steps=2)
     p = plan(recipe, CPU, step_images=1)
     assert (p.images, p.steps, p.total_steps) == (50_000, 781, 781 * 310)
     assert p.parameters == 5_765_050
@@ -189,7 +191,7 @@ def test_a_plan_that_does_not_fit_says_how_it_would():
     assert "too much" not in describe_plan(recipe, CPU, p)
     assert "too much" not in describe_plan(recipe, CPU, replace(p, room=2 * p.bytes))
     room = int((fixed + 10 * p.saved_bytes) / 0.9)  # up to nine images: 48 = 6 x 8
-    assert "add --accumulate 6," in describe_plan(recipe, CPU, replace(p, room=room))
+    assert "add --grad-accum-steps 6," in describe_plan(recipe, CPU, replace(p, room=room))
     assert "use a smaller model" in describe_plan(recipe, CPU, replace(p, room=fixed))
 
 
@@ -200,18 +202,18 @@ def test_a_plan_is_that_of_the_training_that_was_asked_for(monkeypatch):
     fixed, fixed_half = (p.bytes - recipe.batch_size * p.saved_bytes for p in (plain, half))
     assert fixed == 4 * weights  # with gradients and two moments
     assert mean.bytes == plain.bytes + weights
-    shared = plan(recipe, Place(torch.device("cpu"), 0, 2))
+    shared = plan(recipe, DistributedContext(torch.device("cpu"), 0, 2))
     assert shared.bytes == fixed + weights + recipe.batch_size // 2 * plain.saved_bytes
     assert 0.5 <= half.saved_bytes / plain.saved_bytes < 0.55  # some numbers stay in full precision
     assert 0.4 * weights < fixed_half - fixed < 0.6 * weights  # a copy of the weights in half precision
 
-    twice = plan(recipe, CPU, recompute=True)
+    twice = plan(recipe, CPU, activation_checkpointing=True)
     assert 0.3 < twice.saved_bytes / plain.saved_bytes < 0.9 and twice.bytes < plain.bytes
     assert 1.05 < twice.flops / plain.flops < 4 / 3  # forward, backward, and the blocks once more
     for made, advised in ((plain, True), (twice, False)):
         text = describe_plan(recipe, CPU, replace(made, room=made.bytes))
-        assert "add --accumulate 2" in text and ("try --recompute" in text) == advised
-        assert ("for the backward pass, with --recompute)" in text) != advised
+        assert "add --grad-accum-steps 2" in text and ("try --activation-checkpointing" in text) == advised
+        assert ("for the backward pass, with --activation-checkpointing)" in text) != advised
 
     asked = []
     monkeypatch.setattr(torch, "compile", lambda network, **options: asked.append(network) or network)
@@ -223,6 +225,6 @@ def test_a_plan_is_that_of_the_training_that_was_asked_for(monkeypatch):
 
 def test_a_dry_run_hears_of_all_options(capsys):
     before = signal.getsignal(signal.SIGTERM)
-    main(Options(**vars(recipe_for("digits")), device="cpu", dry_run=True, recompute=True))
+    main(Options(**vars(recipe_for("digits")), device="cpu", dry_run=True, activation_checkpointing=True))
     assert signal.getsignal(signal.SIGTERM) == before, "a run in a process that goes on must leave its signals as found"
-    assert "for the backward pass, with --recompute)" in capsys.readouterr().out
+    assert "for the backward pass, with --activation-checkpointing)" in capsys.readouterr().out

@@ -28,7 +28,17 @@ from spikformer_edu.evaluate import main as evaluate_command
 from spikformer_edu.model import Spikformer
 from spikformer_edu.presets import configure
 from spikformer_edu.train import LOCK, lock, summary
-from spikformer_edu.training import RECIPES, Place, Recipe, evaluate, learning_rate, load_run, loop, recipe_for, train
+from spikformer_edu.training import (
+    RECIPES,
+    DistributedContext,
+    Recipe,
+    evaluate,
+    learning_rate,
+    load_run,
+    loop,
+    recipe_for,
+    train,
+)
 from spikformer_edu.training.checkpoint import (
     PRETRAINED,
     describe_data,
@@ -44,8 +54,8 @@ from spikformer_edu.training.loop import RunOptions, Trainer, parameter_groups
 from spikformer_edu.training.plan import describe_plan, plan
 from spikformer_edu.training.recipe import check_recipe
 
-CPU = Place(torch.device("cpu"))
-SMALL = Recipe(epochs=2, warmup_epochs=1, batch_size=64, time_steps=2, toy=40)
+CPU = DistributedContext(torch.device("cpu"))
+SMALL = Recipe(epochs=2, warmup_epochs=1, batch_size=64, time_steps=2, samples_per_class=40)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +119,7 @@ def test_training_and_its_networks_are_float32_whatever_the_default_dtype(finish
         default_dtype(dtype)
         assert torch.equal(load_run(finished[0]).model(images), expected) and expected.std() > 0
     assert plan(TINY, CPU).saved_bytes > 0
-    trainer = Trainer(TINY, tmp_path, CPU, load("digits", toy=1), RunOptions())
+    trainer = Trainer(TINY, tmp_path, CPU, load("digits", samples_per_class=1), RunOptions())
     trainer.epoch()
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
     assert math.isfinite(trainer.progress.rows[0]["loss"])
@@ -126,7 +136,7 @@ def test_a_run_folder_holds_what_it_promises(finished):
     data = config["data"]
     assert (data["dataset"], data["title"]) == ("digits", "Handwritten digits (scikit-learn)")
     assert data["classes"] == list("0123456789") and data["trained_on"] == ["digits"] and data["simulated"] is False
-    splits = load("digits", toy=40)
+    splits = load("digits", samples_per_class=40)
     for name in ("train", "val", "test"):
         assert data["splits"][name] == splits[name].fingerprint(data["classes"])
     assert config["provenance"]["spikformer_edu"] == __version__
@@ -160,8 +170,10 @@ DIGITS = tuple("0123456789")
 def test_a_run_starts_from_another_one_with_other_time_steps(finished, tmp_path, capsys):
     before = tmp_path / "before"
     shutil.copytree(finished[0], before)
-    recipe = replace(SMALL, weights=str(before), time_steps=4, epochs=1, warmup_epochs=0)
-    trainer = Trainer(recipe, tmp_path / "run", CPU, load("digits", toy=recipe.toy), RunOptions())
+    recipe = replace(SMALL, init_from=str(before), time_steps=4, epochs=1, warmup_epochs=0)
+    trainer = Trainer(
+        recipe, tmp_path / "run", CPU, load("digits", samples_per_class=recipe.samples_per_class), RunOptions()
+    )
     assert trainer.model.config.time_steps == 4
     assert_same_state(load_file(before / "best.safetensors"), trainer.model.state_dict())
     score = train(recipe, tmp_path / "run", CPU)
@@ -215,7 +227,7 @@ def test_a_head_for_other_classes_is_new_and_another_network_is_refused(finished
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_weights_that_are_nowhere_are_one_line(tmp_path, more):
-    command = [*COMMAND, "--weights", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run"), *more]
+    command = [*COMMAND, "--init-from", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run"), *more]
     done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "nowhere" in done.stderr
     assert not (tmp_path / "run").exists()
@@ -231,7 +243,7 @@ def test_a_different_seed_is_a_different_run_and_the_same_seed_the_same(finished
 
 COMMAND = [
     *(sys.executable, "-m", "spikformer_edu.train", "--epochs", "2", "--warmup-epochs", "1", "--batch-size", "64"),
-    *("--time-steps", "2", "--toy", "40", "--device", "cpu", "--no-figures"),
+    *("--time-steps", "2", "--samples-per-class", "40", "--device", "cpu", "--no-figures"),
 ]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in these tests: sums of several threads round differently
 
@@ -260,7 +272,7 @@ def after(owner, name, when):
     setattr(owner, name, then)
 
 leave = train.leave
-train.leave = lambda: (signal.raise_signal(signal.SIGTERM), leave())  # comes late, and does no harm
+train.leave = lambda: (signal.raise_signal(signal.SIGTERM), shutdown())  # comes late, and does no harm
 if moment == "start of readers":
     after(base, "start_reading", lambda loader: loader.num_workers)
 else:
@@ -292,7 +304,7 @@ def test_a_signal_to_a_run_and_its_readers_saves_it_and_the_line_that_is_printed
     assert_same_run(finished[0], folder)
 
 
-FEW = ["--toy", "2", "--batch-size", "5", "--time-steps", "1", "--out", "run"]  # four steps an epoch
+FEW = ["--samples-per-class", "2", "--batch-size", "5", "--time-steps", "1", "--out", "run"]  # four steps an epoch
 
 
 @pytest.mark.parametrize(
@@ -319,7 +331,7 @@ def test_a_second_ctrl_c_ends_at_once_and_keeps_the_last_checkpoint(tmp_path):
     assert (state["epoch"], state["batch"]) == (1, 0)
 
 
-TINY = Recipe(epochs=3, warmup_epochs=0, batch_size=10, time_steps=1, toy=1)  # an epoch is one step
+TINY = Recipe(epochs=3, warmup_epochs=0, batch_size=10, time_steps=1, samples_per_class=1)  # an epoch is one step
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -372,7 +384,18 @@ def test_a_log_may_gain_columns(tmp_path):
 
 def pair(tmp_path, *arguments):
     """Two short runs started at once: (exit code, stderr) of each."""
-    command = [*COMMAND, "--toy", "1", "--batch-size", "10", "--epochs", "1", "--warmup-epochs", "0", *arguments]
+    command = [
+        *COMMAND,
+        "--samples-per-class",
+        "1",
+        "--batch-size",
+        "10",
+        "--epochs",
+        "1",
+        "--warmup-epochs",
+        "0",
+        *arguments,
+    ]
     pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     both = [subprocess.Popen([*command, "--seed", s], cwd=tmp_path, env=ONE_THREAD, **pipes) for s in "01"]
     return [(errors, process.returncode) for process in both for errors in [process.communicate()[1]]]
@@ -393,7 +416,7 @@ def test_of_two_runs_into_one_folder_the_second_is_refused(tmp_path):
 
 
 def test_a_run_is_resumed_by_one_process_at_a_time_and_a_killed_one_blocks_nobody(tmp_path):
-    command = [*COMMAND, "--toy", "1", "--batch-size", "10", "--epochs", "1000", "--out", "run"]
+    command = [*COMMAND, "--samples-per-class", "1", "--batch-size", "10", "--epochs", "1000", "--out", "run"]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ONE_THREAD)
     running = None
     try:
@@ -460,7 +483,7 @@ def test_without_locks_training_goes_on(tmp_path, monkeypatch):
 
 
 def test_the_last_weights_are_kept_by_their_number(tmp_path):
-    t = Trainer(replace(TINY, epochs=1000), tmp_path, CPU, load("digits", toy=1), RunOptions(keep=2))
+    t = Trainer(replace(TINY, epochs=1000), tmp_path, CPU, load("digits", samples_per_class=1), RunOptions(keep=2))
     t.progress.epoch = 998
     for _ in range(2):
         t.epoch()
@@ -539,10 +562,10 @@ def test_memory_that_runs_out_is_one_line_with_the_remedy(tmp_path, monkeypatch,
 
     monkeypatch.setattr(Spikformer, "forward", forward)
     for remedies, work in (
-        (("--recompute", "--accumulate"), lambda: train(TINY, tmp_path, CPU)),
+        (("--activation-checkpointing", "--grad-accum-steps"), lambda: train(TINY, tmp_path, CPU)),
         (("--batch-size",), lambda: evaluate_command(EvaluateOptions(device="cpu"))),
         (("use a smaller model",), lambda: plan(TINY, CPU)),
-        (("try in another --out a",), lambda: train(TINY, tmp_path, CPU, RunOptions(recompute=True))),
+        (("try in another --out a",), lambda: train(TINY, tmp_path, CPU, RunOptions(activation_checkpointing=True))),
     ):
         with pytest.raises(SpikformerError, match="^out of memory: ") as excinfo:
             work()
@@ -590,7 +613,10 @@ def with_augment(dataset, **settings):
         (with_augment("imagenet", cutmix=0.5, mix_probability=0), ("cutmix=0.5", "augment.mix_probability")),
         (Recipe(warmup_epochs=0, warmup_lr=1e-4), ("warmup_lr=0.0001", "warmup_epochs above 0")),
         (Recipe(epochs=2, warmup_epochs=2, min_lr=1e-4), ("min_lr=0.0001", "more epochs than warmup_epochs")),
-        (replace(recipe_for("cifar10"), split_seed=3), ("split_seed=3", "toy or val_fraction", "official split")),
+        (
+            replace(recipe_for("cifar10"), split_seed=3),
+            ("split_seed=3", "samples_per_class or val_fraction", "official split"),
+        ),
     ],
     ids=lambda value: value[0].split("=")[0] if isinstance(value, tuple) else None,
 )
@@ -621,9 +647,9 @@ def test_a_setting_that_was_not_asked_for_is_no_offence(recipe):
 
 
 def test_a_recipe_takes_a_path_and_the_log_holds_it(finished, tmp_path):
-    recipe = replace(TINY, epochs=1, weights=finished[0])
+    recipe = replace(TINY, epochs=1, init_from=finished[0])
     train(recipe, tmp_path, CPU)
-    assert load_run(tmp_path).recipe == recipe and recipe.weights == str(finished[0])
+    assert load_run(tmp_path).recipe == recipe and recipe.init_from == str(finished[0])
 
 
 @pytest.mark.slow
@@ -645,7 +671,9 @@ def test_a_run_killed_twenty_times_at_random_moments_loses_no_bit(tmp_path):
         process.kill()
         assert process.wait() == -signal.SIGKILL, process.stderr.read()
     broken = torch.load(checkpoint, weights_only=True)
-    unbroken = Trainer(recipe, tmp_path / "unbroken", CPU, load("digits", toy=recipe.toy), RunOptions())
+    unbroken = Trainer(
+        recipe, tmp_path / "unbroken", CPU, load("digits", samples_per_class=recipe.samples_per_class), RunOptions()
+    )
     while unbroken.progress.epoch < broken["progress"]["epoch"]:
         unbroken.epoch()
     assert unbroken.progress.epoch >= 13
@@ -659,7 +687,7 @@ def test_a_run_that_starts_from_simulated_recordings_never_hides_it(finished, tm
     config = json.loads((before / "config.json").read_text())
     config["data"] |= {"trained_on": ["digits-dvs (simulated)"], "simulated": True}
     (before / "config.json").write_text(json.dumps(config))
-    recipe = replace(TINY, epochs=1, weights=str(before))
+    recipe = replace(TINY, epochs=1, init_from=str(before))
     assert "trained on digits-dvs (simulated)" in describe_plan(recipe, CPU, plan(recipe, CPU, step_images=1))
     score = train(recipe, tmp_path / "run", CPU)
     for name in ("config", "results"):
@@ -670,7 +698,7 @@ def test_a_run_that_starts_from_simulated_recordings_never_hides_it(finished, tm
 
 
 def test_resuming_needs_the_same_data_in_the_same_order(finished, tmp_path, monkeypatch, one_line):
-    splits = load("digits", toy=SMALL.toy)
+    splits = load("digits", samples_per_class=SMALL.samples_per_class)
     own = describe_data(splits)
     assert same_data(finished[0], own) == own
     train_set, info = splits.train, splits.info
@@ -679,7 +707,10 @@ def test_resuming_needs_the_same_data_in_the_same_order(finished, tmp_path, monk
     for changed, words in (
         (replace(splits, train=turned), ["the same train samples in another order"]),
         (replace(splits, train=others), ["other train samples (400 there, 400 here)"]),
-        (replace(splits, train=load("digits", toy=5).train), ["other train samples (400 there, 50 here)"]),
+        (
+            replace(splits, train=load("digits", samples_per_class=5).train),
+            ["other train samples (400 there, 50 here)"],
+        ),
         (replace(splits, val=None), ["other val samples (180 there, none here)"]),
         (
             replace(splits, info=replace(info, classes=("zero", *DIGITS[1:]))),

@@ -139,7 +139,7 @@ def test_in_a_browser(folder, browser):
 def test_the_samples_are_those_of_the_run(tmp_path, monkeypatch, capsys):
     """Of a run on another split, and on a few samples of each class, the test set is its own."""
     run = se.load_run("digits-2-64")
-    recipe = replace(run.recipe, split_seed=5, toy=20)
+    recipe = replace(run.recipe, split_seed=5, samples_per_class=20)
     monkeypatch.setattr(visualize, "load_run", lambda *_: replace(run, recipe=recipe))
     subjects = []
 

@@ -15,7 +15,7 @@ import torch
 import spikformer_edu as se
 from spikformer_edu.model import Spikformer
 from spikformer_edu.presets import configure
-from spikformer_edu.training import Place, evaluate, load_splits
+from spikformer_edu.training import DistributedContext, evaluate, load_splits
 from spikformer_edu.training.checkpoint import provenance, start_from
 
 HERE = Path(__file__).parent
@@ -23,7 +23,7 @@ MODEL = "cifar10-2-128"
 RUNS = {"runs/cifar10-t1": "after the epochs at T = 1", MODEL: "after those at T = 4 (packaged)"}
 STEPS = (1, 2, 3, 4, 6, 8)
 IMAGES = 500  # for rates and energy
-CPU = Place(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 
 
 def main() -> None:

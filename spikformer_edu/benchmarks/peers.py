@@ -189,7 +189,7 @@ PEERS = {
     "ours": Peer("this package, the fused neuron (the default)", lambda case, *_: Spikformer(case.config)),
     "snntorch": Peer(
         "this package, snnTorch's Leaky in a loop over time: the same spikes",
-        lambda case, *_: Spikformer(replace(case.config, neuron="snntorch")),
+        lambda case, *_: Spikformer(replace(case.config, backend="snntorch")),
     ),
     "spikingjelly": Peer(f"{SJ}; the neuron that it selects itself, by its own word", _spikingjelly),
     "spikingjelly-torch": Peer(f"{SJ}; its neuron in plain Torch", _spikingjelly_torch),

@@ -7,7 +7,7 @@ from types import ModuleType
 import torch
 
 from ..errors import SpikformerError, nearest
-from .augment import PAPER, Augment, mix
+from .augment import PAPER, Augment, mixup_cutmix
 from .base import Absent, DatasetInfo, Split, Splits, batches
 
 MODULES = {  # data set -> module of this package that loads it
@@ -34,7 +34,7 @@ __all__ = [
     "info",
     "load",
     "local_info",
-    "mix",
+    "mixup_cutmix",
 ]
 
 
@@ -75,7 +75,7 @@ def load(name: str, data_dir=None, **options) -> Splits:
         name: a data set of the registry.
         data_dir: where data sets are looked for; else ``$SPIKFORMER_DATA``, else ``./data``.
         options: any of ``augment`` (an ``Augment``, of the training set), ``image_size``, ``time_steps`` (number of
-            event frames; still images are repeated by the network, so they leave it alone), ``toy`` (use that many
+            event frames; still images are repeated by the network, so they leave it alone), `samples_per_class` (use that many
             samples of each class), ``val_fraction`` (share of the training set that is kept for validation),
             ``split_seed`` (another choice of samples). None leaves the default.
 
@@ -95,8 +95,10 @@ def load(name: str, data_dir=None, **options) -> Splits:
     for option in options:
         if option not in taken:
             raise SpikformerError(f"{name} has no use for {option}={options[option]!r}: it takes {', '.join(taken)}")
-    if options.get("toy", 1) < 1:
-        raise SpikformerError(f"toy={options['toy']}: give the number of samples of each class, at least 1")
+    if options.get("samples_per_class", 1) < 1:
+        raise SpikformerError(
+            f"samples_per_class={options['samples_per_class']}: give the number of samples of each class, at least 1"
+        )
     if not 0 <= options.get("split_seed", 0) < 2**32:
         raise SpikformerError(f"split_seed={options['split_seed']}: give 0 to {2**32 - 1}")
     with torch.device("cpu"):  # whatever PyTorch's default is

@@ -46,7 +46,7 @@ class Augment:
     neuromorphic: bool = False
     """For event frames: shear, shift, rotation or cutout of all frames of a sample alike."""
     mixup: float = 0.0
-    """Alpha of mixup; 0 is off. Mixup and cutmix are applied to whole batches: see mix()."""
+    """Alpha of mixup; 0 is off. Mixup and cutmix are applied to whole batches: see mixup_cutmix()."""
     cutmix: float = 0.0
     """Alpha of cutmix; 0 is off. With both on, each batch takes one of the two."""
     mix_probability: float = 1.0
@@ -146,7 +146,7 @@ def augment_frames(frames: Tensor, augment: Augment | None, generator: Generator
     return x.unflatten(1, (time, -1)).transpose(0, 1)
 
 
-def mix(
+def mixup_cutmix(
     inputs: Tensor,
     targets: Tensor,
     num_classes: int,

@@ -176,13 +176,16 @@ def digests(samples: Tensor) -> list[bytes]:
     return [hashlib.sha256(sample).digest() for sample in samples.cpu().contiguous().numpy()]
 
 
-def choose(
-    targets: Tensor, val_fraction: float | None = None, toy: int | None = None, split_seed: int | None = None
+def stratified_split(
+    targets: Tensor,
+    val_fraction: float | None = None,
+    samples_per_class: int | None = None,
+    split_seed: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A fixed, balanced validation part, and a fixed, balanced rest.
 
     Args:
-        targets: labels ``[n]``. val_fraction: share of each class that goes to validation. toy: samples of each class
+        targets: labels ``[n]``. val_fraction: share of each class that goes to validation. samples_per_class: samples of each class
             that are kept on either side, at least 1; None: all. split_seed: another choice; 0 if None.
 
     Returns:
@@ -199,8 +202,8 @@ def choose(
     rest, val = [], []
     for mine in np.split(order, np.cumsum(np.unique(labels, return_counts=True)[1])[:-1]):
         cut = min(max(1, round(share * len(mine))), len(mine) - 1) if share else 0
-        val.append(mine[:cut][:toy])
-        rest.append(mine[cut:][:toy])
+        val.append(mine[:cut][:samples_per_class])
+        rest.append(mine[cut:][:samples_per_class])
     return tuple(torch.from_numpy(np.sort(np.concatenate(part))) for part in (rest, val))
 
 

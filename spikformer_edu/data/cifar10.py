@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..errors import SpikformerError
 from .augment import Augment, check_augment
-from .base import DatasetInfo, Splits, choose
+from .base import DatasetInfo, Splits, stratified_split
 from .cache import Arrays, Cache
 from .files import (
     PICTURES,
@@ -48,7 +48,7 @@ PUBLISHED = {"cifar10": ("CIFAR10", "cifar-10-batches-py"), "cifar100": ("CIFAR1
 def load(
     data_dir: str | Path | None = None,
     augment: Augment | None = None,
-    toy: int | None = None,
+    samples_per_class: int | None = None,
     split_seed: int | None = None,
     val_fraction: float | None = None,
     info: DatasetInfo = INFO,
@@ -56,7 +56,7 @@ def load(
     """All images in memory. Downloaded if they are nowhere to be found.
 
     Args:
-        data_dir: where to look. augment: for the training set; None: none. toy: images of each class that are used.
+        data_dir: where to look. augment: for the training set; None: none. samples_per_class: images of each class that are used.
         split_seed, val_fraction: which images, and what share of each class, are taken from training for validation.
 
     Raises:
@@ -71,8 +71,8 @@ def load(
     read = _read_batches if kind == "batches" else _read_folders
     arrays = {name: read(info, folder, name, places(info, data_dir)[-1]) for name in ("train", "test")}
     targets = {name: torch.from_numpy(part["targets"]) for name, part in arrays.items()}
-    rest, val = choose(targets["train"], val_fraction, toy, split_seed)
-    test, _ = choose(targets["test"], None, toy, split_seed)
+    rest, val = stratified_split(targets["train"], val_fraction, samples_per_class, split_seed)
+    test, _ = stratified_split(targets["test"], None, samples_per_class, split_seed)
 
     def split(name: str, indices: torch.Tensor, augment: Augment | None) -> Images:
         pixels = torch.from_numpy(arrays[name]["pixels"])

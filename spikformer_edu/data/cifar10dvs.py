@@ -8,7 +8,7 @@ import torch
 
 from ..errors import SpikformerError
 from .augment import Augment, check_augment
-from .base import DatasetInfo, Splits, choose
+from .base import DatasetInfo, Splits, stratified_split
 from .cache import Cache
 from .cifar10 import INFO as CIFAR10
 from .events import READERS
@@ -43,7 +43,7 @@ def load(
     augment: Augment | None = None,
     time_steps: int = INFO.time_steps,
     image_size: int = INFO.image_size,
-    toy: int | None = None,
+    samples_per_class: int | None = None,
     split_seed: int | None = None,
     val_fraction: float | None = None,
 ) -> Splits:
@@ -55,7 +55,7 @@ def load(
 
     Args:
         data_dir: where to look. augment: for the training set; None: none. time_steps: T. image_size: height and width
-            of a frame. toy: recordings of each class that are used. split_seed: another split than the official one.
+            of a frame. samples_per_class: recordings of each class that are used. split_seed: another split than the official one.
         val_fraction: share of each class that is taken from training for validation.
 
     Raises:
@@ -90,8 +90,8 @@ def load(
         return Recordings(folder, [names[i] for i in indices], labels[indices], time_steps, image_size, augment, cache)
 
     train, test = (torch.tensor(part) for part in first_nine_tenths([len(files) for files in entries], split_seed))
-    rest, val = choose(labels[train], val_fraction, toy, split_seed)
-    some, _ = choose(labels[test], None, toy, split_seed)
+    rest, val = stratified_split(labels[train], val_fraction, samples_per_class, split_seed)
+    some, _ = stratified_split(labels[test], None, samples_per_class, split_seed)
     return Splits(
         replace(info, image_size=image_size, time_steps=time_steps),
         split(train[rest], augment),

@@ -85,21 +85,21 @@ def render(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
 def load(
     data_dir: str | Path | None = None,
     augment: Augment | None = None,
-    toy: int | None = None,
+    samples_per_class: int | None = None,
     split_seed: int | None = None,
 ) -> Splits:
     """The digits, split once and for all: 70 % train, 10 % validation, 20 % test, each class in the same shares.
 
     Args:
         data_dir: not used, they need no files. augment: of it only mixup and cutmix make sense here, which the training
-            loop applies. toy: digits of each class that are used. split_seed: another split.
+            loop applies. samples_per_class: digits of each class that are used. split_seed: another split.
 
     Raises:
         SpikformerError: an augmentation of single images, which these digits do by themselves.
     """
     check_augment("digits", augment, ())  # they are redrawn with other pens instead
     images, targets = read()
-    parts = split(targets, toy, split_seed)
+    parts = split(targets, samples_per_class, split_seed)
     return Splits(INFO, *(Digits(images[part], targets[part]) for part in parts))
 
 
@@ -111,7 +111,7 @@ def read() -> tuple[Tensor, Tensor]:
     return torch.tensor(bunch.images / 16, dtype=torch.float32), torch.tensor(bunch.target)
 
 
-def split(targets: Tensor, toy: int | None, split_seed: int | None) -> list[list[int]]:
+def split(targets: Tensor, samples_per_class: int | None, split_seed: int | None) -> list[list[int]]:
     """Indices of 70 % train, 10 % validation and 20 % test."""
     order = np.random.RandomState(split_seed or 0).permutation(len(targets))  # numpy promises this sequence for ever
     parts: list[list[int]] = [[], [], []]
@@ -119,5 +119,5 @@ def split(targets: Tensor, toy: int | None, split_seed: int | None) -> list[list
         mine = [int(i) for i in order if targets[i] == label]
         first, second = round(0.7 * len(mine)), round(0.8 * len(mine))
         for part, chunk in zip(parts, (mine[:first], mine[first:second], mine[second:]), strict=True):
-            part.extend(chunk[:toy])
+            part.extend(chunk[:samples_per_class])
     return [sorted(part) for part in parts]

@@ -34,14 +34,14 @@ def load(
     augment: Augment | None = None,
     time_steps: int = INFO.time_steps,
     image_size: int = INFO.image_size,
-    toy: int | None = None,
+    samples_per_class: int | None = None,
     split_seed: int | None = None,
 ) -> Splits:
     """Simulated recordings of all digits as T frames of equal event count, split as the digits are.
 
     Args:
         data_dir: not used, they need no files. augment: for the training set; None: none. time_steps: T. image_size:
-            pixels along each side of the simulated sensor. toy: digits of each class that are used. split_seed: another
+            pixels along each side of the simulated sensor. samples_per_class: digits of each class that are used. split_seed: another
             split.
     """
     check_steps(time_steps), check_frame_size(image_size)
@@ -49,7 +49,7 @@ def load(
     key = {"what": "digits-dvs", "loops": LOOPS, "time_steps": time_steps, "size": image_size}
     frames = torch.from_numpy(Cache("digits-dvs", None).get(key, lambda: _simulate(time_steps, image_size))["frames"])
     pixels, targets = digits.read()
-    train, val, test = digits.split(targets, toy, split_seed)
+    train, val, test = digits.split(targets, samples_per_class, split_seed)
     return Splits(
         replace(INFO, image_size=image_size, time_steps=time_steps),
         Frames(frames[train], targets[train], augment, pixels[train]),

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import SpikformerError
 from .augment import Augment, check_augment
-from .base import DatasetInfo, Splits, choose
+from .base import DatasetInfo, Splits, stratified_split
 from .cache import Cache
 from .files import absent, class_folders, places, unpack
 from .recordings import Recordings, check_frame_size, check_steps
@@ -51,7 +51,7 @@ def load(
     augment: Augment | None = None,
     time_steps: int = INFO.time_steps,
     image_size: int = INFO.image_size,
-    toy: int | None = None,
+    samples_per_class: int | None = None,
     split_seed: int | None = None,
     val_fraction: float | None = None,
 ) -> Splits:
@@ -59,7 +59,7 @@ def load(
 
     Args:
         data_dir: where to look, for ``DVSGesture/ibmGestureTrain/userNN_light/<label>.npy``; archives are unpacked.
-        augment: for the training set; None: none. time_steps: T. image_size: height and width of a frame. toy:
+        augment: for the training set; None: none. time_steps: T. image_size: height and width of a frame. samples_per_class:
             recordings of each class that are used. split_seed, val_fraction: which recordings, and what share of each
             class, are taken from training for validation.
 
@@ -92,8 +92,8 @@ def load(
         chosen = [names[i] for i in indices]
         return Recordings(folder, chosen, labels[indices], time_steps, image_size, augment, cache)
 
-    rest, val = choose(parts["train"][2], val_fraction, toy, split_seed)
-    test, _ = choose(parts["test"][2], None, toy, split_seed)
+    rest, val = stratified_split(parts["train"][2], val_fraction, samples_per_class, split_seed)
+    test, _ = stratified_split(parts["test"][2], None, samples_per_class, split_seed)
     return Splits(
         replace(INFO, image_size=image_size, time_steps=time_steps),
         split("train", rest, augment),

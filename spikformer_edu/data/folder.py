@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import SpikformerError
 from .augment import Augment, check_augment
-from .base import DatasetInfo, Splits, choose
+from .base import DatasetInfo, Splits, stratified_split
 from .files import PICTURES, check_size, class_folders, data_folder, loose_files
 from .imagenet import INFO as IMAGENET
 from .imagenet import TAKEN, assemble, part, pictures
@@ -34,7 +34,7 @@ def load(
     data_dir: str | Path | None = None,
     augment: Augment | None = None,
     image_size: int | None = None,
-    toy: int | None = None,
+    samples_per_class: int | None = None,
     split_seed: int | None = None,
     val_fraction: float | None = None,
 ) -> Splits:
@@ -45,7 +45,7 @@ def load(
 
     Args:
         data_dir: the folder itself. augment: for the training set; None: none. image_size: height and width of what the
-            network sees. toy: images of each class that are used. split_seed: which images test or validate.
+            network sees. samples_per_class: images of each class that are used. split_seed: which images test or validate.
         val_fraction: share of each class that is taken from training for validation, if there is no val folder.
 
     Raises:
@@ -71,7 +71,7 @@ def load(
         )
     whole = {name: pictures(info, place, classes) for name, place in parts.items()}
     if "all" in whole:
-        train, test = choose(whole["all"].targets, TEST_SHARE, None, split_seed)
+        train, test = stratified_split(whole["all"].targets, TEST_SHARE, None, split_seed)
         counts = whole["all"].targets.bincount()
         if counts.min() < 2:
             name = classes[int(counts.argmin())]
@@ -81,7 +81,7 @@ def load(
             *(part(whole["all"], p, info, None) for p in (train, test)),
             None,
             augment,
-            toy,
+            samples_per_class,
             split_seed,
             val_fraction,
         )
@@ -89,7 +89,7 @@ def load(
     if val is not None and val_fraction:
         raise SpikformerError(f"{parts['val']} validates: leave out val_fraction={val_fraction} or that folder")
     test = whole.get("test", whole.get("val"))
-    return assemble(info, whole["train"], test, val, augment, toy, split_seed, val_fraction)
+    return assemble(info, whole["train"], test, val, augment, samples_per_class, split_seed, val_fraction)
 
 
 def find(folder: Path) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..errors import SpikformerError
 from .augment import Augment, check_augment
-from .base import Absent, DatasetInfo, Split, Splits, choose
+from .base import Absent, DatasetInfo, Split, Splits, stratified_split
 from .cache import Arrays, Cache
 from .files import PICTURES, Pictures, absent, check_size, class_folders, listing, loose_files, places
 from .imagenet_labels import WNID, Labels, labels, unlabelled
@@ -52,7 +52,7 @@ def load(
     data_dir: str | Path | None = None,
     augment: Augment | None = None,
     image_size: int | None = None,
-    toy: int | None = None,
+    samples_per_class: int | None = None,
     split_seed: int | None = None,
     val_fraction: float | None = None,
 ) -> Splits:
@@ -64,7 +64,7 @@ def load(
 
     Args:
         data_dir: where to look. augment: for the training set; None: none. image_size: height and width of what the
-            network sees. toy: images of each class that are used. split_seed, val_fraction: which images, and what
+            network sees. samples_per_class: images of each class that are used. split_seed, val_fraction: which images, and what
             share of each class, are taken from training for validation.
 
     Raises:
@@ -86,7 +86,7 @@ def load(
             found = f"{len(whole):,} of {INFO.samples[split]:,}"
             warnings.warn(f"{place} holds {found} {split} images of {info.title}", stacklevel=3)
     info = replace(info, classes=_categories())
-    return assemble(info, train, test, None, augment, toy, split_seed, val_fraction)
+    return assemble(info, train, test, None, augment, samples_per_class, split_seed, val_fraction)
 
 
 def find(data_dir: str | Path | None) -> Path | None:
@@ -175,16 +175,16 @@ def assemble(
     test: Split,
     val: Split | None,
     augment: Augment | None,
-    toy: int | None,
+    samples_per_class: int | None,
     split_seed: int | None,
     val_fraction: float | None,
 ) -> Splits:
-    """Splits from whole parts: a validation set taken from training if there is none, and toy subsets."""
+    """Splits from whole parts: a validation set taken from training if there is none, and few samples of each class."""
 
     def some(whole: Split, share: float | None) -> tuple[torch.Tensor, torch.Tensor]:
         if isinstance(whole, Absent):
             return torch.arange(0), torch.arange(0)
-        return choose(whole.targets, share, toy, split_seed)
+        return stratified_split(whole.targets, share, samples_per_class, split_seed)
 
     rest, held = some(train, val_fraction)
     if val is not None:

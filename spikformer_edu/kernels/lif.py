@@ -38,11 +38,11 @@ class FusedLIF(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, current: Tensor, beta: float, threshold: float, slope: float, keep: bool) -> tuple[Tensor, Tensor]:
-        silent = torch.empty_like(current[0])  # dense, and channels_last where the current is
+        not_fired = torch.empty_like(current[0])  # dense, and channels_last where the current is
 
         def steps(count: int) -> Tensor:
-            strides = (silent.numel(), *silent.stride())
-            return torch.empty_strided((count, *silent.shape), strides, dtype=current.dtype, device=current.device)
+            strides = (not_fired.numel(), *not_fired.stride())
+            return torch.empty_strided((count, *not_fired.shape), strides, dtype=current.dtype, device=current.device)
 
         keep = keep or ctx.needs_input_grad[0]
         u, spikes = steps(len(current) if keep else 1), steps(len(current))
@@ -59,8 +59,8 @@ class FusedLIF(torch.autograd.Function):
             if last is None:
                 now.copy_(x)
             else:
-                torch.lt(last, threshold, out=silent)
-                torch.addcmul(x, last, silent, value=beta, out=now)
+                torch.lt(last, threshold, out=not_fired)
+                torch.addcmul(x, last, not_fired, value=beta, out=now)
             torch.ge(now, threshold, out=spike)
             last = now
         return spikes, u
@@ -68,7 +68,7 @@ class FusedLIF(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True
-            raise SpikformerError('a fused LIF has no second derivatives: take neuron="snntorch" or backend="snntorch"')
+            raise SpikformerError('a fused LIF has no second derivatives: take backend="snntorch"')
         if grad is None:  # no loss hears of the spikes
             return None, None, None, None, None
         (u,) = ctx.saved_tensors
@@ -78,13 +78,13 @@ class FusedLIF(torch.autograd.Function):
             kernels.backward(u, grad, out, beta, threshold, slope)
             return out, None, None, None, None
         offset = u.new_tensor(-slope * threshold)
-        sigma, silent, later = torch.empty_like(u[0]), torch.empty_like(u[0]), None
+        sigma, not_fired, later = torch.empty_like(u[0]), torch.empty_like(u[0]), None
         for now, g, x in zip(*(reversed(y.unbind()) for y in (u, grad, out)), strict=True):
             torch.add(offset, now, alpha=slope, out=sigma).sigmoid_()
             torch.ops.aten.sigmoid_backward(g, sigma, grad_input=x)
             x.mul_(slope)
             if later is not None:
-                torch.lt(now, threshold, out=silent)
-                x.addcmul_(later, silent, value=beta)
+                torch.lt(now, threshold, out=not_fired)
+                x.addcmul_(later, not_fired, value=beta)
             later = x
         return out, None, None, None, None

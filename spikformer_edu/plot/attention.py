@@ -11,7 +11,7 @@ from ..record import LayerRecord
 from . import style
 
 
-@style.house
+@style.styled
 def attention(
     scores: LayerRecord | object,
     image: object | None = None,
@@ -58,7 +58,7 @@ def attention(
     return fig, ax
 
 
-@style.house
+@style.styled
 def attention_over_time(
     scores: LayerRecord | object,
     image: object | None = None,

@@ -17,7 +17,7 @@ LOOKS = {  # of a convention's total: grey levels and hatches that stay apart wi
 }
 
 
-@style.house
+@style.styled
 def energy(report: EnergyReport, *, convention: str = "integer") -> tuple[Figure, np.ndarray]:
     """Draw the energy of one image as a waterfall over the layers, beside the totals under three conventions.
 

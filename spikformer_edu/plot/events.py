@@ -10,12 +10,12 @@ from ..data.events import EVENT, SENSOR, to_frames
 from ..errors import SpikformerError
 from ..model import Spikformer
 from ..record import evaluating
-from .style import house, image_of
+from .style import image_of, styled
 
 FELL, ROSE = "#D55E00", "#0072B2"  # polarity 0 and 1, as in every figure of event frames
 
 
-@house
+@styled
 def events(
     recording: np.ndarray,
     time_steps: int = 8,

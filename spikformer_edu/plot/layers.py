@@ -11,7 +11,7 @@ from ..record import LayerRecord, Recording
 from . import style
 
 
-@style.house
+@style.styled
 def raster(
     spikes: LayerRecord | object,
     *,
@@ -60,7 +60,7 @@ def draw_raster(ax: Axes, array: np.ndarray, neurons: int) -> int:
     return len(chosen)
 
 
-@style.house
+@style.styled
 def membrane(
     membranes: LayerRecord | object,
     spikes: object | None = None,
@@ -168,7 +168,7 @@ def recorded(recording: Recording, kind: str | None = "spikes") -> list[LayerRec
     return records
 
 
-@style.house
+@style.styled
 def firing_rates(recording: Recording, *, ax: Axes | None = None) -> tuple[Figure, Axes]:
     """Draw the firing rate of every neuron layer, in network order from top to bottom.
 

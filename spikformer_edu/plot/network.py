@@ -16,7 +16,7 @@ from . import style
 from .layers import draw_raster, recorded
 
 
-@style.house
+@style.styled
 def atlas(recording: Recording, *, sample: int = 0, neurons: int = 48) -> tuple[Figure, np.ndarray]:
     """Draw every neuron layer in network order: SPS in the first column, then a column for each encoder block.
 
@@ -100,7 +100,7 @@ def draw_shares(ax, rate: float, dead: float, full: float, color: str) -> None:
     inset.axis("off")
 
 
-@style.house
+@style.styled
 def value_sets(recording: Recording, image: object | None = None, *, most: int = 4) -> tuple[Figure, np.ndarray]:
     """Draw which values flow along the network: binary spikes, integers in the residual stream, real numbers.
 
@@ -169,7 +169,7 @@ def value_sets(recording: Recording, image: object | None = None, *, most: int =
     return fig, np.array([ribbon, shares])
 
 
-@style.house
+@style.styled
 def logits(
     recording: Recording, classes: Sequence[str] = (), *, label: int | None = None, sample: int = 0, shown: int = 5
 ) -> tuple[Figure, Axes]:

@@ -32,7 +32,7 @@ class Trace:
         return self.alpha * sigma * (1 - sigma)
 
 
-@style.house
+@style.styled
 def neuron(
     source: LayerRecord | object,
     *,
@@ -66,7 +66,7 @@ def neuron(
     return fig, axes
 
 
-@style.house
+@style.styled
 def neuron_animation(source: LayerRecord | object, *, interval: int = 500, **options) -> FuncAnimation:
     """The neuron microscope step by step; keep it with ``.save("neuron.gif", writer="pillow")`` or ``.to_jshtml()``.
 

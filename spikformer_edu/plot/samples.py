@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 
 from ..data.base import DatasetInfo, Split, generator_for
 from ..errors import SpikformerError
-from .style import house, image_of, plain
+from .style import image_of, plain, styled
 
 
-@house
+@styled
 def samples(
     split: Split, info: DatasetInfo, columns: int = 8, draws: int = 2, seed: int = 0
 ) -> tuple[Figure, np.ndarray]:

@@ -44,7 +44,7 @@ class Product:
         return t, i, int((self.counts[t, i] * self.v[t, :, c]).argmax()), c
 
 
-@style.house
+@style.styled
 def ssa(
     q: Recording | object,
     k: object | None = None,
@@ -87,7 +87,7 @@ def ssa(
     return fig, axes
 
 
-@style.house
+@style.styled
 def ssa_animation(q: Recording | object, k: object | None = None, v: object | None = None, *, interval: int = 500,
                   **options) -> FuncAnimation:  # fmt: skip
     """Spiking self-attention by hand, key by key, step by step; ``.save("ssa.gif", writer="pillow")``.
@@ -286,7 +286,7 @@ def label_cells(ax, values: np.ndarray) -> None:
         ax.text(column, row, f"{value:g}", ha="center", va="center", fontsize=9, color="white" if dark else "black")
 
 
-@style.house
+@style.styled
 def multiplication_order(width: int = 32, *, models: list[str] | None = None) -> tuple[Figure, np.ndarray]:
     """Draw how many operations each order of Q K^T V takes: (Q K^T) V grows as N^2 d, Q (K^T V) as N d^2.
 
@@ -352,7 +352,7 @@ def shorten(names: list[str], chosen: list) -> list[str]:
     ]
 
 
-@style.house
+@style.styled
 def landscape(
     membranes: LayerRecord | Mapping[str, LayerRecord | object],
     *,

@@ -48,7 +48,7 @@ RC = {
 }
 
 
-def house(draw: Callable) -> Callable:
+def styled(draw: Callable) -> Callable:
     """Draw in the house style, leave matplotlib's settings as they were, and after an error no figure half drawn."""
 
     @wraps(draw)

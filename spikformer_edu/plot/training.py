@@ -15,7 +15,7 @@ from ..errors import SpikformerError
 from . import style
 
 
-@style.house
+@style.styled
 def training(log: str | Path | Iterable[Mapping], *, title: str | None = None) -> tuple[Figure, np.ndarray]:
     """Draw how a run went: loss, accuracy, firing rate, dead features and gradient norm by layer, learning rate.
 

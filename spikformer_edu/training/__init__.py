@@ -1,25 +1,25 @@
 """Recipes, the training loop, and runs on disk."""
 
 from .checkpoint import Run, load_pretrained, load_run
-from .distributed import Place, choose_device, join, leave
+from .distributed import DistributedContext, choose_device, init_distributed, shutdown
 from .loop import RunOptions, Score, evaluate, load_splits, train
 from .recipe import RECIPES, Recipe, learning_rate, recipe_for
 
 __all__ = [
     "RECIPES",
-    "Place",
+    "DistributedContext",
     "Recipe",
     "Run",
     "RunOptions",
     "Score",
     "choose_device",
     "evaluate",
-    "join",
+    "init_distributed",
     "learning_rate",
-    "leave",
     "load_pretrained",
     "load_run",
     "load_splits",
     "recipe_for",
+    "shutdown",
     "train",
 ]

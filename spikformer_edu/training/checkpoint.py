@@ -29,7 +29,7 @@ from ..convert import without_prefix
 from ..data import Augment, DatasetInfo, Split, Splits
 from ..errors import SpikformerError, nearest
 from ..model import Spikformer, SpikformerConfig
-from .distributed import Place
+from .distributed import DistributedContext
 from .recipe import Recipe
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
@@ -261,12 +261,12 @@ def _read_config(folder: Path) -> tuple[Recipe, SpikformerConfig, DataRecord]:
         raise SpikformerError(f"{path} is broken: {error}") from None
 
 
-def load_run(run: str | Path, weights: str = "best") -> Run:
+def load_run(run: str | Path, which: str = "best") -> Run:
     """Load a trained network; it is float32, as it was trained, whatever PyTorch's default is.
 
     Args:
         run: a run folder, or the name of a pretrained model of the package.
-        weights: "best" or "last".
+        which: "best" or "last" weights.
 
     Raises:
         SpikformerError: no run there, or its files are broken or do not belong together.
@@ -276,7 +276,7 @@ def load_run(run: str | Path, weights: str = "best") -> Run:
         folder = PRETRAINED / folder
     recipe, network, data = _read_config(folder)
     model = Spikformer(network).float()
-    load_weights(model, folder / f"{weights}.safetensors")
+    load_weights(model, folder / f"{which}.safetensors")
     results = folder / "results.json"
     try:
         content = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
@@ -374,11 +374,13 @@ def same_data(folder: Path, data: DataRecord) -> DataRecord:
     return own
 
 
-def describe(recipe: Recipe, network: SpikformerConfig, place: Place, data: DataRecord) -> dict[str, Any]:
+def describe(
+    recipe: Recipe, network: SpikformerConfig, context: DistributedContext, data: DataRecord
+) -> dict[str, Any]:
     """What ``config.json`` holds."""
     return {
         "recipe": asdict(recipe),
         "network": asdict(network),
         "data": asdict(data),
-        "provenance": provenance(place.device, place.world),
+        "provenance": provenance(context.device, context.world),
     }

@@ -12,18 +12,20 @@ from ..errors import SpikformerError
 
 
 @dataclass(frozen=True)
-class Place:
+class DistributedContext:
     """This process among all that train together.
 
     Attributes:
-        device: where it computes. rank: which one it is; 0 writes. world: how many there are.
+        device: where it computes.
+        rank: which process this is, from 0; process 0 writes files.
+        world: number of processes.
     """
 
     device: torch.device
     rank: int = 0
     world: int = 1
 
-    def total(self, *numbers: float) -> list[float]:
+    def all_reduce_sum(self, *numbers: float) -> list[float]:
         """The sum over all processes of each number."""
         if self.world == 1:
             return list(numbers)
@@ -31,7 +33,7 @@ class Place:
         dist.all_reduce(sums)
         return sums.tolist()
 
-    def mean(self, tensor: Tensor) -> Tensor:
+    def all_reduce_mean(self, tensor: Tensor) -> Tensor:
         """The mean over all processes."""
         if self.world == 1:
             return tensor
@@ -39,28 +41,28 @@ class Place:
         dist.all_reduce(total)
         return total / self.world
 
-    def any(self, flag: bool) -> bool:
-        """Whether any process says so; all get the same answer."""
-        return self.total(float(flag))[0] > 0
+    def any_rank(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; all get the same answer."""
+        return self.all_reduce_sum(float(flag))[0] > 0
 
-    def share(self, value):
-        """What rank 0 has, for everybody."""
+    def broadcast(self, value):
+        """The value of process 0, for all."""
         if self.world == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, device=self.device)
         return box[0]
 
-    def align(self, module: nn.Module) -> None:
+    def sync_buffers(self, module: nn.Module) -> None:
         """Give all processes the buffers of the first one's network: the running statistics of its norms."""
         if self.world > 1:
             for buffer in module.buffers():
                 if buffer.numel():  # a neuron at rest has an empty state
                     dist.broadcast(buffer, 0)
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        self.total(0)
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        self.all_reduce_sum(0)
 
 
 def choose_device(name: str) -> torch.device:
@@ -85,15 +87,15 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def join(device: str) -> Place:
-    """Take this process's place: the one that ``torchrun`` gave it, or alone on a device.
+def init_distributed(device: str) -> DistributedContext:
+    """Join the processes that ``torchrun`` started, or compute alone on a device.
 
     Raises:
         SpikformerError: no such device, not started by ``torchrun``, or the other processes cannot be reached.
     """
     world = os.environ.get("WORLD_SIZE", "1")
     if world == "1":
-        return Place(choose_device(device))
+        return DistributedContext(choose_device(device))
     if "LOCAL_RANK" not in os.environ:
         raise SpikformerError(f"WORLD_SIZE={world} without LOCAL_RANK: start with torchrun, or unset WORLD_SIZE")
     if not os.environ["LOCAL_RANK"].isdecimal():
@@ -109,11 +111,11 @@ def join(device: str) -> Place:
         dist.init_process_group("nccl" if on_gpu else "gloo")
     except (RuntimeError, ValueError) as error:
         raise SpikformerError(f"cannot reach the other processes: {str(error).splitlines()[0]}") from None
-    return Place(chosen, dist.get_rank(), dist.get_world_size())
+    return DistributedContext(chosen, dist.get_rank(), dist.get_world_size())
 
 
-def leave() -> None:
-    """End the work together, if there was any."""
+def shutdown() -> None:
+    """Leave the group of processes, if there is one."""
     if dist.is_available() and dist.is_initialized():
         # An old PyTorch (2.6; 2.15 does not) holds Python's lock while it waits for gloo's threads to end, for ever if
         # one of them needs the lock to drop the tensors of the last message. Let them do that first.

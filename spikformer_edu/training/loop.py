@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from ..atomic import expand
-from ..data import DatasetInfo, Split, Splits, batches, load, mix
+from ..data import DatasetInfo, Split, Splits, batches, load, mixup_cutmix
 from ..data.base import generator_for
 from ..data.files import data_folder
 from ..data.reading import ReadersError, readers
@@ -40,7 +40,7 @@ from .checkpoint import (
     write_json,
     write_weights,
 )
-from .distributed import Place, SyncBatchNorm, lost_peers, sync_batch_norm
+from .distributed import DistributedContext, SyncBatchNorm, lost_peers, sync_batch_norm
 from .recipe import PRECISIONS, Recipe, check_recipe, learning_rate
 from .stopping import Asked, Stopping
 
@@ -81,7 +81,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def load_splits(recipe: Recipe, data_dir: Path | None = None) -> Splits:
-    """The samples that a recipe trains, validates and tests on: those of ``--toy`` and of the split it names.
+    """The samples that a recipe trains, validates and tests on: those of ``--samples-per-class`` and of the split it names.
 
     Raises:
         SpikformerError: the data are absent or do not fit the recipe.
@@ -91,7 +91,7 @@ def load_splits(recipe: Recipe, data_dir: Path | None = None) -> Splits:
         data_dir=data_dir,
         time_steps=recipe.network.time_steps,
         augment=recipe.augment,
-        toy=recipe.toy,
+        samples_per_class=recipe.samples_per_class,
         val_fraction=recipe.val_fraction,
         split_seed=recipe.split_seed,
     )
@@ -142,20 +142,22 @@ def origin(run: Run, facts: DatasetInfo, own: bool, data_dir: Path | None = None
 
 
 @torch.no_grad()
-def evaluate(model: Spikformer, split: Split, place: Place, batch_size: int = 100, precision: str = "fp32") -> Score:
+def evaluate(
+    model: Spikformer, split: Split, context: DistributedContext, batch_size: int = 100, precision: str = "fp32"
+) -> Score:
     """Loss (cross-entropy, no smoothing) and accuracy of a model, in evaluation mode, on all of a split.
 
     Several processes share the work; each gets the whole score.
     """
     loss, correct = 0.0, 0
     with evaluating(model):
-        for inputs, targets in batches(split, batch_size, rank=place.rank, world=place.world):
-            targets = targets.to(place.device)
-            with autocast(place.device, precision):
-                logits = model(inputs.to(place.device))
+        for inputs, targets in batches(split, batch_size, rank=context.rank, world=context.world):
+            targets = targets.to(context.device)
+            with autocast(context.device, precision):
+                logits = model(inputs.to(context.device))
             loss += F.cross_entropy(logits.float(), targets, reduction="sum").item()
             correct += int((logits.argmax(1) == targets).sum())
-    loss, correct = place.total(loss, correct)
+    loss, correct = context.all_reduce_sum(loss, correct)
     return Score(loss / len(split), int(correct), len(split))
 
 
@@ -168,7 +170,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def recompute_blocks(model: Spikformer) -> None:
+def checkpoint_blocks(model: Spikformer) -> None:
     """Let every encoder block keep only its input, and compute itself again in the backward pass."""
     for block in model.blocks:
         contexts = partial(_first_and_second_time, block)
@@ -264,7 +266,7 @@ class RunOptions:
     """Processes that read data, for each that computes; 0: the same one. Never changes the result."""
     compile: bool = False
     """Compile the network with torch.compile: slow to start, then faster on a GPU."""
-    recompute: bool = False
+    activation_checkpointing: bool = False
     """Save memory: keep only the input of each block, and compute the block again in the backward pass."""
     keep: int = 0
     """Keep the weights of that many last epochs too, as epoch-NNN.safetensors."""
@@ -277,13 +279,13 @@ class RunOptions:
                 raise SpikformerError(f"{name}={getattr(self, name)}: give 0 or more")
 
 
-def train(recipe: Recipe, folder: Path, place: Place, options: RunOptions | None = None) -> Score:
+def train(recipe: Recipe, folder: Path, context: DistributedContext, options: RunOptions | None = None) -> Score:
     """Train a network, or go on with a run that was interrupted, and measure the test set once at the end.
 
     Args:
         recipe: everything that shapes the weights.
         folder: the run; if it holds an interrupted run of this recipe, that one goes on to the same end.
-        place: where to compute; of several processes each calls this.
+        context: where to compute; of several processes each calls this.
         options: how to compute and what to keep.
 
     Returns:
@@ -296,15 +298,15 @@ def train(recipe: Recipe, folder: Path, place: Place, options: RunOptions | None
     """
     options, folder = options or RunOptions(), expand(folder)
     check_recipe(recipe)
-    remedy = "" if options.recompute else "--recompute, or "
+    remedy = "" if options.activation_checkpointing else "--activation-checkpointing, or "
     with Stopping() as stop:
         try:
             with stop.at_once():
                 splits = load_splits(recipe, options.data_dir)
                 check_readable(splits.train, splits.val, splits.test)
-            with enough_memory(f"try {remedy}in another --out a larger --accumulate"), readers():
+            with enough_memory(f"try {remedy}in another --out a larger --grad-accum-steps"), readers():
                 with stop.at_once():
-                    trainer = Trainer(recipe, folder, place, splits.to(place.device), options, stop)
+                    trainer = Trainer(recipe, folder, context, splits.to(context.device), options, stop)
                 return trainer.run()
         except Asked:
             saved = "the run is saved" if (folder / "resume.pt").exists() else "nothing was trained yet"
@@ -319,8 +321,10 @@ def train(recipe: Recipe, folder: Path, place: Place, options: RunOptions | None
                     f"--compile does not work here ({reason}): install a C++ compiler, or leave it out"
                     f" and {how_to_go_on(folder, options)}"
                 ) from None
-            if place.world > 1 and isinstance(error, RuntimeError) and lost_peers(error):
-                raise SpikformerError(f"process {place.rank} lost the others: the reason is in their output") from None
+            if context.world > 1 and isinstance(error, RuntimeError) and lost_peers(error):
+                raise SpikformerError(
+                    f"process {context.rank} lost the others: the reason is in their output"
+                ) from None
             raise
 
 
@@ -372,45 +376,45 @@ class Trainer:
         self,
         recipe: Recipe,
         folder: Path,
-        place: Place,
+        context: DistributedContext,
         splits: Splits,
         options: RunOptions,
         stop: Stopping | None = None,
     ):
-        self.recipe, self.folder, self.place, self.splits, self.options = recipe, folder, place, splits, options
+        self.recipe, self.folder, self.context, self.splits, self.options = recipe, folder, context, splits, options
         self.stop = stop or Stopping()
-        parts = place.world * recipe.accumulate
+        parts = context.world * recipe.grad_accum_steps
         if recipe.batch_size % parts:
             raise SpikformerError(
-                f"batch_size={recipe.batch_size} does not divide among {place.world} processes"
-                f" x {recipe.accumulate} parts: give a multiple of {parts}"
-                + (", or start another number of processes" if place.world > 1 else "")
+                f"batch_size={recipe.batch_size} does not divide among {context.world} processes"
+                f" x {recipe.grad_accum_steps} parts: give a multiple of {parts}"
+                + (", or start another number of processes" if context.world > 1 else "")
             )
-        if len(splits.train) < place.world:
+        if len(splits.train) < context.world:
             raise SpikformerError(
-                f"{len(splits.train)} training samples for {place.world} processes: start fewer, or use more samples"
+                f"{len(splits.train)} training samples for {context.world} processes: start fewer, or use more samples"
             )
         torch.manual_seed(recipe.seed)
         self.network = recipe.network_for(splits.info)
-        self.model = Spikformer(self.network).to(place.device, torch.float32)  # whatever PyTorch's default is
+        self.model = Spikformer(self.network).to(context.device, torch.float32)  # whatever PyTorch's default is
         before = None
-        if recipe.weights and not (folder / "resume.pt").exists():
-            before = start_from(self.model, recipe.weights, splits.info.classes)
-            if place.rank == 0:
+        if recipe.init_from and not (folder / "resume.pt").exists():
+            before = start_from(self.model, recipe.init_from, splits.info.classes)
+            if context.rank == 0:
                 print(before.as_a_start(splits.info.classes), flush=True)
         self.data = describe_data(splits, before)
-        if recipe.sync_bn and place.world > 1:
+        if recipe.sync_bn and context.world > 1:
             sync_batch_norm(self.model)
         self.average = copy.deepcopy(self.model).eval() if recipe.ema_decay else None
         groups = parameter_groups(self.model, recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.warmup_lr, fused=True)
-        self.scaler = torch.amp.GradScaler(place.device.type, enabled=recipe.precision == "fp16")
-        if options.recompute:
-            recompute_blocks(self.model)
-        self.parallel = DistributedDataParallel(self.model) if place.world > 1 else self.model
+        self.scaler = torch.amp.GradScaler(context.device.type, enabled=recipe.precision == "fp16")
+        if options.activation_checkpointing:
+            checkpoint_blocks(self.model)
+        self.parallel = DistributedDataParallel(self.model) if context.world > 1 else self.model
         self.compiled = torch.compile(self.parallel, dynamic=False) if options.compile else self.parallel
         self.board = None
-        if options.tensorboard and place.rank == 0:
+        if options.tensorboard and context.rank == 0:
             self.board = open_tensorboard(folder)
             self.board.add_text("data", splits.info.label)
         self.progress, self.rates = Progress(), Rates(self.model)
@@ -425,19 +429,19 @@ class Trainer:
         """Train to the end, from wherever the folder stands, and measure the test set."""
         if (self.folder / "resume.pt").exists():
             self.resume()
-        elif self.place.rank == 0:
-            write_json(self.folder / "config.json", describe(self.recipe, self.network, self.place, self.data))
+        elif self.context.rank == 0:
+            write_json(self.folder / "config.json", describe(self.recipe, self.network, self.context, self.data))
         while self.progress.epoch < self.recipe.epochs + self.recipe.cooldown_epochs:
             self.epoch()
-        self.place.wait()
+        self.context.barrier()
         load_weights(self.model, self.folder / "best.safetensors")
         with self.stop.at_once():
-            score = evaluate(self.model, self.splits.test, self.place, precision=self.recipe.precision)
+            score = evaluate(self.model, self.splits.test, self.context, precision=self.recipe.precision)
         best = self.progress.rows[self.progress.best_epoch - 1]
         result = {"split": "test", "accuracy": score.accuracy, **asdict(score)}
         result |= {"best_epoch": best["epoch"], "val_accuracy": best.get("val_accuracy"), "epochs": self.progress.epoch}
         result |= {"trained_on": self.data.trained_on, "simulated": self.data.simulated}
-        if self.place.rank == 0:
+        if self.context.rank == 0:
             write_json(self.folder / "results.json", result)
         return score
 
@@ -447,34 +451,36 @@ class Trainer:
         Raises:
             Asked: the process was asked to end; a checkpoint was written first.
         """
-        recipe, progress, place = self.recipe, self.progress, self.place
+        recipe, progress, context = self.recipe, self.progress, self.context
         self.model.train()
         loader = batches(
             self.splits.train,
-            recipe.batch_size // place.world,
+            recipe.batch_size // context.world,
             train=True,
             seed=recipe.seed,
             epoch=progress.epoch,
-            rank=place.rank,
-            world=place.world,
+            rank=context.rank,
+            world=context.world,
             start=progress.batch,
             workers=self.options.workers,
         )
-        title, hidden = f"epoch {progress.epoch + 1}", True if place.rank else None  # None: shown on a terminal only
+        title, hidden = f"epoch {progress.epoch + 1}", True if context.rank else None  # None: shown on a terminal only
         started, stop = time.perf_counter(), False
         with tqdm(loader, title, self.steps, initial=progress.batch, leave=False, disable=hidden) as bar:
             for inputs, targets in bar:
-                self.step(inputs.to(place.device), targets.to(place.device))
+                self.step(inputs.to(context.device), targets.to(context.device))
                 bar.set_postfix(loss=f"{progress.loss / progress.seen:.3f}")
                 if progress.batch == self.steps:
                     progress.gradients = gradient_norms(self.model)
-                if stop := place.any(self.stop.asked):
+                if stop := context.any_rank(self.stop.asked):
                     break
         progress.seconds += time.perf_counter() - started
         if progress.batch == self.steps and not stop:
             self.finish_epoch()
         self.save(self.together())
-        if place.any(self.stop.asked):  # all wait here until the first has saved: a job ends with its first process
+        if context.any_rank(
+            self.stop.asked
+        ):  # all wait here until the first has saved: a job ends with its first process
             raise Asked
 
     def step(self, inputs: Tensor, targets: Tensor) -> None:
@@ -485,26 +491,26 @@ class Trainer:
             group["lr"] = lr
         labels = targets
         if recipe.mixes(progress.epoch):
-            random = generator_for(recipe.seed, progress.epoch, progress.batch, self.place.rank)
+            random = generator_for(recipe.seed, progress.epoch, progress.batch, self.context.rank)
             a = recipe.augment
             mixing = dict(mixup=a.mixup, cutmix=a.cutmix, generator=random, probability=a.mix_probability)
-            inputs, targets = mix(inputs, targets, self.network.num_classes, **mixing)
+            inputs, targets = mixup_cutmix(inputs, targets, self.network.num_classes, **mixing)
             labels = targets.argmax(1)  # of two mixed labels the one with the larger share counts
         watched = self.rates.step()
         network = self.parallel if watched else self.compiled  # compiled code sees no hooks
         self.optimizer.zero_grad(set_to_none=True)
         together = min(recipe.batch_size, len(self.splits.train))  # samples in all processes, whose shares may differ
-        number_of_parts = min(recipe.accumulate, together // self.place.world)  # the same in each of them
+        number_of_parts = min(recipe.grad_accum_steps, together // self.context.world)  # the same in each of them
         parts = zip(*(x.tensor_split(number_of_parts, dim) for x, dim in ((inputs, -4), (targets, 0))), strict=True)
         outputs, loss = [], 0.0
         for number, (x, y) in enumerate(parts, 1):
             last = number == number_of_parts  # gradients are summed over the processes only once
-            with nullcontext() if last or self.place.world == 1 else self.parallel.no_sync():
-                with autocast(self.place.device, recipe.precision):
+            with nullcontext() if last or self.context.world == 1 else self.parallel.no_sync():
+                with autocast(self.context.device, recipe.precision):
                     logits = network(x)
                 part = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
                 # Every sample counts alike, whatever its part and process; over the processes gradients are averaged.
-                self.scaler.scale(part * (len(y) * self.place.world / together)).backward()
+                self.scaler.scale(part * (len(y) * self.context.world / together)).backward()
             loss += part.item() * len(y) / len(targets)
             outputs.append(logits.detach())
         if not math.isfinite(loss):
@@ -526,26 +532,26 @@ class Trainer:
 
     def finish_epoch(self) -> None:
         """Validate, keep the weights, write the epoch's row, and let the next one begin."""
-        progress, place, val = self.progress, self.place, self.splits.val
+        progress, context, val = self.progress, self.context, self.splits.val
         whole = self.together()
         row = {"epoch": progress.epoch + 1, "loss": whole.loss / whole.seen, "accuracy": whole.correct / whole.seen}
-        place.align(self.measured)  # what is measured is what is kept; DDP does the same before every step
+        context.sync_buffers(self.measured)  # what is measured is what is kept; DDP does the same before every step
         self.rates.close()  # what is measured below is no training step
         try:
             with self.stop.at_once():
                 if val is not None:
-                    score = evaluate(self.measured, val, place, precision=self.recipe.precision)
+                    score = evaluate(self.measured, val, context, precision=self.recipe.precision)
                     row |= {"val_loss": score.loss, "val_accuracy": score.accuracy}
         except BaseException:  # whatever it is, the steps of this epoch are not lost
             self.save(whole)
             raise
-        rates = self.rates.pop(place.mean)
+        rates = self.rates.pop(context.all_reduce_mean)
         row |= {
             "rate": sum(rate for rate, _ in rates.values()) / len(rates),
             "lr": self.optimizer.param_groups[0]["lr"],
             "images_per_s": whole.seen / progress.seconds,
             "seconds": progress.seconds,
-            "peak_memory_gib": peak_memory(place.device) / 2**30,
+            "peak_memory_gib": peak_memory(context.device) / 2**30,
         }
         row |= {f"grad/{part}": norm for part, norm in progress.gradients.items()}
         row |= {f"rate/{layer}": rate for layer, (rate, _) in rates.items()}
@@ -556,7 +562,7 @@ class Trainer:
         best = val is None or row["val_loss"] < progress.best_val_loss
         if best:
             progress.best_epoch, progress.best_val_loss = progress.epoch, row.get("val_loss", math.inf)
-        if place.rank:
+        if context.rank:
             return
         if best:
             write_weights(self.folder / "best.safetensors", self.measured.state_dict())
@@ -584,19 +590,19 @@ class Trainer:
 
     def together(self) -> Progress:
         """Where all processes stand, with what they counted added up."""
-        loss, correct, seen = self.place.total(self.progress.loss, self.progress.correct, self.progress.seen)
+        loss, correct, seen = self.context.all_reduce_sum(self.progress.loss, self.progress.correct, self.progress.seen)
         return replace(self.progress, loss=loss, correct=int(correct), seen=int(seen))
 
     def save(self, progress: Progress) -> None:
         """Write all that is needed to go on from here; other processes stand where the first one does."""
-        if self.place.rank:
+        if self.context.rank:
             return
         state = {
             "model": self.model.state_dict(),
             "average": self.average and self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "rates": self.rates.state(),
+            "rates": self.rates.state_dict(),
             "progress": asdict(progress),
         }
         write_file(self.folder / "resume.pt", lambda file: torch.save(state, file))
@@ -611,13 +617,13 @@ class Trainer:
         self.data = same_data(self.folder, self.data)
         path = self.folder / "resume.pt"
         try:
-            state = torch.load(path, map_location=self.place.device, weights_only=True)
+            state = torch.load(path, map_location=self.context.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
-            self.rates.load(state["rates"])
+            self.rates.load_state_dict(state["rates"])
             self.progress = Progress(**state["progress"])
         except Exception as error:  # whatever torch says of a damaged file
             reason = str(error).splitlines()[0]
@@ -625,7 +631,7 @@ class Trainer:
         best = self.folder / "best.safetensors"
         if self.progress.best_epoch and not best.exists():
             raise SpikformerError(f"{best} is gone, and the end of the run needs it: start again in another --out")
-        if not self.place.rank and self.progress.rows and not (self.folder / "metrics.csv").exists():
+        if not self.context.rank and self.progress.rows and not (self.folder / "metrics.csv").exists():
             self.write_log()
-        if self.place.rank:  # the first process goes on counting for all
+        if self.context.rank:  # the first process goes on counting for all
             self.progress.loss, self.progress.correct, self.progress.seen = 0.0, 0, 0

@@ -15,8 +15,8 @@ from ..data import Absent, count, info
 from ..errors import SpikformerError
 from ..model import Spikformer
 from .checkpoint import provenance, start_from
-from .distributed import Place
-from .loop import autocast, check_readable, enough_memory, load_splits, parameter_groups, recompute_blocks
+from .distributed import DistributedContext
+from .loop import autocast, check_readable, checkpoint_blocks, enough_memory, load_splits, parameter_groups
 from .recipe import DEVIATIONS, Recipe, check_recipe, recipe_for
 
 
@@ -30,14 +30,14 @@ class Plan:
         images: training images. steps: optimizer steps an epoch. total_steps: in all.
         lr: highest learning rate after scaling. parameters: to be trained.
         flops: floating-point operations of a training step for one image, forward and backward, 2 a multiply-add.
-        saved_bytes: what autograd keeps of one image until the backward pass; with ``--recompute`` the inputs of all
+        saved_bytes: what autograd keeps of one image until the backward pass; with ``--activation-checkpointing`` the inputs of all
             blocks, and one block as a whole.
         bytes: estimate of the memory of one process: weights, gradients, two AdamW moments, the running mean of the
             weights where there is one, gradients on their way to other processes, what autograd keeps.
         room: memory of the GPU, or this process's share of the machine's; None where it cannot be asked.
         step_images: images in the measured step. step_seconds: median of three, after one that is not counted.
         hours: of the whole run in one process at that speed, without reading data.
-        recompute, compile: as the training was asked to.
+        activation_checkpointing, compile: as the training was asked to.
     """
 
     data: str
@@ -55,23 +55,23 @@ class Plan:
     step_images: int
     step_seconds: float
     hours: float
-    recompute: bool = False
+    activation_checkpointing: bool = False
     compile: bool = False
 
 
 def plan(
     recipe: Recipe,
-    place: Place,
+    context: DistributedContext,
     data_dir: Path | None = None,
     step_images: int = 2,
-    recompute: bool = False,
+    activation_checkpointing: bool = False,
     compile: bool = False,
 ) -> Plan:
     """Count and measure, on images of the data set where they are, else on random ones.
 
     Args:
-        recipe: what is to be trained. place: where. data_dir: where data sets are looked for; nothing is downloaded.
-        step_images: images in the measured step. recompute, compile: as in ``RunOptions``; compiled code may keep less
+        recipe: what is to be trained. context: where. data_dir: where data sets are looked for; nothing is downloaded.
+        step_images: images in the measured step. activation_checkpointing, compile: as in ``RunOptions``; compiled code may keep less
             than is estimated here.
 
     Raises:
@@ -92,42 +92,42 @@ def plan(
     if images is None:
         if not known:
             raise SpikformerError(f"the size of {recipe.dataset} is known only from its files, which are not here")
-        images = min(known, recipe.toy * facts.num_classes) if recipe.toy else known
+        images = min(known, recipe.samples_per_class * facts.num_classes) if recipe.samples_per_class else known
         images = round(images * (1 - (recipe.val_fraction or 0)))
     network = recipe.network_for(facts)
     if inputs is None:
         shape = (step_images, network.in_channels, facts.image_size, facts.image_size)
         inputs = torch.rand((network.time_steps, *shape) if facts.time_steps else shape, dtype=torch.float32)
         labels = torch.randint(network.num_classes, (step_images,))
-    x, y = inputs.to(place.device), labels.to(place.device)
+    x, y = inputs.to(context.device), labels.to(context.device)
     torch.manual_seed(recipe.seed)
-    model = Spikformer(network).to(place.device, torch.float32).train()
+    model = Spikformer(network).to(context.device, torch.float32).train()
     start = None
-    if recipe.weights:
-        start = start_from(model, recipe.weights, facts.classes).as_a_start(facts.classes)  # or it does not fit
+    if recipe.init_from:
+        start = start_from(model, recipe.init_from, facts.classes).as_a_start(facts.classes)  # or it does not fit
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.scaled_lr, fused=True)
 
     def loss_of(network: Callable, x: Tensor, y: Tensor) -> Tensor:
-        with autocast(place.device, recipe.precision):
+        with autocast(context.device, recipe.precision):
             return F.cross_entropy(network(x).float(), y, label_smoothing=recipe.label_smoothing)
 
     def step(network: Callable) -> None:
         loss_of(network, x, y).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if place.device.type == "cuda":
-            torch.cuda.synchronize(place.device)
+        if context.device.type == "cuda":
+            torch.cuda.synchronize(context.device)
 
     def saved_bytes(images: int) -> int:
-        chosen = torch.arange(images, device=place.device) % step_images
+        chosen = torch.arange(images, device=context.device) % step_images
         return bytes_for_backward(model, lambda: loss_of(model, x.index_select(-4, chosen), y[chosen]))
 
     with enough_memory(f"{step_images} images do not fit into this device; use a smaller model"):
         saved = saved_bytes(step_images)
         an_image = saved_bytes(step_images + 1) - saved
         copies = saved - step_images * an_image if recipe.precision != "fp32" else 0  # of the weights, rounded
-        if recompute:
-            recompute_blocks(model)
+        if activation_checkpointing:
+            checkpoint_blocks(model)
             inputs_of_blocks = saved_bytes(step_images + 1) - saved_bytes(step_images)
             an_image = inputs_of_blocks + (an_image - inputs_of_blocks) // network.depth  # one block at a time
         with FlopCounterMode(display=False) as counter:
@@ -141,8 +141,8 @@ def plan(
             step(called)
             seconds.append(time.perf_counter() - started)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    times = 4 + bool(recipe.ema_decay) + (place.world > 1)
-    batch = recipe.batch_size // (place.world * recipe.accumulate)
+    times = 4 + bool(recipe.ema_decay) + (context.world > 1)
+    batch = recipe.batch_size // (context.world * recipe.grad_accum_steps)
     steps = max(1, images // recipe.batch_size)
     total = steps * (recipe.epochs + recipe.cooldown_epochs)
     median = sorted(seconds)[1]
@@ -158,11 +158,11 @@ def plan(
         counter.get_total_flops() / step_images,
         an_image,
         times * weights + copies + batch * an_image,
-        room_of(place),
+        room_of(context),
         step_images,
         median,
         total * recipe.batch_size * median / step_images / 3600,
-        recompute,
+        activation_checkpointing,
         compile,
     )
 
@@ -184,25 +184,25 @@ def bytes_for_backward(model: nn.Module, forward: Callable[[], Tensor]) -> int:
     return sum(kept.values())
 
 
-def room_of(place: Place) -> int | None:
+def room_of(context: DistributedContext) -> int | None:
     """Memory of the GPU, or this process's share of the machine's, in bytes; None where it cannot be asked."""
-    if place.device.type == "cuda":
-        return torch.cuda.get_device_properties(place.device).total_memory
+    if context.device.type == "cuda":
+        return torch.cuda.get_device_properties(context.device).total_memory
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // place.world
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // context.world
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return None
 
 
-def parts_that_fit(recipe: Recipe, place: Place, p: Plan) -> int | None:
-    """The smallest ``--accumulate`` at which a step fits into nine tenths of the room; None if none does."""
-    share = recipe.batch_size // place.world
-    fixed = p.bytes - share // recipe.accumulate * p.saved_bytes
+def parts_that_fit(recipe: Recipe, context: DistributedContext, p: Plan) -> int | None:
+    """The smallest ``--grad-accum-steps`` at which a step fits into nine tenths of the room; None if none does."""
+    share = recipe.batch_size // context.world
+    fixed = p.bytes - share // recipe.grad_accum_steps * p.saved_bytes
     fitting = (k for k in range(1, share + 1) if share % k == 0 and fixed + share // k * p.saved_bytes < 0.9 * p.room)
     return next(fitting, None)
 
 
-def describe_plan(recipe: Recipe, place: Place, p: Plan) -> str:
+def describe_plan(recipe: Recipe, context: DistributedContext, p: Plan) -> str:
     """The recipe in full, what follows from it, and what differs from the official code, as text."""
     own = asdict(recipe_for(recipe.dataset))
     lines = [f"recipe of {p.data} (* differs from the data set's own)"]
@@ -213,24 +213,27 @@ def describe_plan(recipe: Recipe, place: Place, p: Plan) -> str:
             lines += [f"    {k}{'*' if k in changed else ''} {v}" for k, v in value.items()]
         else:
             lines.append(f"  {name}{'' if value == own[name] else '*'} {value}")
-    per_process = recipe.batch_size // place.world
-    recompute, compiled = ", with --recompute" if p.recompute else "", ", compiled" if p.compile else ""
-    where = provenance(place.device)
+    per_process = recipe.batch_size // context.world
+    checkpointing, compiled = (
+        ", with --activation-checkpointing" if p.activation_checkpointing else "",
+        ", compiled" if p.compile else "",
+    )
+    where = provenance(context.device)
     lines += [
         "",
         "derived",
         *([f"  start                {p.start}"] if p.start else []),
         f"  parameters           {p.parameters:,}",
         f"  training images      {p.images:,}",
-        f"  global batch         {recipe.batch_size} = {place.world} processes x {recipe.accumulate} parts"
-        f" x {per_process // recipe.accumulate}",
+        f"  global batch         {recipe.batch_size} = {context.world} processes x {recipe.grad_accum_steps} parts"
+        f" x {per_process // recipe.grad_accum_steps}",
         f"  optimizer steps      {p.steps:,} an epoch, {p.total_steps:,} in all",
         f"  highest lr           {p.lr:.3g} = {recipe.lr:.3g} x sqrt({recipe.batch_size} / {recipe.lr_batch_size})",
         f"  operations           {p.flops / 1e9:.2f} GFLOP an image (forward and backward),"
         f" {p.flops * p.total_steps * recipe.batch_size / 1e15:,.4g} PFLOP in all",
         f"  memory a process     about {p.bytes / 2**30:.2f} GiB (estimate: weights, gradients, AdamW,"
-        f" {p.saved_bytes / 2**20:.1f} MiB an image for the backward pass{recompute})",
-        *_remedy(recipe, place, p),
+        f" {p.saved_bytes / 2**20:.1f} MiB an image for the backward pass{checkpointing})",
+        *_remedy(recipe, context, p),
         f"  measured step        {p.step_seconds:.3f} s for {p.step_images} {p.source},"
         f" {p.flops * p.step_images / p.step_seconds / 1e9:.0f} GFLOP/s{compiled}",
         f"  on                   {where['device']}, {where['threads']} threads",
@@ -242,10 +245,10 @@ def describe_plan(recipe: Recipe, place: Place, p: Plan) -> str:
     return "\n".join(lines)
 
 
-def _remedy(recipe: Recipe, place: Place, p: Plan) -> list[str]:
+def _remedy(recipe: Recipe, context: DistributedContext, p: Plan) -> list[str]:
     if p.room is None or p.bytes < 0.9 * p.room:
         return []
-    parts = parts_that_fit(recipe, place, p)
-    advice = f"add --accumulate {parts}" if parts else "use a smaller model, or more processes"
-    advice += "" if p.recompute else ", or try --recompute"
+    parts = parts_that_fit(recipe, context, p)
+    advice = f"add --grad-accum-steps {parts}" if parts else "use a smaller model, or more processes"
+    advice += "" if p.activation_checkpointing else ", or try --activation-checkpointing"
     return [f"  too much             there are {p.room / 2**30:.1f} GiB a process: {advice}"]

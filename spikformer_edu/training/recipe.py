@@ -30,7 +30,7 @@ class Recipe:
     """Time steps T; the preset's unless given."""
     attention: str = "ssa"
     """Attention variant: ssa, identity, relu, leaky_relu, softmax or vanilla."""
-    weights: str | None = None
+    init_from: str | None = None
     """Run folder or pretrained model to start from; T may differ, a head for other classes is new."""
     epochs: int = 24
     """Passes over the training set, warm-up included."""
@@ -40,7 +40,7 @@ class Recipe:
     """Passes over which the learning rate climbs linearly."""
     batch_size: int = 32
     """Images in one optimizer step, over all processes and accumulation steps."""
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     """Parts that a step is computed in, one after the other, to save memory; each has its own batch statistics."""
     lr: float = 3e-3
     """Highest learning rate, at a batch of lr_batch_size; it grows with the square root of the batch (AdamW)."""
@@ -62,19 +62,19 @@ class Recipe:
     """Decay a step of a running mean of the weights, which is then what is measured and kept; 0 is off."""
     seed: int = 0
     """Fixes initial weights, order and augmentation."""
-    toy: int | None = None
+    samples_per_class: int | None = None
     """Use this many samples of each class; all unless given."""
     val_fraction: float | None = None
     """Share of the training set that is kept for validation, where the data set brings none."""
     split_seed: int | None = None
-    """Another choice of samples for --toy and --val-fraction, and for testing on digits, cifar10dvs and one tree."""
+    """Another choice of samples for --samples-per-class and --val-fraction, and for testing on digits, cifar10dvs and one tree."""
     augment: Augment = field(default_factory=Augment)
     """What is done to training samples."""
 
     def __post_init__(self):
-        if self.weights is not None:
-            object.__setattr__(self, "weights", str(self.weights))  # JSON has no paths
-        for name in ("epochs", "batch_size", "accumulate", "lr_batch_size"):
+        if self.init_from is not None:
+            object.__setattr__(self, "init_from", str(self.init_from))  # JSON has no paths
+        for name in ("epochs", "batch_size", "grad_accum_steps", "lr_batch_size"):
             if getattr(self, name) < 1:
                 raise SpikformerError(f"{name}={getattr(self, name)}: give at least 1")
         for name in ("cooldown_epochs", "warmup_epochs"):
@@ -193,7 +193,7 @@ def check_recipe(recipe: Recipe) -> None:
     operations = a.randaugment > 0, "augment.randaugment above 0"
     mixed = a.mixup > 0 or a.cutmix > 0, "augment.mixup or augment.cutmix above 0"
     mixing = a.mix_probability > 0 and a.mix_epochs != 0, "augment.mix_probability and augment.mix_epochs above 0"
-    chosen = recipe.toy or recipe.val_fraction or recipe.dataset not in OFFICIAL_SPLITS
+    chosen = recipe.samples_per_class or recipe.val_fraction or recipe.dataset not in OFFICIAL_SPLITS
     needs = {
         "augment.operations": operations,
         "augment.magnitude": operations,
@@ -204,7 +204,7 @@ def check_recipe(recipe: Recipe) -> None:
         "augment.mix_epochs": mixed,
         "warmup_lr": (recipe.warmup_epochs > 0, "warmup_epochs above 0"),
         "min_lr": (recipe.epochs + recipe.cooldown_epochs > recipe.warmup_epochs, "more epochs than warmup_epochs"),
-        "split_seed": (chosen, f"toy or val_fraction: {recipe.dataset} has an official split"),
+        "split_seed": (chosen, f"samples_per_class or val_fraction: {recipe.dataset} has an official split"),
     }
     for name, (met, need) in needs.items():
         value, *usual = map(attrgetter(name), (recipe, recipe_for(recipe.dataset), Recipe()))

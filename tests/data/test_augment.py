@@ -6,7 +6,7 @@ from torchvision.transforms import functional as tv
 from torchvision.transforms.v2 import functional as tv2
 
 from spikformer_edu import SpikformerError
-from spikformer_edu.data import PAPER, Augment, augment, mix
+from spikformer_edu.data import PAPER, Augment, augment, mixup_cutmix
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -125,7 +125,7 @@ def test_erasing_sets_one_rectangle_to_the_mean():
 
 def test_mixup_is_one_share_of_the_batch_and_its_reverse():
     x, y = torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 4, 0])
-    mixed, soft = mix(x, y, 5, 0.5, 0.0, generator(3))
+    mixed, soft = mixup_cutmix(x, y, 5, 0.5, 0.0, generator(3))
     share = float(soft[1, 1])
     assert 0 < share < 1
     torch.testing.assert_close(mixed, share * x + (1 - share) * x.flip(0))
@@ -137,7 +137,7 @@ def test_mixup_is_one_share_of_the_batch_and_its_reverse():
 def test_cutmix_gives_labels_the_share_of_the_area():
     x = torch.arange(4.0).view(1, 4, 1, 1, 1).expand(5, 4, 2, 20, 24)  # frames [T, B, C, H, W]; each sample its number
     for seed in range(20):
-        mixed, soft = mix(x, torch.arange(4), 4, 0.0, 1.0, generator(seed))
+        mixed, soft = mixup_cutmix(x, torch.arange(4), 4, 0.0, 1.0, generator(seed))
         own = (mixed[2, 0, 0] == 0).float().mean()
         assert float(soft[0, 0]) == pytest.approx(float(own), abs=1e-6)
         assert torch.equal(mixed[0], mixed[4])  # the same box at every time step
@@ -146,13 +146,13 @@ def test_cutmix_gives_labels_the_share_of_the_area():
 
 def test_mixing_can_be_off_or_partly_on():
     x, y = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
-    same, soft = mix(x, y, 4, 0.0, 0.0, generator())
+    same, soft = mixup_cutmix(x, y, 4, 0.0, 0.0, generator())
     assert same is x and torch.equal(soft, torch.eye(4))
-    mixed = [not torch.equal(mix(x, y, 4, 0.5, 0.0, generator(s), probability=0.5)[0], x) for s in range(60)]
+    mixed = [not torch.equal(mixup_cutmix(x, y, 4, 0.5, 0.0, generator(s), probability=0.5)[0], x) for s in range(60)]
     assert 15 < sum(mixed) < 45
     kinds = set()
     for seed in range(30):  # with both on, one of the two
-        out, _ = mix(x, y, 4, 1.0, 1.0, generator(seed))
+        out, _ = mixup_cutmix(x, y, 4, 1.0, 1.0, generator(seed))
         kinds.add("cut" if ((out == x) | (out == x.flip(0))).all() else "mixed")
     assert kinds == {"cut", "mixed"}
 
@@ -200,7 +200,7 @@ def test_everything_runs_where_the_batch_lives():
     frames = torch.zeros(3, 64, 2, 32, 32, device="meta")
     assert augment.augment_frames(frames, PAPER["cifar10dvs"], generator()).device.type == "meta"
     for alphas in ((0.5, 0.0), (0.0, 1.0)):
-        mixed, soft = mix(frames, torch.zeros(64, dtype=torch.int64, device="meta"), 10, *alphas, generator())
+        mixed, soft = mixup_cutmix(frames, torch.zeros(64, dtype=torch.int64, device="meta"), 10, *alphas, generator())
         assert mixed.device.type == soft.device.type == "meta"
 
 

@@ -10,8 +10,8 @@ import torch
 from making import write_picture
 
 from spikformer_edu import SpikformerError
-from spikformer_edu.data import MODULES, PAPER, Augment, batches, info, load, mix
-from spikformer_edu.data.base import FILES_READ, Absent, Split, choose
+from spikformer_edu.data import MODULES, PAPER, Augment, batches, info, load, mixup_cutmix
+from spikformer_edu.data.base import FILES_READ, Absent, Split, stratified_split
 from spikformer_edu.data.digits import Digits
 from spikformer_edu.data.files import Pictures, data_folder
 
@@ -57,7 +57,10 @@ def test_unknown_names_and_options_get_one_line_that_helps():
         load("digits", val_fraction=0.1)
     with pytest.raises(SpikformerError, match="mixup and cutmix"):
         load("digits", augment=Augment(flip=0.5))
-    assert len(load("digits", time_steps=4, image_size=32, val_fraction=0, augment=None, toy=None).train) == 1258
+    assert (
+        len(load("digits", time_steps=4, image_size=32, val_fraction=0, augment=None, samples_per_class=None).train)
+        == 1258
+    )
 
 
 def test_the_data_directory_may_begin_with_a_tilde(tmp_path, monkeypatch):
@@ -72,7 +75,9 @@ def test_the_data_directory_may_begin_with_a_tilde(tmp_path, monkeypatch):
             data_folder(named)
 
 
-@pytest.mark.parametrize("bad", [{"toy": 0}, {"toy": -1}, {"split_seed": -1}, {"split_seed": 2**32}])
+@pytest.mark.parametrize(
+    "bad", [{"samples_per_class": 0}, {"samples_per_class": -1}, {"split_seed": -1}, {"split_seed": 2**32}]
+)
 @pytest.mark.parametrize("name", ["digits", "digits-dvs", "cifar10dvs"])
 def test_impossible_choices_of_samples_are_refused(name, bad):
     ((option, value),) = bad.items()
@@ -101,26 +106,26 @@ def test_an_augmentation_that_would_do_nothing_is_refused(name, settings, tmp_pa
 
 def test_toy_and_validation_are_balanced_disjoint_and_fixed():
     targets = torch.randint(7, (1000,), generator=torch.Generator().manual_seed(0))
-    rest, val = choose(targets, 0.1, None, None)
+    rest, val = stratified_split(targets, 0.1, None, None)
     assert torch.equal(torch.cat([rest, val]).sort().values, torch.arange(1000))
     shares = targets[val].bincount() / targets.bincount()
     assert ((shares - 0.1).abs() < 0.01).all()
-    some, some_val = choose(targets, 0.1, 3, None)
+    some, some_val = stratified_split(targets, 0.1, 3, None)
     assert targets[some].bincount().tolist() == targets[some_val].bincount().tolist() == [3] * 7
     assert set(some.tolist()) <= set(rest.tolist()) and set(some_val.tolist()) <= set(val.tolist())
-    assert torch.equal(choose(targets, 0.1, 3, None)[0], some)
-    assert not torch.equal(choose(targets, 0.1, 3, 1)[0], some)
-    assert len(choose(targets, None, None, None)[1]) == 0
+    assert torch.equal(stratified_split(targets, 0.1, 3, None)[0], some)
+    assert not torch.equal(stratified_split(targets, 0.1, 3, 1)[0], some)
+    assert len(stratified_split(targets, None, None, None)[1]) == 0
     for share in (1.0, -0.1):
         with pytest.raises(SpikformerError, match="val_fraction"):
-            choose(targets, share)
+            stratified_split(targets, share)
 
 
 def test_a_fingerprint_of_samples_in_memory_covers_pixels_and_names_of_classes_and_knows_their_order():
-    split, names = load("digits", toy=3).test, info("digits").classes
+    split, names = load("digits", samples_per_class=3).test, info("digits").classes
     own = split.fingerprint(names)
-    assert own["samples"] == 30 and own == load("digits", toy=3).test.fingerprint(names)
-    assert load("digits", toy=4).test.fingerprint(names)["content"] != own["content"]
+    assert own["samples"] == 30 and own == load("digits", samples_per_class=3).test.fingerprint(names)
+    assert load("digits", samples_per_class=4).test.fingerprint(names)["content"] != own["content"]
     turned = Digits(split.images.flip(0), split.targets.flip(0)).fingerprint(names)
     assert turned["content"] == own["content"] and turned["order"] != own["order"]
     # Other numbers for the same classes: nothing has changed but the order of the names.
@@ -132,10 +137,12 @@ def test_a_fingerprint_of_samples_in_memory_covers_pixels_and_names_of_classes_a
 
 
 def test_event_frames_that_are_simulated_on_the_spot_are_told_apart_by_their_source():
-    splits = [load("digits-dvs", toy=2, time_steps=steps, image_size=size) for steps, size in ((1, 16), (2, 8))]
+    splits = [
+        load("digits-dvs", samples_per_class=2, time_steps=steps, image_size=size) for steps, size in ((1, 16), (2, 8))
+    ]
     names = splits[0].info.classes
     assert splits[0].test.fingerprint(names) == splits[1].test.fingerprint(names)
-    assert splits[0].test.fingerprint(names) == load("digits", toy=2).test.fingerprint(names)
+    assert splits[0].test.fingerprint(names) == load("digits", samples_per_class=2).test.fingerprint(names)
 
 
 def write_classes(folder, seed=0, count=4):
@@ -193,7 +200,7 @@ def all_batches(split: Split, workers: int, start: int = 0):
 
 @pytest.mark.parametrize("name, augment", [("digits", None), ("digits-dvs", PAPER["cifar10dvs"])])
 def test_batches_do_not_depend_on_workers_nor_on_where_an_epoch_goes_on(name, augment):
-    split = load(name, toy=12, augment=augment).train
+    split = load(name, samples_per_class=12, augment=augment).train
     expected = all_batches(split, 0)
     assert len(expected) == 7
     for workers in (1, 2):
@@ -206,7 +213,7 @@ def test_batches_do_not_depend_on_workers_nor_on_where_an_epoch_goes_on(name, au
 def test_batches_leave_the_global_random_numbers_alone():
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    list(batches(load("digits", toy=3).train, 8, train=True))
+    list(batches(load("digits", samples_per_class=3).train, 8, train=True))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -297,7 +304,7 @@ def test_what_is_absent_says_why_to_whoever_asks():
 
 
 def test_ranks_share_an_epoch_without_overlap():
-    split = load("digits", toy=10).train
+    split = load("digits", samples_per_class=10).train
     seen = [torch.cat([y for _, y in batches(split, 10, rank=r, world=2)]) for r in range(2)]
     assert len(seen[0]) + len(seen[1]) == len(split)
     assert torch.equal(torch.cat(seen).bincount(), split.targets.bincount())
@@ -305,7 +312,7 @@ def test_ranks_share_an_epoch_without_overlap():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_processes_without_samples_and_epochs_that_are_over_have_no_batches(workers):
-    split = load("digits", toy=1).train
+    split = load("digits", samples_per_class=1).train
     split.images, split.targets = split.images[:2], split.targets[:2]
     shares = [list(batches(split, 10, rank=rank, world=3, workers=workers)) for rank in range(3)]
     assert [len(share) for share in shares] == [1, 1, 0]
@@ -313,7 +320,7 @@ def test_processes_without_samples_and_epochs_that_are_over_have_no_batches(work
 
 
 def test_on_mps_samples_stay_in_memory():
-    splits = load("digits", toy=1)
+    splits = load("digits", samples_per_class=1)
     assert splits.to("mps") is splits and splits.to("meta") is not splits
 
 
@@ -335,7 +342,7 @@ def everywhere(tmp_path, pictures, recordings):
     for i in range(24):
         folder = tmp_path / "mine" / ("train", "test")[i % 2] / ("apple", "pear")[i // 2 % 2]
         write_picture(folder / f"{i}.png", i, size=(40, 33))
-    small = {"digits": {"toy": 2}, "digits-dvs": {"toy": 2}, "folder": {"image_size": 24}}
+    small = {"digits": {"samples_per_class": 2}, "digits-dvs": {"samples_per_class": 2}, "folder": {"image_size": 24}}
     where = {"folder": tmp_path / "mine"}
     return lambda name: {"data_dir": where.get(name, tmp_path), **small.get(name, {})}
 
@@ -345,7 +352,7 @@ def everything_of(name, options):
     splits = load(name, augment=EVERYTHING[name], **options)
     numbers = torch.Generator("cpu").manual_seed(0)
     mixed = [
-        mix(*batch, splits.info.num_classes, 0.5, 0.5, numbers)
+        mixup_cutmix(*batch, splits.info.num_classes, 0.5, 0.5, numbers)
         for batch in batches(splits.train, 4, train=True, seed=3)
     ]
     return mixed + list(batches(splits.test, 5))

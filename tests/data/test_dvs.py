@@ -211,7 +211,7 @@ def test_simulated_digits_are_recognised_by_a_linear_classifier():
     """Labels and frames belong together, and the pictures are in the events."""
     from sklearn.linear_model import RidgeClassifier
 
-    splits = load("digits-dvs", toy=40)
+    splits = load("digits-dvs", samples_per_class=40)
 
     def features(split):
         return split.frames.float().mean(1).flatten(1).numpy(), split.targets.numpy()

@@ -86,7 +86,7 @@ def test_files_that_are_no_samples_are_counted_in_one_warning(pictures):
 
 
 def test_validation_and_toy_sets_are_cut_from_training(pictures):
-    splits = load("cifar10", pictures, val_fraction=0.25, toy=2, augment=PAPER["cifar10"])
+    splits = load("cifar10", pictures, val_fraction=0.25, samples_per_class=2, augment=PAPER["cifar10"])
     assert [len(s) for s in (splits.train, splits.val, splits.test)] == [20, 10, 20]
     assert splits.train.targets.bincount().tolist() == [2] * 10 and splits.val.targets.bincount().tolist() == [1] * 10
     train = {p.numpy().tobytes() for p in splits.train.pixels}

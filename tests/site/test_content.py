@@ -28,7 +28,7 @@ from reference import OfficialSpikformer
 import spikformer_edu as se
 from spikformer_edu import benchmark, cli, train
 from spikformer_edu.data import PAPER, load
-from spikformer_edu.training import RECIPES, Place, Recipe, loop, recipe_for
+from spikformer_edu.training import RECIPES, DistributedContext, Recipe, loop, recipe_for
 from spikformer_edu.training.checkpoint import PRETRAINED
 from spikformer_edu.training.recipe import DEVIATIONS, check_recipe
 
@@ -179,8 +179,8 @@ def test_results_say_where_they_were_measured_and_what_was_not():
 
 def test_the_test_set_is_measured_once(tmp_path):
     """Whatever the number of epochs: validation every epoch, the test set at the end."""
-    recipe = Recipe(toy=2, epochs=3, batch_size=10, time_steps=1)
-    splits = load("digits", toy=2)
+    recipe = Recipe(samples_per_class=2, epochs=3, batch_size=10, time_steps=1)
+    splits = load("digits", samples_per_class=2)
     seen = []
 
     def counted(model, split, *rest, **options):
@@ -189,7 +189,7 @@ def test_the_test_set_is_measured_once(tmp_path):
 
     evaluate = loop.evaluate
     with patch.object(loop, "evaluate", counted), patch.object(loop, "load", lambda *_, **__: splits):
-        loop.train(recipe, tmp_path, Place(torch.device("cpu")))
+        loop.train(recipe, tmp_path, DistributedContext(torch.device("cpu")))
     is_test = [torch.equal(split.images, splits.test.images) for split in seen]
     assert is_test == [False, False, False, True]
 

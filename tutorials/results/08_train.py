@@ -16,19 +16,19 @@ from pathlib import Path
 import torch
 
 from spikformer_edu.data import Augment
-from spikformer_edu.training import Place, Recipe, train
+from spikformer_edu.training import DistributedContext, Recipe, train
 from spikformer_edu.training.checkpoint import provenance
 
-CPU = Place(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 CIFAR = Recipe(
     dataset="cifar10",
     model="digits-2-64",
     epochs=12,
-    toy=200,
+    samples_per_class=200,
     val_fraction=0.01,
     augment=Augment(flip=0.5, crop_padding=4),
 )
-DIGITS = Recipe(epochs=6, toy=80)
+DIGITS = Recipe(epochs=6, samples_per_class=80)
 BATCH = 256
 CLOCK = ("seconds", "images_per_s", "peak_memory_gib")  # other programs ran on the machine: no measurement of speed
 # How the learning rate of a batch of 32 is changed for the larger batch.

@@ -39,7 +39,7 @@ from torch import Tensor
 import spikformer_edu as se
 from spikformer_edu.attention import SpikingSelfAttention
 from spikformer_edu.training.checkpoint import provenance
-from spikformer_edu.training.distributed import Place
+from spikformer_edu.training.distributed import DistributedContext
 from spikformer_edu.training.loop import evaluate, gradient_norms, parameter_groups
 from spikformer_edu.training.recipe import Recipe, learning_rate
 
@@ -79,7 +79,7 @@ class NoAttention(SpikingSelfAttention):
 
 def train_and_test(make_model: Callable[[], se.Spikformer], seed: int) -> tuple[se.Spikformer, dict]:
     """Train by the protocol above, keep the epoch with the lowest validation loss, measure the test set once."""
-    splits, place = digits(), Place(CPU)
+    splits, place = digits(), DistributedContext(CPU)
     torch.manual_seed(seed)
     model = make_model()
     optimizer = torch.optim.AdamW(parameter_groups(model, RECIPE.weight_decay), lr=RECIPE.warmup_lr, fused=True)

@@ -253,7 +253,7 @@ def spikes_of(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
 
 # %% [markdown]
 # The comparison runs in float64, so that no rounding decides a spike, with $T \ne B$, for frames and for still images,
-# and for both implementations of the package's neuron.
+# and for both backends of the package's neuron.
 
 # %%
 T, B = 3, 4
@@ -262,8 +262,8 @@ package = awaken(se.Spikformer(config).double(), frames)
 ours = Network(config).double()
 ours.load_state_dict(package.state_dict())
 ours.eval()
-for neuron in ("fused", "snntorch"):
-    theirs = se.Spikformer(se.SpikformerConfig(**vars(config) | {"neuron": neuron})).double()
+for backend in ("fused", "snntorch"):
+    theirs = se.Spikformer(se.SpikformerConfig(**vars(config) | {"backend": backend})).double()
     theirs.load_state_dict(package.state_dict())
     theirs.eval()
     for name, x in {"frames": frames, "images": frames[0]}.items():
@@ -271,10 +271,10 @@ for neuron in ("fused", "snntorch"):
         assert list(spikes) == list(expected_spikes) and len(spikes) == 5 + 7 * config.depth
         for layer, values in expected_spikes.items():
             assert 0.02 < values.mean() < 0.8, f"{layer} is silent or saturated: comparing it says nothing"
-            assert torch.equal(spikes[layer], values), f"{layer} differs ({neuron}, {name})"
+            assert torch.equal(spikes[layer], values), f"{layer} differs ({backend}, {name})"
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-12)
         count = sum(values.numel() for values in spikes.values())
-        print(f"{neuron:8} {name}: {count:,} values of {len(spikes)} layers, all equal")
+        print(f"{backend:8} {name}: {count:,} values of {len(spikes)} layers, all equal")
 
 # %% [markdown]
 # The same with trained weights and real digits:
@@ -546,7 +546,7 @@ def small_network(layer: type[SpikingLinear]) -> se.Spikformer:
     return net
 
 
-splits = se.data.load("digits", toy=64)
+splits = se.data.load("digits", samples_per_class=64)
 losses, finished = {}, {}
 for name, layer in {"right": SpikingLinear, "T and B mixed up": MixedUp}.items():
     net = small_network(layer)

@@ -36,7 +36,7 @@ import torch.nn.functional as F
 
 from spikformer_edu.plot import style
 from spikformer_edu.record import Rates, firing_warning
-from spikformer_edu.training import Place, Recipe, learning_rate, train
+from spikformer_edu.training import DistributedContext, Recipe, learning_rate, train
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -101,13 +101,13 @@ recipe = Recipe(
     dataset=dataset,
     model="digits-2-64",
     time_steps=2,
-    toy=60,  # images of each class
+    samples_per_class=60,  # images of each class
     val_fraction=0.01 if dataset == "cifar10" else None,  # digits bring a validation set
     epochs=4,
     batch_size=24,
     lr_batch_size=24,  # the learning rate is meant for this batch
 )
-splits = se.data.load(dataset, toy=recipe.toy, val_fraction=recipe.val_fraction)
+splits = se.data.load(dataset, samples_per_class=recipe.samples_per_class, val_fraction=recipe.val_fraction)
 print(f"{splits.info.title}: {len(splits.train)} to train, {len(splits.val)} to validate, {len(splits.test)} to test")
 print(f"highest learning rate {recipe.scaled_lr}, weight decay {recipe.weight_decay}, {recipe.epochs} epochs")
 
@@ -261,8 +261,8 @@ se.plot.show(
 
 # %%
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as log:
-    test = train(recipe, Path(folder), Place(torch.device("cpu")))
-    last, best = se.load_run(folder, weights="last").model, se.load_run(folder)
+    test = train(recipe, Path(folder), DistributedContext(torch.device("cpu")))
+    last, best = se.load_run(folder, which="last").model, se.load_run(folder)
 print(f"{len(log.getvalue().splitlines())} epochs logged")
 weights = model.state_dict()
 assert all(torch.equal(value, weights[name]) for name, value in last.state_dict().items())
@@ -272,7 +272,7 @@ print(f"{len(weights)} tensors, all equal to those of the loop by hand")
 # %% [markdown]
 # From a shell the same run is one command; `--dry-run` prints the whole recipe and what it will take here:
 #
-#     python -m spikformer_edu.train --dataset digits --toy 60 --time-steps 2 \
+#     python -m spikformer_edu.train --dataset digits --samples-per-class 60 --time-steps 2 \
 #         --epochs 4 --batch-size 24 --lr-batch-size 24
 
 # %% [markdown]

@@ -40,7 +40,7 @@ from spikformer_edu.data.cifar10dvs import LABEL
 from spikformer_edu.data.digits_dvs import images as padded_digits
 from spikformer_edu.data.events import EVENT, read_events, simulate, to_frames, write_events
 from spikformer_edu.plot import style
-from spikformer_edu.training import Place, evaluate
+from spikformer_edu.training import DistributedContext, evaluate
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -357,7 +357,7 @@ for epoch in range(epochs):
         step += 1
 
 # %% tags=["nbval-ignore-output"]
-score = evaluate(model, data.test, Place(torch.device("cpu")))
+score = evaluate(model, data.test, DistributedContext(torch.device("cpu")))
 print(f"{100 * score.accuracy:.0f} % of {score.total} test digits (simulated events), chance is 10 %")
 assert score.accuracy > 0.5
 

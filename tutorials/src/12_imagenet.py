@@ -43,8 +43,8 @@ from safetensors.torch import load_file
 
 from spikformer_edu.energy import count_flops
 from spikformer_edu.plot import style
-from spikformer_edu.training import RECIPES, Place
-from spikformer_edu.training.loop import autocast, parameter_groups, recompute_blocks
+from spikformer_edu.training import RECIPES, DistributedContext
+from spikformer_edu.training.loop import autocast, checkpoint_blocks, parameter_groups
 from spikformer_edu.training.plan import plan
 
 torch.manual_seed(0)
@@ -144,7 +144,7 @@ assert images == se.data.info("imagenet").samples["train"] and large.scaled_lr =
 
 # %%
 short = replace(recipe, model="imagenet-8-384", time_steps=1)
-planned = plan(short, Place(torch.device("cpu")), step_images=1)
+planned = plan(short, DistributedContext(torch.device("cpu")), step_images=1)
 
 assert planned.steps == images // 192 == 6672 and planned.total_steps == 310 * 6672
 assert planned.lr == 5e-4 and planned.parameters == se.preset("imagenet-8-384").parameters
@@ -308,14 +308,14 @@ assert apart["eval"] < 1e-10 and apart["train"] > 0.01
 # %% [markdown]
 # ## Recomputation
 #
-# `--recompute` keeps only the input of each block and computes the block again in the backward pass: less memory, more
+# `--activation-checkpointing` keeps only the input of each block and computes the block again in the backward pass: less memory, more
 # time. Unlike the two before, it changes nothing at all, if batch norms do not count the batch twice. The package takes
 # care of that.
 
 # %%
 plain = se.Spikformer(se.SpikformerConfig(time_steps=2, dim=64, depth=4, heads=2, pool=(True, True, False, False)))
 again = copy.deepcopy(plain)
-recompute_blocks(again)
+checkpoint_blocks(again)
 x, y = torch.randn(4, 3, 32, 32), torch.arange(4)
 assert torch.equal(gradients(plain, x, y), gradients(again, x, y))
 assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), again.state_dict().values(), strict=True))
@@ -341,7 +341,7 @@ def free_port():
 workplace = tempfile.TemporaryDirectory()
 folder = Path(workplace.name)
 environment = os.environ | {"OMP_NUM_THREADS": "1"}
-tiny = ["--dataset", "digits", "--toy", "8", "--time-steps", "1", "--device", "cpu", "--no-figures"]
+tiny = ["--dataset", "digits", "--samples-per-class", "8", "--time-steps", "1", "--device", "cpu", "--no-figures"]
 torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
 torchrun += ["--master-addr", "127.0.0.1", "--master-port", free_port()]
 command = [*torchrun, "-m", "spikformer_edu.train", *tiny, "--epochs", "1", "--sync-bn", "--out", str(folder / "two")]
@@ -442,7 +442,7 @@ for purpose, command in commands.items():
 # then faster on a GPU. It rounds otherwise than the plain code, so it too gives another run.
 #
 # The next two cells start the real runs where a GPU and the data are, and otherwise say what they would do. They train
-# one epoch of a few images a class; take away `--toy` and `--epochs` for the whole.
+# one epoch of a few images a class; take away `--samples-per-class` and `--epochs` for the whole.
 
 
 # %%
@@ -463,11 +463,11 @@ def real_run(dataset, *options):
 
 
 # %% tags=["nbval-ignore-output"]
-real_run("cifar10", "--toy", "100")
+real_run("cifar10", "--samples-per-class", "100")
 assert RECIPES["cifar10"].epochs + RECIPES["cifar10"].cooldown_epochs == 310
 
 # %% tags=["nbval-ignore-output"]
-real_run("imagenet", "--toy", "2", "--batch-size", "24")
+real_run("imagenet", "--samples-per-class", "2", "--batch-size", "24")
 assert RECIPES["imagenet"].epochs + RECIPES["imagenet"].cooldown_epochs == 310
 
 # %% [markdown]
@@ -516,9 +516,9 @@ assert sum(changed) > 0.9 * len(changed)
 # %%
 from spikformer_edu.training.loop import RunOptions, Trainer
 
-odd = replace(RECIPES["digits"], batch_size=50, accumulate=4)
+odd = replace(RECIPES["digits"], batch_size=50, grad_accum_steps=4)
 try:
-    Trainer(odd, Path("unused"), Place(torch.device("cpu")), se.data.load("digits"), RunOptions())
+    Trainer(odd, Path("unused"), DistributedContext(torch.device("cpu")), se.data.load("digits"), RunOptions())
     raise AssertionError("50 images cannot be cut into 4 equal parts")
 except se.SpikformerError as error:
     print(error)

@@ -38,7 +38,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spikformer_edu.attention import SpikingSelfAttention, norm_tokens
 from spikformer_edu.model import Block
 from spikformer_edu.plot import style
-from spikformer_edu.training import Place, Recipe, RunOptions, load_run, train
+from spikformer_edu.training import DistributedContext, Recipe, RunOptions, load_run, train
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -701,7 +701,9 @@ se.plot.show(
 # lines instead.
 
 # %%
-recipe = Recipe(attention="sdsa", epochs=1, toy=4, batch_size=8)  # four digits a class, one epoch: a test of the wiring
+recipe = Recipe(
+    attention="sdsa", epochs=1, samples_per_class=4, batch_size=8
+)  # four digits a class, one epoch: a test of the wiring
 
 # %% [markdown]
 # It trains into a folder that can be loaded again, as long as the class is registered in that process, too.
@@ -709,7 +711,7 @@ recipe = Recipe(attention="sdsa", epochs=1, toy=4, batch_size=8)  # four digits 
 # %%
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
     with contextlib.redirect_stderr(io.StringIO()):  # after one epoch some layers are silent, and it says so
-        score = train(recipe, Path(folder), Place(torch.device("cpu")), RunOptions())
+        score = train(recipe, Path(folder), DistributedContext(torch.device("cpu")), RunOptions())
     run = load_run(Path(folder))
     del se.ATTENTION["sdsa"]
     try:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from spikformer_edu.data.digits_dvs import images as padded_digits
 from spikformer_edu.data.events import EVENT, simulate, to_frames
-from spikformer_edu.training import Place, evaluate
+from spikformer_edu.training import DistributedContext, evaluate
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -51,7 +51,7 @@ for epoch in range(epochs):
         loss.backward()
         optimizer.step()
         step += 1
-score = evaluate(model, data.test, Place(torch.device("cpu")))
+score = evaluate(model, data.test, DistributedContext(torch.device("cpu")))
 frames, labels = data.test.fetch(torch.arange(len(data.test)), None)
 model.eval()
 assert score.accuracy > 0.5

@@ -62,7 +62,7 @@ with se.exercise("12.1"):
 
 # %% tags=["exercise-2"]
 arguments = ["--dataset", "imagenet", "--model", "imagenet-8-384", "--time-steps", "1"]
-arguments += ["--batch-size", "1024", "--accumulate", "32", "--dry-run"]
+arguments += ["--batch-size", "1024", "--grad-accum-steps", "32", "--dry-run"]
 
 # %% tags=["check-2"]
 with se.exercise("12.2"):
