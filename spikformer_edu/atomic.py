@@ -1,5 +1,7 @@
 """Paths as people write them, and files that are there whole, or not at all."""
 
+import csv
+import json
 import os
 import re
 import secrets
@@ -41,3 +43,32 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` fill a file, atomically.
+
+    Raises:
+        SpikformerError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        write_atomically(path, write)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError of its file writer
+        if isinstance(error, RuntimeError) and "file" not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise SpikformerError(f"cannot write {path}: {reason}; free the disk or choose another --out") from None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    write_file(path, lambda file: file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    def write(file: Path) -> None:
+        with open(file, "w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_file(path, write)

@@ -39,7 +39,8 @@ class SpikingSelfAttention(nn.Module):
     bfloat16, on a CPU, as long as the inner product stays within 256, which 256 tokens do).
 
     Args:
-        dim: token width D. heads: number of heads h, which must divide D; d = D / h.
+        dim: token width D.
+        heads: number of heads h, which must divide D; d = D / h.
         scale: s; None means 0.125 (1 / sqrt(d) for the softmax variants).
         learn_scale: make s a parameter (the paper's DVS128 Gesture network).
         qk_pool: 1D max-pool over the tokens after Q and K (DVS128 Gesture), kernel 3, stride 1.

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from . import cli
+from .atomic import write_file, write_json
 from .benchmarks.measure import SWEEPS, Result, Table, measure, sweep
 from .benchmarks.peers import CHANGES, PEERS, SHAPES, Case, case_of, split_name
 from .errors import SpikformerError, nearest
+from .provenance import provenance
 from .table import table
 from .training import choose_device
-from .training.checkpoint import provenance, write_file, write_json
 
 PRECISIONS = ("fp32", "bf16")
 AXES = {"time_steps": "time steps T", "batch": "batch B", "tokens": "tokens N", "dim": "width D"}

@@ -132,7 +132,9 @@ def without_prefix(state: dict[str, Tensor], first: str, source: str | os.PathLi
     """A state dict without what DistributedDataParallel, torch.compile or another wrapper put before every name.
 
     Args:
-        state: names and tensors. first: a name that the network itself has. source: what an error line names.
+        state: names and tensors.
+        first: a name that the network itself has.
+        source: what an error line names.
 
     Raises:
         SpikformerError: the state dict holds several networks, or more than one network.

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from .attention import SpikingSelfAttention
 from .errors import SpikformerError
 from .model import Spikformer, SpikformerConfig
-from .record import check_network, eager, evaluating
+from .modes import check_network, eager, evaluating
 from .table import table
 
 MAC, AC = 4.6, 0.9  # pJ
@@ -43,7 +43,8 @@ class LayerCost:
 
     Attributes:
         layer: name; products of attention are named after what they multiply.
-        flops: multiply-accumulates of one time step. steps: T; 1 for the head, which sees the mean over time.
+        flops: multiply-accumulates of one time step.
+        steps: T; 1 for the head, which sees the mean over time.
         rate: share of non-zero values in the input (of a product: of the operand whose ones say what is added).
         mean: mean value of that input, which exceeds the rate where it holds integers above 1.
         real: both factors are real numbers, so that it multiplies in every convention.
@@ -71,7 +72,9 @@ class EnergyReport:
     """What ``energy`` gives; prints as a table.
 
     Attributes:
-        layers: in network order. time_steps: T. images: how many the rates were measured on.
+        layers: in network order.
+        time_steps: T.
+        images: how many the rates were measured on.
     """
 
     layers: list[LayerCost]
@@ -168,8 +171,9 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
     Only what this thread computes is counted; others may call the model meanwhile if it is in evaluation mode.
 
     Args:
-        model: the network. inputs: images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]``, normalised as in training:
-            the rates are measured on them.
+        model: the network.
+        inputs: images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]``, normalised as in training: the rates are measured
+            on them.
 
     Returns:
         An ``EnergyReport``: per layer FLOPs, firing rate of its input, SOPs, pJ; ``CONVENTIONS`` says what each means.
@@ -318,7 +322,8 @@ def count_flops(config: SpikformerConfig, image_size: int) -> dict[str, int]:
     """Multiply-accumulates of one image in one time step by part, from the formulas alone.
 
     Args:
-        config: the network. image_size: height and width in pixels.
+        config: the network.
+        image_size: height and width in pixels.
 
     Returns:
         "first conv" = 9 C (D/8) H W; "other convs", those of SPS and the position embedding; "linear" = L (4 + 2 r) N

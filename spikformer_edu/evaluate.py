@@ -5,7 +5,8 @@ from pathlib import Path
 
 from . import cli
 from .training import DistributedContext, choose_device, evaluate, load_run
-from .training.loop import enough_memory, origin, splits_for
+from .training.evaluation import origin, splits_for
+from .training.memory import enough_memory
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from . import cli
-from .atomic import expand
+from .atomic import expand, write_file
 from .attention import SpikingLinear, SpikingSelfAttention
 from .data import DatasetInfo, info
 from .errors import SpikformerError, printable
 from .model import Spikformer, SpikingConv
 from .neurons import LIF
 from .training import Run, load_run
-from .training.checkpoint import write_file
 
 
 def folded(weight: Tensor, bias: Tensor | None, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:

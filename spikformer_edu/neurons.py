@@ -69,8 +69,8 @@ class LIF(snn.Leaky):
         alpha: slope of the sigmoid surrogate, per unit of H.
         learn_beta: learn the decay beta = 1 - 1/tau (snnTorch's option; clamped to [0, 1]).
         learn_threshold: learn the threshold (snnTorch's option).
-        backend: "fused" runs all steps at once (``kernels/lif.py``) unless beta or the threshold is learned, or
-            the compiler fuses the loop anyway; "snntorch" always runs the plain loop, and alone has second derivatives.
+        backend: "fused" runs all steps at once (``kernels/lif.py``) unless beta or the threshold is learned, or the
+            compiler fuses the loop anyway; "snntorch" always runs the plain loop, and alone has second derivatives.
             Spikes are the same, but for a few in half precision with tau != 2, where the loop rounds beta u as well.
 
     Shapes: input current ``[T, ...]``, real -> spikes ``[T, ...]``, {0, 1}, of the input's dtype.

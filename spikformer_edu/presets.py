@@ -12,8 +12,10 @@ class Preset:
 
     Attributes:
         name: data set, blocks L, width D.
-        dataset: data set it is meant for. image_size: its height and width, in pixels.
-        config: the network. parameters: exact number of trainable parameters, head included.
+        dataset: data set it is meant for.
+        image_size: its height and width, in pixels.
+        config: the network.
+        parameters: exact number of trainable parameters, head included.
         paper_accuracy: published top-1 in %, by T where the paper gives several; None where it gives none.
     """
 

@@ -1,7 +1,7 @@
 """See what every layer did: spikes, membrane potentials and their gradients, attention scores, integers, logits."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from operator import index
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .attention import SpikingSelfAttention
 from .errors import SpikformerError, nearest
 from .model import Block, Spikformer
+from .modes import check_network, eager
 from .neurons import LIF
 from .table import table
 
@@ -26,15 +27,16 @@ class LayerRecord:
         name: the layer, as in ``layer_names(model)``.
         kind: "spikes" ({0, 1}, a neuron), "scores" (Q K^T s) or "residual" (integers).
         values: ``[T, B, ...]``, time first; of dtype bool for spikes recorded with ``compact=True``.
-        membranes: H[t], the membrane potential when it meets the threshold, before the reset, in the paper's
-            units; the shape of ``values``. None unless recorded with ``membranes=True``.
+        membranes: H[t], the membrane potential when it meets the threshold, before the reset, in the paper's units; the
+            shape of ``values``. None unless recorded with ``membranes=True``.
         v_threshold: the neuron's threshold in the paper's units; None where there is no neuron.
         dtype: what the layer computed in; None: that of ``values``.
         gradients: dL/dH, put there by the backward pass.
         watched: the backward pass is waited for: recorded with ``gradients=True``.
-        tau: the neuron's membrane time constant, in time steps. beta: its decay, 1 - 1/tau unless learned. None where
-            there is no neuron.
-        scale: s of scores; None elsewhere. pooled: they are scores of Q and K after the pool over tokens.
+        tau: the neuron's membrane time constant, in time steps.
+        beta: its decay, 1 - 1/tau unless learned. None where there is no neuron.
+        scale: s of scores; None elsewhere.
+        pooled: they are scores of Q and K after the pool over tokens.
     """
 
     name: str
@@ -106,47 +108,6 @@ def feature_rates(name: str, spikes: Tensor) -> Tensor:
         positions = (0, 1, 3) if spikes.dim() == 5 else (0, 1, 2)  # [T, B, h, N, d] or [T, B, N, D]
     total = spikes.sum(positions, dtype=torch.float32).flatten()
     return total / (spikes.numel() // total.numel())  # not mean: on a GPU that of ones may be 0.99999994
-
-
-def check_network(model: nn.Module) -> None:
-    """Refuse what wraps a network: wrappers name its layers differently, or run code that sees no hooks.
-
-    Raises:
-        SpikformerError: not a Spikformer.
-    """
-    if not isinstance(model, Spikformer):
-        raise SpikformerError(
-            f"{type(model).__name__} is no Spikformer: give the network itself, model.module of"
-            " DistributedDataParallel, model._orig_mod of torch.compile"
-        )
-
-
-@contextmanager
-def eager(model: nn.Module) -> Iterator[None]:
-    """Inside the block nothing runs as ``model.compile()`` made it: compiled code sees no hooks that come and go."""
-    compiled = {m: m._compiled_call_impl for m in model.modules() if m._compiled_call_impl is not None}
-    for module in compiled:
-        module._compiled_call_impl = None
-    try:
-        yield
-    finally:
-        for module, call in compiled.items():
-            module._compiled_call_impl = call
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards every module is in its own mode again, frozen ones too.
-
-    A module has one mode for all threads, so a network that several of them use must be in evaluation mode before.
-    """
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def layer_names(model: Spikformer) -> list[str]:
@@ -436,93 +397,3 @@ def _numbers(samples: Iterable[int]) -> Tensor:
     if not numbers:
         raise SpikformerError(f"samples={samples!r}: give a list of whole numbers with at least one in it, such as [0]")
     return torch.tensor(numbers)
-
-
-class Rates:
-    """Firing rate and dead features of every neuron layer during training, from one step in ``every``.
-
-    Nothing is attached to the model on the other steps, and nothing waits for the device before ``pop``.
-
-    Args:
-        model: the network itself, not a wrapper around it. On the steps watched it runs as it is without compilation.
-        every: watch one training step in so many, the first of each epoch included.
-
-    Examples:
-        >>> rates = Rates(model)
-        >>> for images, labels in batches:
-        ...     rates.step()                 # before the forward pass
-        ...     ...                          # forward, backward, optimizer
-        >>> rates.pop()                      # {"sps.0": (rate, dead), ...} of the epoch, and start again
-    """
-
-    def __init__(self, model: Spikformer, every: int = 8):
-        if every < 1:
-            raise SpikformerError(f"every={every}: watch one step in 1 or more")
-        self.model, self.every = model, every
-        self.layers = {name: module for name, module in _sources(model).items() if isinstance(module, LIF)}
-        self.attached = ExitStack()
-        self._start()
-
-    def _start(self) -> None:
-        self.steps, self.sums, self.counts = 0, {}, {}
-
-    def step(self) -> bool:
-        """Say that a training step begins; true when it is watched."""
-        self.close()
-        watched = self.steps % self.every == 0
-        if watched:
-            self.attached.enter_context(eager(self.model))
-            for name, module in self.layers.items():
-                self.attached.callback(module.register_forward_hook(partial(self._count, name)).remove)
-        self.steps += 1
-        return watched
-
-    def state(self) -> dict:
-        """What has been counted so far, for a checkpoint in the middle of an epoch."""
-        return {"steps": self.steps, "sums": self.sums, "counts": self.counts}
-
-    def load(self, state: dict) -> None:
-        """Go on from what ``state`` gave."""
-        self.steps, self.sums, self.counts = state["steps"], dict(state["sums"]), dict(state["counts"])
-
-    def close(self) -> None:
-        """Leave nothing on the model."""
-        self.attached.close()
-
-    @torch.no_grad()
-    def _count(self, name: str, module: nn.Module, inputs: tuple, spikes: Tensor) -> None:
-        self.sums[name] = feature_rates(name, spikes) + self.sums.get(name, 0)
-        self.counts[name] = self.counts.get(name, 0) + 1
-
-    def pop(self, mean: Callable[[Tensor], Tensor] = lambda x: x) -> dict[str, tuple[float, float]]:
-        """Layer -> (firing rate, share of features that never fired), of the steps watched since the last ``pop``.
-
-        Args:
-            mean: takes the mean over all processes that train together.
-        """
-        self.close()
-        found = {}
-        for name, total in self.sums.items():
-            total = mean(total)
-            found[name] = float(total.mean()) / self.counts[name], float((total == 0).float().mean())
-        self._start()
-        return found
-
-
-def firing_warning(rates: dict[str, tuple[float, float]], saturated: float = 0.95) -> str | None:
-    """One line when layers are silent or saturated, with what to try; None when all is well.
-
-    Args:
-        rates: what ``Rates.pop`` gave.
-        saturated: firing rate from which a layer counts as saturated.
-    """
-    silent = [name for name, (rate, _) in rates.items() if rate == 0]
-    full = [name for name, (rate, _) in rates.items() if rate >= saturated]
-    said = []
-    if silent:
-        said.append(
-            f"never fires: {', '.join(silent)} (nothing reaches V_th: look at its batch norm and learning rate)"
-        )
-    if full:
-        said.append(f"fires nearly always: {', '.join(full)} (and so says nothing: lower the learning rate)")
-    return "; ".join(said) or None

@@ -1,57 +1,23 @@
 """Every picture of one forward pass, as PNG files and as one HTML page that needs nothing else."""
 
-import base64
-import html
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import torch
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont, ImageSequence
-from torch import Tensor
 
 from . import plot
 from .atomic import expand
 from .attention import SpikingSelfAttention
-from .data import DatasetInfo
-from .energy import CONVENTIONS, DISCLAIMER, EnergyReport, energy, energy_unit
-from .errors import SpikformerError, printable
+from .energy import EnergyReport, energy
+from .errors import SpikformerError
 from .model import Spikformer
+from .page import Subject, page_of
 from .plot.attention import token_grid
 from .record import Recording, record
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What a report is about.
-
-    Attributes:
-        model: the network, in evaluation mode. name: of the run. info: of the data set.
-        inputs: a batch as the network takes it; its first sample is drawn, rates are measured on all of it.
-        labels: ``[B]``. index: number of the first sample in its split. split: "test", ...
-        log: a ``metrics.csv``, or None. note: what every figure has to say of the data, if anything.
-    """
-
-    model: Spikformer
-    name: str
-    info: DatasetInfo
-    inputs: Tensor
-    labels: Tensor
-    index: int
-    split: str
-    log: Path | None = None
-    note: str = ""
-
-    @property
-    def picture(self) -> Tensor:
-        """The first sample as people see it: pixels ``[C, H, W]`` in [0, 1], or frames ``[T, C, H, W]``."""
-        if self.inputs.dim() == 5:
-            return self.inputs[:, 0]
-        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.info.mean, self.info.std))
-        return (self.inputs[0] * std + mean).clamp(0, 1) if self.info.mean else self.inputs[0]
 
 
 def write_report(subject: Subject, out: Path, animate: bool = False) -> Path:
@@ -100,7 +66,7 @@ def write_report(subject: Subject, out: Path, animate: bool = False) -> Path:
                     frames[0].save(file, save_all=True, append_images=frames[1:], duration=duration, loop=0)
                 plt.close(movie._fig)
         page = out / "report.html"
-        page.write_text(_page(subject, whole, report, figures), encoding="utf-8")
+        page.write_text(page_of(subject, whole, report, figures), encoding="utf-8")
     except OSError as error:
         reason = error.strerror or error
         raise SpikformerError(f"cannot write to {out}: {reason}; give another --out") from None
@@ -233,151 +199,3 @@ def _animations(model: Spikformer, first: Recording) -> Iterator[tuple]:
     yield "neuron", plot.neuron_animation(first["blocks.0.attn.attn"])
     if _spiking(model):
         yield "ssa", plot.ssa_animation(first)
-
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --soft: #5a5a5a; --paper: #ffffff; --card: #f4f4f2; --line: #d8d8d4; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #ececec; --soft: #b4b4b4; --paper: #17181a; --card: #222427; --line: #3b3e42; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
-main, header { max-width: 1100px; margin: 0 auto; padding: 0 20px; }
-header { padding-top: 28px; }
-h1 { font-size: 1.7rem; margin: 0 0 4px; }
-h2 { font-size: 1.2rem; margin: 40px 0 10px; }
-p { max-width: 75ch; }
-.soft { color: var(--soft); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margin: 14px 0; }
-dt { color: var(--soft); }
-dd { margin: 0; overflow-wrap: anywhere; }
-nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 16px 0; }
-nav a { color: inherit; }
-figure { margin: 0; }
-.wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 10px; background: var(--card); }
-figure .wide { background: #ffffff; padding: 12px; }
-img { display: block; height: auto; width: min(100%, var(--wide)); margin: 0 auto; }
-figcaption { color: var(--soft); font-size: 0.92rem; margin-top: 6px; }
-table { border-collapse: collapse; font-size: 0.86rem; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: 5px 12px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; font-family: ui-monospace, monospace; }
-td.text, th.text { text-align: left; }
-tbody tr:last-child td { border-bottom: 0; }
-tr.total td { font-weight: 600; }
-footer { max-width: 1100px; margin: 48px auto 24px; padding: 0 20px; color: var(--soft); font-size: 0.9rem; }
-@media (max-width: 720px) {
-  main, header, footer { padding-left: 14px; padding-right: 14px; }
-  img { width: max(100%, calc(var(--wide) * 0.72)); }
-}
-"""
-
-
-def escape(text: str) -> str:
-    """Text in a page, whatever the names of classes and folders hold."""
-    return html.escape(printable(text))
-
-
-def _page(subject: Subject, whole: Recording, report: EnergyReport, figures: list[tuple]) -> str:
-    """The page: facts, figures, the layer table, the energy table."""
-    model, info = subject.model, subject.info
-    output = whole.logits.mean(0)
-    guess, label = int(output[0].argmax()), int(subject.labels[0])
-    names = [info.classes[k] if k < len(info.classes) else f"class {k}" for k in (guess, label)]
-    right = int((output.argmax(1) == subject.labels).sum())
-    count = len(subject.labels)
-    facts = {
-        "model": f"{subject.name}: {sum(p.numel() for p in model.parameters()):,} parameters, "
-        f"{model.config.depth} blocks, width {model.config.dim}, {model.config.heads} heads",
-        "data": f"{info.title}, {subject.split} sample {subject.index}",
-        "time steps": f"T = {report.time_steps}",
-        "answer": f"{names[0]} (true: {names[1]})",
-        "note": subject.note,
-        "rates": f"measured on {count} samples from number {subject.index} on; {right} of them classified correctly",
-    }
-    definitions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items() if v)
-    links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, *_ in figures)
-    sections = []
-    for name, title, alt, png, inches in figures:
-        data = base64.b64encode(png).decode()
-        sections.append(
-            f'<section id="{name}"><h2>{escape(title)}</h2><figure>'
-            f'<div class="wide" tabindex="0" role="region" aria-label="{escape(title)}">'
-            f'<img style="--wide:{inches * 96:.0f}px" src="data:image/png;base64,{data}" alt="{escape(alt)}"></div>'
-            f"<figcaption>{escape(alt)}</figcaption></figure></section>"
-        )
-    conventions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in CONVENTIONS.items())
-    name, body = escape(subject.name), "".join(sections)
-    # The icon is an empty data: address, or the browser would ask a server for one.
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{name}: every spike</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<header>
-<h1>{name}: every spike</h1>
-<p class="soft">What one Spikformer does in one forward pass, layer by layer.</p>
-<dl>{definitions}</dl>
-<nav>{links}<a href="#layers">Layers</a><a href="#costs">Energy table</a></nav>
-</header>
-<main>
-{body}
-<section id="layers"><h2>Layers</h2>{_layer_table(whole)}</section>
-<section id="costs"><h2>Energy of one sample</h2>{_energy_table(report)}<dl>{conventions}</dl></section>
-</main>
-<footer><p>{escape(DISCLAIMER)}</p></footer>
-</body>
-</html>
-"""
-
-
-def _html_table(header: list[str], rows: list[list[str]], label: str, text: int = 1) -> str:
-    """A table that scrolls by itself; the first ``text`` columns are text."""
-
-    def cells(line: list[str], tag: str) -> str:
-        kinds = (' class="text"' if i < text else "" for i in range(len(line)))
-        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(line, kinds, strict=True))
-
-    body = "".join(f"<tr{' class=total' if row[0] == 'total' else ''}>{cells(row, 'td')}</tr>" for row in rows)
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(label)}"><table>'
-        f"<thead><tr>{cells(header, 'th')}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _layer_table(whole: Recording) -> str:
-    def percent(value: float | None) -> str:
-        return "" if value is None else f"{100 * value:.1f} %"
-
-    rows = [
-        [line["layer"], " x ".join(map(str, line["shape"])), line["values"]]
-        + [percent(line[key]) for key in ("rate", "dead", "saturated")]
-        for line in whole.summary()
-    ]
-    header = ["layer", "shape [T, B, ...]", "values", "rate", "dead features", "saturated"]
-    return _html_table(header, rows, "layers", text=3)
-
-
-def _energy_table(report: EnergyReport) -> str:
-    unit, name = energy_unit(report.totals["integer"])
-    rows = [
-        [
-            cost.layer,
-            f"{cost.flops / 1e6:.3f}",
-            str(cost.steps),
-            "real" if cost.real else f"{100 * cost.rate:.2f} %",
-            "multiplies" if cost.real else f"{cost.sops / 1e6:.3f}",
-            *(f"{cost.pj[c] / unit:.4g}" for c in CONVENTIONS),
-        ]
-        for cost in report.layers
-    ]
-    totals = [f"{report.totals[c] / unit:.4g}" for c in CONVENTIONS]
-    ann = f"{report.totals['ann'] / unit:.4g}"
-    rows.append(["total", f"{report.flops / 1e6:.3f}", "", "", f"{report.sops / 1e6:.3f}", *totals])
-    rows.append(["the same without spikes", f"{report.ann_flops / 1e6:.3f}", "1", "", "multiplies", ann, ann, ann])
-    header = ["layer", "FLOPs (M)", "steps", "input rate", "SOPs (M)", *(f"{c}, {name}" for c in CONVENTIONS)]
-    return _html_table(header, rows, "energy by layer")

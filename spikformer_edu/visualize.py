@@ -8,7 +8,7 @@ import torch
 from . import cli
 from .errors import SpikformerError
 from .training import load_run
-from .training.loop import origin, splits_for
+from .training.evaluation import origin, splits_for
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Options:
 
 def main(options: Options) -> None:
     """Draw rasters, membranes, attention maps, rates and energy of a trained network: PNG files and one HTML page."""
-    from .report import Subject, write_report  # imports matplotlib, for which a command chooses the backend first
+    from .page import Subject
+    from .report import write_report
 
     run = load_run(options.checkpoint, options.which)
     splits = splits_for(run, options.dataset, options.data_dir)

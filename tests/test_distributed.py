@@ -20,7 +20,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 import spikformer_edu as se
 from spikformer_edu.data import load
-from spikformer_edu.record import Rates
 from spikformer_edu.training import (
     Recipe,
     RunOptions,
@@ -33,6 +32,7 @@ from spikformer_edu.training import (
 )
 from spikformer_edu.training.distributed import DistributedContext, sync_batch_norm
 from spikformer_edu.training.loop import Trainer
+from spikformer_edu.training.monitor import Rates
 from spikformer_edu.training.plan import plan
 
 SIZE = dict(dim=32, depth=1, heads=2, in_channels=3, pool=(False, True, True, False), time_steps=3)
@@ -167,7 +167,7 @@ def test_two_processes_equal_one_with_the_whole_batch(two_processes, name):
     )
 
 
-@pytest.mark.parametrize("grad_accum_steps", PARTS)
+@pytest.mark.parametrize("parts", PARTS)
 def test_a_step_on_unequal_shares_has_the_gradient_of_the_whole(two_processes, parts):
     """Three samples and two: each counts a fifth. Processes have equally many parts, or they would wait for ever."""
     made = trainer(two_processes, DistributedContext(torch.device("cpu")), 1)

@@ -122,7 +122,7 @@ def test_memory_is_measured_with_the_whole_gpu_free():
     kept = torch.empty(2**30, dtype=torch.uint8, device=DEVICE)
     del kept  # PyTorch keeps it for the next tensor
     assert torch.cuda.memory_reserved() >= 2**30
-    case = case_of("samples_per_class", None, torch.device(DEVICE))
+    case = case_of("toy", None, torch.device(DEVICE))
     peak = peak_memory("ours", case, "bf16", torch.device(DEVICE))
     assert 0 < peak["eval"] < peak["train"] and torch.cuda.memory_reserved() < 2**30
 

@@ -68,14 +68,14 @@ def as_tokens(name: str, spikes: Tensor) -> Tensor:
     return spikes.transpose(2, 3).flatten(3) if name.split(".")[-1] in ("q", "k", "v", "attn") else spikes
 
 
-@pytest.mark.parametrize("neuron", ["fused", "snntorch"])
+@pytest.mark.parametrize("backend", ["fused", "snntorch"])
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_is_the_official_network(layout, mode, neuron):
+def test_is_the_official_network(layout, mode, backend):
     official, model, x = pair(layout)
-    if neuron == "snntorch":
+    if backend == "snntorch":
         weights = model.state_dict()
-        model = Spikformer(replace(model.config, neuron=neuron)).double()
+        model = Spikformer(replace(model.config, backend=backend)).double()
         model.load_state_dict(weights)
     official.train(mode == "train"), model.train(mode == "train")
     with se.record(model) as rec:
@@ -146,9 +146,9 @@ def test_initialisation(trunc_normal):
 # What never changes the logits.
 
 
-@pytest.mark.parametrize("neuron", ["fused", "snntorch"])
-def test_two_calls_agree(neuron):
-    model, x = network(replace(SMALL, neuron=neuron)), frames()
+@pytest.mark.parametrize("backend", ["fused", "snntorch"])
+def test_two_calls_agree(backend):
+    model, x = network(replace(SMALL, backend=backend)), frames()
     first = model(x)
     model(frames(size=32, t=5, b=2))  # another shape in between
     assert first.std() > 0.01 and torch.equal(model(x), first)
@@ -334,9 +334,9 @@ def test_pool_says_how_many_pixels_a_token_covers(pool, patch):
 
 
 @pytest.mark.parametrize("attention", ["ssa", "softmax"])
-@pytest.mark.parametrize("neuron", ["fused", "snntorch"])
-def test_bfloat16_stays_bfloat16_between_layers(neuron, attention):
-    model, dtypes = network(replace(SMALL, neuron=neuron, attention=attention), dtype=torch.float32).train(), {}
+@pytest.mark.parametrize("backend", ["fused", "snntorch"])
+def test_bfloat16_stays_bfloat16_between_layers(backend, attention):
+    model, dtypes = network(replace(SMALL, backend=backend, attention=attention), dtype=torch.float32).train(), {}
     for name, module in model.named_modules():
         if isinstance(module, LIF | Block | nn.BatchNorm1d | nn.BatchNorm2d) or name == "sps":
             module.register_forward_hook(lambda m, i, output, name=name: dtypes.update({name: output.dtype}))
@@ -348,10 +348,10 @@ def test_bfloat16_stays_bfloat16_between_layers(neuron, attention):
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("neuron", ["fused", "snntorch"])
-def test_deleting_a_model_frees_it(neuron):
+@pytest.mark.parametrize("backend", ["fused", "snntorch"])
+def test_deleting_a_model_frees_it(backend):
     before = len(snn.SpikingNeuron.instances)
-    model = Spikformer(replace(SMALL, neuron=neuron))
+    model = Spikformer(replace(SMALL, backend=backend))
     with se.record(model, membranes=True):
         model(frames(dtype=torch.float32)).sum().backward()
     assert len(snn.SpikingNeuron.instances) == before
@@ -448,7 +448,7 @@ def test_input_of_integers(dtype, one_line):
         (dict(heads=5), ["heads=5", "dim=32"]),
         (dict(pool=(True, False)), ["pool=(True, False)", "four"]),
         (dict(attention="softmx"), ["'softmx'", "did you mean 'softmax'", "ssa"]),
-        (dict(neuron="fusde"), ["'fusde'", "did you mean 'fused'"]),
+        (dict(backend="fusde"), ["'fusde'", "did you mean 'fused'"]),
         (dict(tau=1.0), ["tau=1.0"]),
         (dict(tau=float("nan")), ["tau=nan"]),
         (dict(tau=float("inf")), ["tau=inf", "finite"]),
@@ -488,7 +488,7 @@ def test_every_option_changes_the_network():
         learn_threshold=True,
     )
     names = {field.name for field in fields(SpikformerConfig)}
-    assert set(other) | {"neuron"} == names  # fused and snntorch are equal by design
+    assert set(other) | {"backend"} == names  # fused and snntorch are equal by design
 
     def fingerprint(config: SpikformerConfig) -> tuple:
         torch.manual_seed(1)

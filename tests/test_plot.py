@@ -336,7 +336,7 @@ class TestNeuron:
         torch.manual_seed(0)
         current = torch.randn(6, 3)
         h, spikes = run_neuron(current)
-        record = LayerRecord("samples_per_class", "spikes", spikes[:, None], h[:, None], 1.0)
+        record = LayerRecord("toy", "spikes", spikes[:, None], h[:, None], 1.0)
         _, (ax, *_) = plot.neuron(record, neuron=2)
         np.testing.assert_allclose([bar.get_height() for bar in ax.patches], current[:, 2], atol=1e-6)
 
@@ -607,7 +607,7 @@ class TestMultiplicationOrder:
 class TestLandscape:
     def test_ties_and_vanishing_shares_are_counted(self):
         h = torch.tensor([[0.5, 0.5, 0.0, 1.0, 3.0, 3.0, 3.0, -9.0]])  # T = 1
-        _, (ax,) = plot.landscape({"samples_per_class": h})
+        _, (ax,) = plot.landscape({"toy": h})
         said = ax.texts[0].get_text()
         assert "ties: 25.00 %" in said and "gradient vanishes: 50.0 %" in said and "beyond the axis: 12.5 %" in said
         assert ax.get_title("left") == "toy, T = 1"

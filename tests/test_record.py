@@ -14,7 +14,7 @@ from torch import Tensor
 
 import spikformer_edu as se
 from spikformer_edu import LIF, Spikformer, SpikformerConfig, SpikformerError
-from spikformer_edu.record import Rates
+from spikformer_edu.training.monitor import Rates
 
 CONFIG = SpikformerConfig(dim=32, depth=2, heads=4, num_classes=5)
 T, B, N, H, D = 4, 3, 16, 4, 8
@@ -136,12 +136,12 @@ def test_scores_of_softmax_are_its_weights():
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("membranes", [False, True])
-@pytest.mark.parametrize("neuron", ["fused", "snntorch"])
+@pytest.mark.parametrize("backend", ["fused", "snntorch"])
 @pytest.mark.parametrize("scale", [dict(), dict(learn_scale=True, qk_pool=True)], ids=["plain", "learned scale"])
-def test_recording_changes_nothing(frames, neuron, membranes, training, scale):
+def test_recording_changes_nothing(frames, backend, membranes, training, scale):
     """Logits and gradients to the last bit. Only where recorded membranes replace the fused neuron by the plain loop do
     gradients agree to rounding instead."""
-    model = Spikformer(SpikformerConfig(dim=32, depth=2, heads=4, num_classes=5, neuron=neuron, **scale)).double()
+    model = Spikformer(SpikformerConfig(dim=32, depth=2, heads=4, num_classes=5, backend=backend, **scale)).double()
     awaken(model, frames)
     model.train(training)
 
@@ -236,10 +236,10 @@ def test_scores_that_never_were_are_not_recorded(monkeypatch, frames, kind, one_
     one_line(error, "'blocks.0.attn.scores' made nothing", "mix of its own")
 
 
-@pytest.mark.parametrize("neuron", ["fused", "snntorch"])
-def test_threads_compute_record_and_count_at_once(neuron):
+@pytest.mark.parametrize("backend", ["fused", "snntorch"])
+def test_threads_compute_record_and_count_at_once(backend):
     """Each gets what it would alone, and nothing is left behind."""
-    model = Spikformer(replace(CONFIG, neuron=neuron)).double()
+    model = Spikformer(replace(CONFIG, backend=backend)).double()
     batches = [torch.randn(T, 1 + i, 3, 16, 16, dtype=torch.float64) for i in range(4)]
     awaken(model, torch.cat(batches, 1))
     before, together, interval = state(model), Barrier(4), sys.getswitchinterval()

@@ -11,9 +11,11 @@ from torch.overrides import TorchFunctionMode
 
 import spikformer_edu as se
 from spikformer_edu.data import load
-from spikformer_edu.record import Rates, evaluating, feature_rates, firing_warning, value_set
+from spikformer_edu.modes import evaluating
+from spikformer_edu.record import feature_rates, value_set
 from spikformer_edu.training import DistributedContext, Recipe
 from spikformer_edu.training.loop import RunOptions, Trainer
+from spikformer_edu.training.monitor import Rates, firing_warning
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import spikformer_edu as se
 from spikformer_edu.data import load
 from spikformer_edu.train import Options, main
 from spikformer_edu.training import DistributedContext, Recipe, RunOptions, recipe_for
-from spikformer_edu.training.loop import Trainer, checkpoint_blocks
+from spikformer_edu.training.loop import Trainer
+from spikformer_edu.training.memory import checkpoint_blocks
 from spikformer_edu.training.plan import describe_plan, plan
 
 CPU = DistributedContext(torch.device("cpu"))

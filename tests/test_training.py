@@ -21,13 +21,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spikformer_edu import SpikformerError, __version__
+from spikformer_edu.atomic import write_csv, write_file
 from spikformer_edu.attention import ATTENTION
 from spikformer_edu.data import Augment, batches, load
 from spikformer_edu.evaluate import Options as EvaluateOptions
 from spikformer_edu.evaluate import main as evaluate_command
 from spikformer_edu.model import Spikformer
 from spikformer_edu.presets import configure
-from spikformer_edu.train import LOCK, lock, summary
+from spikformer_edu.provenance import provenance
 from spikformer_edu.training import (
     RECIPES,
     DistributedContext,
@@ -39,20 +40,12 @@ from spikformer_edu.training import (
     recipe_for,
     train,
 )
-from spikformer_edu.training.checkpoint import (
-    PRETRAINED,
-    describe_data,
-    load_weights,
-    provenance,
-    read_config,
-    same_data,
-    start_from,
-    write_csv,
-    write_file,
-)
+from spikformer_edu.training.checkpoint import PRETRAINED, load_weights, read_config, start_from
+from spikformer_edu.training.data_record import describe_data
 from spikformer_edu.training.loop import RunOptions, Trainer, parameter_groups
 from spikformer_edu.training.plan import describe_plan, plan
 from spikformer_edu.training.recipe import check_recipe
+from spikformer_edu.training.run_folder import LOCK, check_same_data, lock, summary
 
 CPU = DistributedContext(torch.device("cpu"))
 SMALL = Recipe(epochs=2, warmup_epochs=1, batch_size=64, time_steps=2, samples_per_class=40)
@@ -178,7 +171,7 @@ def test_a_run_starts_from_another_one_with_other_time_steps(finished, tmp_path,
     assert_same_state(load_file(before / "best.safetensors"), trainer.model.state_dict())
     score = train(recipe, tmp_path / "run", CPU)
     assert capsys.readouterr().out.startswith(f"weights of {before}, trained on digits\n")
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]["weights"] == str(before)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]["init_from"] == str(before)
     shutil.rmtree(before)  # needed at the start alone
     assert train(recipe, tmp_path / "run", CPU) == score
 
@@ -516,12 +509,12 @@ def repository(folder, *files):
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 def test_a_run_names_the_commit_of_this_package_and_no_other(tmp_path, monkeypatch):
     def commit_in(root):
-        monkeypatch.setattr("spikformer_edu.training.checkpoint.__file__", str(root / module))
+        monkeypatch.setattr("spikformer_edu.provenance.__file__", str(root / module))
         found = provenance(CPU.device)
         assert found["spikformer_edu"] == __version__
         return found["commit"]
 
-    module = Path("spikformer_edu", "training", "checkpoint.py")
+    module = Path("spikformer_edu", "provenance.py")
     ours, installed, copied = (tmp_path / name for name in ("ours", "theirs/.venv/lib/site-packages", "copied"))
     for root in (ours, installed, copied):
         (root / module).parent.mkdir(parents=True)
@@ -700,7 +693,7 @@ def test_a_run_that_starts_from_simulated_recordings_never_hides_it(finished, tm
 def test_resuming_needs_the_same_data_in_the_same_order(finished, tmp_path, monkeypatch, one_line):
     splits = load("digits", samples_per_class=SMALL.samples_per_class)
     own = describe_data(splits)
-    assert same_data(finished[0], own) == own
+    assert check_same_data(own, finished[0]) == own
     train_set, info = splits.train, splits.info
     turned = type(train_set)(train_set.images.flip(0), train_set.targets.flip(0))
     others = type(train_set)(1 - train_set.images, train_set.targets)
@@ -720,12 +713,12 @@ def test_resuming_needs_the_same_data_in_the_same_order(finished, tmp_path, monk
         (replace(splits, info=replace(info, simulated=True)), [f"{info.title}, not {info.title} (simulated)"]),
     ):
         with pytest.raises(SpikformerError) as excinfo:
-            same_data(finished[0], describe_data(changed))
+            check_same_data(describe_data(changed), finished[0])
         one_line(excinfo, *words, str(finished[0]), "give its data as --data-dir, or another --out")
     # The run itself: nothing in its folder changes, not even when only the last measurement is left.
     folder = shutil.copytree(finished[0], tmp_path / "run")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr("spikformer_edu.training.loop.load", lambda *_, **__: replace(splits, test=splits.val))
+    monkeypatch.setattr("spikformer_edu.training.evaluation.load", lambda *_, **__: replace(splits, test=splits.val))
     with pytest.raises(SpikformerError, match=r"other test samples \(359 there, 180 here\)"):
         train(SMALL, folder, CPU)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> None:
     if options.time:
         import torch
 
-        from spikformer_edu.training.checkpoint import provenance
+        from spikformer_edu.provenance import provenance
 
         facts = provenance(torch.device("cpu")) | {"command": "python tutorials/build.py --time", "threads": 1}
         results = json.dumps({"provenance": facts, "seconds": seconds}, indent=2) + "\n"

@@ -15,8 +15,9 @@ import torch
 import spikformer_edu as se
 from spikformer_edu.model import Spikformer
 from spikformer_edu.presets import configure
+from spikformer_edu.provenance import provenance
 from spikformer_edu.training import DistributedContext, evaluate, load_splits
-from spikformer_edu.training.checkpoint import provenance, start_from
+from spikformer_edu.training.checkpoint import start_from
 
 HERE = Path(__file__).parent
 MODEL = "cifar10-2-128"

@@ -41,11 +41,13 @@ class Result:
 
     Attributes:
         point: value of what a sweep varies; None without a sweep.
-        seconds: of one step, by round. repeats: how many steps each of them is the mean of.
+        seconds: of one step, by round.
+        repeats: how many steps each of them is the mean of.
         flops: floating-point operations of a step (two a multiply-accumulate), in matrix products and convolutions.
         traffic: estimate of the bytes moved, see ``Traffic``; None where the operators are not what PyTorch runs.
         memory: peak in bytes, see ``peak_memory``; None where it was not measured.
-        to_ours, to_spikingjelly: median over the rounds of this time divided by theirs; None without them.
+        to_ours: median over the rounds of this time divided by ours; None without ours.
+        to_spikingjelly: median over the rounds of this time divided by SpikingJelly's; None without it.
         share: of the best rate of matrix products and convolutions that the machine reached in the same rounds.
     """
 
@@ -73,7 +75,8 @@ class Table:
     """All results at one precision.
 
     Attributes:
-        title: the shape, or what the sweep varies. results: of every peer and mode.
+        title: the shape, or what the sweep varies.
+        results: of every peer and mode.
         rates: name of a probe -> operations (of the copy: bytes) a second, by round.
         skipped: peer -> why it was not measured.
     """
@@ -184,8 +187,11 @@ def measure(
 
     Args:
         entries: name of a peer, value of what a sweep varies, and the case it works on.
-        title: says what this is. precision: fp32 or bf16 (autocast). device: where.
-        rounds: how often everybody takes a turn. memory: measure that too, which takes a process for each entry.
+        title: says what this is.
+        precision: fp32 or bf16 (autocast).
+        device: where.
+        rounds: how often everybody takes a turn.
+        memory: measure that too, which takes a process for each entry.
     """
     skipped: dict[str, str] = {}
     ready: list[tuple[Callable[[], None], Result]] = []

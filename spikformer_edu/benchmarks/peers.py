@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import SpikformerError, nearest
 from ..model import Spikformer, SpikformerConfig
 from ..presets import configure, preset
-from ..training.loop import autocast
+from ..training.evaluation import autocast
 from ..training.recipe import PRECISIONS
 
 
@@ -39,7 +39,9 @@ class Case:
     """A network and its input: all that decides how much work a step is.
 
     Attributes:
-        config: the network. image_size: height and width in pixels. events: the input brings its own T frames.
+        config: the network.
+        image_size: height and width in pixels.
+        events: the input brings its own T frames.
         batch: samples B.
     """
 

@@ -75,8 +75,8 @@ def load(name: str, data_dir=None, **options) -> Splits:
         name: a data set of the registry.
         data_dir: where data sets are looked for; else ``$SPIKFORMER_DATA``, else ``./data``.
         options: any of ``augment`` (an ``Augment``, of the training set), ``image_size``, ``time_steps`` (number of
-            event frames; still images are repeated by the network, so they leave it alone), `samples_per_class` (use that many
-            samples of each class), ``val_fraction`` (share of the training set that is kept for validation),
+            event frames; still images are repeated by the network, so they leave it alone), ``samples_per_class`` (use
+            that many samples of each class), ``val_fraction`` (share of the training set that is kept for validation),
             ``split_seed`` (another choice of samples). None leaves the default.
 
     Raises:

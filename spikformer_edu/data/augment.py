@@ -6,7 +6,6 @@ parameters for a whole batch, from the global generator; of them the kernels are
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SpikformerError, nearest
+from .randaugment import OPERATIONS, rand_augment, warp
 
 Generator = torch.Generator
 
@@ -97,8 +97,10 @@ def augment_images(
     """Images as the network takes them: augmented when there is a generator, then normalised.
 
     Args:
-        pixels: ``[B, C, H, W]``, uint8. augment: None does nothing but normalise, as does a generator of None.
-        mean, std: a channel, in [0, 1] pixel units.
+        pixels: ``[B, C, H, W]``, uint8.
+        augment: None does nothing but normalise, as does a generator of None.
+        mean: mean of each channel, in [0, 1] pixel units.
+        std: standard deviation of each channel, in [0, 1] pixel units.
 
     Returns:
         ``[B, C, H, W]``, float32.
@@ -110,7 +112,15 @@ def augment_images(
         if augment.flip:
             pixels = random_flip(pixels, augment.flip, generator)
         if augment.randaugment:
-            pixels = rand_augment(pixels, augment, mean, generator)
+            pixels = rand_augment(
+                pixels,
+                augment.operations,
+                augment.randaugment,
+                augment.magnitude,
+                augment.magnitude_std,
+                mean,
+                generator,
+            )
     scale = 1 / (255 * pixels.new_tensor(std, dtype=torch.float32).view(-1, 1, 1))
     shift = 255 * pixels.new_tensor(mean, dtype=torch.float32).view(-1, 1, 1)
     images = pixels.float().sub_(shift).mul_(scale)
@@ -158,7 +168,10 @@ def mixup_cutmix(
     """Mixup or cutmix of a batch with itself in reverse order; one share lambda ~ Beta(alpha, alpha) for the batch.
 
     Args:
-        inputs: ``[B, C, H, W]`` or ``[T, B, C, H, W]``. targets: labels ``[B]``. mixup, cutmix: alphas; 0 is off.
+        inputs: ``[B, C, H, W]`` or ``[T, B, C, H, W]``.
+        targets: labels ``[B]``.
+        mixup: alpha of mixup; 0 is off.
+        cutmix: alpha of cutmix; 0 is off.
         probability: share of batches that are mixed; the others only get soft targets.
 
     Returns:
@@ -221,7 +234,9 @@ def erase(
     """Random erasing (Zhong et al., 2020), in place: one rectangle set to 0 in the chosen samples of ``[B, C, H, W]``.
 
     Args:
-        chosen: ``[B]``, bool. area: range of its share of the image. aspect: range of height over width, log-uniform.
+        chosen: ``[B]``, bool.
+        area: range of its share of the image.
+        aspect: range of height over width, log-uniform.
     """
     batch, _, height, width = x.shape
     draws = uniform(4, batch, 10, generator=generator)  # ten attempts, of which the first that fits counts
@@ -237,116 +252,6 @@ def erase(
         x[i, :, a:b, c:d] = 0
     return x
 
-
-def warp(x: Tensor, matrix: list[Tensor], fill: Tensor | float = 0.0, mode: str = "bicubic") -> Tensor:
-    """Each image of ``[B, C, H, W]`` by its own affine map.
-
-    Args:
-        matrix: a, b, c, d, e, f, each ``[B]``: a pixel (x, y) from the centre of the result shows what is at
-            (a x + b y + c, d x + e y + f) from the centre of the image, in pixels.
-        fill: what lies outside the image.
-    """
-    height, width = x.shape[-2:]
-    a, b, c, d, e, f = matrix
-    theta = torch.stack([a, b * height / width, 2 * c / width, d * width / height, e, 2 * f / height], 1).view(-1, 2, 3)
-    grid = F.affine_grid(theta.to(x.device, non_blocking=True), list(x.shape), align_corners=False)
-    return F.grid_sample(x.float() - fill, grid, mode=mode, padding_mode="zeros", align_corners=False) + fill
-
-
-def rand_augment(pixels: Tensor, augment: Augment, mean: tuple[float, ...], generator: Generator) -> Tensor:
-    """RandAugment (Cubuk et al., 2020) as the official code uses it: strength ~ N(magnitude, std), probability 1/2.
-
-    Shapes: ``[B, C, H, W]``, uint8 -> the same. What moves into an image is its mean colour.
-    """
-    names = OPERATIONS[augment.operations]
-    fill = pixels.new_tensor([round(255 * m) for m in mean], dtype=torch.float32).view(-1, 1, 1)
-    pixels = pixels.clone()
-    for _ in range(augment.randaugment):
-        kind = torch.randint(2 * len(names), (len(pixels),), generator=generator)  # the upper half: left as it is
-        level = torch.randn(len(pixels), generator=generator, dtype=torch.float32)
-        level = (level * augment.magnitude_std + augment.magnitude).clamp(0, 10) / 10
-        sign = torch.randint(2, (len(pixels),), generator=generator).float() * 2 - 1
-        for number, name in enumerate(names):
-            chosen = (kind == number).nonzero().squeeze(1)
-            if len(chosen):
-                here = chosen.to(pixels.device, non_blocking=True)
-                pixels[here] = _OPERATION[name](pixels[here], level[chosen], sign[chosen], fill)
-    return pixels
-
-
-def _kernel(name: str) -> Callable:
-    def apply(x: Tensor, level: Tensor, sign: Tensor, fill: Tensor) -> Tensor:
-        from torchvision.transforms.v2 import functional
-
-        return getattr(functional, name)(x)
-
-    return apply
-
-
-def _geometry(matrix: Callable) -> Callable:
-    def apply(x: Tensor, level: Tensor, sign: Tensor, fill: Tensor) -> Tensor:
-        moved = warp(x, matrix(level * sign, torch.zeros_like(level), *x.shape[-2:]), fill)
-        return moved.round_().clamp_(0, 255).byte()
-
-    return apply
-
-
-def _enhance(degenerate: Callable) -> Callable:
-    """Away from, or towards, an image without colour, contrast, brightness or edges: factor 1 +- 0.9 level."""
-
-    def apply(x: Tensor, level: Tensor, sign: Tensor, fill: Tensor) -> Tensor:
-        factor = (1 + 0.9 * level * sign).clamp_min(0.1).view(-1, 1, 1, 1).to(x.device, non_blocking=True)
-        plain = degenerate(x).float()
-        return (plain + factor * (x.float() - plain)).round_().clamp_(0, 255).byte()
-
-    return apply
-
-
-def _pixelwise(function: Callable) -> Callable:
-    def apply(x: Tensor, level: Tensor, sign: Tensor, fill: Tensor) -> Tensor:
-        return function(x.int(), level.view(-1, 1, 1, 1).to(x.device, non_blocking=True)).byte()
-
-    return apply
-
-
-def _rotate(v: Tensor, zero: Tensor, height: int, width: int) -> list[Tensor]:
-    cos, sin = torch.cos(v * math.radians(30)), torch.sin(v * math.radians(30))
-    return [cos, -sin, zero, sin, cos, zero]
-
-
-def _grey(x: Tensor) -> Tensor:
-    from torchvision.transforms.v2 import functional
-
-    return functional.rgb_to_grayscale(x.float(), num_output_channels=3).byte()
-
-
-def _blurred(x: Tensor) -> Tensor:
-    from torchvision.transforms.v2 import functional
-
-    return functional.adjust_sharpness(x, 0.0)
-
-
-# Strengths are those of timm's "increasing" set. Its shear turns about the upper left corner, hence the third term.
-_OPERATION = {
-    "equalize": _kernel("equalize"),
-    "rotate": _geometry(_rotate),
-    "shear_x": _geometry(lambda v, z, h, w: [z + 1, 0.3 * v, 0.15 * v * h, z, z + 1, z]),
-    "shift_x": _geometry(lambda v, z, h, w: [z + 1, z, 0.45 * v * w, z, z + 1, z]),
-    "shift_y": _geometry(lambda v, z, h, w: [z + 1, z, z, z, z + 1, 0.45 * v * h]),
-    "shear_y": _geometry(lambda v, z, h, w: [z + 1, z, z, 0.3 * v, z + 1, 0.15 * v * w]),
-    "auto_contrast": _kernel("autocontrast"),
-    "invert": _kernel("invert"),
-    "posterize": _pixelwise(lambda x, level: x & (255 << (4 + (4 * level).int()))),
-    "solarize": _pixelwise(lambda x, level: torch.where(x < 256 - (256 * level).int(), x, 255 - x)),
-    "solarize_add": _pixelwise(
-        lambda x, level: torch.where(x < 128, (x + (110 * level).int()).clamp_max(255), x),
-    ),
-    "color": _enhance(_grey),
-    "contrast": _enhance(lambda x: _grey(x)[:, :1].float().mean((1, 2, 3), keepdim=True).round()),
-    "brightness": _enhance(torch.zeros_like),
-    "sharpness": _enhance(_blurred),
-}
-OPERATIONS: dict[str, tuple[str, ...]] = {"few": tuple(_OPERATION)[:5], "all": tuple(_OPERATION)}
 
 # The settings of the official code, by data set: its *.yml files and the training script for CIFAR10-DVS.
 PAPER: dict[str, Augment] = {

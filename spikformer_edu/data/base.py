@@ -22,13 +22,19 @@ class DatasetInfo:
     """The facts about a data set; one line of the registry.
 
     Attributes:
-        name: what ``--dataset`` takes. title: for people; of simulated recordings it says so.
+        name: what ``--dataset`` takes.
+        title: for people; of simulated recordings it says so.
         classes: class names, by label; empty while they are only known from the files.
-        channels, image_size: of the network's input.
-        mean, std: a channel, of the training set, in [0, 1] pixel units; empty for event frames, which are counts.
+        channels: of the network's input.
+        image_size: height and width of the network's input.
+        mean: mean of each channel over the training set, in [0, 1] pixel units; empty for event frames, which are
+            counts.
+        std: standard deviation of each channel, likewise.
         default_model: preset that is trained on it unless told otherwise.
         folder: where it is looked for, under the data directory; None when it needs no files.
-        obtain: how to get it. licence, citation: what to respect and cite.
+        obtain: how to get it.
+        licence: what the owners of the data ask for.
+        citation: what to cite.
         num_classes: number of classes; counted from ``classes`` unless given.
         time_steps: number T of event frames, unless told otherwise; None for still images, which the network repeats.
         samples: how many a complete copy has, by split; empty if that is not fixed.
@@ -185,8 +191,10 @@ def stratified_split(
     """A fixed, balanced validation part, and a fixed, balanced rest.
 
     Args:
-        targets: labels ``[n]``. val_fraction: share of each class that goes to validation. samples_per_class: samples of each class
-            that are kept on either side, at least 1; None: all. split_seed: another choice; 0 if None.
+        targets: labels ``[n]``.
+        val_fraction: share of each class that goes to validation.
+        samples_per_class: samples of each class that are kept on either side, at least 1; None: all.
+        split_seed: another choice; 0 if None.
 
     Returns:
         Indices of the rest and of the validation part, both ascending.
@@ -255,9 +263,13 @@ def batches(
     """The batches of one epoch.
 
     Args:
-        split: what to read. batch_size: samples a batch and rank; the last batch may be smaller in evaluation.
+        split: what to read.
+        batch_size: samples a batch and rank; the last batch may be smaller in evaluation.
         train: shuffle, augment and drop the last incomplete batch (kept when it is the only one).
-        seed, epoch: fix the order and the augmentation. rank, world: this process and how many there are.
+        seed: fixes the order and the augmentation, together with the epoch.
+        epoch: number of the epoch, from 0.
+        rank: number of this process, from 0.
+        world: number of processes.
         start: number of batches to skip, when an interrupted epoch goes on.
         workers: processes that read ahead; 0 reads in this one. Never changes what is read.
 

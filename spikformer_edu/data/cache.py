@@ -54,7 +54,9 @@ class Cache:
         """The entry of that key, built and stored when it is not there.
 
         Args:
-            key: everything that shapes the arrays, as JSON. build: makes them. compress: for sparse arrays.
+            key: everything that shapes the arrays, as JSON.
+            build: makes them.
+            compress: for sparse arrays.
         """
         text = json.dumps(key | {"version": VERSION}, sort_keys=True)
         file = hashlib.sha256(text.encode()).hexdigest()[:24] + (".z" if compress else ".safetensors")

@@ -12,18 +12,8 @@ from ..errors import SpikformerError
 from .augment import Augment, check_augment
 from .base import DatasetInfo, Splits, stratified_split
 from .cache import Arrays, Cache
-from .files import (
-    PICTURES,
-    Images,
-    absent,
-    class_folders,
-    decode,
-    digest,
-    download,
-    listing,
-    places,
-    unpack,
-)
+from .files import PICTURES, absent, class_folders, digest, download, listing, places, unpack
+from .images import Images, decode
 
 INFO = DatasetInfo(
     name="cifar10",
@@ -56,8 +46,11 @@ def load(
     """All images in memory. Downloaded if they are nowhere to be found.
 
     Args:
-        data_dir: where to look. augment: for the training set; None: none. samples_per_class: images of each class that are used.
-        split_seed, val_fraction: which images, and what share of each class, are taken from training for validation.
+        data_dir: where to look.
+        augment: for the training set; None: none.
+        samples_per_class: images of each class that are used.
+        split_seed: which images are taken from training for validation, and which are used.
+        val_fraction: share of each class that is taken from training for validation.
 
     Raises:
         SpikformerError: absent and not to be downloaded, a class missing, or a file that cannot be read.

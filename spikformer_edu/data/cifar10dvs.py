@@ -54,8 +54,12 @@ def load(
     has the classes that it has.
 
     Args:
-        data_dir: where to look. augment: for the training set; None: none. time_steps: T. image_size: height and width
-            of a frame. samples_per_class: recordings of each class that are used. split_seed: another split than the official one.
+        data_dir: where to look.
+        augment: for the training set; None: none.
+        time_steps: T.
+        image_size: height and width of a frame.
+        samples_per_class: recordings of each class that are used.
+        split_seed: another split than the official one.
         val_fraction: share of each class that is taken from training for validation.
 
     Raises:

@@ -91,8 +91,10 @@ def load(
     """The digits, split once and for all: 70 % train, 10 % validation, 20 % test, each class in the same shares.
 
     Args:
-        data_dir: not used, they need no files. augment: of it only mixup and cutmix make sense here, which the training
-            loop applies. samples_per_class: digits of each class that are used. split_seed: another split.
+        data_dir: not used, they need no files.
+        augment: of it only mixup and cutmix make sense here, which the training loop applies.
+        samples_per_class: digits of each class that are used.
+        split_seed: another split.
 
     Raises:
         SpikformerError: an augmentation of single images, which these digits do by themselves.

@@ -40,9 +40,12 @@ def load(
     """Simulated recordings of all digits as T frames of equal event count, split as the digits are.
 
     Args:
-        data_dir: not used, they need no files. augment: for the training set; None: none. time_steps: T. image_size:
-            pixels along each side of the simulated sensor. samples_per_class: digits of each class that are used. split_seed: another
-            split.
+        data_dir: not used, they need no files.
+        augment: for the training set; None: none.
+        time_steps: T.
+        image_size: pixels along each side of the simulated sensor.
+        samples_per_class: digits of each class that are used.
+        split_seed: another split.
     """
     check_steps(time_steps), check_frame_size(image_size)
     check_augment("digits-dvs", augment, ("flip", "neuromorphic"))

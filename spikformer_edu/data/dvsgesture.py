@@ -59,9 +59,12 @@ def load(
 
     Args:
         data_dir: where to look, for ``DVSGesture/ibmGestureTrain/userNN_light/<label>.npy``; archives are unpacked.
-        augment: for the training set; None: none. time_steps: T. image_size: height and width of a frame. samples_per_class:
-            recordings of each class that are used. split_seed, val_fraction: which recordings, and what share of each
-            class, are taken from training for validation.
+        augment: for the training set; None: none.
+        time_steps: T.
+        image_size: height and width of a frame.
+        samples_per_class: recordings of each class that are used.
+        split_seed: which recordings are taken from training for validation, and which are used.
+        val_fraction: share of each class that is taken from training for validation.
 
     Raises:
         SpikformerError: absent, or a gesture is missing. A broken recording is reported when it is read.

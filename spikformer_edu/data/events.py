@@ -258,10 +258,14 @@ def simulate(
     own threshold; between two steps the log intensity is taken to be linear, which gives each event its time.
 
     Args:
-        images: ``[B, H, W]`` in [0, 1]; they are enlarged to the sensor. seeds: one an image; they fix everything.
-        size: pixels along each side of the sensor. loops: how often the path, a diamond, is run through.
-        steps: positions on it. period: microseconds a loop takes. threshold: change of log intensity of one event, in
-            the mean over pixels, which differ by 10 %. noise: events a pixel and second that mean nothing.
+        images: ``[B, H, W]`` in [0, 1]; they are enlarged to the sensor.
+        seeds: one an image; they fix everything.
+        size: pixels along each side of the sensor.
+        loops: how often the path, a diamond, is run through.
+        steps: positions on it.
+        period: microseconds a loop takes.
+        threshold: change of log intensity of one event, in the mean over pixels, which differ by 10 %.
+        noise: events a pixel and second that mean nothing.
 
     Returns:
         One array of dtype ``EVENT`` an image, in order of time.

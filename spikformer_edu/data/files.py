@@ -1,7 +1,6 @@
 """Finding data on this machine, unpacking archives, listing and decoding images."""
 
 import hashlib
-import io
 import os
 import shutil
 import socket
@@ -16,14 +15,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from ..atomic import TEMPORARY, expand
 from ..errors import SpikformerError
-from .augment import Augment, augment_images, uniform
-from .base import DatasetInfo, Split, digests
+from .base import DatasetInfo
 
 # What torchvision's ImageFolder reads, and two more that Pillow opens.
 PICTURES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -171,158 +165,6 @@ def digest(files: list[dict[str, os.DirEntry]]) -> str:
             total.update(repr((path, len(content))).encode() + content)
         total.update(b"next class")
     return total.hexdigest()
-
-
-def decode(content: str | Path | io.BytesIO, name: str):
-    """An image file as an RGB picture of Pillow's.
-
-    What is transparent shows white paper, 16-bit grey keeps its upper 8 bits (Pillow does so with 16-bit colour), and
-    the orientation that a camera notes (EXIF) is ignored.
-
-    Args:
-        content: path or open file. name: what an error calls it.
-
-    Raises:
-        SpikformerError: it is not an image, or only part of one.
-    """
-    from PIL import Image
-
-    try:
-        image = Image.open(content)
-        if image.mode in ("I", "F"):
-            raise ValueError("32-bit pixels, whose white is unknown: save it with 8 or 16 bits")
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        return image.convert("RGB")
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
-        reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
-        raise SpikformerError(f"{name} is no readable image ({reason}): replace or remove it") from None
-
-
-class Images(Split):
-    """Images kept in memory as one array, on any device.
-
-    Args:
-        pixels: ``[n, C, H, W]``, uint8. targets: ``[n]``. info: its mean and std normalise.
-    """
-
-    def __init__(self, pixels: Tensor, targets: Tensor, info: DatasetInfo, augment: Augment | None):
-        self.pixels, self.targets, self.info, self.augment = pixels, targets, info, augment
-        self.device = pixels.device
-
-    def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        indices = indices.to(self.device, non_blocking=True)
-        images = augment_images(self.pixels[indices], self.augment, self.info.mean, self.info.std, generator)
-        return images, self.targets[indices]
-
-    def keys(self) -> list[bytes]:
-        return digests(self.pixels)
-
-    def to(self, device: torch.device | str) -> "Images":
-        return Images(self.pixels.to(device), self.targets.to(device), self.info, self.augment)
-
-
-class Pictures(Split):
-    """Photographs of any size, read from files (or from inside tar files) when they are needed.
-
-    Args:
-        folder: what ``names`` are relative to. names: ``[n]`` paths, as bytes: a million Python strings would be
-            copied into every worker. targets: ``[n]``. image_size: height and width of what the network sees.
-        ranges: ``[n, 2]``, first byte and length inside the file; None: whole files.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        names: np.ndarray,
-        targets: Tensor,
-        info: DatasetInfo,
-        augment: Augment | None,
-        ranges: np.ndarray | None = None,
-    ):
-        self.folder, self.names, self.ranges = folder.absolute(), names, ranges
-        self.targets, self.info, self.augment = targets, info, augment
-
-    def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        images = torch.stack([self._read(int(i), generator) for i in indices])  # [B, C, H, W]
-        return augment_images(images, self.augment, self.info.mean, self.info.std, generator), self.targets[indices]
-
-    def keys(self) -> list[bytes]:
-        names = self.names.tolist()
-        if self.ranges is None:
-            return names
-        return [b"%s %d" % (name, start) for name, start in zip(names, self.ranges[:, 0].tolist(), strict=True)]
-
-    def read(self, index: int) -> bytes:
-        path = self.folder / os.fsdecode(self.names[index])
-        try:
-            return path.read_bytes() if self.ranges is None else member(path, *self.ranges[index])[0].getvalue()
-        except OSError as error:
-            raise SpikformerError(f"cannot read {path}: {error.strerror}") from None
-
-    def _read(self, index: int, generator: torch.Generator | None) -> Tensor:
-        from torchvision.transforms.v2 import InterpolationMode, functional
-
-        path = self.folder / os.fsdecode(self.names[index])
-        if self.ranges is None:
-            image = decode(path, str(path))
-        else:
-            image = decode(*member(path, *self.ranges[index]))
-        size = self.info.image_size
-        if generator is None or self.augment is None:  # the square in the middle
-            side = min(image.size)
-            box = (image.height - side) // 2, (image.width - side) // 2, side, side
-        else:
-            box = crop_box(*image.size, self.augment.crop_area, generator)
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        return functional.resized_crop(
-            pixels, *box, [size, size], InterpolationMode.BICUBIC, antialias=True
-        ).contiguous()
-
-
-def member(path: Path, start: int, length: int) -> tuple[io.BytesIO, str]:
-    """A file inside a tar file, and what an error calls it.
-
-    Raises:
-        SpikformerError: the tar file cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            file.seek(int(start))
-            return io.BytesIO(file.read(int(length))), f"{path} (bytes {start} to {start + length})"
-    except OSError as error:
-        raise SpikformerError(f"cannot read {path}: {error.strerror}") from None
-
-
-def crop_box(
-    width: int, height: int, area: tuple[float, float], generator: torch.Generator
-) -> tuple[int, int, int, int]:
-    """A window at random, of that share of the area and an aspect ratio of 3/4 to 4/3: top, left, height, width.
-
-    With an area of 1 nothing but the whole picture fits, or the largest middle part within these ratios.
-    """
-    for share, ratio, x, y in uniform(10, 4, generator=generator).tolist():
-        size = width * height * (area[0] + (area[1] - area[0]) * share)
-        aspect = (3 / 4) * (16 / 9) ** ratio
-        wide, tall = round((size * aspect) ** 0.5), round((size / aspect) ** 0.5)
-        if 0 < wide <= width and 0 < tall <= height:
-            left, top = int(x * (width - wide + 1)), int(y * (height - tall + 1))
-            return top, left, tall, wide
-    wide, tall = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
-    return (height - tall) // 2, (width - wide) // 2, tall, wide
-
-
-def check_size(image_size: int | None, default: int) -> int:
-    """The image size asked for.
-
-    Raises:
-        SpikformerError: below 8 pixels.
-    """
-    if image_size is not None and image_size < 8:
-        raise SpikformerError(f"image_size={image_size}: give at least 8 pixels")
-    return image_size or default
 
 
 def download(url: str, md5: str, archive: Path) -> None:

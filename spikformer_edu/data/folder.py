@@ -1,15 +1,16 @@
 """Any images of one's own, in class folders."""
 
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import SpikformerError
 from .augment import Augment, check_augment
 from .base import DatasetInfo, Splits, stratified_split
-from .files import PICTURES, check_size, class_folders, data_folder, loose_files
+from .files import PICTURES, class_folders, data_folder, loose_files
 from .imagenet import INFO as IMAGENET
-from .imagenet import TAKEN, assemble, part, pictures
+from .images import TAKEN, assemble, check_size, part, pictures
 
 INFO = DatasetInfo(
     name="folder",
@@ -44,8 +45,11 @@ def load(
     names of the parts are known: training; valid, validation and dev; testing.
 
     Args:
-        data_dir: the folder itself. augment: for the training set; None: none. image_size: height and width of what the
-            network sees. samples_per_class: images of each class that are used. split_seed: which images test or validate.
+        data_dir: the folder itself.
+        augment: for the training set; None: none.
+        image_size: height and width of what the network sees.
+        samples_per_class: images of each class that are used.
+        split_seed: which images test or validate.
         val_fraction: share of each class that is taken from training for validation, if there is no val folder.
 
     Raises:
@@ -121,6 +125,14 @@ def find(folder: Path) -> dict[str, Path]:
         if any(loose_files(place, PICTURES) for place in (other, *(other / name for name in class_folders(other)))):
             warnings.warn(f"the images in {other} are left out", stacklevel=1)
     return {kind: parts[kind] for kind in PARTS if kind in parts}
+
+
+def local_info(data_dir: str | Path | None) -> DatasetInfo:
+    """The facts with the class names of the folder, or without if it cannot be used as it is."""
+    with suppress(SpikformerError):
+        first = next(iter(find(data_folder(data_dir)).values()))
+        return replace(INFO, classes=tuple(class_folders(first)))
+    return INFO
 
 
 def count(data_dir: str | Path | None) -> dict[str, int]:

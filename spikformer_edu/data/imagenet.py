@@ -19,10 +19,11 @@ from tqdm import tqdm
 
 from ..errors import SpikformerError
 from .augment import Augment, check_augment
-from .base import Absent, DatasetInfo, Split, Splits, stratified_split
+from .base import Absent, DatasetInfo, Split, Splits
 from .cache import Arrays, Cache
-from .files import PICTURES, Pictures, absent, check_size, class_folders, listing, loose_files, places
+from .files import PICTURES, absent, class_folders, loose_files, places
 from .imagenet_labels import WNID, Labels, labels, unlabelled
+from .images import TAKEN, Pictures, assemble, check_size, pictures
 
 INFO = DatasetInfo(
     name="imagenet",
@@ -44,7 +45,6 @@ INFO = DatasetInfo(
 )
 
 
-TAKEN = ("flip", "crop_padding", "crop_area", "randaugment", "erasing")  # of an Augment, by photographs
 PUBLISHED = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 
 
@@ -63,9 +63,12 @@ def load(
     lie in no class folder get their classes from a file beside them (``imagenet_labels.LABELS``).
 
     Args:
-        data_dir: where to look. augment: for the training set; None: none. image_size: height and width of what the
-            network sees. samples_per_class: images of each class that are used. split_seed, val_fraction: which images, and what
-            share of each class, are taken from training for validation.
+        data_dir: where to look.
+        augment: for the training set; None: none.
+        image_size: height and width of what the network sees.
+        samples_per_class: images of each class that are used.
+        split_seed: which images are taken from training for validation, and which are used.
+        val_fraction: share of each class that is taken from training for validation.
 
     Raises:
         SpikformerError: absent, not all 1,000 classes, or validation images without classes. A broken image is reported
@@ -149,49 +152,6 @@ def source(info: DatasetInfo, place: Path, split: str, root: Path) -> tuple[Spli
             "--dataset folder for another set of images"
         )
     return images, wnids
-
-
-def pictures(info: DatasetInfo, folder: Path, classes: list[str] | tuple[str, ...]) -> Pictures:
-    """All images in class folders."""
-    entries = listing(folder, classes, PICTURES)
-    names = np.array(
-        [os.fsencode(f"{name}/{file}") for name, files in zip(classes, entries, strict=True) for file in files]
-    )
-    targets = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(files) for files in entries]))
-    return Pictures(folder, names, targets, info, None)
-
-
-def part(whole: Split, indices: torch.Tensor, info: DatasetInfo, augment: Augment | None) -> Split:
-    """Some of the images, with augmentation."""
-    if isinstance(whole, Absent):
-        return whole
-    ranges = None if whole.ranges is None else whole.ranges[indices.numpy()]
-    return Pictures(whole.folder, whole.names[indices.numpy()], whole.targets[indices], info, augment, ranges)
-
-
-def assemble(
-    info: DatasetInfo,
-    train: Split,
-    test: Split,
-    val: Split | None,
-    augment: Augment | None,
-    samples_per_class: int | None,
-    split_seed: int | None,
-    val_fraction: float | None,
-) -> Splits:
-    """Splits from whole parts: a validation set taken from training if there is none, and few samples of each class."""
-
-    def some(whole: Split, share: float | None) -> tuple[torch.Tensor, torch.Tensor]:
-        if isinstance(whole, Absent):
-            return torch.arange(0), torch.arange(0)
-        return stratified_split(whole.targets, share, samples_per_class, split_seed)
-
-    rest, held = some(train, val_fraction)
-    if val is not None:
-        val = part(val, some(val, None)[0], info, None)
-    elif len(held):
-        val = part(train, held, info, None)
-    return Splits(info, part(train, rest, info, augment), val, part(test, some(test, None)[0], info, None))
 
 
 def shards(place: Path, split: str) -> list[Path]:

@@ -19,7 +19,8 @@ class Frames(Split):
     """Event frames kept in memory, on any device.
 
     Args:
-        frames: ``[n, T, 2, H, W]`` event counts. targets: ``[n]``.
+        frames: ``[n, T, 2, H, W]`` event counts.
+        targets: ``[n]``.
         source: ``[n, ...]`` images that they were simulated from, and are told apart by: T and size change the frames.
     """
 

@@ -7,12 +7,14 @@ from . import backend  # noqa: F401, before anything that imports matplotlib
 from .attention import attention, attention_over_time
 from .energy import energy
 from .events import events
+from .landscape import landscape
 from .layers import firing_rates, membrane, raster
 from .network import atlas, logits, value_sets
 from .neuron import neuron, neuron_animation
+from .order import multiplication_order
 from .samples import samples
 from .show import show
-from .ssa import landscape, multiplication_order, ssa, ssa_animation
+from .ssa import ssa, ssa_animation
 from .training import training
 
 __all__ = [

@@ -26,12 +26,15 @@ def attention(
     """Draw where attention goes: the scores of one query token, or the mean that each token receives.
 
     Args:
-        scores: record of ``blocks.i.attn.scores``, or Q K^T s as ``[T, h, N, N]`` of one sample
-            (``[T, B, h, N, N]`` with ``sample``) or a single map ``[N, N]``.
+        scores: record of ``blocks.i.attn.scores``, or Q K^T s as ``[T, h, N, N]`` of one sample (``[T, B, h, N, N]``
+            with ``sample``) or a single map ``[N, N]``.
         image: what the network saw, ``[C, H, W]``: drawn beside the map, and faintly on it.
         query: number of the query token (row by row), outlined in blue; None: the mean over all queries.
-        head, step: one head, one time step; None: the mean over them.
-        sample, title, ax: as in ``raster``. ``ax`` in the result is the one of the map.
+        head: one head; None: the mean over all.
+        step: one time step; None: the mean over all.
+        sample: one sample of a record; None: the first.
+        title: None makes one from the layer and T.
+        ax: the axes of the map to draw into; None makes a figure. In the result it is the axes of the map.
 
     Raises:
         SpikformerError: not scores, no such token, head, step or sample, or tokens that fill no rectangle.
@@ -70,7 +73,11 @@ def attention_over_time(
     """Draw the attention map of every head (down) at every time step (across), all on one colour scale.
 
     Args:
-        scores, image, query, sample, title: as in ``attention``.
+        scores: as in ``attention``.
+        image: as in ``attention``.
+        query: as in ``attention``.
+        sample: as in ``attention``.
+        title: as in ``attention``.
 
     Returns:
         The figure and its axes ``[h, T]``.

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ..data.events import EVENT, SENSOR, to_frames
 from ..errors import SpikformerError
 from ..model import Spikformer
-from ..record import evaluating
+from ..modes import evaluating
 from .style import image_of, styled
 
 FELL, ROSE = "#D55E00", "#0072B2"  # polarity 0 and 1, as in every figure of event frames

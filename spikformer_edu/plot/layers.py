@@ -80,7 +80,9 @@ def membrane(
         spikes: the spikes that belong to a tensor H; None: H >= threshold. A record brings its own.
         threshold: V_th for a tensor H. A record brings its own.
         neuron: flat number or index within ``[...]``; None: the neuron that fires nearest to half of the steps.
-        sample, title, ax: as in ``raster``.
+        sample: as in ``raster``.
+        title: as in ``raster``.
+        ax: as in ``raster``.
 
     Raises:
         SpikformerError: membranes not recorded, NaN or inf in them, spikes of another shape, no such neuron.

@@ -51,8 +51,12 @@ def neuron(
     Args:
         source: an input current X ``[T]``, which is run through the paper's neuron; or a record with membranes, whose
             current follows from H[t] and V[t-1] (paper, eq. 1).
-        tau, threshold, alpha: of the neuron; a record brings its own tau, decay and threshold.
-        neuron, sample, title: as in ``membrane``; for a record.
+        tau: membrane time constant in time steps; a record brings its own.
+        threshold: V_th; a record brings its own.
+        alpha: steepness of the surrogate gradient.
+        neuron: of a record, as in ``membrane``.
+        sample: of a record, as in ``membrane``.
+        title: as in ``membrane``.
 
     Returns:
         The figure and its four axes: current, membrane, surrogate over time, surrogate over H.
@@ -71,7 +75,8 @@ def neuron_animation(source: LayerRecord | object, *, interval: int = 500, **opt
     """The neuron microscope step by step; keep it with ``.save("neuron.gif", writer="pillow")`` or ``.to_jshtml()``.
 
     Args:
-        source, options: as in ``neuron``.
+        source: as in ``neuron``.
+        options: further options of ``neuron``.
         interval: milliseconds a step.
 
     Raises:

@@ -17,8 +17,11 @@ def samples(
     """A grid of samples with their labels: first as they are, then as often augmented as there are draws.
 
     Args:
-        split: where they are taken from, classes in turn. info: of the same data set, for class names and colours.
-        columns: samples. draws: rows of augmented samples. seed: fixes the choice and the augmentation.
+        split: where they are taken from, classes in turn.
+        info: of the same data set, for class names and colours.
+        columns: samples.
+        draws: rows of augmented samples.
+        seed: fixes the choice and the augmentation.
 
     Returns:
         The figure, and its axes ``[1 + draws, columns]``.

@@ -1,7 +1,5 @@
 """Spiking self-attention taken apart: one cell by hand, the order of its products, where it meets the threshold."""
 
-from collections.abc import Mapping
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -11,9 +9,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ..errors import SpikformerError, nearest
-from ..presets import PRESETS
-from ..record import LayerRecord, Recording
+from ..errors import SpikformerError
+from ..record import Recording
 from . import style
 from .layers import draw_membrane
 
@@ -67,11 +64,19 @@ def ssa(
     and K over the tokens, they are drawn after the pool, as they meet.
 
     Args:
-        q, k, v: spikes ``[T, N, d]`` or ``[N, d]`` of one head; or ``q`` alone, a recording with q, k, v, scores and
-            attn of the block.
-        scale, threshold: s (None: 0.125) and V_th, for tensors; a recording brings its own.
-        block, head, sample: which part of a recording.
-        step, query, key, feature: the cell to trace; None: one that fires.
+        q: spikes ``[T, N, d]`` or ``[N, d]`` of one head; or alone, a recording with q, k, v, scores and attn of the
+            block.
+        k: spikes of the same shape.
+        v: spikes of the same shape.
+        scale: s, for tensors; None: 0.125. A recording brings its own.
+        threshold: V_th, for tensors. A recording brings its own.
+        block: which block of a recording.
+        head: which head of a recording.
+        sample: which sample of a recording.
+        step: time step of the cell to trace; None, for this and the next three: a cell that fires.
+        query: token of its row.
+        key: token that is read.
+        feature: column of V and of the result.
 
     Returns:
         The figure and its axes by name: q, k, v, and, scores, x, membrane, spikes.
@@ -96,7 +101,10 @@ def ssa_animation(q: Recording | object, k: object | None = None, v: object | No
     with), and its membrane then moves.
 
     Args:
-        q, k, v, options: as in ``ssa``.
+        q: as in ``ssa``.
+        k: as in ``ssa``.
+        v: as in ``ssa``.
+        options: further options of ``ssa``.
         interval: milliseconds a frame.
 
     Raises:
@@ -284,155 +292,3 @@ def label_cells(ax, values: np.ndarray) -> None:
     for (row, column), value in np.ndenumerate(values):
         dark = value > values.max() / 2
         ax.text(column, row, f"{value:g}", ha="center", va="center", fontsize=9, color="white" if dark else "black")
-
-
-@style.styled
-def multiplication_order(width: int = 32, *, models: list[str] | None = None) -> tuple[Figure, np.ndarray]:
-    """Draw how many operations each order of Q K^T V takes: (Q K^T) V grows as N^2 d, Q (K^T V) as N d^2.
-
-    Without softmax both give the same numbers; N = d is where they cost the same.
-
-    Args:
-        width: d of a head, for the curves at the left.
-        models: presets to mark; all if None. The panel at the right gives each one's N / d.
-
-    Returns:
-        The figure and its two axes.
-
-    Raises:
-        SpikformerError: width below 1, an unknown model.
-    """
-    if width < 1:
-        raise SpikformerError(f"width={width}: a head has at least one feature")
-    for name in models or ():
-        if name not in PRESETS:
-            raise SpikformerError(f"unknown model {name!r}: {nearest(name, PRESETS)}")
-    chosen = [PRESETS[name] for name in (models or PRESETS)]
-    sizes = {}  # (N, d) -> names
-    for p in chosen:
-        tokens = (p.image_size // p.config.patch_size) ** 2
-        sizes.setdefault((tokens, p.config.dim // p.config.heads), []).append(p.name)
-    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), width_ratios=[1.25, 1])
-    n = np.geomspace(width / 4, max(width * 32, 1.2 * max(tokens for tokens, _ in sizes)), 200)
-    left.loglog(n, 2 * n**2 * width, color=style.Q, label="$(QK^T)V$:  $2N^2d$")
-    left.loglog(n, 2 * n * width**2, color=style.V, linestyle="--", label="$Q(K^TV)$:  $2Nd^2$")
-    left.plot(width, 2 * width**3, "o", color="black", markersize=7)
-    left.annotate(f"N = d = {width}", (width, 2 * width**3), xytext=(8, -14), textcoords="offset points")
-    for tokens in sorted({tokens for tokens, d in sizes if d == width}):
-        left.plot([tokens] * 2, [2 * tokens**2 * width, 2 * tokens * width**2], "o:", color=style.GREY, markersize=5)
-        left.annotate(f"N = {tokens}", (tokens, 2 * tokens * width**2), xytext=(6, -12), textcoords="offset points")
-    left.set_xlabel("tokens N")
-    left.set_ylabel("multiply-accumulates a head and step")
-    left.set_title(f"operations of one head, d = {width}, one time step")
-    left.legend(loc="upper left")
-    labels = []
-    for y, ((tokens, d), names) in enumerate(sorted(sizes.items(), key=lambda item: item[0][0] / item[0][1])):
-        ratio = tokens / d
-        right.barh(y, ratio, color=style.V if ratio > 1 else style.Q, height=0.6)
-        right.text(ratio, y, f" {ratio:.3g} x", va="center", fontsize=10)
-        labels.append("\n".join([*shorten(names, chosen), f"N = {tokens}, d = {d}"]))
-    right.set_yticks(range(len(labels)), labels, fontsize=8.5)
-    right.axvline(1, color="black", linewidth=1)
-    right.set_xlim(0, right.get_xlim()[1] * 1.15)
-    right.set_xlabel("N / d = operations of $(QK^T)V$ over $Q(K^TV)$")
-    right.set_title("presets")
-    return fig, np.array([left, right])
-
-
-def shorten(names: list[str], chosen: list) -> list[str]:
-    """Preset names, a line a data set: "cifar10-*" when all of it are there, else "imagenet-6-512, -8-512"."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        dataset, _, size = name.partition("-")
-        groups.setdefault(dataset, []).append(size)
-    whole = {dataset: sum(p.dataset == dataset for p in chosen) for dataset in groups}
-    return [
-        f"{dataset}-*" if len(sizes) == whole[dataset] > 1 else f"{dataset}-" + ", -".join(sizes)
-        for dataset, sizes in groups.items()
-    ]
-
-
-@style.styled
-def landscape(
-    membranes: LayerRecord | Mapping[str, LayerRecord | object],
-    *,
-    threshold: float = 0.5,
-    alpha: float = 4.0,
-    vanishing: float = 0.05,
-) -> tuple[Figure, np.ndarray]:
-    """Draw where the membranes of the attention neuron lie on its surrogate: who can learn, who ties, who fires.
-
-    For each input the histogram of H (what Q K^T V s has charged the neuron to) over the surrogate's derivative. Grey
-    shows where the derivative is below ``vanishing`` of its height: neurons there pass next to no gradient. The ties,
-    H exactly V_th, are drawn in red: with > for >= they would not fire.
-
-    Args:
-        membranes: a record with membranes of ``blocks.i.attn.attn``, or several, or tensors of H, by name: for example
-            one for each attention variant, or for each block.
-        threshold: V_th for tensors; records bring their own. alpha: slope of the surrogate.
-        vanishing: share of the surrogate's height below which a gradient counts as vanished.
-
-    Returns:
-        The figure and its axes, one an input.
-
-    Raises:
-        SpikformerError: nothing given, NaN or inf, membranes not recorded.
-    """
-    if isinstance(membranes, LayerRecord):
-        membranes = {membranes.name: membranes}
-    if not isinstance(membranes, Mapping) or not membranes:
-        raise SpikformerError("give a record with membranes, or a dict of them by name")
-    rows = []
-    for name, item in membranes.items():
-        own = item.v_threshold if isinstance(item, LayerRecord) else threshold
-        values = item.membrane if isinstance(item, LayerRecord) else item
-        steps = len(values)
-        rows.append((name, steps, own, style.check_finite(style.to_numpy(values, "membranes"), "membranes").ravel()))
-    # As much as the data need, but the threshold stays in sight: what lies further out is said in words.
-    low = max(-3.0, min(-0.6, *(float(np.quantile(h, 0.001)) for *_, h in rows)))
-    high = min(4.0, max(2.0, *(float(np.quantile(h, 0.999)) for *_, h in rows)))
-    fig, axes = plt.subplots(
-        len(rows), 1, figsize=(8.2, 1.1 + 1.55 * len(rows)), sharex=True, squeeze=False, layout="constrained"
-    )
-    axes = axes[:, 0]
-    # The two points at which alpha sigma' falls to the share: sigma (1 - sigma) = vanishing / 4.
-    reach = float(np.log((1 + (1 - vanishing) ** 0.5) / (1 - (1 - vanishing) ** 0.5))) / alpha
-    edges = np.arange(np.floor(low / 0.0625), np.ceil(high / 0.0625) + 2) * 0.0625 - 0.03125
-    for ax, (name, steps, own, h) in zip(axes, rows, strict=True):
-        flat = float((np.abs(h - own) > reach).mean())
-        ties = float((h == own).mean())
-        outside = float(((h < edges[0]) | (h > edges[-1])).mean())
-        share = np.histogram(h, edges)[0] / h.size
-        middle = (edges[:-1] + edges[1:]) / 2
-        ax.bar(middle, share, width=0.055, color=style.MEMBRANE)
-        ax.bar(own, ties, width=0.055, color=style.K, hatch="////", edgecolor="white", linewidth=0)
-        ax.set_yscale("log")
-        ax.set_ylim(1e-5, 2)
-        ax.set_yticks([1e-4, 1e-2, 1], ["0.01 %", "1 %", "100 %"])
-        ax.minorticks_off()
-        twin = ax.twinx()
-        x = np.linspace(edges[0], edges[-1], 400)
-        sigma = 1 / (1 + np.exp(-alpha * (x - own)))
-        twin.plot(x, alpha * sigma * (1 - sigma), color=style.GRADIENT)
-        twin.set_ylim(0, alpha / 4 * 1.15)
-        twin.set_yticks([])
-        for start, stop in ((edges[0], own - reach), (own + reach, edges[-1])):
-            if start < stop:
-                ax.axvspan(start, stop, color=style.PALE, zorder=0)
-        ax.axvline(own, color=style.THRESHOLD, linestyle=(0, (4, 2)), linewidth=1.2)
-        said = [f"gradient vanishes: {100 * flat:.1f} %", f"ties: {100 * ties:.2f} %"]
-        said += [f"beyond the axis: {100 * outside:.1f} %"] if outside else []
-        box = dict(facecolor="white", edgecolor="none", alpha=0.85, pad=2)
-        ax.text(0.985, 0.93, "\n".join(said), transform=ax.transAxes, ha="right", va="top", fontsize=10, bbox=box)
-        ax.set_title(f"{name}, T = {steps}")
-        ax.set_ylabel("share")
-    axes[-1].set_xlim(edges[0], edges[-1])
-    axes[-1].set_xlabel(f"membrane potential H of the attention neuron ($V_{{th}}$ = {rows[0][2]:g})")
-    handles = [
-        plt.Rectangle((0, 0), 1, 1, color=style.MEMBRANE, label="histogram of H"),
-        plt.Rectangle((0, 0), 1, 1, facecolor=style.K, hatch="////", edgecolor="white", label="ties, H = $V_{th}$"),
-        plt.Line2D([], [], color=style.GRADIENT, label="surrogate's derivative"),
-        plt.Rectangle((0, 0), 1, 1, color=style.PALE, label=f"below {100 * vanishing:g} % of its height"),
-    ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=4)
-    return fig, axes

@@ -114,8 +114,8 @@ def one_sample(values: LayerRecord | object, sample: int | None, what: str, fiel
     """Values of one sample ``[T, ...]`` out of a record or a tensor.
 
     Args:
-        values: a record ``[T, B, ...]``, of which sample 0 is drawn unless told otherwise; or a tensor, which is
-            ``[T, ...]`` of a single sample when ``sample`` is None and ``[T, B, ...]`` when it is given.
+        values: a record ``[T, B, ...]``, of which sample 0 is drawn unless told otherwise; or a tensor, which is ``[T,
+            ...]`` of a single sample when ``sample`` is None and ``[T, B, ...]`` when it is given.
         field: what is read from a record.
     """
     if isinstance(values, LayerRecord):

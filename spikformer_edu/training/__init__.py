@@ -2,7 +2,8 @@
 
 from .checkpoint import Run, load_pretrained, load_run
 from .distributed import DistributedContext, choose_device, init_distributed, shutdown
-from .loop import RunOptions, Score, evaluate, load_splits, train
+from .evaluation import Score, evaluate, load_splits
+from .loop import RunOptions, train
 from .recipe import RECIPES, Recipe, learning_rate, recipe_for
 
 __all__ = [

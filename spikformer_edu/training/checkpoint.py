@@ -8,69 +8,28 @@ resume.pt            all that is needed to go on: weights, optimizer, position
 results.json         written at the end: the accuracy on the test set, measured once
 """
 
-import csv
 import json
 import os
-import platform
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..atomic import expand, write_atomically
+from ..atomic import expand, write_file
 from ..convert import without_prefix
-from ..data import Augment, DatasetInfo, Split, Splits
+from ..data import Augment, DatasetInfo
 from ..errors import SpikformerError, nearest
 from ..model import Spikformer, SpikformerConfig
+from ..provenance import provenance
+from .data_record import DataRecord, difference
 from .distributed import DistributedContext
 from .recipe import Recipe
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
-
-
-@dataclass(frozen=True)
-class DataRecord:
-    """What a run was trained on, so that no number measured on other data is taken for its own.
-
-    Attributes:
-        dataset, title: of the data set.
-        trained_on: all data sets that the network has learned from, those of the weights it started from first.
-        simulated: whether any of them are simulated recordings.
-        classes: class names, by output of the network.
-        splits: fingerprints of "train", "val" and "test"; None where there is no such split.
-    """
-
-    dataset: str
-    title: str
-    trained_on: list[str]
-    simulated: bool
-    classes: list[str]
-    splits: dict[str, dict[str, Any] | None]
-
-    @property
-    def history(self) -> str:
-        """All data sets that the network has learned from, as text."""
-        return ", then ".join(self.trained_on)
-
-    def holds(self, name: str, split: Split, classes: Sequence[str]) -> bool:
-        """Are these the very samples of the run's split of that name, in whatever order?"""
-        own, other = self.splits[name], split.fingerprint(classes)
-        return own is not None and other is not None and own["content"] == other["content"]
-
-    def places_of(self, classes: Sequence[str]) -> list[int] | None:
-        """Which output of the network stands for each of these classes; None if it was trained on other ones."""
-        if list(classes) == self.classes:
-            return list(range(len(self.classes)))
-        if sorted(classes) != sorted(self.classes) or len(set(classes)) < len(classes):
-            return None
-        return [self.classes.index(name) for name in classes]
 
 
 @dataclass
@@ -78,8 +37,11 @@ class Run:
     """A trained network and where it comes from.
 
     Attributes:
-        model: in evaluation mode. recipe: how it was trained. folder: where it was read from.
-        results: contents of ``results.json``; empty while the run is not finished. data: what it was trained on.
+        model: in evaluation mode.
+        recipe: how it was trained.
+        folder: where it was read from.
+        results: contents of ``results.json``; empty while the run is not finished.
+        data: what it was trained on.
     """
 
     model: Spikformer
@@ -107,7 +69,7 @@ class Run:
             )
         places = self.data.places_of(info.classes)
         if places is None:
-            why = _difference(info.classes, self.data.classes)
+            why = difference(info.classes, self.data.classes)
             raise SpikformerError(
                 f"the data set {info.name} has other classes than {self.folder} ({why}): choose one with the same"
             )
@@ -116,93 +78,9 @@ class Run:
         self.data = replace(self.data, classes=list(info.classes))
 
 
-def _difference(classes: Sequence[str], others: Sequence[str]) -> str:
-    """Why two lists of class names are not the same."""
-    lone = sorted(set(classes) ^ set(others))
-    return f"{lone[0]!r} is in one of them only" if lone else "the order is another"
-
-
-def write_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a file, atomically.
-
-    Raises:
-        SpikformerError: the folder cannot be written, or the disk is full.
-    """
-    try:
-        write_atomically(path, write)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError of its file writer
-        if isinstance(error, RuntimeError) and "file" not in str(error):
-            raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise SpikformerError(f"cannot write {path}: {reason}; free the disk or choose another --out") from None
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_file(path, lambda file: file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    def write(file: Path) -> None:
-        with open(file, "w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_file(path, write)
-
-
 def write_weights(path: Path, state: dict[str, Tensor]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     write_file(path, lambda file: file.write_bytes(save(tensors)))  # save_file would hide it from the group
-
-
-def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:
-    """Where a run was made: command, commit, versions, hardware."""
-    import snntorch
-
-    from .. import __version__
-
-    return {
-        "command": " ".join(["python", "-m", "spikformer_edu.train", *sys.argv[1:]]),
-        "commit": _commit(),
-        "spikformer_edu": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "snntorch": snntorch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
-        "processes": processes,
-    }
-
-
-def _commit() -> str:
-    """The commit of this package; empty unless it runs from a repository of its own.
-
-    Git also answers in a repository that only happens to hold the package: as an installed one, or a copy.
-    """
-    here = Path(__file__).resolve()
-
-    def git(*arguments: str) -> str:
-        try:
-            done = subprocess.run(["git", "-C", here.parent, *arguments], capture_output=True, text=True, check=False)
-        except OSError:  # no git on this machine
-            return ""
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    if not git("ls-files", "--error-unmatch", here.name):
-        return ""
-    root, project = Path(git("rev-parse", "--show-toplevel")), here.parents[2] / "pyproject.toml"
-    if root != project.parent or not project.is_file() or 'name = "spikformer-edu"' not in project.read_text("utf-8"):
-        return ""
-    return git("rev-parse", "HEAD") + (" with local changes" if git("status", "--porcelain") else "")
-
-
-def _processor() -> str:
-    try:
-        lines: Iterable[str] = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def load_weights(model: Spikformer, path: Path) -> None:
@@ -232,16 +110,12 @@ def _fill(model: Spikformer, weights: dict[str, Tensor], source: str | Path) -> 
     model.load_state_dict(weights)
 
 
-def read_config(folder: Path) -> tuple[Recipe, SpikformerConfig]:
-    """The recipe and the network of a run folder.
+def read_config(folder: Path) -> tuple[Recipe, SpikformerConfig, DataRecord]:
+    """The recipe, the network and the data of a run folder.
 
     Raises:
         SpikformerError: no run there, or its ``config.json`` is broken.
     """
-    return _read_config(folder)[:2]
-
-
-def _read_config(folder: Path) -> tuple[Recipe, SpikformerConfig, DataRecord]:
     path = folder / "config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
@@ -274,7 +148,7 @@ def load_run(run: str | Path, which: str = "best") -> Run:
     folder = expand(run)
     if not os.path.exists(folder) and os.path.isdir(PRETRAINED / folder):
         folder = PRETRAINED / folder
-    recipe, network, data = _read_config(folder)
+    recipe, network, data = read_config(folder)
     model = Spikformer(network).float()
     load_weights(model, folder / f"{which}.safetensors")
     results = folder / "results.json"
@@ -325,53 +199,6 @@ def load_pretrained(name: str) -> Spikformer:
     if name not in names:
         raise SpikformerError(f"no pretrained weights for {name!r}: {nearest(name, names)}")
     return load_run(PRETRAINED / name).model
-
-
-def describe_data(splits: Splits, before: Run | None = None) -> DataRecord:
-    """What ``config.json`` says of the data.
-
-    Args:
-        splits: what the network is trained, validated and tested on.
-        before: the run whose weights it starts from.
-
-    Raises:
-        SpikformerError: a file of the data set cannot be read.
-    """
-    info = splits.info
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-    earlier = before.data.trained_on if before else []
-    return DataRecord(
-        info.name,
-        info.title,
-        [*(name for name in earlier if name != info.label), info.label],
-        info.simulated or (before is not None and before.data.simulated),
-        list(info.classes),
-        {name: None if split is None else split.fingerprint(info.classes) for name, split in parts.items()},
-    )
-
-
-def same_data(folder: Path, data: DataRecord) -> DataRecord:
-    """What the run in a folder says of its data, if the data here are the same, in the same order.
-
-    Raises:
-        SpikformerError: they are not; the line says in what they differ.
-    """
-    own = _read_config(folder)[2]
-    what = None
-    if own.title != data.title:
-        what = f"{own.title}, not {data.title}"
-    elif own.classes != data.classes:
-        what = f"other classes ({_difference(own.classes, data.classes)})"
-    elif own.splits != data.splits:
-        name = next(name for name in own.splits if own.splits[name] != data.splits[name])
-        there, here = own.splits[name], data.splits[name]
-        there_are, here_are = (f"{part['samples']:,}" if part else "none" for part in (there, here))
-        what = f"other {name} samples ({there_are} there, {here_are} here)"
-        if there and here and there["content"] == here["content"]:
-            what = f"the same {name} samples in another order"
-    if what is not None:
-        raise SpikformerError(f"{folder} holds a run on {what}: give its data as --data-dir, or another --out")
-    return own
 
 
 def describe(

@@ -2,13 +2,10 @@
 
 import copy
 import math
-import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +13,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-from ..atomic import expand
-from ..data import DatasetInfo, Split, Splits, batches, load, mixup_cutmix
+from ..atomic import expand, write_csv, write_file, write_json
+from ..data import Splits, batches, mixup_cutmix
 from ..data.base import generator_for
-from ..data.files import data_folder
 from ..data.reading import ReadersError, readers
 from ..errors import SpikformerError
 from ..model import Spikformer
-from ..record import Rates, evaluating, firing_warning
-from .checkpoint import (
-    Run,
-    describe,
-    describe_data,
-    load_weights,
-    read_config,
-    same_data,
-    start_from,
-    write_csv,
-    write_file,
-    write_json,
-    write_weights,
-)
-from .distributed import DistributedContext, SyncBatchNorm, lost_peers, sync_batch_norm
-from .recipe import PRECISIONS, Recipe, check_recipe, learning_rate
+from .checkpoint import describe, load_weights, start_from, write_weights
+from .data_record import describe_data
+from .distributed import DistributedContext, lost_peers, sync_batch_norm
+from .evaluation import Score, autocast, check_readable, evaluate, load_splits
+from .memory import checkpoint_blocks, enough_memory, peak_memory
+from .monitor import Rates, firing_warning, gradient_norms, open_tensorboard
+from .recipe import Recipe, check_recipe, learning_rate
+from .run_folder import check_same_data, check_same_recipe, how_to_go_on
 from .stopping import Asked, Stopping
-
-
-@dataclass(frozen=True)
-class Score:
-    """Mean loss and number of correct answers over ``total`` samples."""
-
-    loss: float
-    correct: int
-    total: int
-
-    @property
-    def accuracy(self) -> float:
-        """Share of correct answers, in [0, 1]."""
-        return self.correct / self.total
 
 
 @dataclass
@@ -75,92 +48,6 @@ class Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Mixed precision for a forward pass; nothing changes at fp32."""
-    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
-
-
-def load_splits(recipe: Recipe, data_dir: Path | None = None) -> Splits:
-    """The samples that a recipe trains, validates and tests on: those of ``--samples-per-class`` and of the split it names.
-
-    Raises:
-        SpikformerError: the data are absent or do not fit the recipe.
-    """
-    return load(
-        recipe.dataset,
-        data_dir=data_dir,
-        time_steps=recipe.network.time_steps,
-        augment=recipe.augment,
-        samples_per_class=recipe.samples_per_class,
-        val_fraction=recipe.val_fraction,
-        split_seed=recipe.split_seed,
-    )
-
-
-def check_readable(*splits: Split | None) -> None:
-    """Read a sample of each split, so that an error in the test set shows before the training and not after it.
-
-    Raises:
-        SpikformerError: a split is not there, or its first sample cannot be read.
-    """
-    for split in splits:
-        if split is not None:
-            split.fetch(torch.arange(1), None)
-
-
-def splits_for(run: Run, dataset: str | None, data_dir: Path | None = None) -> Splits:
-    """The samples to show a trained network, whose outputs are brought into the order of their classes.
-
-    Args:
-        run: the network. dataset: another data set with the same classes; None: the very samples of the run.
-        data_dir: where data sets are looked for.
-
-    Raises:
-        SpikformerError: the data are absent, or have other classes.
-    """
-    if dataset is None:
-        splits = load_splits(run.recipe, data_dir)
-    else:
-        splits = load(dataset, data_dir, time_steps=run.model.config.time_steps)
-    run.align(splits.info)
-    return splits
-
-
-def origin(run: Run, facts: DatasetInfo, own: bool, data_dir: Path | None = None) -> str:
-    """What has to be said beside a number: nothing, of real samples of the run.
-
-    Args:
-        run: the network. facts: of the data that it was shown. own: whether these are samples of the run.
-        data_dir: where data sets are looked for.
-    """
-    if own and not (run.data.simulated or facts.simulated):
-        return ""
-    folder = str(data_folder(data_dir)).encode(errors="replace").decode()  # its bytes may be no UTF-8
-    where = f" in {folder}" if facts.folder or facts.name == "folder" else ""
-    other = "" if own else ", not the data of this run"
-    return f"trained on {run.data.history}, measured on {facts.label}{where}{other}"
-
-
-@torch.no_grad()
-def evaluate(
-    model: Spikformer, split: Split, context: DistributedContext, batch_size: int = 100, precision: str = "fp32"
-) -> Score:
-    """Loss (cross-entropy, no smoothing) and accuracy of a model, in evaluation mode, on all of a split.
-
-    Several processes share the work; each gets the whole score.
-    """
-    loss, correct = 0.0, 0
-    with evaluating(model):
-        for inputs, targets in batches(split, batch_size, rank=context.rank, world=context.world):
-            targets = targets.to(context.device)
-            with autocast(context.device, precision):
-                logits = model(inputs.to(context.device))
-            loss += F.cross_entropy(logits.float(), targets, reduction="sum").item()
-            correct += int((logits.argmax(1) == targets).sum())
-    loss, correct = context.all_reduce_sum(loss, correct)
-    return Score(loss / len(split), int(correct), len(split))
-
-
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay for matrices and kernels, none for biases, norms and single numbers."""
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -168,82 +55,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-
-
-def checkpoint_blocks(model: Spikformer) -> None:
-    """Let every encoder block keep only its input, and compute itself again in the backward pass."""
-    for block in model.blocks:
-        contexts = partial(_first_and_second_time, block)
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)
-
-
-def _first_and_second_time(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    return nullcontext(), _statistics_as_they_are(block)
-
-
-@contextmanager
-def _statistics_as_they_are(block: nn.Module) -> Iterator[None]:
-    """The second time, norms must not move their running statistics again."""
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm1d | SyncBatchNorm)]
-    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum, count in before:
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
-
-
-@contextmanager
-def enough_memory(advice: str) -> Iterator[None]:
-    """Say in one line that memory ran out, on whatever device, and what to do."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        said = ("out of memory", "allocate memory")  # a GPU and a CPU
-        if isinstance(error, MemoryError) or any(words in str(error) for words in said):
-            raise SpikformerError(f"out of memory: {advice}") from None
-        raise
-
-
-def open_tensorboard(folder: Path):
-    """A writer of TensorBoard's files.
-
-    Raises:
-        SpikformerError: TensorBoard is not installed, or does not fit the packages beside it.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except Exception as error:  # a protobuf that does not fit raises a TypeError
-        reason = " ".join(str(error).split())[:100]
-        raise SpikformerError(
-            f"--tensorboard needs TensorBoard ({reason}): pip install --upgrade tensorboard, or leave it out"
-        ) from None
-    return SummaryWriter(folder / "tensorboard")
-
-
-def peak_memory(device: torch.device) -> float:
-    """Most bytes held so far: by tensors on a GPU, else by this process; nan where it cannot be asked."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return math.nan
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def gradient_norms(model: nn.Module) -> dict[str, float]:
-    """Norm of the gradient that the last step left behind, by part: a stage of the SPS, half a block, the head."""
-    squares: dict[str, Tensor] = {}
-    for name, p in model.named_parameters():
-        part = ".".join(name.split(".")[: {"sps": 2, "blocks": 3}.get(name.split(".")[0], 1)])
-        if p.grad is not None:
-            squares[part] = squares.get(part, 0) + p.grad.float().square().sum()
-    return {part: float(square.sqrt()) for part, square in squares.items()}
 
 
 @torch.no_grad()
@@ -310,56 +121,22 @@ def train(recipe: Recipe, folder: Path, context: DistributedContext, options: Ru
                 return trainer.run()
         except Asked:
             saved = "the run is saved" if (folder / "resume.pt").exists() else "nothing was trained yet"
-            raise SpikformerError(f"asked to stop: {saved}, {how_to_go_on(folder, options)}") from None
+            raise SpikformerError(f"asked to stop: {saved}, {how_to_go_on(folder, options.data_dir)}") from None
         except ReadersError as error:
             said = "asked to stop: the processes that read data ended first" if stop.asked else error
-            raise SpikformerError(f"{said}, and {how_to_go_on(folder, options)}") from None
+            raise SpikformerError(f"{said}, and {how_to_go_on(folder, options.data_dir)}") from None
         except Exception as error:
             if options.compile and does_not_compile(error):
                 reason = " ".join(str(error).partition("\n\n")[0].split())[:200]  # then it tells how to debug PyTorch
                 raise SpikformerError(
                     f"--compile does not work here ({reason}): install a C++ compiler, or leave it out"
-                    f" and {how_to_go_on(folder, options)}"
+                    f" and {how_to_go_on(folder, options.data_dir)}"
                 ) from None
             if context.world > 1 and isinstance(error, RuntimeError) and lost_peers(error):
                 raise SpikformerError(
                     f"process {context.rank} lost the others: the reason is in their output"
                 ) from None
             raise
-
-
-def check_same_recipe(recipe: Recipe, folder: Path) -> None:
-    """A run goes on as it began.
-
-    Args:
-        recipe: what is to be trained.
-        folder: the run.
-
-    Raises:
-        SpikformerError: the run in the folder has another recipe; the line names the options.
-    """
-    given, own = asdict(recipe), asdict(read_config(folder)[0])
-    for values in (given, own):
-        values |= {f"augment.{name}": value for name, value in values.pop("augment").items()}
-    different = [f"{_typed(n, given[n])} differs from the run's {own[n]}" for n in own if given[n] != own[n]]
-    if different:
-        raise SpikformerError(f"{', '.join(different)}: leave that out to go on with {folder}, or give another --out")
-
-
-def _typed(name: str, value: Any) -> str:
-    """A value as it is given on the command line."""
-    group, dot, last = name.replace("_", "-").rpartition(".")
-    if isinstance(value, bool):
-        return f"--{group}{dot}{'' if value else 'no-'}{last}"
-    return f"--{group}{dot}{last} {value}"
-
-
-def how_to_go_on(folder: Path, options: RunOptions) -> str:
-    """The end of an error line: what to type for a run that ended before its time."""
-    if not (folder / "resume.pt").exists():
-        return "start again"
-    data = [] if options.data_dir is None else ["--data-dir", str(options.data_dir)]
-    return f"go on with {shlex.join([*data, '--out', str(folder), '--resume'])}"
 
 
 def does_not_compile(error: Exception) -> bool:
@@ -402,7 +179,7 @@ class Trainer:
             before = start_from(self.model, recipe.init_from, splits.info.classes)
             if context.rank == 0:
                 print(before.as_a_start(splits.info.classes), flush=True)
-        self.data = describe_data(splits, before)
+        self.data = describe_data(splits, before and before.data)
         if recipe.sync_bn and context.world > 1:
             sync_batch_norm(self.model)
         self.average = copy.deepcopy(self.model).eval() if recipe.ema_decay else None
@@ -614,7 +391,7 @@ class Trainer:
             SpikformerError: the run has another recipe (the line names the options) or other data, or a broken file.
         """
         check_same_recipe(self.recipe, self.folder)
-        self.data = same_data(self.folder, self.data)
+        self.data = check_same_data(self.data, self.folder)
         path = self.folder / "resume.pt"
         try:
             state = torch.load(path, map_location=self.context.device, weights_only=True)

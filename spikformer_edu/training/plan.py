@@ -14,9 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..data import Absent, count, info
 from ..errors import SpikformerError
 from ..model import Spikformer
-from .checkpoint import provenance, start_from
+from ..provenance import provenance
+from .checkpoint import start_from
 from .distributed import DistributedContext
-from .loop import autocast, check_readable, checkpoint_blocks, enough_memory, load_splits, parameter_groups
+from .evaluation import autocast, check_readable, load_splits
+from .loop import parameter_groups
+from .memory import checkpoint_blocks, enough_memory
 from .recipe import DEVIATIONS, Recipe, check_recipe, recipe_for
 
 
@@ -25,19 +28,25 @@ class Plan:
     """The numbers that follow from a recipe, and from one step measured here.
 
     Attributes:
-        data: the data set. start: what the weights start from, as a line; None: from nothing.
+        data: the data set.
+        start: what the weights start from, as a line; None: from nothing.
         source: what the step was measured on.
-        images: training images. steps: optimizer steps an epoch. total_steps: in all.
-        lr: highest learning rate after scaling. parameters: to be trained.
+        images: training images.
+        steps: optimizer steps an epoch.
+        total_steps: in all.
+        lr: highest learning rate after scaling.
+        parameters: to be trained.
         flops: floating-point operations of a training step for one image, forward and backward, 2 a multiply-add.
-        saved_bytes: what autograd keeps of one image until the backward pass; with ``--activation-checkpointing`` the inputs of all
-            blocks, and one block as a whole.
+        saved_bytes: what autograd keeps of one image until the backward pass; with ``--activation-checkpointing`` the
+            inputs of all blocks, and one block as a whole.
         bytes: estimate of the memory of one process: weights, gradients, two AdamW moments, the running mean of the
             weights where there is one, gradients on their way to other processes, what autograd keeps.
         room: memory of the GPU, or this process's share of the machine's; None where it cannot be asked.
-        step_images: images in the measured step. step_seconds: median of three, after one that is not counted.
+        step_images: images in the measured step.
+        step_seconds: median of three, after one that is not counted.
         hours: of the whole run in one process at that speed, without reading data.
-        activation_checkpointing, compile: as the training was asked to.
+        activation_checkpointing: as the training was asked to.
+        compile: as the training was asked to.
     """
 
     data: str
@@ -70,9 +79,12 @@ def plan(
     """Count and measure, on images of the data set where they are, else on random ones.
 
     Args:
-        recipe: what is to be trained. context: where. data_dir: where data sets are looked for; nothing is downloaded.
-        step_images: images in the measured step. activation_checkpointing, compile: as in ``RunOptions``; compiled code may keep less
-            than is estimated here.
+        recipe: what is to be trained.
+        context: where.
+        data_dir: where data sets are looked for; nothing is downloaded.
+        step_images: images in the measured step.
+        activation_checkpointing: as in ``RunOptions``.
+        compile: as in ``RunOptions``; compiled code may keep less than is estimated here.
 
     Raises:
         SpikformerError: a setting would do nothing, the number of training images is not known, not enough memory, or

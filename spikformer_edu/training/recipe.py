@@ -67,7 +67,7 @@ class Recipe:
     val_fraction: float | None = None
     """Share of the training set that is kept for validation, where the data set brings none."""
     split_seed: int | None = None
-    """Another choice of samples for --samples-per-class and --val-fraction, and for testing on digits, cifar10dvs and one tree."""
+    """Another choice of samples for --samples-per-class, --val-fraction, and the test set where none is official."""
     augment: Augment = field(default_factory=Augment)
     """What is done to training samples."""
 

@@ -13,7 +13,8 @@ from spikformer_edu import SpikformerError
 from spikformer_edu.data import MODULES, PAPER, Augment, batches, info, load, mixup_cutmix
 from spikformer_edu.data.base import FILES_READ, Absent, Split, stratified_split
 from spikformer_edu.data.digits import Digits
-from spikformer_edu.data.files import Pictures, data_folder
+from spikformer_edu.data.files import data_folder
+from spikformer_edu.data.images import Pictures
 
 
 def test_the_registry_knows_every_data_set_of_the_paper():

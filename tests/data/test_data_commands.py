@@ -16,7 +16,7 @@ from making import some_events, write_npz, write_picture
 from PIL import Image
 
 from spikformer_edu import cli
-from spikformer_edu.data import __main__ as command
+from spikformer_edu import data_command as command
 from spikformer_edu.data import load
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*holds .* of")
@@ -283,7 +283,7 @@ def test_two_prepares_at_once_agree(recordings):
 INTERRUPTED = """
 import os, subprocess, sys
 from spikformer_edu import cli
-from spikformer_edu.data import __main__ as command
+from spikformer_edu import data_command as command
 
 batches, number = command.batches, sys.argv.pop()
 

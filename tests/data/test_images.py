@@ -13,7 +13,8 @@ from PIL import Image
 from spikformer_edu import SpikformerError
 from spikformer_edu.data import PAPER, Augment, batches, count, info, load
 from spikformer_edu.data.cifar10 import INFO as CIFAR10
-from spikformer_edu.data.files import crop_box, decode, sweep, unpack
+from spikformer_edu.data.files import sweep, unpack
+from spikformer_edu.data.images import crop_box, decode
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*holds .* images of")
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from spikformer_edu.data import Augment
+from spikformer_edu.provenance import provenance
 from spikformer_edu.training import DistributedContext, Recipe, train
-from spikformer_edu.training.checkpoint import provenance
 
 CPU = DistributedContext(torch.device("cpu"))
 CIFAR = Recipe(

@@ -38,9 +38,11 @@ from torch import Tensor
 
 import spikformer_edu as se
 from spikformer_edu.attention import SpikingSelfAttention
-from spikformer_edu.training.checkpoint import provenance
+from spikformer_edu.provenance import provenance
 from spikformer_edu.training.distributed import DistributedContext
-from spikformer_edu.training.loop import evaluate, gradient_norms, parameter_groups
+from spikformer_edu.training.evaluation import evaluate
+from spikformer_edu.training.loop import parameter_groups
+from spikformer_edu.training.monitor import gradient_norms
 from spikformer_edu.training.recipe import Recipe, learning_rate
 
 CPU = torch.device("cpu")

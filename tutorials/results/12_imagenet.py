@@ -12,8 +12,8 @@ import torch
 
 from spikformer_edu.benchmarks.measure import sweep
 from spikformer_edu.benchmarks.peers import SHAPES, case_of
+from spikformer_edu.provenance import provenance
 from spikformer_edu.training import choose_device
-from spikformer_edu.training.checkpoint import provenance
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ import snntorch as snn
 import torch
 
 from spikformer_edu.plot import style
-from spikformer_edu.record import Rates, firing_warning
+from spikformer_edu.training.monitor import Rates, firing_warning
 
 torch.manual_seed(0)
 torch.set_num_threads(1)

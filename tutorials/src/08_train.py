@@ -35,8 +35,8 @@ import torch
 import torch.nn.functional as F
 
 from spikformer_edu.plot import style
-from spikformer_edu.record import Rates, firing_warning
 from spikformer_edu.training import DistributedContext, Recipe, learning_rate, train
+from spikformer_edu.training.monitor import Rates, firing_warning
 
 torch.manual_seed(0)
 torch.set_num_threads(1)

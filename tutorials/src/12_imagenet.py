@@ -44,7 +44,9 @@ from safetensors.torch import load_file
 from spikformer_edu.energy import count_flops
 from spikformer_edu.plot import style
 from spikformer_edu.training import RECIPES, DistributedContext
-from spikformer_edu.training.loop import autocast, checkpoint_blocks, parameter_groups
+from spikformer_edu.training.evaluation import autocast
+from spikformer_edu.training.loop import parameter_groups
+from spikformer_edu.training.memory import checkpoint_blocks
 from spikformer_edu.training.plan import plan
 
 torch.manual_seed(0)
@@ -308,9 +310,9 @@ assert apart["eval"] < 1e-10 and apart["train"] > 0.01
 # %% [markdown]
 # ## Recomputation
 #
-# `--activation-checkpointing` keeps only the input of each block and computes the block again in the backward pass: less memory, more
-# time. Unlike the two before, it changes nothing at all, if batch norms do not count the batch twice. The package takes
-# care of that.
+# `--activation-checkpointing` keeps only the input of each block and computes the block again in the backward pass:
+# less memory, more time. Unlike the two before, it changes no number, as long as batch norms do not count the batch
+# twice. The package takes care of that.
 
 # %%
 plain = se.Spikformer(se.SpikformerConfig(time_steps=2, dim=64, depth=4, heads=2, pool=(True, True, False, False)))

@@ -1,0 +1,118 @@
+"""Accuracy and loss, and the samples that they are measured on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from ..data import DatasetInfo, Split, Splits, batches, load
+from ..data.files import data_folder
+from ..model import Spikformer
+from ..modes import evaluating
+from .checkpoint import Run
+from .distributed import DistributedContext
+from .recipe import PRECISIONS, Recipe
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss and number of correct answers over ``total`` samples."""
+
+    loss: float
+    correct: int
+    total: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct answers, in [0, 1]."""
+        return self.correct / self.total
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Mixed precision for a forward pass; nothing changes at fp32."""
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
+
+
+def load_splits(recipe: Recipe, data_dir: Path | None = None) -> Splits:
+    """The samples that a recipe trains, validates and tests on.
+
+    Raises:
+        SpikformerError: the data are absent or do not fit the recipe.
+    """
+    return load(
+        recipe.dataset,
+        data_dir=data_dir,
+        time_steps=recipe.network.time_steps,
+        augment=recipe.augment,
+        samples_per_class=recipe.samples_per_class,
+        val_fraction=recipe.val_fraction,
+        split_seed=recipe.split_seed,
+    )
+
+
+def check_readable(*splits: Split | None) -> None:
+    """Read a sample of each split, so that an error in the test set shows before the training and not after it.
+
+    Raises:
+        SpikformerError: a split is not there, or its first sample cannot be read.
+    """
+    for split in splits:
+        if split is not None:
+            split.fetch(torch.arange(1), None)
+
+
+def splits_for(run: Run, dataset: str | None, data_dir: Path | None = None) -> Splits:
+    """The samples to show a trained network, whose outputs are brought into the order of their classes.
+
+    Args:
+        run: the network.
+        dataset: another data set with the same classes; None: the very samples of the run.
+        data_dir: where data sets are looked for.
+
+    Raises:
+        SpikformerError: the data are absent, or have other classes.
+    """
+    if dataset is None:
+        splits = load_splits(run.recipe, data_dir)
+    else:
+        splits = load(dataset, data_dir, time_steps=run.model.config.time_steps)
+    run.align(splits.info)
+    return splits
+
+
+def origin(run: Run, facts: DatasetInfo, own: bool, data_dir: Path | None = None) -> str:
+    """What has to be said beside a number: nothing, of real samples of the run.
+
+    Args:
+        run: the network.
+        facts: of the data that it was shown.
+        own: whether these are samples of the run.
+        data_dir: where data sets are looked for.
+    """
+    if own and not (run.data.simulated or facts.simulated):
+        return ""
+    folder = str(data_folder(data_dir)).encode(errors="replace").decode()  # its bytes may be no UTF-8
+    where = f" in {folder}" if facts.folder or facts.name == "folder" else ""
+    other = "" if own else ", not the data of this run"
+    return f"trained on {run.data.history}, measured on {facts.label}{where}{other}"
+
+
+@torch.no_grad()
+def evaluate(
+    model: Spikformer, split: Split, context: DistributedContext, batch_size: int = 100, precision: str = "fp32"
+) -> Score:
+    """Loss (cross-entropy, no smoothing) and accuracy of a model, in evaluation mode, on all of a split.
+
+    Several processes share the work; each gets the whole score.
+    """
+    loss, correct = 0.0, 0
+    with evaluating(model):
+        for inputs, targets in batches(split, batch_size, rank=context.rank, world=context.world):
+            targets = targets.to(context.device)
+            with autocast(context.device, precision):
+                logits = model(inputs.to(context.device))
+            loss += F.cross_entropy(logits.float(), targets, reduction="sum").item()
+            correct += int((logits.argmax(1) == targets).sum())
+    loss, correct = context.all_reduce_sum(loss, correct)
+    return Score(loss / len(split), int(correct), len(split))

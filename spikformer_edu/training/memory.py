@@ -1,0 +1,65 @@
+"""Memory of a training: saved by activation checkpointing, measured, and missed in one line."""
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import SpikformerError
+from ..model import Spikformer
+from .distributed import SyncBatchNorm
+
+
+def checkpoint_blocks(model: Spikformer) -> None:
+    """Let every encoder block keep only its input, and compute itself again in the backward pass."""
+    for block in model.blocks:
+        contexts = partial(_first_and_second_time, block)
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)
+
+
+def _first_and_second_time(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    return nullcontext(), _statistics_as_they_are(block)
+
+
+@contextmanager
+def _statistics_as_they_are(block: nn.Module) -> Iterator[None]:
+    """The second time, norms must not move their running statistics again."""
+    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm1d | SyncBatchNorm)]
+    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, count in before:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
+
+
+@contextmanager
+def enough_memory(advice: str) -> Iterator[None]:
+    """Say in one line that memory ran out, on whatever device, and what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        said = ("out of memory", "allocate memory")  # a GPU and a CPU
+        if isinstance(error, MemoryError) or any(words in str(error) for words in said):
+            raise SpikformerError(f"out of memory: {advice}") from None
+        raise
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most bytes held so far: by tensors on a GPU, else by this process; nan where it cannot be asked."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
