@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from multiprocessing import active_children
 from typing import Any
 
 import numpy as np
@@ -298,9 +299,16 @@ def batches(
 
 def _unwrapped(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
     with readers():
+        others = set(active_children())
         with torch.device("cpu"):  # whatever PyTorch's default is, where the loader would draw a seed
             read = start_reading(loader)
-        for batch in read:
-            if isinstance(batch, SpikformerError):
-                raise batch
-            yield batch
+        processes = set(active_children()) - others
+        try:
+            for batch in read:
+                if isinstance(batch, SpikformerError):
+                    raise batch
+                yield batch
+        finally:
+            del read  # asks the processes to end, and waits for some seconds
+            for process in processes:
+                process.kill()  # one that is still starting would print a traceback: what it was to read is gone

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -50,6 +51,8 @@ def start_reading(loader: DataLoader) -> Iterator:
     """
     before = None
     if hasattr(signal, "pthread_sigmask"):  # Windows has none
+        if loader.num_workers and multiprocessing.get_start_method() != "fork":
+            resource_tracker.ensure_running()  # when it starts, it unblocks signals
         # The processes inherit it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # half-made iterators print an error of their own

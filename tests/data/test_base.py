@@ -311,6 +311,37 @@ def test_ranks_share_an_epoch_without_overlap():
     assert torch.equal(torch.cat(seen).bincount(), split.targets.bincount())
 
 
+@pytest.mark.slow  # it waits for the ten seconds that PyTorch gives a process
+def test_a_process_that_is_still_starting_at_the_end_says_nothing(tmp_path):
+    """On a busy machine the second process may take longer to start than the first one works."""
+    (tmp_path / "late.py").write_text(
+        """
+import multiprocessing, time
+import torch
+from spikformer_edu.data import batches
+from spikformer_edu.data.base import Split
+
+class Late(Split):
+    def __init__(self):
+        self.targets, self.device, self.info = torch.zeros(8).long(), torch.device("cpu"), None
+    def fetch(self, indices, generator):
+        return torch.zeros(len(indices)), self.targets[indices]
+    def __setstate__(self, state):
+        self.__dict__ = state
+        if multiprocessing.current_process().name.endswith("2"):
+            time.sleep(60)
+
+if __name__ == "__main__":
+    torch.multiprocessing.set_start_method("spawn")
+    reading = batches(Late(), 4, workers=2)
+    next(reading)
+    reading.close()
+"""
+    )
+    done = subprocess.run([sys.executable, "late.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")  # once nothing is left that could write there
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_processes_without_samples_and_epochs_that_are_over_have_no_batches(workers):
     split = load("digits", samples_per_class=1).train
