@@ -21,7 +21,7 @@ from torch import Tensor
 
 import spikformer_edu as se
 from spikformer_edu.benchmark import draw, label_of
-from spikformer_edu.benchmarks.measure import Result, Table
+from spikformer_edu.benchmarks.measure import Comparison, Result
 from spikformer_edu.data import digits_dvs
 from spikformer_edu.data.events import simulate
 from spikformer_edu.energy import CONVENTIONS
@@ -29,6 +29,7 @@ from spikformer_edu.paper_audit import audit_ann, audit_ann_rest, audit_paper
 from spikformer_edu.plot import style
 from spikformer_edu.plot.training import read_log
 from spikformer_edu.presets import PRESETS
+from spikformer_edu.table import Table
 from spikformer_edu.training.checkpoint import PRETRAINED
 
 DOCS = Path(__file__).parent
@@ -160,23 +161,17 @@ PICTURES: dict[str, Callable[[], Figure]] = {
 # Tables ------------------------------------------------------------------------------------------------------------
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A table in Markdown, the first ``left`` columns to the left, the others to the right."""
-    rule = ["---"] * left + ["---:"] * (len(header) - left)
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
-
-
 def benchmark() -> dict:
     """The measurement on a CPU, with where and how it was made."""
     return json.loads(BENCHMARK.read_text())
 
 
-def measured() -> list[Table]:
+def measured() -> list[Comparison]:
     """The same as the benchmark's own tables."""
     tables = []
     for part in benchmark()["tables"]:
         results = [Result(**{key: value for key, value in r.items() if key != "median"}) for r in part["results"]]
-        tables.append(Table(**part | {"results": results}))
+        tables.append(Comparison(**part | {"results": results}))
     return tables
 
 
@@ -201,7 +196,8 @@ def recorded(folder: Path) -> str:
         ("versions", f"Python {about['python']}, PyTorch {about['torch']}, snnTorch {about['snntorch']}"),
         ("commit", about["commit"]),
     ]
-    return listed(facts) + f"\n\n```bash\n{about['command']}\n```"
+    command = about["command"].replace("--weights", "--init-from")  # what that option is called today
+    return f"{listed(facts)}\n\n```bash\n{command}\n```"
 
 
 def table_digits() -> str:
@@ -224,7 +220,7 @@ def table_cifar10_steps() -> str:
     for name in dict.fromkeys(row["weights"] for row in found):
         share = {row["T"]: row["correct"] / row["total"] for row in found if row["weights"] == name}
         rows.append((name, *(f"{100 * share[t]:.2f}" for t in steps)))
-    return markdown(("weights", *(f"T = {t}" for t in steps)), rows)
+    return Table(("weights", *(f"T = {t}" for t in steps)), rows).markdown()
 
 
 def table_cifar10_rates() -> str:
@@ -234,14 +230,15 @@ def table_cifar10_rates() -> str:
     blocks = sorted({name.rsplit(".", 2)[0] for name in found if name.startswith("blocks.")})
     rows = [(f"`{block}`", *(found[f"{block}.{name}"] for name in heads)) for block in blocks]
     sps = ", ".join(f"`{name}` {rate}" for name, rate in found.items() if name.startswith("sps."))
-    return markdown(("% of neurons and time steps", *(f"`{name}`" for name in heads)), rows) + f"\n\nIn the SPS: {sps}."
+    table = Table(("% of neurons and time steps", *(f"`{name}`" for name in heads)), rows)
+    return f"{table.markdown()}\n\nIn the SPS: {sps}."
 
 
 def table_cifar10_energy() -> str:
     """Operations and energy of one image, by convention."""
     found = json.loads(CIFAR10.read_text())["energy"]
     rows = [(f"`{name}`", f"{found['totals_pj'][name] / 1e6:.1f}") for name in (*CONVENTIONS, "ann")]
-    return markdown(("convention", "energy of one image, µJ"), rows) + (
+    return Table(("convention", "energy of one image, µJ"), rows).markdown() + (
         f"\n\nSOPs of one image: {found['sops'] / 1e6:.1f} M at T = {found['time_steps']}; multiply-accumulates of the"
         f" network without spikes: {found['ann_flops'] / 1e6:.1f} M. Rates measured on {found['images']} images."
     )
@@ -260,7 +257,7 @@ def table_benchmark() -> str:
                     (r,) = (r for r in part.results if label_of(r) == peer and r.mode == mode)
                     row += [f"{1000 * r.median:,.0f}", f"{r.to_ours:.2f}"]
                 rows.append(row)
-        parts.append(f"**{title}, B = {part.results[0].batch}**\n\n{markdown(header, rows, left=2)}")
+        parts.append(f"**{title}, B = {part.results[0].batch}**\n\n{Table(header, rows, 'llr').markdown()}")
     widest = max((r for part in measured() for r in part.results), key=lambda r: max(r.seconds) / min(r.seconds))
     factor = max(widest.seconds) / min(widest.seconds)
     parts.append(f"In the row with the widest spread the slowest round took {factor:.0f} times as long as the fastest.")
@@ -288,11 +285,11 @@ def table_published() -> str:
         if p.paper_accuracy:
             published = ", ".join(f"{top1:.2f} (T = {steps})" for steps, top1 in p.paper_accuracy.items())
             rows.append((f"`{p.name}`", published, f"{p.parameters:,}"))
-    return markdown(("preset", "published top-1, %", "parameters, counted here"), rows, left=2)
+    return Table(("preset", "published top-1, %", "parameters, counted here"), rows, "llr").markdown()
 
 
 def table_energy_audit() -> str:
-    """Every ImageNet row of the paper's Table 2, less 0.9 pJ a SOP."""
+    """Every ImageNet row of the paper's Comparison 2, less 0.9 pJ a SOP."""
     rows = [
         [
             f"`{r['model']}`",
@@ -305,7 +302,7 @@ def table_energy_audit() -> str:
         for r in audit_paper()
     ]
     header = ("network", "SOPs, G", "energy, mJ", "rest, mJ", "at its D", "at D = 512")
-    return markdown(header, rows)
+    return Table(header, rows).markdown()
 
 
 def table_ann_audit() -> str:
@@ -322,7 +319,7 @@ def table_ann_audit() -> str:
         for r in audit_ann()[:4]
     ]
     header = ("attention", "first conv", "head", "FLOPs, G", "published", "off by")
-    return markdown(header, rows, left=3) + (
+    return Table(header, rows, "lllr").markdown() + (
         f"\n\nWith the first convolution and without the head, the published figure leaves {audit_ann_rest():.2f} "
         "\\(N^2 D\\) a block for attention, where one product takes 1 and both take 2."
     )

@@ -20,8 +20,7 @@ from .neurons import LIF, Sigmoid
 from .presets import list_models, preset, spikformer
 from .record import layer_names, record
 from .training.checkpoint import load_pretrained, load_run
-
-__version__ = "0.1.0"  # the one place: pyproject.toml reads it here
+from .version import __version__
 
 __all__ = [
     "ATTENTION",
@@ -43,6 +42,7 @@ __all__ = [
     "record",
     "spikformer",
     "training",
+    "__version__",
 ]
 
 

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from . import __version__, cli
+from . import cli
 from .presets import list_models
+from .version import __version__
 
 COMMANDS = """\
 python -m spikformer_edu.train --dataset digits       train a network and write a run folder

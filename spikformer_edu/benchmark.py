@@ -13,11 +13,11 @@ import torch
 
 from . import cli
 from .atomic import write_file, write_json
-from .benchmarks.measure import SWEEPS, Result, Table, measure, sweep
+from .benchmarks.measure import SWEEPS, Comparison, Result, measure, sweep
 from .benchmarks.peers import CHANGES, PEERS, SHAPES, Case, case_of, split_name
 from .errors import SpikformerError, nearest
 from .provenance import provenance
-from .table import table
+from .table import Table
 from .training import choose_device
 
 PRECISIONS = ("fp32", "bf16")
@@ -69,7 +69,7 @@ def main(options: Options) -> None:
         torch.set_num_threads(options.threads)
     about = describe(options, device)
     print(f"{about['device']}, CPU threads: {about['threads']}, torch {about['torch']}")
-    tables: list[Table] = []
+    tables: list[Comparison] = []
     for run in runs(options, device):
         tables += run
         for part in run:
@@ -136,7 +136,7 @@ def describe(options: Options, device: torch.device) -> dict[str, Any]:
     }
 
 
-def runs(options: Options, device: torch.device) -> Iterable[list[Table]]:
+def runs(options: Options, device: torch.device) -> Iterable[list[Comparison]]:
     """The measurements that were asked for, one shape and precision at a time."""
     cases: dict[str, Case] = {name: case_of(name, options.batch_size, device) for name in options.shapes}
     for precision in options.precisions:
@@ -150,7 +150,7 @@ def runs(options: Options, device: torch.device) -> Iterable[list[Table]]:
             yield [measure(entries, title, precision, device, options.rounds, options.memory)]
 
 
-def to_dict(part: Table) -> dict[str, Any]:
+def to_dict(part: Comparison) -> dict[str, Any]:
     content = asdict(part)
     for result, line in zip(part.results, content["results"], strict=True):
         line["median"] = result.median
@@ -162,7 +162,7 @@ def label_of(result: Result) -> str:
     return result.peer + (" (T = 1)" if result.peer.startswith("vit") else "")
 
 
-def show(part: Table) -> str:
+def show(part: Comparison) -> str:
     """A table as text."""
 
     def number(value: float | None, digits: str = ".2f") -> str:
@@ -177,7 +177,7 @@ def show(part: Table) -> str:
         work = [number(r.flops / 1e9, ".3g"), f"{100 * r.share:.0f} %", number(r.traffic and r.traffic / 1e9, ".3g")]
         rows.append([label, r.mode, *times, *rates, *work, number(r.memory and r.memory / 2**20, ".0f")])
     used = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    text = table([header[i] for i in used], [[row[i] for i in used] for row in rows], left=2)
+    text = str(Table([header[i] for i in used], [[row[i] for i in used] for row in rows], "llr"))
     rates = {name: statistics.median(values) / 1e9 for name, values in part.rates.items()}
     machine = "matmul {matmul:.0f} GFLOP/s, convolution {conv:.0f} GFLOP/s, copy {copy:.1f} GB/s".format(**rates)
     sizes = {(r.batch, r.tokens) for r in part.results}
@@ -186,14 +186,14 @@ def show(part: Table) -> str:
     return "\n".join(lines + [f"skipped {name}: {reason}" for name, reason in part.skipped.items()])
 
 
-def draw(tables: list[Table], where: str):
+def draw(tables: list[Comparison], where: str):
     """A figure of all tables: bars for single points, curves for a sweep."""
     from .plot import style
 
     return style.styled(_draw_sweep if tables[0].title in (*SWEEPS, "orders") else _draw_points)(tables, where)
 
 
-def _draw_points(tables: list[Table], where: str):
+def _draw_points(tables: list[Comparison], where: str):
     """Time of a step, median and range, a panel for each shape and mode, a bar for each peer and precision."""
     import matplotlib.pyplot as plt
 
@@ -226,7 +226,7 @@ def _draw_points(tables: list[Table], where: str):
     return fig
 
 
-def _draw_sweep(tables: list[Table], where: str):
+def _draw_sweep(tables: list[Comparison], where: str):
     """Time and memory of a training step against what the sweep varies, a row for each table."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator

@@ -22,7 +22,7 @@ from .attention import SpikingSelfAttention
 from .errors import SpikformerError
 from .model import Spikformer, SpikformerConfig
 from .modes import check_network, eager, evaluating
-from .table import table
+from .table import Table
 
 MAC, AC = 4.6, 0.9  # pJ
 CONVENTIONS = {
@@ -116,17 +116,11 @@ class EnergyReport:
             "disclaimer": DISCLAIMER,
         }
 
-    def __str__(self) -> str:
+    def table(self) -> Table:
+        """A row a layer, and the total."""
         unit, name = energy_unit(max(self.totals.values()))
-        header = (
-            "layer",
-            "FLOPs (M)",
-            "x steps",
-            "input rate",
-            "mean",
-            "SOPs (M)",
-            *(f"{c}, {name}" for c in CONVENTIONS),
-        )
+        energies = (f"{c}, {name}" for c in CONVENTIONS)
+        header = ("layer", "FLOPs (M)", "x steps", "input rate", "mean", "SOPs (M)", *energies)
         rows = [
             (
                 cost.layer,
@@ -141,12 +135,19 @@ class EnergyReport:
         ]
         totals = (f"{self.totals[c] / unit:.4g}" for c in CONVENTIONS)
         rows.append(("total", f"{self.flops / 1e6:.3f}", "", "", "", f"{self.sops / 1e6:.3f}", *totals))
-        ann = (
-            f"without spikes: {self.ann_flops / 1e6:.3f} M multiply-accumulates, {self.totals['ann'] / unit:.4g} {name}"
-        )
+        return Table(header, rows)
+
+    @property
+    def without_spikes(self) -> str:
+        """What the network of the same size without spikes takes, as a line of text."""
+        unit, name = energy_unit(max(self.totals.values()))
+        macs = f"{self.ann_flops / 1e6:.3f} M multiply-accumulates"
+        return f"without spikes: {macs}, {self.totals['ann'] / unit:.4g} {name}"
+
+    def __str__(self) -> str:
         said = [f"{c}: {text}." for c, text in CONVENTIONS.items()]
         where = f"one image, T = {self.time_steps}, rates measured on {self.images}"
-        return "\n".join([table(header, rows), ann, where, *said, DISCLAIMER])
+        return "\n".join([str(self.table()), self.without_spikes, where, *said, DISCLAIMER])
 
     __repr__ = __str__
 

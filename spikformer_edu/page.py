@@ -1,7 +1,6 @@
 """A report as one HTML page."""
 
 import base64
-import html
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import torch
 from torch import Tensor
 
 from .data import DatasetInfo
-from .energy import CONVENTIONS, DISCLAIMER, EnergyReport, energy_unit
-from .errors import printable
+from .energy import CONVENTIONS, DISCLAIMER, EnergyReport
 from .model import Spikformer
 from .record import Recording
+from .table import escape
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --soft: #5a5a5a; --paper: #ffffff; --card: #f4f4f2; --line: #d8d8d4; }
@@ -86,11 +85,6 @@ class Subject:
         return (self.inputs[0] * std + mean).clamp(0, 1) if self.info.mean else self.inputs[0]
 
 
-def escape(text: str) -> str:
-    """Text in a page, whatever the names of classes and folders hold."""
-    return html.escape(printable(text))
-
-
 def page_of(subject: Subject, whole: Recording, report: EnergyReport, figures: list[tuple]) -> str:
     """The page: facts, figures, the layer table, the energy table."""
     model, info = subject.model, subject.info
@@ -121,6 +115,7 @@ def page_of(subject: Subject, whole: Recording, report: EnergyReport, figures: l
         )
     conventions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in CONVENTIONS.items())
     name, body = escape(subject.name), "".join(sections)
+    layers, costs = whole.summary().table().html("layers"), report.table().html("energy by layer")
     # The icon is an empty data: address, or the browser would ask a server for one.
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -140,58 +135,11 @@ def page_of(subject: Subject, whole: Recording, report: EnergyReport, figures: l
 </header>
 <main>
 {body}
-<section id="layers"><h2>Layers</h2>{_layer_table(whole)}</section>
-<section id="costs"><h2>Energy of one sample</h2>{_energy_table(report)}<dl>{conventions}</dl></section>
+<section id="layers"><h2>Layers</h2>{layers}</section>
+<section id="costs"><h2>Energy of one sample</h2>{costs}
+<p>{escape(report.without_spikes)}</p><dl>{conventions}</dl></section>
 </main>
 <footer><p>{escape(DISCLAIMER)}</p></footer>
 </body>
 </html>
 """
-
-
-def _html_table(header: list[str], rows: list[list[str]], label: str, text: int = 1) -> str:
-    """A table that scrolls by itself; the first ``text`` columns are text."""
-
-    def cells(line: list[str], tag: str) -> str:
-        kinds = (' class="text"' if i < text else "" for i in range(len(line)))
-        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(line, kinds, strict=True))
-
-    body = "".join(f"<tr{' class=total' if row[0] == 'total' else ''}>{cells(row, 'td')}</tr>" for row in rows)
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(label)}"><table>'
-        f"<thead><tr>{cells(header, 'th')}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _layer_table(whole: Recording) -> str:
-    def percent(value: float | None) -> str:
-        return "" if value is None else f"{100 * value:.1f} %"
-
-    rows = [
-        [line["layer"], " x ".join(map(str, line["shape"])), line["values"]]
-        + [percent(line[key]) for key in ("rate", "dead", "saturated")]
-        for line in whole.summary()
-    ]
-    header = ["layer", "shape [T, B, ...]", "values", "rate", "dead features", "saturated"]
-    return _html_table(header, rows, "layers", text=3)
-
-
-def _energy_table(report: EnergyReport) -> str:
-    unit, name = energy_unit(report.totals["integer"])
-    rows = [
-        [
-            cost.layer,
-            f"{cost.flops / 1e6:.3f}",
-            str(cost.steps),
-            "real" if cost.real else f"{100 * cost.rate:.2f} %",
-            "multiplies" if cost.real else f"{cost.sops / 1e6:.3f}",
-            *(f"{cost.pj[c] / unit:.4g}" for c in CONVENTIONS),
-        ]
-        for cost in report.layers
-    ]
-    totals = [f"{report.totals[c] / unit:.4g}" for c in CONVENTIONS]
-    ann = f"{report.totals['ann'] / unit:.4g}"
-    rows.append(["total", f"{report.flops / 1e6:.3f}", "", "", f"{report.sops / 1e6:.3f}", *totals])
-    rows.append(["the same without spikes", f"{report.ann_flops / 1e6:.3f}", "1", "", "multiplies", ann, ann, ann])
-    header = ["layer", "FLOPs (M)", "steps", "input rate", "SOPs (M)", *(f"{c}, {name}" for c in CONVENTIONS)]
-    return _html_table(header, rows, "energy by layer")

@@ -3,7 +3,7 @@
 from .energy import AC, MAC, count_flops
 from .model import SpikformerConfig
 from .presets import PRESETS, preset
-from .table import table
+from .table import Table
 
 # Published for ImageNet (paper, Table 2): SOPs in G, energy in mJ. The network without spikes: FLOPs in G, mJ.
 PUBLISHED = {
@@ -23,7 +23,7 @@ class Audit(list):
         def text(value: object) -> str:
             return f"{value:.4f}" if isinstance(value, float) else str(value)
 
-        return table(list(self[0]), [[text(value) for value in row.values()] for row in self])
+        return str(Table(list(self[0]), [[text(value) for value in row.values()] for row in self]))
 
     __repr__ = __str__
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 from .errors import SpikformerError, nearest
 from .model import Spikformer, SpikformerConfig
+from .table import Table
 
 
 @dataclass(frozen=True)
@@ -112,16 +113,14 @@ class ModelTable(list):
     """A list of presets that prints as a table."""
 
     def __str__(self) -> str:
-        row = "{:<18} {:<11} {:<13} {:>3} {:>5} {:>11}  {}".format
-        lines = [row("model", "data set", "input", "T", "heads", "parameters", "published top-1")]
+        rows = []
         for p in self:
             size = f"{p.config.in_channels} x {p.image_size} x {p.image_size}"
+            numbers = (f"{p.config.time_steps}", f"{p.config.heads}", f"{p.parameters:,}")
             accuracy = ", ".join(f"{top1:.2f} % (T={t})" for t, top1 in (p.paper_accuracy or {}).items())
-            parameters = f"{p.parameters:,}"
-            lines.append(
-                row(p.name, p.dataset, size, p.config.time_steps, p.config.heads, parameters, accuracy or "none (ours)")
-            )
-        return "\n".join(lines)
+            rows.append((p.name, p.dataset, size, *numbers, accuracy or "none (ours)"))
+        header = ("model", "data set", "input", "T", "heads", "parameters", "published top-1")
+        return str(Table(header, rows, "lllrrrl"))
 
     __repr__ = __str__
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from .version import __version__
+
 
 def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Where a run was made: command, commit, versions, hardware."""
     import snntorch
-
-    from . import __version__
 
     return {
         "command": " ".join(["python", "-m", "spikformer_edu.train", *sys.argv[1:]]),

@@ -16,7 +16,7 @@ from .errors import SpikformerError, nearest
 from .model import Block, Spikformer
 from .modes import check_network, eager
 from .neurons import LIF
-from .table import table
+from .table import Table
 
 
 @dataclass
@@ -201,7 +201,9 @@ class Summary(list):
     always, on all that was recorded). The last three are None where there are no neurons.
     """
 
-    def __str__(self) -> str:
+    def table(self) -> Table:
+        """The same as a table."""
+
         def percent(value: float | None) -> str:
             return "" if value is None else f"{100 * value:.1f} %"
 
@@ -210,7 +212,10 @@ class Summary(list):
             shape = " x ".join(map(str, line["shape"]))
             shares = (percent(line[key]) for key in ("rate", "dead", "saturated"))
             rows.append((line["layer"], shape, line["values"], *shares))
-        return table(("layer", "shape [T, B, ...]", "values", "rate", "dead", "saturated"), rows, left=3)
+        return Table(("layer", "shape [T, B, ...]", "values", "rate", "dead", "saturated"), rows, "lllr")
+
+    def __str__(self) -> str:
+        return str(self.table())
 
     __repr__ = __str__
 

@@ -270,7 +270,7 @@ def test_ratios_are_taken_within_a_round():
         result("snntorch", [2.0, 8.0, 8.0]),
         result("spikingjelly", [4.0, 4, 4]),
     ]
-    table = measure.Table("x", "fp32", results, {"matmul": [50.0] * 3, "conv": [25.0] * 3, "copy": [1.0] * 3}, {})
+    table = measure.Comparison("x", "fp32", results, {"matmul": [50.0] * 3, "conv": [25.0] * 3, "copy": [1.0] * 3}, {})
     measure.compare(table)
     assert [r.to_ours for r in results] == [1, 2, 1]
     assert [r.to_spikingjelly for r in results] == [1, 2, 1]

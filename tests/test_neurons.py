@@ -228,7 +228,7 @@ def test_second_derivatives_are_refused_or_right(loss, one_line):
     current = 2 * torch.randn(1, 50, dtype=torch.float64).requires_grad_()
     with pytest.raises(SpikformerError) as error:
         torch.autograd.grad(loss(LIF().double()(current)), current, create_graph=True)
-    one_line(error, "second derivative", 'backend="snntorch"', 'backend="snntorch"')
+    one_line(error, "second derivative", 'backend="snntorch"')
 
     spikes = LIF(backend="snntorch").double()(current)
     (first,) = torch.autograd.grad(loss(spikes), current, create_graph=True)

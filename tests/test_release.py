@@ -39,7 +39,7 @@ def source(tmp_path_factory):
     pytest.importorskip("setuptools", minversion="77", reason="no setuptools of at least 77: nothing was built")
     folder = tmp_path_factory.mktemp("source")
     files = ["pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"]
-    for name in [*files, "spikformer_edu/__init__.py", "tests/test_release.py"]:
+    for name in [*files, "spikformer_edu/__init__.py", "spikformer_edu/version.py", "tests/test_release.py"]:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (folder / "out").mkdir()

@@ -190,7 +190,7 @@ def test_solutions_pasted_into_the_chapter_pass(path):
 
 @pytest.mark.slow
 def test_building_again_gives_the_same_bytes():
-    """What is committed was made with one version of Matplotlib, whose pictures differ in a few bytes from another's."""
+    """What is committed was made with one version of Matplotlib, whose pictures differ by some bytes from another's."""
     once, twice = (nbformat.writes(build.run(build.read(build.scripts()[5]), TUTORIALS)) for _ in range(2))
     assert once == twice
 

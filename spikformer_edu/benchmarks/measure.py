@@ -71,7 +71,7 @@ class Result:
 
 
 @dataclass
-class Table:
+class Comparison:
     """All results at one precision.
 
     Attributes:
@@ -182,7 +182,7 @@ def measure(
     device: torch.device,
     rounds: int,
     memory: bool = True,
-) -> Table:
+) -> Comparison:
     """Measure peers beside each other.
 
     Args:
@@ -222,12 +222,12 @@ def measure(
             result.seconds.append(seconds(work, device, result.repeats))
         for name, (amount, work) in machine.items():
             rates[name].append(amount / seconds(work, device))
-    table = Table(title, precision, [result for _, result in ready], rates, skipped)
+    table = Comparison(title, precision, [result for _, result in ready], rates, skipped)
     compare(table)
     return table
 
 
-def compare(table: Table) -> None:
+def compare(table: Comparison) -> None:
     """Fill in the ratios, round by round because the machine drifts, and the shares of its best rate."""
     by_key = {(r.peer, r.mode, r.point): r for r in table.results}
     for result in table.results:
@@ -308,7 +308,7 @@ PRODUCT_TOKENS = (64, 256, 576, 1024, 2304)
 
 def sweep(
     kind: str, case: Case, peers: Iterable[str], precision: str, device: torch.device, rounds: int, memory: bool = True
-) -> list[Table]:
+) -> list[Comparison]:
     """How cost grows with one size: every peer at every point, all interleaved.
 
     The batch goes from a quarter of the case's to four times as much.

@@ -28,7 +28,7 @@ from reference import OfficialSpikformer
 import spikformer_edu as se
 from spikformer_edu import benchmark, cli, train
 from spikformer_edu.data import PAPER, load
-from spikformer_edu.training import RECIPES, DistributedContext, Recipe, loop, recipe_for
+from spikformer_edu.training import RECIPES, DistributedContext, Recipe, evaluation, loop, recipe_for
 from spikformer_edu.training.checkpoint import PRETRAINED
 from spikformer_edu.training.recipe import DEVIATIONS, check_recipe
 
@@ -188,7 +188,7 @@ def test_the_test_set_is_measured_once(tmp_path):
         return evaluate(model, split, *rest, **options)
 
     evaluate = loop.evaluate
-    with patch.object(loop, "evaluate", counted), patch.object(loop, "load", lambda *_, **__: splits):
+    with patch.object(loop, "evaluate", counted), patch.object(evaluation, "load", lambda *_, **__: splits):
         loop.train(recipe, tmp_path, DistributedContext(torch.device("cpu")))
     is_test = [torch.equal(split.images, splits.test.images) for split in seen]
     assert is_test == [False, False, False, True]
