@@ -71,8 +71,11 @@ class DatasetInfo:
         return f"{self.name} (simulated)" if self.simulated else self.name
 
 
-class Split:
+class Split(Dataset):
     """Labelled samples. Subclasses set ``targets`` and say how a batch of them is read.
+
+    ``split[3]`` is one sample, as it is. A ``DataLoader`` takes a split; frames of events then come batch first,
+    ``[B, T, C, H, W]``. ``batches`` augments, is reproducible, and puts time first.
 
     Attributes:
         targets: labels ``[n]``, int64, known without reading any sample.
@@ -85,8 +88,31 @@ class Split:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """One sample without augmentation: input ``[C, H, W]`` or frames ``[T, C, H, W]``, normalised, and its label.
+
+        Args:
+            index: from 0, or from the end if negative.
+
+        Raises:
+            IndexError: there is no such sample.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        (sample,) = self.__getitems__([index % len(self)])
+        return sample
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+        """Several samples; a ``DataLoader`` reads a batch with it.
+
+        Args:
+            indices: which ones, from 0.
+        """
+        inputs, labels = self.fetch(torch.tensor(indices, device="cpu"), None)
+        return list(zip(inputs.unbind(-4), labels.tolist(), strict=True))
+
     def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Read samples.
+        """Read a batch of samples at once.
 
         Args:
             indices: which ones, ``[B]``.

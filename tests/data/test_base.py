@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from making import write_picture
+from torch.utils.data import DataLoader
 
 from spikformer_edu import SpikformerError
 from spikformer_edu.data import MODULES, PAPER, Augment, batches, info, load, mixup_cutmix
@@ -309,6 +310,22 @@ def test_ranks_share_an_epoch_without_overlap():
     seen = [torch.cat([y for _, y in batches(split, 10, rank=r, world=2)]) for r in range(2)]
     assert len(seen[0]) + len(seen[1]) == len(split)
     assert torch.equal(torch.cat(seen).bincount(), split.targets.bincount())
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-dvs"])
+def test_a_split_is_a_dataset_of_pytorch(name):
+    """Single samples and the batches of a plain DataLoader hold what ``fetch`` reads; frames come batch first there."""
+    split = load(name, samples_per_class=2).test
+    inputs, labels = split.fetch(torch.arange(len(split)), None)
+    image, label = split[3]
+    assert torch.equal(image, inputs.select(-4, 3)) and label == int(labels[3]) and type(label) is int
+    assert torch.equal(split[-1][0], inputs.select(-4, -1)) and len(list(split)) == len(split) == 20
+    for index in (20, -21):
+        with pytest.raises(IndexError, match=f"sample {index} of 20"):
+            split[index]
+    read = list(DataLoader(split, batch_size=8, num_workers=1))
+    assert torch.equal(torch.cat([x for x, _ in read]), inputs.movedim(-4, 0))
+    assert torch.equal(torch.cat([y for _, y in read]), labels)
 
 
 @pytest.mark.slow  # it waits for the ten seconds that PyTorch gives a process
