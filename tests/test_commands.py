@@ -351,6 +351,15 @@ def test_a_run_that_does_not_say_what_it_was_trained_on_is_refused(packaged):
     assert "config.json has no 'data': it is broken" in line
 
 
+def test_a_run_of_another_version_is_named_as_such(packaged, one_line):
+    config = json.loads((packaged / "config.json").read_text())
+    config["recipe"]["momentum"] = 0.9
+    (packaged / "config.json").write_text(json.dumps(config))
+    with pytest.raises(se.SpikformerError) as excinfo:
+        se.load_run(packaged)
+    one_line(excinfo, "config.json has 'momentum'", "another version wrote it")
+
+
 def write_cifar10(folder, seed):
     random = np.random.default_rng(seed)
     for name in info("cifar10").classes:

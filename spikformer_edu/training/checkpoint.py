@@ -10,6 +10,7 @@ results.json         written at the end: the accuracy on the test set, measured 
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -132,6 +133,10 @@ def read_config(folder: Path) -> tuple[Recipe, SpikformerConfig, DataRecord]:
     except (OSError, ValueError, TypeError) as error:
         if isinstance(error, SpikformerError):
             raise
+        if unknown := re.search(r"unexpected keyword argument ('\w+')", str(error)):
+            raise SpikformerError(
+                f"{path} has {unknown[1]}, which this version does not know: another version wrote it, train again"
+            ) from None
         raise SpikformerError(f"{path} is broken: {error}") from None
 
 
