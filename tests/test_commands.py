@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 import spikformer_edu as se
 from spikformer_edu import benchmark, cli, evaluate, export, report, train, visualize
+from spikformer_edu import data_command as data
 from spikformer_edu.__main__ import Options
-from spikformer_edu.data import __main__ as data
 from spikformer_edu.data import info
 from spikformer_edu.training import recipe_for
 
@@ -305,7 +305,7 @@ def packaged(tmp_path):
 
 def test_evaluate_shows_the_record_beside_the_same_measurement_only(packaged):
     shutil.copy(packaged / "best.safetensors", packaged / "last.safetensors")
-    for other in (["--init-from", "last"], ["--dataset", "digits"], ["--split", "val"]):
+    for other in (["--which", "last"], ["--dataset", "digits"], ["--split", "val"]):
         done = run("spikformer_edu.evaluate", "--checkpoint", packaged, "--device", "cpu", *other)
         assert done.returncode == 0 and "recorded" not in done.stdout, done.stdout + done.stderr
 
