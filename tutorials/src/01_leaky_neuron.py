@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 01 · One Leaky neuron
 #
-# *Run time 15 s on one CPU core · after chapter 00 · no network, no GPU*
+# *Run time 15 s on one CPU core · after chapter 00 · no internet access, no GPU*
 #
 # Spikformer has one kind of neuron. What does it compute, exactly, and with which settings is snnTorch's `Leaky` the
 # same neuron? Each wrong setting still runs and still trains. It is just another network than the one in the paper.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 02 · Learning through spikes
 #
-# *Run time 15 s on one CPU core · after chapter 01 · no network, no GPU*
+# *Run time 15 s on one CPU core · after chapter 01 · no internet access, no GPU*
 #
 # A spike is a step, and a step has no slope: gradient descent has nothing to descend. How do spiking networks learn all
 # the same? With a false derivative, carried back through time. This chapter works it out by hand, and shows where it
@@ -20,7 +20,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 03 · Images into spikes
 #
-# *Run time 10 s on one CPU core · after chapter 01 · no network, no GPU*
+# *Run time 10 s on one CPU core · after chapter 01 · no internet access, no GPU*
 #
 # An image is real numbers and stands still; a spiking network wants spikes, and has a time axis. How does one become
 # the other? Spikformer shows the same image at every time step and lets the first neurons do the coding ([direct
@@ -19,7 +19,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 04 · Softmax attention, recapped
 #
-# *Run time 10 s on one CPU core · after chapter 03 · no network, no GPU*
+# *Run time 10 s on one CPU core · after chapter 03 · no internet access, no GPU*
 #
 # Spikformer keeps the attention of the transformer and drops its softmax. To see what is lost and what is gained one
 # must know what the softmax was there for. This chapter computes attention on five tokens by hand, asks what the
@@ -19,7 +19,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 05 · Spiking self-attention by hand
 #
-# *Run time 25 s on one CPU core · after chapters 01, 03 and 04 · no network, no GPU*
+# *Run time 25 s on one CPU core · after chapters 01, 03 and 04 · no internet access, no GPU*
 #
 # What does spiking self-attention ([SSA](../docs/glossary.md#ssa)) compute, and why does it need no softmax? We compute
 # one output spike with a pencil: bits, an AND, a count, a sum, a threshold. Then we write the whole layer and get every
@@ -19,7 +19,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 06 · Heads, position, residuals: the encoder block
 #
-# *Run time 15 s on one CPU core · after chapters 01 and 05 · no network, no GPU*
+# *Run time 15 s on one CPU core · after chapters 01 and 05 · no internet access, no GPU*
 #
 # An [encoder block](../docs/glossary.md#encoder-block) puts attention and an MLP on one residual stream. Three things
 # in it look harmless and are not: the reshape that makes heads, the fact that nothing in it knows where a token sits,
@@ -20,7 +20,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 07 · Assemble and verify
 #
-# *Run time 30 s on one CPU core · after chapters 03, 05 and 06 · no network, no GPU*
+# *Run time 30 s on one CPU core · after chapters 03, 05 and 06 · no internet access, no GPU*
 #
 # All parts are there; this chapter puts them together in about 70 lines. Then it asks how one can know that the network
 # is right. A spiking transformer with a swapped axis or a forgotten reset has the right shapes, and its loss goes down.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se

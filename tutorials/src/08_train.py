@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 08 · Train it: toy CIFAR on a laptop
 #
-# *Run time 45 s on one CPU core · after chapters 02 and 07 · no network, no GPU*
+# *Run time 45 s on one CPU core · after chapters 02 and 07 · no internet access, no GPU*
 #
 # A spiking network trains with the tools of any other: AdamW, warm-up, a cosine. What is new is what to watch. A loss
 # that falls says little about a network in which layers have fallen silent; firing rates and gradient norms by layer
@@ -25,7 +25,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 09 · Ablations: Table 1 and the number of time steps
 #
-# *Run time 30 s on one CPU core · after chapters 04, 05 and 08 · no network, no GPU*
+# *Run time 30 s on one CPU core · after chapters 04, 05 and 08 · no internet access, no GPU*
 #
 # Does SSA work because of what it is, or would any map from Q and K do? The paper answers with an ablation: one layer
 # is exchanged, all else stays. We repeat it on a small scale, look at the range of $QK^TVs$ that each map gives its
@@ -22,7 +22,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 10 · Energy, honestly
 #
-# *Run time 10 s on one CPU core · after chapters 05 and 06 · no network, no GPU*
+# *Run time 10 s on one CPU core · after chapters 05 and 06 · no internet access, no GPU*
 #
 # How much energy does a spiking network need for one image? Nearly every paper answers with a number that was counted,
 # not measured. This chapter counts it by hand, shows which choices are hidden in the counting, checks the published
@@ -19,7 +19,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 11 · Events
 #
-# *Run time 30 s on one CPU core · after chapters 03 and 08 · no network, no GPU*
+# *Run time 30 s on one CPU core · after chapters 03 and 08 · no internet access, no GPU*
 #
 # An event camera sends no pictures. Every pixel reports by itself, within microseconds, that it became brighter or
 # darker. How do such recordings get into a network that wants `[T, B, C, H, W]`? This chapter goes the whole way, from
@@ -20,7 +20,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 12 · Scaling to ImageNet
 #
-# *Run time 55 s on one CPU core · after chapters 08 and 10 · no network, no GPU*
+# *Run time 55 s on one CPU core · after chapters 08 and 10 · no internet access, no GPU*
 #
 # Everything so far fitted on a laptop. ImageNet does not: 1.3 million images, 310 epochs, eight GPUs. What changes on
 # the way there, and what must not change? This chapter takes each device of a large run, mixed precision, accumulation,
@@ -20,7 +20,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 13 · Beyond Spikformer
 #
-# *Run time 15 s on one CPU core · after chapters 05, 06 and 09 · no network, no GPU*
+# *Run time 15 s on one CPU core · after chapters 05, 06 and 09 · no internet access, no GPU*
 #
 # What came after SSA, and what of it can you try on this package today? Two later papers replace the product of
 # matrices by a mask, and one of them moves the residual connection. Each change is a swap of a few lines here. We write
@@ -25,7 +25,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se
