@@ -459,7 +459,7 @@ for norm in (False, True):
 #
 # | symptom | cause | cure |
 # |---|---|---|
-# | the loss does not fall, a rate is 0 | a silent layer | batch norm before the neuron, smaller learning rate, warm-up |
+# | the loss does not fall, a rate is 0 | a silent layer | batch norm before the neuron, lower learning rate, warm-up |
 # | gradients differ from the paper, spikes do not | the reset is not detached | `reset_delay=True`, as in `se.LIF` |
 # | gradients too large at the threshold, too small elsewhere | slope $\alpha$ on $u = \tau H$ | slope $\alpha / \tau$ |
 # | no gradient at all | $\alpha$ far too large, or a bare comparison | `se.Sigmoid` with $\alpha = 4$ |

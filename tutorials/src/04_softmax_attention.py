@@ -90,7 +90,7 @@ assert A[0, 0].argmax() == 0 and torch.allclose(A[0, 0, 0], A[0, 0, 2]) and torc
 # |---|---|---|---|
 # | $X$ | `[N, D]` | reals | N tokens, D features each |
 # | $Q, K, V$ | `[h, N, d]` | reals | queries, keys, values of h heads, d = D / h |
-# | $QK^T / \sqrt d$ | `[h, N, N]` | reals | [scores](../docs/glossary.md#attention-scores): how well query and key match |
+# | $QK^T / \sqrt d$ | `[h, N, N]` | reals | [scores](../docs/glossary.md#attention-scores): how well both match |
 # | $A$ | `[h, N, N]` | reals in (0, 1) | softmax of the scores, each row sums to 1 |
 # | $AV$ | `[h, N, d]` | reals | means of values, one for each query |
 #
