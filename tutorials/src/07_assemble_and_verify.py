@@ -577,8 +577,8 @@ ax.set(xlabel="optimizer step", ylabel="loss, mean of 8 steps", title="one block
 ax.legend()
 se.plot.show(
     fig,
-    "Training loss of two small networks over 80 steps, T = 4. Both curves fall in the same way; the loss does not show "
-    "that in one of them the neurons run over samples instead of time steps.",
+    "Training loss of two small networks over 80 steps, T = 4. Both curves fall in the same way; the loss does not "
+    "show that in one of them the neurons run over samples instead of time steps.",
 )
 
 # %% [markdown]
