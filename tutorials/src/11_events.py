@@ -406,8 +406,8 @@ still = torch.from_numpy(to_frames(recording, 1, size=64).astype(np.float32))[:,
 copies = still.expand(4, 6, -1, -1, -1)  # six samples whose T = 4 frames are all the same
 moved = augment_frames(copies.clone(), augment, torch.Generator().manual_seed(1350))
 
-assert all(torch.equal(moved[0], moved[t]) for t in range(4))  # all frames of a sample alike
-assert not torch.equal(moved[0, 0], moved[0, 1])  # and each sample in its own way
+assert all(torch.equal(moved[0], moved[t]) for t in range(4))  # all frames of a sample change in the same way
+assert not torch.equal(moved[0, 0], moved[0, 1])  # and each sample changes differently
 
 fig, axes = plt.subplots(1, 7, figsize=(11, 1.9))
 for ax, picture, title in zip(axes, [still[0, 0], *moved[0]], ["as recorded", *"123456"], strict=True):

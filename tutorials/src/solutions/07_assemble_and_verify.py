@@ -47,7 +47,7 @@ with se.exercise("7.1"):
     assert parameters(slim) == sum(p.numel() for p in se.Spikformer(slim).parameters()), "mlp_ratio is not always 4"
 
 # %% [markdown]
-# **7.2 Find the mix-up.** Write a function that says whether samples of a batch influence each other.
+# **7.2 Find the mix-up.** Write a function that tells whether samples of a batch influence each other.
 #
 # Change one sample at a time and look at all others. This makes no assumption about the form of the influence: it finds
 # a swapped axis, one sample that affects one other, and a mean over the batch. T and B do not change, so the arithmetic
@@ -98,7 +98,7 @@ with se.exercise("7.2"):
     assert samples_interact(plant("head", mean_free), clips), "each sample is told the mean of the batch"
 
 # %% [markdown]
-# **7.3 The forgotten reset.** Write a function that says whether a neuron still knows something of an earlier call.
+# **7.3 The forgotten reset.** Write a function that tells whether a neuron still depends on an earlier call.
 #
 # The given current alone is not enough. If all neurons fire in the last step, a hard reset leaves no state; and an
 # input of zeros leaves the state at zero. So we make our own calls before each probe. One of them charges the membrane

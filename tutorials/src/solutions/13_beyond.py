@@ -136,7 +136,7 @@ with se.exercise("13.3"):
     assert found is not None, "write not_binary first"
     expected = [f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.qkv", "mlp.hidden.linear")]
     assert found == expected, "hook nn.Conv2d and nn.Linear and look at their inputs: which read the residual stream?"
-    for block in packaged.blocks:  # the stream is cut: each half of a block now hears only the spikes before it
+    for block in packaged.blocks:  # without the stream: each half of a block gets only the spikes before it
         block.forward = lambda x, block=block: block.mlp(block.attn((x > 0).float()))
     assert not_binary(packaged, x) == [], "without residuals all inputs are spikes"
     last = packaged.blocks[1]
