@@ -1,24 +1,24 @@
 # %% [markdown]
 # # 00 · Tour in five minutes
 #
-# *Run time 15 s on one CPU core · no prerequisites but PyTorch · no network, no GPU*
+# *Run time 15 s on one CPU core · you need to know PyTorch only · no internet access, no GPU*
 #
-# Can a transformer work when its neurons say nothing but 0 and 1? Here is one that does. It is small, trained on
-# handwritten digits, and comes with the package. We watch it read a digit, from the first spike to the decision. Every
-# later chapter takes one stop of this tour and goes deeper.
+# Can a transformer work if its neurons output only 0 and 1? This chapter shows one that does. It is small, trained on
+# handwritten digits, and comes with the package. We follow it while it reads a digit, from the first spike to the
+# decision. Each later chapter explains one part of this tour in detail.
 #
 # ## What you will learn
-# - load a trained Spikformer, let it classify, and record all that its neurons do
+# - load a trained Spikformer, classify an image, and record everything that its neurons do
 # - follow the path image, spikes, tokens, Q, K and V, attention, decision
 # - read a raster and a firing rate
-# - find the chapter that explains what you want to know
+# - find the chapter that explains the topic you want to know about
 
 # %% tags=["setup"]
 from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se
@@ -36,11 +36,12 @@ plt.rcParams.update(style.RC)
 
 # %% [markdown]
 # ## The key figure
-# The network reads one test digit. Each panel shows 48 neurons of a layer, evenly spread, and the layers are in order:
-# down the first column the image becomes tokens, then come two encoder blocks. A black bar is a
-# [spike](../docs/glossary.md#spike-spike-train), time runs to the right, four steps. Most of every panel is white: most
-# neurons are silent most of the time, and silence takes no arithmetic. Of the two bars beside a panel, the first is the
-# firing rate of the whole layer; the hatched part of the second is the share of features that never fire.
+# The network reads one test digit. Each panel shows 48 evenly spaced neurons of one layer, and the layers are in order:
+# in the first column the image becomes tokens, then two encoder blocks follow. A black bar is a
+# [spike](../docs/glossary.md#spike-spike-train). Time runs to the right over four steps. Most of every panel is white:
+# most neurons do not fire most of the time, and a neuron that does not fire needs no arithmetic in the next layer. Two
+# bars stand beside each panel. The first is the firing rate of the whole layer. The hatched part of the second is the
+# share of features that never fire.
 
 # %%
 model = se.load_pretrained("digits-2-64")
@@ -68,10 +69,10 @@ assert rec["blocks.1.mlp.out"].spikes[0].mean() < 0.01  # t = 0
 # | `sps.0` to `sps.3`, `sps.rpe` | `[T, B, C, H, W]` | {0, 1} | spikes of the convolution layers |
 # | `blocks.i.attn.q`, `.k`, `.v` | `[T, B, h, N, d]` | {0, 1} | $h$ heads, $N$ [tokens](../docs/glossary.md#token) |
 # | `blocks.i.attn.scores` | `[T, B, h, N, N]` | multiples of 0.125 | [scores](../docs/glossary.md#attention-scores) |
-# | `blocks.i.residual` | `[T, B, N, D]` | integers | what flows from block to block |
+# | `blocks.i.residual` | `[T, B, N, D]` | integers | the output of a block and input of the next |
 # | `logits` | `[B, K]` | reals | one number for each class |
 #
-# Time comes first, always. The recording holds all of it under these names:
+# Time is always the first dimension. The recording stores each tensor under its name:
 
 # %%
 assert rec["sps.0"].spikes.shape == (4, 1, 8, 32, 32)
@@ -83,17 +84,16 @@ for layer in rec.layers("spikes"):
 print(rec.summary())
 
 # %% [markdown]
-# In the table, *rate* is the [firing rate](../docs/glossary.md#firing-rate): the share of ones. *Dead*
-# features did not fire at all on this one image; on others they may. *Saturated* ones fired everywhere and at every
-# step.
+# In the table, *rate* is the [firing rate](../docs/glossary.md#firing-rate): the share of ones. *Dead* features did not
+# fire at all on this one image; they may fire on others. *Saturated* features fired everywhere and at every step.
 
 # %% [markdown]
 # ## The image becomes spikes
-# A still image goes in as it is, the same in each step ([direct coding](../docs/glossary.md#direct-coding)). The first
-# layer of neurons turns it into spikes.
+# The network gets the same real-valued image in each step ([direct coding](../docs/glossary.md#direct-coding)). The
+# first layer of neurons turns it into spikes.
 #
-# **Predict before you run.** The image stands still and so do the weights. Do the spikes of the first layer change from
-# step to step?
+# **Predict before you run.** The image does not change and the weights do not change. Do the spikes of the first layer
+# change from step to step?
 
 # %%
 first = rec["sps.0"].spikes[:, 0]  # [T, 8, 32, 32]
@@ -119,26 +119,27 @@ assert min(changed) > 0
 # <details><summary>Answer</summary>
 #
 # Yes. A neuron sums its input over time in a [membrane potential](../docs/glossary.md#membrane-potential), fires when
-# it reaches a threshold, and starts again from zero. A strong pixel fires in every step, a weaker one in every second
-# or third, a weak one never. So brightness becomes a rhythm. [Chapter 01](01_leaky_neuron.ipynb) takes this neuron
-# apart, [chapter 03](03_images_to_spikes.ipynb) these layers.
+# it reaches a threshold, and starts again from zero. A strong input makes the neuron fire in every step, a weaker input
+# in every second or third step, and a weak input never. So brightness becomes a pattern of spikes in time.
+# [Chapter 01](01_leaky_neuron.ipynb) explains this neuron, [chapter 03](03_images_to_spikes.ipynb) these layers.
 #
 # </details>
 #
-# This is what one neuron does. Its membrane climbs, fires at the dashed threshold, falls to zero:
+# The next figure shows one neuron. Its membrane potential rises, the neuron fires at the dashed threshold, and the
+# potential falls to zero:
 
 # %%
 fig, ax = se.plot.membrane(rec["sps.0"])
 alt = "Membrane of one neuron of layer sps.0 over T = 4 steps: it charges, fires above the threshold of 1 and is reset."
 se.plot.show(fig, alt)
-for layer in rec.layers("spikes"):  # so does every other neuron
+for layer in rec.layers("spikes"):  # all other neurons do the same
     assert torch.equal(layer.spikes, (layer.membrane >= layer.v_threshold).float())
 
 # %% [markdown]
 # ## Tokens, queries, keys, values
-# After four such layers the image is a grid of 8 x 8 tokens, each 64 wide. Each encoder block makes three sets of
-# spikes of them: queries (blue), keys (red), values (green). A score counts the features in which both a query and a
-# key fire. Counting takes no multiplication, and there is no softmax.
+# After four such layers the image is a grid of 8 x 8 tokens with 64 features each. Each encoder block computes three
+# sets of spikes from them: queries (blue), keys (red), values (green). A score counts the features in which both a
+# query and a key fire. Counting needs no multiplication, and there is no softmax.
 
 # %%
 fig, axes = plt.subplots(1, 4, figsize=(9.2, 2.6))
@@ -165,9 +166,9 @@ for name in "kv":
 
 # %% [markdown]
 # ## Attention
-# The next figure shows how much score each token receives, for each head and each step, laid over the digit. [Chapter
-# 04](04_softmax_attention.ipynb) recalls attention with a softmax, [chapter 05](05_spiking_self_attention.ipynb)
-# computes this one by hand.
+# The next figure shows the score that each token receives, for each head and each step, drawn over the digit.
+# [Chapter 04](04_softmax_attention.ipynb) explains attention with a softmax.
+# [Chapter 05](05_spiking_self_attention.ipynb) computes spiking attention by hand.
 
 # %%
 fig, _ = se.plot.attention_over_time(rec["blocks.0.attn.scores"], image[0])
@@ -177,7 +178,7 @@ assert rec["blocks.0.attn.scores"].values[0].mean() < rec["blocks.0.attn.scores"
 
 # %% [markdown]
 # ## The decision
-# The head is linear and sees the mean over tokens and time. So its answer can be followed from step to step.
+# The head is linear, and its input is the mean over tokens and time. So we can follow its answer from step to step.
 
 # %%
 fig, _ = se.plot.logits(rec, label=int(label))
@@ -186,7 +187,7 @@ se.plot.show(fig, alt)
 torch.testing.assert_close(rec.logits.mean(0), logits)
 
 # %% [markdown]
-# And on the whole test set, digits that it has never seen in training:
+# This cell runs the whole test set. The network has not seen these digits in training:
 
 # %%
 images, labels = digits.test.fetch(torch.arange(359), None)
@@ -197,8 +198,8 @@ assert right > 0.95
 
 # %% [markdown]
 # ## What it costs
-# Spikes are counted in [firing rates](../docs/glossary.md#firing-rate). They decide the energy on hardware that skips
-# zeros: a spike that arrives at a synapse costs one addition.
+# [Firing rates](../docs/glossary.md#firing-rate) measure how many spikes a layer sends. They determine the energy on
+# hardware that skips zeros: a spike that arrives at a synapse costs one addition.
 
 # %%
 fig, _ = se.plot.firing_rates(rec)
@@ -211,13 +212,12 @@ print(f"one digit: {paper:.0f} µJ with spikes, {ann:.0f} µJ for the same netwo
 assert 2 < ann / paper < 50
 
 # %% [markdown]
-# That line is an estimate by the paper's formula, and it counts no memory access. [Chapter 10](10_energy.ipynb) says
-# what it is worth.
+# This is an estimate by the paper's formula, and it does not count memory access. [Chapter 10](10_energy.ipynb)
+# explains what the estimate can and cannot tell.
 
 # %% [markdown]
 # ## Time
-# **Predict before you run.** The network was trained with $T = 4$. What does it say with a single time step? And with
-# 8?
+# **Predict before you run.** The network was trained with $T = 4$. How accurate is it with one time step? And with 8?
 
 # %%
 some, truth = images[:100], labels[:100]
@@ -232,14 +232,15 @@ for steps in (1, 2, 4, 8):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# With one step it is nearly blind. The membrane takes up half of its input in a step, so in the first one only currents
-# of twice the threshold make a spike; a few layers on, hardly anything is left. The atlas above shows it: its deep
-# panels are empty at $t = 0$. From two steps on it reads well, and more steps than it was trained with change little.
+# With one step the accuracy is low. A membrane takes up half of its input in a step, so in the first step only a
+# current of twice the threshold makes a spike. After a few layers hardly any spikes are left. The atlas above shows
+# this: its deep panels are empty at $t = 0$. From two steps on the network reads well, and more steps than in training
+# change little.
 #
 # </details>
 #
-# Two calls on the same image give the same answer: state lives within a sample and never leaks into the next. That is
-# not a matter of course, see chapter 01.
+# Two calls on the same image give the same answer: neurons keep state only within a sample and start from zero for the
+# next one. Not every library works like this, as chapter 01 shows.
 
 # %%
 with torch.no_grad():
@@ -250,23 +251,23 @@ print("same image, same logits")
 # %% [markdown]
 # ## Where to go from here
 #
-# | chapter | goes deeper into |
+# | chapter | topic |
 # |---|---|
 # | [01 One Leaky neuron](01_leaky_neuron.ipynb) | charge, threshold, reset; the paper's neuron on snnTorch |
 # | [02 Learning through spikes](02_surrogate_gradient.ipynb) | surrogate gradients, BPTT by hand, silent layers |
 # | [03 Images into spikes](03_images_to_spikes.ipynb) | direct coding, spiking patch splitting |
-# | [04 Softmax attention](04_softmax_attention.ipynb) | the attention that is replaced |
+# | [04 Softmax attention](04_softmax_attention.ipynb) | the attention that SSA replaces |
 # | [05 Spiking self-attention](05_spiking_self_attention.ipynb) | $Q K^T V s$ by hand, bit by bit |
 # | [06 The encoder block](06_encoder_block.ipynb) | heads, position, residuals |
 # | [07 Assemble and verify](07_assemble_and_verify.ipynb) | the network to the last parameter and spike |
 # | [08 Train it](08_train.ipynb) | training on a laptop, and what to watch |
 # | [09 Ablations](09_ablations.ipynb) | other attentions, other $T$ |
-# | [10 Energy](10_energy.ipynb) | what the picojoules mean, and what they do not |
+# | [10 Energy](10_energy.ipynb) | what the picojoules mean, and what they do not mean |
 # | [11 Events](11_events.ipynb) | event cameras, frames, CIFAR10-DVS |
 # | [12 ImageNet](12_imagenet.ipynb) | many GPUs, mixed precision, resuming |
-# | [13 Beyond](13_beyond.ipynb) | later spiking transformers as short swaps |
+# | [13 Beyond](13_beyond.ipynb) | later spiking transformers as small changes of the code |
 #
-# Words and symbols are explained in the [glossary](../docs/glossary.md).
+# The [glossary](../docs/glossary.md) explains words and symbols.
 
 # %% [markdown]
 # ## Pitfalls
@@ -276,9 +277,9 @@ print("same image, same logits")
 # | poor accuracy on your own images | not normalised as in training | mean and std of `digits.info` |
 # | nonsense from event frames | batch first instead of time first | `[T, B, C, H, W]` |
 # | `SpikformerError` about integers | pixels are uint8 | `x.float() / 255` before normalising |
-# | a "dead" layer on one image | one image is not enough to say so | record a batch |
+# | a "dead" layer on one image | one image is not enough to decide | record a batch |
 #
-# The first one in code: the same digits as pixels from 0 to 1, as they come from a file.
+# The next cell shows the first one: the same digits as pixels from 0 to 1, as you would read them from a file.
 
 # %%
 info = digits.info
@@ -291,8 +292,8 @@ assert raw < normalised
 
 # %% [markdown]
 # ## Exercises
-# **Exercise 0.1: change T, predict the rate.** Does a neuron fire more often, per step, when it is given more time?
-# Guess first. Then write `rate_at`: the firing rate of a layer when the image is shown for `steps` time steps.
+# **Exercise 0.1: change T, predict the rate.** Does a neuron fire more often per step if it gets more time steps? Guess
+# first. Then write `rate_at`: it returns the firing rate of a layer when the image is shown for `steps` time steps.
 
 
 # %% tags=["exercise-1"]
@@ -309,8 +310,8 @@ with se.exercise("0.1"):
     assert rates[0] < rates[1] < rates[2], "T has no effect: does the model see so many frames?"
 
 # %% [markdown]
-# **Exercise 0.2: the layer that fires least.** Find its name in the recording `rec`, by code. Only neurons count, not
-# scores or residuals.
+# **Exercise 0.2: the layer that fires least.** Write code that finds its name in the recording `rec`. Consider only
+# layers of neurons, not scores or residuals.
 
 # %% tags=["exercise-2"]
 least = None
@@ -324,9 +325,9 @@ with se.exercise("0.2"):
     assert float(rec[least].spikes.mean()) == min(rates), "another layer fires less"
 
 # %% [markdown]
-# **Exercise 0.3: when did it know?** `rec.logits` holds the logits of each single step, `[T, B, K]`. From which step on
-# does the mean of all logits so far, that step included, name the true class, up to the end? Write it for any recording
-# of one image.
+# **Exercise 0.3: when did it know?** `rec.logits` holds the logits of each single step, `[T, B, K]`. Take the mean of
+# the logits up to and including step t. From which step on, until the end, does this mean name the true class? Write a
+# function that answers this for any recording of one image.
 
 
 # %% tags=["exercise-3"]
@@ -353,8 +354,8 @@ with se.exercise("0.3"):
 
 # %% [markdown]
 # ## Recap
-# - A Spikformer is a transformer whose layers send each other spikes: 0 or 1, over $T$ steps.
-# - `se.load_pretrained`, `se.record`, `se.plot` and `se.energy` are all it takes to look inside.
-# - Information sits in who fires and when. Most neurons are silent most of the time.
+# - A Spikformer is a transformer in which layers send spikes to each other: 0 or 1, over $T$ steps.
+# - With `se.load_pretrained`, `se.record`, `se.plot` and `se.energy` you can look inside the network.
+# - The information is in which neurons fire and when. Most neurons are silent most of the time.
 #
-# Solutions: [00](solutions/00_tour.ipynb). Next: [chapter 01](01_leaky_neuron.ipynb), one neuron, exactly.
+# Solutions: [00](solutions/00_tour.ipynb). Next: [chapter 01](01_leaky_neuron.ipynb), one neuron in detail.

@@ -1,23 +1,23 @@
 # %% [markdown]
 # # 01 · One Leaky neuron
 #
-# *Run time 15 s on one CPU core · after chapter 00 · no network, no GPU*
+# *Run time 15 s on one CPU core · after chapter 00 · no internet access, no GPU*
 #
-# Spikformer has one kind of neuron. What does it compute, exactly, and with which settings is snnTorch's `Leaky` the
-# same neuron? Each wrong setting still runs and still trains. It is just another network than the one in the paper.
+# Spikformer has one kind of neuron. What exactly does it compute, and which settings make snnTorch's `Leaky` the same
+# neuron? With a wrong setting the network still runs and still trains, but it is not the network of the paper.
 #
 # ## What you will learn
-# - run the neuron's three equations by hand, and read a trace of its membrane
+# - compute the neuron's three equations by hand, and read a trace of its membrane
 # - derive the map $u = \tau H$ to snnTorch, and check it to the last bit
-# - say what becomes of a spike when the membrane meets the threshold exactly, and count the spikes that `>` loses
-# - find state that leaks from one batch into the next
+# - say what happens when the membrane reaches the threshold exactly, and count the spikes that `>` loses
+# - detect state that is carried over from one batch to the next
 
 # %% tags=["setup"]
 from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se
@@ -34,11 +34,11 @@ plt.rcParams.update(style.RC)
 
 # %% [markdown]
 # ## The key figure
-# One neuron under the microscope, step by step. The input current (grey) charges the [membrane
-# potential](../docs/glossary.md#membrane-potential) (orange), which leaks at the same time. When it reaches the
-# [threshold](../docs/glossary.md#threshold) (dashed) the neuron fires (black) and the membrane falls to zero. Look at
-# $t = 1$ and $t = 8$: there the membrane meets the threshold exactly, and the neuron fires. The violet part is the
-# surrogate gradient of [chapter 02](02_surrogate_gradient.ipynb).
+# The figure shows one neuron, step by step. The input current (grey) charges the
+# [membrane potential](../docs/glossary.md#membrane-potential) (orange), which leaks at the same time. When the
+# potential reaches the [threshold](../docs/glossary.md#threshold) (dashed), the neuron fires (black) and the potential
+# falls to zero. At $t = 1$ and $t = 8$ the membrane reaches the threshold exactly, and the neuron fires. The violet
+# curve is the surrogate gradient of [chapter 02](02_surrogate_gradient.ipynb).
 
 # %%
 current = torch.tensor([1.0, 1.5, 1.0, 0.5, 0.0, -0.5, 1.0, 2.5, 2.0, 0.75, 1.5, 1.125])
@@ -51,14 +51,15 @@ se.plot.show(animation, alt, dpi=80)
 #
 # | name | shape | value set | meaning |
 # |---|---|---|---|
-# | $X$, `current` | `[T, ...]` | reals | input current, one number a [time step](../docs/glossary.md#time-step) |
+# | $X$, `current` | `[T, ...]` | reals | input current, one number in each [time step](../docs/glossary.md#time-step) |
 # | $H$, `h` | `[T, ...]` | reals | membrane potential after the charge: what is compared with the threshold |
 # | $S$, `spikes` | `[T, ...]` | {0, 1} | [spikes](../docs/glossary.md#spike-spike-train) |
 # | $V$, `v` | `[...]` | reals | membrane potential after the reset: what the next step starts from |
 # | $u$, `u` | `[T, ...]` | reals | snnTorch's membrane, $u = \tau H$ |
 # | $\tau$, $\beta$, $V_{th}$ | | 2, 0.5, 1 | time constant in steps, decay $\beta = 1 - 1/\tau$, threshold |
 #
-# Time comes first, always. The dots stand for whatever the layer looks like; neurons do not talk to each other.
+# Time is always the first dimension. The dots stand for the other dimensions of the layer. Neurons of a layer do not
+# influence each other.
 
 # %% [markdown]
 # ## Charge, fire, reset
@@ -71,9 +72,9 @@ se.plot.show(animation, alt, dpi=80)
 #
 # $$V[t] = H[t]\,(1 - S[t]) + V_{reset}\,S[t] \tag{3}$$
 #
-# Equation (1) pulls the membrane towards the current: half of the way in each step when $\tau = 2$. That is a leak and
-# an input in one. Equation (2) fires, at the threshold too. Equation (3) is a [hard
-# reset](../docs/glossary.md#hard-reset): whatever was above the threshold is forgotten.
+# Equation (1) moves the membrane towards the current: half of the way in each step if $\tau = 2$. It contains both the
+# leak and the input. By equation (2) the neuron fires at or above the threshold. Equation (3) is a
+# [hard reset](../docs/glossary.md#hard-reset): the part of the membrane above the threshold is lost.
 
 
 # %%
@@ -99,11 +100,11 @@ assert (h == 1).nonzero().flatten().tolist() == [1, 8]  # exactly at the thresho
 
 # %% [markdown]
 # ## What one neuron can say
-# A constant current is the simplest question to put to a neuron. Without a spike, (1) gives $H[t] = X (1 -
-# 2^{-(t+1)})$: the membrane climbs towards $X$ and never beyond it.
+# The simplest input is a constant current. As long as there is no spike, (1) gives $H[t] = X (1 - 2^{-(t+1)})$: the
+# membrane rises towards $X$ and never above it.
 #
-# **Predict before you run.** At $X = 2$ the neuron fires in every step. At $X = 1.9$, 5 % less, in what share of the
-# steps? And at $X = 0.95$?
+# **Predict before you run.** At $X = 2$ the neuron fires in every step. In what share of the steps does it fire at
+# $X = 1.9$, which is 5 % less? And at $X = 0.95$?
 
 # %%
 steps = 120  # divisible by 1, 2, 3, 4, 5 and 6
@@ -116,15 +117,16 @@ assert paper_neuron(torch.full((steps,), 0.95))[0].sum() == 0
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# In half of the steps, and in none. At $X = 1.9$ one step brings the membrane to 0.95: not enough. The second brings it
-# to 1.425, it fires, and the 0.425 above the threshold are lost. So the interval between spikes is a whole number $n$
-# of steps, the smallest with $X (1 - 2^{-n}) \ge 1$, and the firing rate is $1/n$: a staircase. Below $X = 1$ the
-# membrane never arrives.
+# In half of the steps, and in none. At $X = 1.9$ the first step brings the membrane to 0.95, which is not enough. The
+# second step brings it to 1.425. The neuron fires, and the 0.425 above the threshold are lost. So the interval between
+# spikes is a whole number $n$ of steps: the smallest $n$ with $X (1 - 2^{-n}) \ge 1$. The firing rate is $1/n$, which
+# gives a staircase. At $X \le 1$ the membrane never reaches the threshold.
 #
 # </details>
 #
-# The figure shows the whole staircase. With $T = 4$, as in Spikformer on CIFAR and ImageNet, only four stairs are left.
-# A rate is therefore a coarse way to speak. *When* a neuron fires, and together with whom, says more.
+# The figure shows the whole staircase. With $T = 4$, as in Spikformer on CIFAR and ImageNet, only four different rates
+# are left. A rate therefore carries little information. *When* a neuron fires, and together with which other neurons,
+# carries more.
 
 # %%
 currents = torch.arange(1281) / 500 + 0.001  # between the stairs, so that rounding decides nothing
@@ -146,9 +148,9 @@ se.plot.show(fig, alt)
 #
 # $$u[t] = \beta\, u[t-1]\,(1 - S[t-1]) + X[t], \qquad S[t] = 1 \text{ where } u[t] \text{ is over the threshold.}$$
 #
-# It does not divide its input by $\tau$. Still it is the same neuron. Line by line:
+# It does not divide its input by $\tau$, but it is the same neuron. The proof has six steps:
 #
-# 1. Equation (1), sorted: $\quad H[t] = (1 - \tfrac{1}{\tau})\, V[t-1] + \tfrac{1}{\tau} X[t]$.
+# 1. Equation (1), rearranged: $\quad H[t] = (1 - \tfrac{1}{\tau})\, V[t-1] + \tfrac{1}{\tau} X[t]$.
 # 2. Times $\tau$: $\quad \tau H[t] = (1 - \tfrac{1}{\tau})\, \tau V[t-1] + X[t]$.
 # 3. Equation (3), times $\tau$: $\quad \tau V[t-1] = \tau H[t-1]\,(1 - S[t-1])$.
 # 4. Write $u = \tau H$ and $\beta = 1 - \tfrac{1}{\tau}$: $\quad u[t] = \beta\, u[t-1]\,(1 - S[t-1]) + X[t]$. That is
@@ -157,7 +159,7 @@ se.plot.show(fig, alt)
 # 6. The surrogate gradient (chapter 02) sees $\alpha (H - V_{th}) = \tfrac{\alpha}{\tau} (u - \tau V_{th})$. So its
 #    slope is $\alpha / \tau = 2$.
 #
-# Nothing is approximated. The settings below follow, and each of them matters.
+# None of these steps is an approximation. They give the settings below, and each setting matters.
 
 # %%
 SETTINGS = dict(beta=0.5, threshold=2.0, spike_grad=se.Sigmoid(2.0), reset_mechanism="zero", reset_delay=True)
@@ -181,9 +183,9 @@ assert torch.equal(u, 2 * h)  # to the last bit
 print("u[t] =", u.tolist())
 
 # %% [markdown]
-# `se.LIF` is this neuron as a layer: it goes over all $T$ steps in one call. It comes with two backends. `"snntorch"`
-# runs the loop above; `"fused"`, the default, does the same arithmetic as one operation. Here are 4,000 neurons over 16
-# steps, once with currents on a grid of 0.25, where exact ties abound, and once with arbitrary ones.
+# `se.LIF` is this neuron as a layer: it computes all $T$ steps in one call. It has two backends. `"snntorch"` runs the
+# loop above. `"fused"`, the default, does the same arithmetic as one operation. The next cell runs 4,000 neurons over
+# 16 steps, once with currents on a grid of 0.25, where exact ties are common, and once with arbitrary currents.
 
 # %%
 grid = torch.randint(-4, 13, (16, 4000)) / 4
@@ -209,10 +211,10 @@ for name, x in (("on the grid", grid), ("arbitrary", arbitrary)):
         assert torch.equal(leaky_spikes, by_hand) and torch.equal(u / 2, h) and (h == 1).sum() > 1000
 
 # %% [markdown]
-# All four agree to the last bit on the grid. With arbitrary currents the three forms in $u$ agree to the last bit, and
-# $H$ only to rounding, because $V + (X - V)/\tau$ rounds twice where $\beta u + X$ rounds once.
+# On the grid all four versions agree to the last bit. With arbitrary currents the three versions in $u$ agree to the
+# last bit, and $H$ agrees only up to rounding, because $V + (X - V)/\tau$ rounds twice and $\beta u + X$ rounds once.
 #
-# Change one setting and see. Which changes cost spikes?
+# Now we change one setting at a time. Which changes affect the spikes?
 
 # %%
 changes = {
@@ -230,18 +232,18 @@ assert differ.pop("as the paper") == 0 and differ.pop("reset_delay=False") == 0
 assert min(differ.values()) > 0.03
 
 # %% [markdown]
-# `reset_delay=False` gives the same spikes, but another gradient: [chapter 02](02_surrogate_gradient.ipynb) shows
-# which. The surrogate looks innocent, as it should only matter in the backward pass. It does not, as the next section
-# shows.
+# `reset_delay=False` gives the same spikes, but a different gradient, which [chapter 02](02_surrogate_gradient.ipynb)
+# shows. One would expect that the surrogate matters only in the backward pass. But it changes the spikes too, as the
+# next section shows.
 
 # %% [markdown]
 # ## Exactly at the threshold
 # The paper's step has $\Theta(0) = 1$: the neuron fires at $H \ge V_{th}$. snnTorch's own surrogates fire at $u -
-# \text{threshold} > 0$. Arbitrary real currents hardly ever meet a threshold exactly. Sums of spikes do: they are
-# counts.
+# \text{threshold} > 0$. Arbitrary real currents hardly ever reach a threshold exactly. Sums of spikes often do, because
+# they are whole numbers.
 #
-# **Predict before you run.** A constant current $X = 2$, $T = 8$. The neuron with `>=` fires 8 times. How often does
-# the one with `>` fire?
+# **Predict before you run.** The current is constant, $X = 2$, and $T = 8$. The neuron with `>=` fires 8 times. How
+# often does the neuron with `>` fire?
 
 # %%
 current = torch.full((8,), 2.0)
@@ -261,14 +263,15 @@ assert ge.sum() == 8 and gt.sum() == 4
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# 4 times. From $V = 0$ one step brings the membrane to exactly 1. With `>=` it fires and starts again. With `>` it
-# stays at 1, the next step brings it to 1.5, it fires and starts again. Half of the spikes are gone.
+# 4 times. From $V = 0$ one step brings the membrane to exactly 1. With `>=` the neuron fires and starts again from 0.
+# With `>` it does not fire; the next step brings the membrane to 1.5, and only then it fires. Half of the spikes are
+# lost.
 #
 # </details>
 #
-# Is this a corner case? Not in this network. The neuron after attention receives $Q K^T V s$: a whole number, for $Q$,
-# $K$ and $V$ are spikes, times $s = 0.125$. Its threshold is $V_{th} = 0.5$, a multiple of $s$ as well. The membrane is
-# the leaky sum of such multiples and meets 0.5 all the time. Here with random spikes:
+# This is not rare in this network. The neuron after attention receives $Q K^T V s$. Because $Q$, $K$ and $V$ are
+# spikes, this is a whole number times $s = 0.125$. The threshold $V_{th} = 0.5$ is a multiple of $s$, too. The membrane
+# is a leaky sum of such multiples and often equals 0.5. The next cell shows this with random spikes:
 
 # %%
 q, k, v = (torch.rand(3, 4, 8, 4, 16, 16) < 0.2).float()  # each [T, B, h, N, d], 20 % ones
@@ -283,8 +286,8 @@ assert torch.equal(ge, paper_neuron(x, v_threshold=0.5)[0])
 assert lost > 0.1
 
 # %% [markdown]
-# And in a network that was trained? The packaged model reads 50 validation digits. We count the membranes of its
-# attention neurons that are exactly at the threshold, and which of them fired.
+# What about a trained network? The packaged model reads 50 validation digits. We count the membranes of its attention
+# neurons that are exactly at the threshold, and check that these neurons fired.
 
 # %%
 model = se.load_pretrained("digits-2-64")
@@ -294,21 +297,21 @@ with torch.no_grad(), se.record(model, membranes=True) as rec:
 for name in ("blocks.0.attn.attn", "blocks.1.attn.attn", "blocks.0.attn.q"):
     layer = rec[name]
     tie = layer.membrane == layer.v_threshold
-    assert bool(layer.spikes[tie].all())  # whoever is at the threshold fires
+    assert bool(layer.spikes[tie].all())  # every neuron at the threshold fires
     print(f"{name:20} spikes fired exactly at the threshold: {100 * float(tie.sum() / layer.spikes.sum()):.0f} %")
     assert (tie.sum() > 100) if name.endswith("attn.attn") else (tie.sum() < 10)
 
 # %% [markdown]
-# The attention neurons lie on the grid, so they tie. The neurons of $Q$ get real currents, out of a batch
-# norm, and do not. A `>` here is a different network: a lost spike means no reset, so later spikes of that neuron can
-# shift, and the layers behind it read something else.
+# The membranes of attention neurons lie on the grid, so exact ties happen. The neurons of $Q$ get real-valued currents
+# from a batch norm and have almost no ties. With `>` the network is a different one: if a spike is lost, the neuron is
+# not reset, so its later spikes can change, and the layers behind it get other inputs.
 
 # %% [markdown]
 # ## What is left between batches
-# A neuron remembers: that is its point within one sample. Between samples it must forget. `Leaky` keeps its membrane on
-# itself (`neuron.mem`) and goes on from it, unless it is handed a state or told to reset.
+# Within one sample a neuron must keep its membrane from step to step. Between samples it must forget it. `Leaky` stores
+# its membrane in `neuron.mem` and continues from there, unless you pass it a state or reset it.
 #
-# **Predict before you run.** The same current is fed to one stateful `Leaky` twice. Are the spikes the same?
+# **Predict before you run.** We feed the same current twice to a `Leaky` that keeps its state. Are the spikes the same?
 
 
 # %%
@@ -337,12 +340,13 @@ print("se.LIF,         first call ", once.tolist(), "second call", again.tolist(
 # <details><summary>Answer</summary>
 #
 # No. The first call never fires and ends with $u = 1.9375$, just below the threshold of 2. The second call goes on from
-# there and fires at once. So the answer depends on who came before: shuffle the test set and the accuracy changes.
+# there and fires at once. So the result depends on the samples before: if you shuffle the test set, the accuracy
+# changes.
 #
 # </details>
 #
-# The next figure shows the leak in the membrane. Beware of a last batch that is smaller than the others: `Leaky` then
-# starts from zero without a word, because the shapes differ. So the leak comes and goes with the batch size.
+# The next figure shows this error in the membrane. It does not appear in a last batch that is smaller than the others:
+# the shapes differ, so `Leaky` silently starts from zero. So the error depends on the batch size.
 
 # %%
 kept, kept_u = leaky_over_time(current.repeat(2))  # the second batch goes on where the first ended
@@ -361,8 +365,8 @@ assert torch.equal(kept, torch.cat([first, second]))  # the stateful Leaky above
 assert clean.sum() == 0 and kept.tolist() == [0, 0, 0, 0, 1, 0, 0, 0]
 
 # %% [markdown]
-# The test that finds such a leak needs no figure: call the model twice on the same batch. The whole network passes it,
-# for each of its neurons starts from zero. A sample's logits do not depend on its neighbours either.
+# A simple test finds this error: call the model twice on the same batch. The whole network passes this test, because
+# each of its neurons starts from zero. The logits of a sample do not depend on the other samples of the batch either.
 
 # %%
 with torch.no_grad():
@@ -382,7 +386,7 @@ print("same batch, same logits; other order, same logits")
 # | far too many spikes | threshold 1 on $u$, which is $\tau H$ | threshold $\tau V_{th}$ |
 # | memory grows with every model built | snnTorch keeps each neuron in a list | `se.LIF` takes itself out of it |
 #
-# The last one in code: a plain `Leaky` outlives its model, an `se.LIF` does not.
+# The next cell shows the last one: snnTorch's list keeps a plain `Leaky` alive, but not an `se.LIF`.
 
 # %%
 before = len(snn.SpikingNeuron.instances)
@@ -395,8 +399,9 @@ print("left behind by ten Leaky that nobody uses any more:", len(snn.SpikingNeur
 assert len(snn.SpikingNeuron.instances) == before + 10
 
 # %% [markdown]
-# And the double reset. It is easily written: reset before the charge, as `Leaky` does, and once more after it, with the
-# spikes of the step before. The current that arrives right after a spike is then lost.
+# This cell shows the double reset, which is easy to write by mistake: the neuron is reset before the charge, as in
+# `Leaky`, and once more after it, with the spikes of the step before. The current that arrives right after a spike is
+# then lost.
 
 
 # %%
@@ -417,9 +422,9 @@ assert se.LIF()(strong).sum() == 8 and resets_twice(strong).sum() == 4
 
 # %% [markdown]
 # ## Exercises
-# **Exercise 1.1: match a trace.** A neuron of the paper's kind was recorded: current, membrane $H$, spikes. Which
-# $\tau$ and which threshold did it have? The first step gives $\tau$. The threshold lies between two of the membranes:
-# any number that fits will do.
+# **Exercise 1.1: match a trace.** The cell below has a recording of a neuron with the paper's equations: current,
+# membrane $H$ and spikes. Which $\tau$ and which threshold did it have? The first step gives $\tau$. The threshold lies
+# between two of the membranes; any number that fits is accepted.
 
 # %% tags=["exercise-1"]
 trace_x = torch.tensor([2.0, 1.0, 2.0, 0.5, 2.5, 1.0, 3.0, -1.0, 2.0, 2.0])
@@ -439,8 +444,8 @@ with se.exercise("1.1"):
     assert torch.equal(se.LIF(tau=tau, v_threshold=v_threshold)(trace_x), trace_s)
 
 # %% [markdown]
-# **Exercise 1.2: build a tie.** Given the membrane $V[t-1] = v$, which current brings $H[t]$ to the threshold exactly?
-# Write the formula. The check puts it to the paper's neuron and to one that fires on `>`.
+# **Exercise 1.2: build a tie.** Given the membrane $V[t-1] = v$, which current brings $H[t]$ exactly to the threshold?
+# Write the formula. The check tests it on the paper's neuron and on a neuron that fires on `>`.
 
 
 # %% tags=["exercise-2"]
@@ -463,8 +468,8 @@ with se.exercise("1.2"):
     assert tie_current(0.5, tau=4.0) == 2.5, "tau is an argument too"
 
 # %% [markdown]
-# **Exercise 1.3: one reset too many.** Repair `mended` with as few changes as you can: it should be the paper's neuron.
-# At present it loses the current that arrives right after a spike.
+# **Exercise 1.3: one reset too many.** Repair `mended` with as few changes as possible, so that it is the paper's
+# neuron. Now it loses the current that arrives right after a spike.
 
 
 # %% tags=["exercise-3"]
@@ -490,8 +495,8 @@ with se.exercise("1.3"):
 # - The neuron leaks, charges, fires at $H \ge V_{th}$ and is set to zero: equations (1) to (3).
 # - On snnTorch it is `Leaky(beta=1 - 1/tau, threshold=tau * V_th, reset_mechanism="zero", reset_delay=True)` with a
 #   surrogate of slope $\alpha / \tau$ that fires on `>=`. Its membrane is $u = \tau H$.
-# - After attention the membrane lies on a grid: exact ties are common there, and a `>` loses them.
-# - State belongs to one sample. Two calls on the same batch must give the same.
+# - After attention the membrane lies on a grid: exact ties are common there, and with `>` these spikes are lost.
+# - State belongs to one sample. Two calls on the same batch must give the same result.
 #
 # Solutions: [01](solutions/01_leaky_neuron.ipynb). Next: [chapter 02](02_surrogate_gradient.ipynb), how such a neuron
 # learns.

@@ -1,18 +1,18 @@
 # %% [markdown]
 # # 02 · Learning through spikes
 #
-# *Run time 15 s on one CPU core · after chapter 01 · no network, no GPU*
+# *Run time 15 s on one CPU core · after chapter 01 · no internet access, no GPU*
 #
-# A spike is a step, and a step has no slope: gradient descent has nothing to descend. How do spiking networks learn all
-# the same? With a false derivative, carried back through time. This chapter works it out by hand, and shows where it
-# fails.
+# A spike is a step function, and the derivative of a step is zero, so gradient descent gets no gradient. Spiking
+# networks learn with an approximate derivative instead, which is propagated back through time. This chapter computes it
+# by hand, and shows where it fails.
 #
 # ## What you will learn
 # - say what the [surrogate gradient](../docs/glossary.md#surrogate-gradient) replaces, and what it leaves alone
-# - carry a gradient back through $T$ steps of a neuron by hand, and agree with autograd to $10^{-12}$
+# - compute the gradient through $T$ steps of a neuron by hand, and match autograd to $10^{-12}$
 # - explain what the detached reset does to that gradient
-# - train a neuron to fire a given spike train, and say what $\alpha$ has to do with it
-# - notice a silent layer, and revive it
+# - train a neuron to fire a given spike train, and say how $\alpha$ affects this
+# - detect a silent layer, and make it fire again
 
 # %% tags=["setup"]
 import copy
@@ -20,7 +20,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se
@@ -38,9 +38,10 @@ plt.rcParams.update(style.RC)
 
 # %% [markdown]
 # ## The key figure
-# The packaged model reads 60 digits. Orange: where the membranes $H$ of three of its layers lie. Violet: the surrogate
-# derivative, highest at the threshold (dashed). A neuron learns from a step only as far as the violet curve is above
-# zero at its membrane. In the grey parts it is below 5 % of its height: hardly any gradient comes back from there.
+# The packaged model reads 60 digits. The orange histograms show the membranes $H$ of three of its layers. The violet
+# curve is the surrogate derivative, which is highest at the threshold (dashed). A neuron gets a gradient from a time
+# step in proportion to the violet curve at its membrane. In the grey areas the curve is below 5 % of its height, so
+# neurons there get hardly any gradient.
 
 # %%
 model = se.load_pretrained("digits-2-64")
@@ -75,15 +76,15 @@ assert 0.05 < float((surrogate(rec["sps.1"].membrane) < 0.05).float().mean()) < 
 # |---|---|---|---|
 # | $X$, $H$ | `[T, ...]` | reals | input current and membrane, as in chapter 01 |
 # | $S$ | `[T, ...]` | {0, 1} | spikes |
-# | $\partial L / \partial S[t]$ | `[T, ...]` | reals | asked from above: fewer spikes if positive, else more |
-# | $\partial L / \partial X[t]$ | `[T, ...]` | reals | what the layer below is told |
+# | $\partial L / \partial S[t]$ | `[T, ...]` | reals | from the layer above: fewer spikes if positive, else more |
+# | $\partial L / \partial X[t]$ | `[T, ...]` | reals | the gradient that goes to the layer below |
 # | $\alpha$ | | 4 | slope of the surrogate, per unit of $H$ |
 # | $\partial S[t] / \partial X[t']$ | `[T, T]` | reals | the neuron's Jacobian: zero for $t' > t$ |
 
 # %% [markdown]
 # ## A step has no slope
-# Nearly everywhere a small change of the weights changes no spike at all. The derivative of $\Theta$ is zero there, and
-# at the threshold it does not exist. PyTorch says so: a comparison has no gradient.
+# A small change of the weights usually changes no spike at all. The derivative of $\Theta$ is zero except at the
+# threshold, and there it does not exist. In PyTorch a comparison has no gradient:
 
 # %%
 h = torch.tensor([-1.0, 0.9, 1.0, 1.1], requires_grad=True)
@@ -92,13 +93,13 @@ print("spikes", hard.tolist(), "can be differentiated:", hard.requires_grad)
 assert not hard.requires_grad
 
 # %% [markdown]
-# The way out: keep the step in the forward pass, and in the backward pass pretend that it was a sigmoid,
+# The solution is to keep the step in the forward pass, and to use the derivative of a sigmoid in the backward pass,
 #
 # $$\frac{\partial S}{\partial H} \approx \alpha\, \sigma'\big(\alpha (H - V_{th})\big),
 # \qquad \sigma' = \sigma (1 - \sigma), \quad \alpha = 4.$$
 #
-# In PyTorch that is a function with a backward pass of its own. The spikes stay 0 and 1: nothing in the forward pass is
-# soft.
+# In PyTorch this is a function with its own backward pass. The spikes are still 0 and 1: the forward pass does not
+# change.
 
 
 # %%
@@ -123,13 +124,14 @@ assert torch.equal(package, spikes) and spikes.tolist() == [0, 0, 1, 1]
 torch.testing.assert_close(torch.autograd.grad(package.sum(), h)[0], gradient)
 
 # %% [markdown]
-# Two membranes at the same distance from the threshold get the same gradient, whether they fired or not. And the one at
-# $-1$ gets next to nothing: far below the threshold the surrogate falls as $\alpha e^{-\alpha (V_{th} - H)}$.
+# Two membranes at the same distance from the threshold get the same gradient, whether the neurons fired or not. The
+# membrane at $-1$ gets almost no gradient: far below the threshold the surrogate falls as
+# $\alpha e^{-\alpha (V_{th} - H)}$.
 
 # %% [markdown]
 # ## The chain rule through time
-# $H[t]$ acts on the loss in two ways: through its own spike, and through $V[t]$, which the next step starts from. With
-# equations (1) to (3) of [chapter 01](01_leaky_neuron.ipynb), from the last step to the first:
+# $H[t]$ affects the loss in two ways: through its own spike, and through $V[t]$, from which the next step starts.
+# Equations (1) to (3) of [chapter 01](01_leaky_neuron.ipynb) give, from the last step to the first:
 #
 # $$\frac{\partial L}{\partial H[t]} = \frac{\partial L}{\partial S[t]}\, \alpha \sigma'\big(\alpha(H[t] - V_{th})\big)
 # + (1 - S[t])\, \frac{\partial L}{\partial V[t]}$$
@@ -137,8 +139,8 @@ torch.testing.assert_close(torch.autograd.grad(package.sum(), h)[0], gradient)
 # $$\frac{\partial L}{\partial X[t]} = \frac{1}{\tau} \frac{\partial L}{\partial H[t]},
 # \qquad \frac{\partial L}{\partial V[t-1]} = \Big(1 - \frac{1}{\tau}\Big) \frac{\partial L}{\partial H[t]}$$
 #
-# The factor $1 - S[t]$ is $\partial V[t] / \partial H[t]$ with the reset *detached*: $S[t]$ in equation (3) is taken as
-# a constant. This is backpropagation through time (BPTT), and for one neuron it is five lines.
+# The factor $1 - S[t]$ is $\partial V[t] / \partial H[t]$ with the reset *detached*: $S[t]$ in equation (3) is treated
+# as a constant. This is backpropagation through time (BPTT), and for one neuron it takes five lines.
 
 
 # %%
@@ -164,7 +166,7 @@ def backward_by_hand(spikes, h, dL_dS, tau=2.0):
     return dL_dX
 
 
-current = torch.tensor([1.0, 1.5, 1.0, 1.0, 2.0, 0.5, 1.25, 1.5], dtype=torch.float64)  # at t = 1 exactly to V_th
+current = torch.tensor([1.0, 1.5, 1.0, 1.0, 2.0, 0.5, 1.25, 1.5], dtype=torch.float64)  # H[1] is exactly V_th
 dL_dS = torch.tensor([1.0, -1.0, 0.5, 2.0, 1.0, -0.5, 0.25, 3.0], dtype=torch.float64)  # any numbers
 spikes, h = forward_by_hand(current)
 by_hand = backward_by_hand(spikes, h, dL_dS)
@@ -182,14 +184,14 @@ for backend in ("snntorch", "fused"):
 assert h[1] == 1 and spikes.tolist() == [0, 1, 0, 0, 1, 0, 0, 1]
 
 # %% [markdown]
-# `se.LIF` works on $u = \tau H$ with the slope $\alpha / \tau$, and gives the same gradient: what the slope loses, the
-# undivided current makes up for. The fused backend has these five lines as its backward pass; the other leaves them to
-# autograd.
+# `se.LIF` works on $u = \tau H$ with the slope $\alpha / \tau$, and gives the same gradient: the slope is smaller by
+# $\tau$, but the current is not divided by $\tau$. The backward pass of the fused backend is these five lines. The
+# other backend uses autograd.
 
 # %% [markdown]
 # ## What a spike cuts off
-# **Predict before you run.** The neuron above fires at $t = 1$, $4$ and $7$. A loss looks at the last spike only,
-# $S[7]$. Which of the eight currents does the gradient reach?
+# **Predict before you run.** The neuron above fires at $t = 1$, $4$ and $7$. The loss depends only on the last spike,
+# $S[7]$. Which of the eight currents get a gradient?
 
 # %%
 x = current.clone().requires_grad_()
@@ -200,14 +202,15 @@ assert (x.grad[:5] == 0).all() and (x.grad[5:] > 0).all()
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# $X[5]$, $X[6]$ and $X[7]$. At $t = 4$ the neuron fired and its membrane was set to zero: $1 - S[4] = 0$. What came
-# before is forgotten, and so the gradient ends there. A spike forgets, forwards and backwards.
+# $X[5]$, $X[6]$ and $X[7]$. At $t = 4$ the neuron fired and its membrane was set to zero: $1 - S[4] = 0$. The earlier
+# steps no longer affect the neuron, so the gradient stops there too. A spike cuts off the past in the forward pass and
+# in the backward pass.
 #
 # </details>
 #
-# All pairs at once are the Jacobian $\partial S[t] / \partial X[t']$. By hand it is one call, with the identity for
-# $\partial L / \partial S$. The right panel shows the same neuron with gradient through the reset, as snnTorch has it
-# with `reset_delay=False`.
+# The derivatives for all pairs of steps are the Jacobian $\partial S[t] / \partial X[t']$. Our function computes it in
+# one call, with the identity matrix as $\partial L / \partial S$. The right panel shows the same neuron with a gradient
+# through the reset, as in snnTorch with `reset_delay=False`.
 
 
 # %%
@@ -255,16 +258,17 @@ assert (detached[block[:, None] != block[None, :]] == 0).all() and (detached >= 
 assert (not_detached < -0.05).any() and (not_detached.triu(1) == 0).all()
 
 # %% [markdown]
-# Black lines follow a spike. On the left the matrix falls into blocks, one for each stretch between two spikes, and no
-# entry is negative: to this gradient more current never means fewer spikes. On the right the reset passes gradient on:
-# more current at $t = 1$ means a stronger reset, says the surrogate, and so less at $t = 2$. In truth the membrane
-# starts from zero either way. The paper's code detaches the reset, and so does `se.LIF`.
+# The black lines mark the end of a step with a spike. The left matrix consists of blocks, one for each interval between
+# two spikes, and no entry is negative: according to this gradient, more current never means fewer spikes. On the right
+# the gradient also flows through the reset: according to the surrogate, more current at $t = 1$ makes the reset
+# stronger and so reduces the membrane at $t = 2$. But in fact the membrane starts from zero in both cases. The paper's
+# code detaches the reset, and `se.LIF` does the same.
 
 # %% [markdown]
 # ## Learn a spike train
-# Forty inputs with random spikes, one neuron, 24 steps. The weights shall make it fire at five given steps and be
-# silent at all others. The loss counts wrong steps, and gradient descent (Adam) sees it through the surrogate. The
-# neuron starts silent: its weights are negative.
+# One neuron gets forty inputs with random spikes over 24 steps. We train its weights so that it fires at five given
+# steps and at no others. The loss counts wrong steps, and Adam uses its gradient through the surrogate. At the start
+# the neuron does not fire, because all its weights are negative.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -295,7 +299,7 @@ print("target:", "".join(".|"[int(s)] for s in target))
 assert trains[0].sum() == 0 and torch.equal(trains[-1], target)
 
 # %% [markdown]
-# The next figure shows all spike trains on the way, a row for each step of gradient descent.
+# The next figure shows the spike train after each step of gradient descent, one row for each step.
 
 # %%
 fig, (top, ax) = plt.subplots(2, 1, figsize=(7.2, 4.6), sharex=True, height_ratios=[1, 9])
@@ -310,11 +314,12 @@ se.plot.show(fig, alt)
 
 # %% [markdown]
 # ## What alpha does
-# A large $\alpha$ makes the surrogate steep and narrow: close to the true step, and zero nearly everywhere. A small one
-# makes it wide: every membrane gets some gradient, and the gradient hardly knows the step any more.
+# With a large $\alpha$ the surrogate is steep and narrow: it is close to the true step, and its derivative is almost
+# zero nearly everywhere. With a small $\alpha$ it is wide: every membrane gets some gradient, but the gradient is a
+# poor approximation of the step.
 #
-# **Predict before you run.** The same neuron, the same silent start, $\alpha = 1$, $4$ and $64$. Which of them learn
-# the target?
+# **Predict before you run.** We train the same neuron from the same start with $\alpha = 1$, $4$ and $64$. With which
+# values does it learn the target?
 
 # %%
 alphas = {1.0: (style.Q, "--"), 4.0: (style.GRADIENT, "-"), 64.0: (style.K, ":")}
@@ -340,20 +345,21 @@ assert (surrogate(h, 64.0) == 0).all()
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# 1 and 4. With 64 no membrane is near enough to the threshold: in float32 the surrogate is zero at all of them, so no
-# weight ever moves, and the five wanted spikes are missing for ever. $\alpha = 4$ gets there although the first
-# gradients are tiny, because Adam divides each gradient by its own size. Plain gradient descent would have to wait.
+# With 1 and 4. With 64 no membrane is near enough to the threshold: in float32 the surrogate derivative is zero for all
+# of them, so no weight changes, and the five wanted spikes never appear. With $\alpha = 4$ the first gradients are
+# tiny, but training succeeds because Adam divides each gradient by its own size. Plain gradient descent would need much
+# longer.
 #
 # </details>
 
 # %% [markdown]
 # ## A silent layer
-# What happened to that neuron happens to whole layers: weights move too far in one step, or a bias drifts, and nothing
-# reaches the threshold any more. Such a [silent layer](../docs/glossary.md#silent-layer) gets hardly any gradient, so
-# it stays silent.
+# The same can happen to whole layers: after a step that is too large, or when a bias drifts, no membrane reaches the
+# threshold any more. Such a [silent layer](../docs/glossary.md#silent-layer) gets hardly any gradient, so it stays
+# silent.
 #
-# **Predict before you run.** We silence one layer of the packaged model: the batch norm in front of the hidden layer of
-# the first MLP gets its bias lowered by 8. What happens to the share of digits that are read right?
+# **Predict before you run.** We silence one layer of the packaged model: we lower the bias of the batch norm in front
+# of the hidden layer of the first MLP by 8. What happens to the accuracy?
 
 # %%
 NAME = "blocks.0.mlp.hidden"
@@ -368,7 +374,7 @@ def lowered(shift):
 
 
 def read(model):
-    """Share of the digits read right; what the layer did and was told; the line that training would print."""
+    """Share of the digits read right; spikes and gradients of the layer; the line that training would print."""
     rates = Rates(model, every=1)
     rates.step()
     with se.record(model, membranes=True, gradients=True, layers=[NAME]) as rec:
@@ -386,14 +392,14 @@ assert silent[0] > 0.5
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Little or nothing. The residual connection carries the tokens around the MLP, so the network works without it, with a
-# layer's worth of weights idle. The accuracy does not tell; the firing rates do. That is why training in this package
-# watches the rate of every layer and prints this line.
+# Little or nothing. The residual connection carries the tokens around the MLP, so the network works without it, and the
+# weights of the MLP are useless. You cannot see this in the accuracy, but you can see it in the firing rates. Therefore
+# training in this package monitors the rate of every layer and prints this line.
 #
 # </details>
 #
-# And what comes back to the layer? The next figure moves the bias in steps. `gradients=True` lets the recording keep
-# $\partial L / \partial H$.
+# What gradient does the layer get? The next figure lowers the bias step by step. With `gradients=True` the recording
+# keeps $\partial L / \partial H$.
 
 # %%
 shifts = [0.0, -2.0, -4.0, -6.0, -8.0]
@@ -416,10 +422,11 @@ print("gradient at -8 over gradient at 0: 10 to the power of", round(torch.tenso
 assert rates[-1] == 0 and sizes == sorted(sizes, reverse=True) and sizes[-1] < 1e-5 * sizes[0]
 
 # %% [markdown]
-# The gradient falls exponentially with the distance to the threshold. So waiting is no cure. What is: bring the
-# membranes back. In Spikformer a batch norm stands before every neuron but the one after $Q K^T V s$ and sees to that,
-# as long as its own weight and bias stay sound. Here is a layer without one, pushed far down, trained for 200 steps of
-# plain gradient descent to fire at all. Beside it the same layer with a batch norm.
+# The gradient falls exponentially with the distance to the threshold, so longer training does not help. The membranes
+# must come back near the threshold. In Spikformer a batch norm in front of every neuron does this, except for the
+# neuron after $Q K^T V s$. It works as long as the batch norm's own weight and bias have sensible values. The next cell
+# tries to make a layer without batch norm and with a very low bias fire, by 200 steps of plain gradient descent. Then
+# it does the same for this layer with a batch norm.
 
 # %%
 x = (torch.rand(4, 64, 32, generator=generator) < 0.2).float()  # [T, B, features], spikes
@@ -452,13 +459,13 @@ for norm in (False, True):
 #
 # | symptom | cause | cure |
 # |---|---|---|
-# | the loss stands still, a rate is 0 | a silent layer | batch norm before the neuron, smaller learning rate, warm-up |
+# | the loss does not fall, a rate is 0 | a silent layer | batch norm before the neuron, lower learning rate, warm-up |
 # | gradients differ from the paper, spikes do not | the reset is not detached | `reset_delay=True`, as in `se.LIF` |
 # | gradients too large at the threshold, too small elsewhere | slope $\alpha$ on $u = \tau H$ | slope $\alpha / \tau$ |
 # | no gradient at all | $\alpha$ far too large, or a bare comparison | `se.Sigmoid` with $\alpha = 4$ |
-# | accuracy is fine, a layer does nothing | the residual goes around it | look at the rates, not only at the accuracy |
+# | accuracy is good, a layer does nothing | the residual goes around it | look at the rates, not only at the accuracy |
 #
-# The third one in code. `Sigmoid` takes its slope per unit of what it is applied to.
+# The next cell shows the third one. The slope of `Sigmoid` is per unit of its input.
 
 # %%
 u = torch.tensor(1.9, requires_grad=True)  # u = tau H, at H = 0.95
@@ -470,9 +477,9 @@ for slope in (2.0, 4.0):
 
 # %% [markdown]
 # ## Exercises
-# **Exercise 2.1: revive a layer.** `dead` never fires on `inputs_2`. Change its weight and bias, in place, so that each
-# of its 16 neurons fires in 5 % to 60 % of the steps. Do it from the data, without gradient descent: what would a batch
-# norm do?
+# **Exercise 2.1: revive a layer.** `dead` never fires on `inputs_2`. Change its weight and bias in place so that each
+# of its 16 neurons fires in 5 % to 60 % of the steps. Compute them from the data, without gradient descent: what would
+# a batch norm do?
 
 # %%
 torch.manual_seed(1)
@@ -499,9 +506,9 @@ with se.exercise("2.1"):
     assert rates.max() <= 0.6, "some neurons fire nearly always: aim lower"
 
 # %% [markdown]
-# **Exercise 2.2: with and without detach.** In the backward pass of one step, $\partial V / \partial H$ of $V = H (1 -
-# S)$ is all that the detached reset changes. Write it for both cases; `surrogate(h)` stands for $\partial S / \partial
-# H$.
+# **Exercise 2.2: with and without detach.** In the backward pass of one step, the detached reset changes only
+# $\partial V / \partial H$ of $V = H (1 - S)$. Write this derivative for both cases, with `surrogate(h)` as
+# $\partial S / \partial H$.
 
 
 # %% tags=["exercise-2"]
@@ -527,9 +534,9 @@ with se.exercise("2.2"):
         assert torch.allclose(dL_dX, jacobian, rtol=0, atol=1e-12), hint
 
 # %% [markdown]
-# **Exercise 2.3: choose alpha.** How wide must the surrogate be for a layer to be reached? Find the largest power of
-# two for which at most 10 % of the membranes of `blocks.0.mlp.hidden` in the key figure see less than 5 % of the
-# surrogate's height, $\alpha / 4$.
+# **Exercise 2.3: choose alpha.** How wide must the surrogate be so that a layer gets a gradient? The height of the
+# surrogate derivative is $\alpha / 4$. Find the largest power of two for $\alpha$ at which the derivative is below 5 %
+# of this height for at most 10 % of the membranes of `blocks.0.mlp.hidden` in the key figure.
 
 # %% tags=["exercise-3"]
 best_alpha = None
@@ -545,12 +552,12 @@ with se.exercise("2.3"):
 
 # %% [markdown]
 # ## Recap
-# - The forward pass is a step, the backward pass a sigmoid's derivative: $\alpha \sigma'(\alpha (H - V_{th}))$, with
-#   $\alpha = 4$.
-# - BPTT for one neuron is five lines. Each spike cuts the gradient off from what came before it, for the reset is
-#   detached.
+# - The forward pass uses a step, the backward pass the derivative of a sigmoid: $\alpha \sigma'(\alpha (H - V_{th}))$,
+#   with $\alpha = 4$.
+# - BPTT for one neuron takes five lines. Because the reset is detached, no gradient flows from later steps to the steps
+#   before a spike.
 # - Far below the threshold the gradient vanishes exponentially. A silent layer stays silent, and the accuracy may not
-#   show it: watch the rates.
+#   show it: monitor the firing rates.
 #
 # Solutions: [02](solutions/02_surrogate_gradient.ipynb). Next: [chapter 03](03_images_to_spikes.ipynb), how an image
 # becomes spikes.

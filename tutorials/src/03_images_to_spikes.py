@@ -1,25 +1,26 @@
 # %% [markdown]
 # # 03 · Images into spikes
 #
-# *Run time 10 s on one CPU core · after chapter 01 · no network, no GPU*
+# *Run time 10 s on one CPU core · after chapter 01 · no internet access, no GPU*
 #
-# An image is real numbers and stands still; a spiking network wants spikes, and has a time axis. How does one become
-# the other? Spikformer shows the same image at every time step and lets the first neurons do the coding ([direct
-# coding](../docs/glossary.md#direct-coding)). Four small convolution blocks, the spiking patch splitting
-# ([SPS](../docs/glossary.md#sps)), turn it into tokens. We build them by hand and get the package's every spike.
+# An image consists of real numbers and has no time axis; a spiking network works with spikes over time. How does an
+# image become spikes? Spikformer gets the same image at every time step, and its first neurons turn it into spikes
+# ([direct coding](../docs/glossary.md#direct-coding)). Four small convolution blocks, the spiking patch splitting
+# ([SPS](../docs/glossary.md#sps)), turn it into tokens. We build them by hand and check that every spike equals the
+# package's.
 #
 # ## What you will learn
 # - to say why a still image gives spikes that change over time, and when a neuron fires first
-# - to write SPS, stage by stage, with shapes and value sets, and to hold it equal to the package's
-# - why the first convolution of a still image needs to run only once, and what that changes in training
-# - what the order of neuron and pool decides, and what the position embedding is for
+# - to write SPS stage by stage, with shapes and value sets, and to check that it equals the package's
+# - to say why the first convolution of a still image needs to run only once, and what this changes in training
+# - to say why the pool comes after the neuron, and what the position embedding does
 
 # %% tags=["setup"]
 from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se
@@ -38,10 +39,10 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# One digit on its way through the five neuron layers of SPS, downwards, and through the T = 4 time steps, to the right.
-# A map shows which share of the channels fires at each place; at the right is the [raster](../docs/glossary.md#raster)
-# of a few of the layer's neurons. See the maps shrink from 32 x 32 pixels to 8 x 8 tokens, and see the deeper layers
-# stay nearly empty at the first step, although the image is the same at every step.
+# The figure shows one digit in the five neuron layers of SPS (downwards) and the T = 4 time steps (to the right). A map
+# shows the share of channels that fire at each place. At the right is the [raster](../docs/glossary.md#raster) of some
+# of the layer's neurons. The maps shrink from 32 x 32 pixels to 8 x 8 tokens. The deeper layers are nearly empty at the
+# first step, although the image is the same at every step.
 
 
 # %%
@@ -68,7 +69,7 @@ def show_stages(rec, sample, alt):
 model = se.load_pretrained("digits-2-64")
 images, labels = se.data.load("digits").test.fetch(torch.tensor([3, 1, 9]), None)  # [B, 1, 32, 32], B = 3
 with torch.no_grad(), se.record(model) as rec:
-    model(images)  # T = 4: not B, on purpose
+    model(images)  # T = 4 and B = 3 differ on purpose
 assert rec["sps.0"].spikes.shape == (4, 3, 8, 32, 32), "time first"
 show_stages(
     rec,
@@ -82,7 +83,7 @@ assert (rates[:, 0] <= rates[:, 1:].mean(1)).all()
 # %% [markdown]
 # ## Shapes and values
 #
-# For the packaged network: one channel of 32 x 32 pixels, D = 64, and a pool in the first two blocks.
+# The table is for the packaged network: one channel of 32 x 32 pixels, D = 64, and a pool in the first two blocks.
 #
 # | name | shape | value set | meaning |
 # |---|---|---|---|
@@ -110,9 +111,9 @@ assert (rates[:, 0] <= rates[:, 1:].mean(1)).all()
 # %% [markdown]
 # ## Direct coding: a constant current
 #
-# The image stands still, so each neuron of the first layer gets the same current X at every step. Its membrane does not
-# stand still. With $\tau = 2$ it charges (1), fires (2) and is reset (3); this is the neuron of [chapter
-# 01](01_leaky_neuron.ipynb):
+# The image is the same at every step, so each neuron of the first layer gets the same current X at every step. But its
+# membrane changes. With $\tau = 2$ it charges (1), fires (2) and is reset (3); this is the neuron of
+# [chapter 01](01_leaky_neuron.ipynb):
 #
 # $$H[t] = V[t-1] + \tfrac{1}{\tau}\,(X[t] - V[t-1]) \tag{1}$$
 #
@@ -120,7 +121,7 @@ assert (rates[:, 0] <= rates[:, 1:].mean(1)).all()
 #
 # $$V[t] = H[t]\,(1 - S[t]) \tag{3}$$
 #
-# **Predict before you run.** The threshold is 1, and T = 4. At which steps does a neuron fire whose current is always
+# **Predict before you run.** The threshold is 1, and T = 4. At which steps does a neuron fire if its current is always
 # 2? Always 1.4? Always 1?
 
 
@@ -139,21 +140,21 @@ spikes = lif(constant)
 for x, train in zip(constant[0], spikes.T, strict=True):
     print(f"X = {x:.1f}   spikes at t = 0..3:", *train.int().tolist())
 assert spikes.T.tolist() == [[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0]]
-for backend in ("fused", "snntorch"):  # the package's two pieces of code for one neuron
+for backend in ("fused", "snntorch"):  # the package's two implementations of the neuron
     assert torch.equal(se.LIF(backend=backend)(constant), spikes), "X = 2 makes H exactly the threshold: it must fire"
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
 # From zero, n steps of a constant X charge the membrane to $H = X\,(1 - 2^{-n})$: half of X, then three quarters, then
-# seven eighths. X = 2 gives H = 1 at the first step, exactly the threshold, and "reached" is enough, so it fires at
-# every step. X = 1.4 gives 0.7, then 1.05: it fires at t = 1, is reset, and fires again at t = 3. X = 1 comes ever
-# closer to the threshold and never fires.
+# seven eighths. X = 2 gives H = 1 at the first step. This is exactly the threshold, and a neuron fires at the
+# threshold, so it fires at every step. X = 1.4 gives 0.7, then 1.05: the neuron fires at t = 1, is reset, and fires
+# again at t = 3. With X = 1 the membrane comes closer and closer to the threshold but never reaches it.
 #
 # </details>
 #
-# So the strength of a current is coded in the time of the first spike and in the rate. With T = 4 a neuron tells five
-# ranges of a constant current apart, whose bounds are $1 / (1 - 2^{-n})$ = 2, 4/3, 8/7, 16/15:
+# So the time of the first spike and the firing rate code the strength of a current. With T = 4 a neuron distinguishes
+# five ranges of a constant current. The bounds of these ranges are $1 / (1 - 2^{-n})$ = 2, 4/3, 8/7, 16/15:
 
 # %%
 T = 4
@@ -180,9 +181,9 @@ assert (first == T - torch.bucketize(currents, bounds, right=True)).all()
 # %% [markdown]
 # ## The first block by hand
 #
-# A 3 x 3 convolution makes 8 currents of each pixel and its neighbours; batch norm shifts and scales each channel; then
-# the neuron, then the pool. The image is copied T times, as the equations say: `[T, B, 1, 32, 32]`. Time and batch are
-# merged for convolution and pool, which know nothing of time, and apart for the neuron.
+# A 3 x 3 convolution computes 8 currents from each pixel and its neighbours. Batch norm shifts and scales each channel.
+# Then come the neuron and the pool. The image is copied T times, as in the equations: `[T, B, 1, 32, 32]`. Convolution
+# and pool do not depend on time, so we merge time and batch for them. For the neuron we separate the two again.
 
 
 # %%
@@ -210,8 +211,8 @@ print("neurons:", list(before_pool.shape), " after the pool:", list(x.shape))
 # %% [markdown]
 # ## All of SPS
 #
-# Three more blocks of the same kind, then the position embedding: one more convolution block without a pool, whose
-# spikes are added to its own input (6). A sum of two spikes is 0, 1 or 2.
+# Three more blocks of the same kind follow, then the position embedding. It is one more convolution block without a
+# pool, and its spikes are added to its own input (6). A sum of two spikes is 0, 1 or 2.
 
 
 # %%
@@ -230,7 +231,7 @@ with torch.no_grad():
         assert torch.equal(mine, rec[name].spikes), f"{name}: every spike, exactly"
         print(f"{name}: {list(mine.shape)}, values {mine.unique().int().tolist()}")
     assert torch.equal(x0, model.sps(images, time_steps=4))
-    assert torch.equal(x0, model.sps(frames, time_steps=4))  # five dimensions bring their own T
+    assert torch.equal(x0, model.sps(frames, time_steps=4))  # five dimensions: the first is T
     for b in range(3):  # a sample's spikes do not depend on the others in its batch
         assert torch.equal(x0[:, b : b + 1], model.sps(frames[:, b : b + 1], time_steps=4))
 assert x0.shape == (4, 3, 64, 8, 8) and set(x0.unique().tolist()) == {0, 1, 2}
@@ -238,8 +239,8 @@ shares = torch.bincount(x0.int().flatten()) / x0.numel()
 print("X_0:", list(x0.shape), "  shares of 0, 1, 2:", *(f"{share:.2f}" for share in shares))
 
 # %% [markdown]
-# The sequence of tokens is $X_0$ with its two space dimensions laid out in a row, features last: `[T, B, N, D]`, N = 8
-# · 8. T and B keep their places.
+# For the sequence of tokens we flatten the two space dimensions of $X_0$ and put the features last: `[T, B, N, D]`, N =
+# 8 · 8. T and B stay in place.
 
 # %%
 tokens = x0.flatten(3).transpose(2, 3)  # [T, B, N, D]
@@ -249,9 +250,9 @@ assert torch.equal(tokens[2, 1, 8 * 5 + 3], x0[2, 1, :, 5, 3])  # token 43 is ro
 # %% [markdown]
 # ## The first convolution, once
 #
-# Convolution and batch norm of the first block have no memory. T copies of an image give T times the same current. So
-# it is enough to compute the current once and to give it to the neuron T times: only the neuron knows time. The package
-# does so when it is given `[B, C, H, W]`. We let PyTorch count the multiplications.
+# Convolution and batch norm of the first block have no memory, so T copies of an image give T times the same current.
+# It is enough to compute the current once and to give it to the neuron T times, because only the neuron depends on
+# time. The package does this for inputs of shape `[B, C, H, W]`. We let PyTorch count the multiplications.
 
 
 # %%
@@ -295,18 +296,18 @@ torch.testing.assert_close(statistics["once, in the package"][1], variance)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The mean is the same, and so is the variance that normalises the batch, as it divides by the number of values. The
-# running variance is another matter: PyTorch stores it with Bessel's correction, n / (n - 1). T copies have T n values,
-# so their correction is T n / (T n - 1), which is smaller. The package puts this right; else a network trained with
-# copies would not get the same statistics. With n = B · H · W = 32,768 for a batch of 32 the difference is small, but
-# it is a difference.
+# The mean is the same. The variance that normalises the batch is also the same, because it divides by the number of
+# values. But the running variance differs: PyTorch stores it with Bessel's correction, n / (n - 1). T copies have T n
+# values, so their correction is T n / (T n - 1), which is smaller. The package corrects this; otherwise it would not
+# get the same statistics as a network trained with copies. With n = B · H · W = 32,768 for a batch of 32 the difference
+# is small, but not zero.
 #
 # </details>
 #
 # ## Pool after the neuron
 #
-# SPS pools spikes: the neuron fires first, then a 3 x 3 window takes the largest (10). The largest of nine bits is
-# their OR, so the result is still a bit. An average would be a multiple of 1/9, and the next convolution would need
+# SPS pools spikes: the neuron comes first, then the maximum of a 3 x 3 window is taken (10). The maximum of nine bits
+# is their OR, so the result is still a bit. An average would be a multiple of 1/9, and the next convolution would need
 # multiplications again.
 
 # %%
@@ -321,11 +322,11 @@ print(
 assert set(largest.unique().tolist()) <= {0, 1} and not set(average.unique().tolist()) <= {0, 1}
 
 # %% [markdown]
-# Pooling the currents before the neuron would also give bits, with a quarter of the neurons. It is
-# another network: a neuron that sees the largest current of a window has one membrane and is reset by each of its
-# spikes, and nine neurons that are pooled afterwards keep nine membranes. Here are both, with the trained weights. At t
-# = 0 they agree: the largest current of a window makes a spike exactly if any of the nine does. Later the resets
-# differ. Exercise 3.1 asks for the smallest example where they do not.
+# Pooling the currents before the neuron would also give bits, with a quarter of the neurons. But this is a different
+# network: one neuron that gets the largest current of a window has one membrane, and each of its spikes resets it. Nine
+# neurons that are pooled afterwards have nine membranes. The next cell computes both with the trained weights. At t = 0
+# they agree: the largest current of a window causes a spike exactly if any of the nine does. Later the resets differ.
+# Exercise 3.1 asks for the smallest example in which the two differ.
 
 # %%
 with torch.no_grad():
@@ -340,8 +341,9 @@ assert (after[1:] > before[1:]).any() and not torch.equal(after, before)
 # %% [markdown]
 # ## How many tokens
 #
-# Each pool halves height and width. CIFAR's images are small, so their network pools in two blocks; event frames and
-# ImageNet's images are larger, and all four blocks pool. A narrow network with the same pools shows the shapes.
+# Each pool halves height and width. CIFAR's images are small, so the CIFAR networks pool in two blocks. Event frames
+# and ImageNet's images are larger, so all four blocks pool. The next cell shows the shapes with narrow networks that
+# have the same pools.
 
 # %%
 for name in ("digits-2-64", "cifar10-4-384", "cifar10dvs-2-256", "imagenet-8-512"):
@@ -357,11 +359,11 @@ for name in ("digits-2-64", "cifar10-4-384", "cifar10dvs-2-256", "imagenet-8-512
 # %% [markdown]
 # ## What the position embedding is for
 #
-# All layers after SPS treat tokens alike: linear layers see one token at a time, attention compares every pair by
-# content alone, and the head takes the mean over tokens. So if the tokens of $x$ are shuffled, the output of the
-# network must stay the same, unless something tells where a token is. In Spikformer that is the position embedding, a
-# convolution: it looks at a token's neighbours. We shuffle the features $x$, before the embedding, and look at the
-# logits with the embedding and without it.
+# All layers after SPS treat all tokens in the same way: linear layers process one token at a time, attention compares
+# every pair only by content, and the head takes the mean over tokens. So if we shuffle the tokens of $x$, the output of
+# the network stays the same, unless something encodes the position of a token. In Spikformer the position embedding
+# does this: it is a convolution, so it uses a token's neighbours. We shuffle the features $x$ before the embedding, and
+# compare the logits with and without the embedding.
 
 # %%
 many, _ = se.data.load("digits").test.fetch(torch.arange(120), None)
@@ -391,16 +393,17 @@ with torch.no_grad():
             assert share == 1 and (still - moved).abs().max() < 0.01
 
 # %% [markdown]
-# Without the embedding nothing behind SPS can tell the two orders apart. With it the network depends on who is next to
-# whom. The embedding is *conditional*: it is made of the tokens themselves, so it works at any image size, unlike a
-# learned table of positions. (The test says nothing about how good a network trained without it would be: this one was
-# trained with it, and the convolutions of SPS have seen the neighbourhood before.)
+# Without the embedding no layer after SPS can distinguish the two orders. With the embedding the output depends on
+# which tokens are neighbours. The embedding is *conditional*: it is computed from the tokens, so it works for any image
+# size, unlike a learned table of positions. (This test does not show how good a network trained without the embedding
+# would be: this network was trained with it, and the convolutions of SPS already combine neighbouring pixels.)
 #
 # ## Rate coding, for comparison
 #
-# The older way: a pixel of brightness p in [0, 1] fires at each step with probability p. It is random, and its error
-# falls only as $1/\sqrt T$. Direct coding gives the first layer the exact number at once. Its price: the first
-# convolution multiplies reals, where all later ones add spikes ([chapter 10](10_energy.ipynb) counts them).
+# Rate coding is an older method: a pixel of brightness p in [0, 1] fires at each step with probability p. This code is
+# random, and its error falls only as $1/\sqrt T$. Direct coding gives the exact number to the first layer at once. But
+# then the first convolution multiplies real numbers, while all later convolutions add weights for spikes
+# ([chapter 10](10_energy.ipynb) counts these operations).
 
 # %%
 picture = (images[1, 0] * 0.40 + 0.22).clamp(0, 1)  # undo the normalisation: brightness in [0, 1]
@@ -433,10 +436,10 @@ assert all(0.8 < error / own < 1.2 for error, own in zip(errors, expected, stric
 # %% [markdown]
 # ## Pitfalls
 #
-# **T and B swapped.** Both are merged into one axis for the convolution and parted again for the neuron. Parting them
-# in the wrong order raises no error when a batch happens to be as large as T, and the samples of a batch then follow
-# one another as if they were one sample's time. Symptom: in evaluation, a sample's logits depend on its neighbours in
-# the batch. Test with T ≠ B, as here:
+# **T and B swapped.** We merge both into one axis for the convolution and separate them again for the neuron. If they
+# are separated in the wrong order, no error is raised when the batch size equals T. The neuron then treats the samples
+# of a batch as the time steps of one sample. Symptom: in evaluation, the logits of a sample depend on the other samples
+# in the batch. The cell below makes this mistake with B = T = 4. It then tests the network with T ≠ B:
 
 # %%
 square = images.repeat(2, 1, 1, 1)[:4]  # B = 4 = T: no shape can show the mistake
@@ -450,15 +453,15 @@ with torch.no_grad():  # the test for a whole network: a batch of 3 gives each s
 torch.testing.assert_close(together, alone, atol=0.05, rtol=0)
 
 # %% [markdown]
-# **Rates at t = 0 taken for the network's rates.** The first step has the fewest spikes, and the deeper
-# the layer the fewer. Measure over all T, and do not compare rates at different T.
+# **Rates at t = 0 taken for the network's rates.** The first step has the fewest spikes, and deeper layers have even
+# fewer. Measure over all T, and do not compare rates at different T.
 #
-# **Images normalised otherwise than in training.** While a network trains, the batch norm behind the first convolution
-# takes out scale and offset. In evaluation it has the statistics of the training images: raw pixels then meet the wrong
-# ones, and the first stage of this network fires about eight times less. Normalise as the network was trained.
+# **Images normalised otherwise than in training.** In training, the batch norm after the first convolution removes
+# scale and offset. In evaluation it uses the statistics of the training images, which do not fit raw pixels: the first
+# stage of this network then fires about eight times less. Normalise images as in training.
 #
-# **Image sizes.** A side that the patch size does not divide has no whole number of tokens. The package says so in one
-# line.
+# **Image sizes.** If a side is not divisible by the patch size, there is no whole number of tokens. The package raises
+# an error of one line.
 
 # %%
 facts = se.data.info("digits")
@@ -492,8 +495,8 @@ with se.exercise("3.1"):
     assert not torch.equal(pooled_after, pooled_before), hint
 
 # %% [markdown]
-# **3.2** Write a function that says at which step a neuron fires first under a constant current, without simulating it;
-# None if it does not fire within T steps. Mind the ties.
+# **3.2** Write a function that returns the step at which a neuron with a constant current fires first, or None if it
+# does not fire within T steps. Do not simulate the neuron, and handle exact ties correctly.
 
 
 # %% tags=["exercise-2"]
@@ -512,7 +515,7 @@ with se.exercise("3.2"):
     assert first_spike(1.01, 4) is None, "1.01 needs more than 4 steps"
 
 # %% [markdown]
-# **3.3** How many tokens does a network have, given its pools and the size of the image? And how many if one more block
+# **3.3** How many tokens does a network have for given pools and a given image size? And how many if one more block
 # pools?
 
 
@@ -533,12 +536,13 @@ with se.exercise("3.3"):
 # %% [markdown]
 # ## Recap
 #
-# - Direct coding: the same image at every step; the first neurons turn a current into spike times and a rate.
-# - SPS is four blocks of convolution, batch norm, neuron, max-pool, and a position embedding: {0, 1} inside, {0, 1, 2}
-#   at the end.
-# - The first convolution of a still image runs once; only the neuron knows time.
-# - The pool comes after the neuron, so a window is an OR of spikes.
-# - Without the position embedding, the layers that follow could not tell shuffled tokens from ordered ones.
+# - Direct coding: the input is the same image at every step, and the first neurons turn a current into spike times and
+#   a rate.
+# - SPS has four blocks of convolution, batch norm, neuron and max-pool, and a position embedding. Its values are {0, 1}
+#   inside and {0, 1, 2} at the end.
+# - The first convolution of a still image runs once, because only the neuron depends on time.
+# - The pool comes after the neuron, so its output is the OR of the spikes in a window.
+# - Without the position embedding, the layers that follow could not distinguish shuffled tokens from ordered ones.
 #
-# Next: [chapter 04](04_softmax_attention.ipynb) recalls the attention that the tokens meet in a transformer. Solutions
-# of the exercises: [here](solutions/03_images_to_spikes.ipynb).
+# Next: [chapter 04](04_softmax_attention.ipynb) recalls softmax attention, which a transformer applies to the tokens.
+# Solutions of the exercises: [here](solutions/03_images_to_spikes.ipynb).

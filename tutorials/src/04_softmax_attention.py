@@ -1,25 +1,24 @@
 # %% [markdown]
 # # 04 · Softmax attention, recapped
 #
-# *Run time 10 s on one CPU core · after chapter 03 · no network, no GPU*
+# *Run time 10 s on one CPU core · after chapter 03 · no internet access, no GPU*
 #
-# Spikformer keeps the attention of the transformer and drops its softmax. To see what is lost and what is gained one
-# must know what the softmax was there for. This chapter computes attention on five tokens by hand, asks what the
-# softmax does and costs, and what becomes of it when queries and keys are spikes. It needs matrix products and nothing
-# else.
+# Spikformer keeps the attention of the transformer but removes its softmax. To understand what this changes, you need
+# to know what the softmax does. This chapter computes attention on five tokens by hand, shows what the softmax does and
+# costs, and shows what it does when queries and keys are spikes. You only need to know matrix products.
 #
 # ## What you will learn
 # - to compute attention on a handful of tokens: queries, keys, scores, softmax, values, heads
 # - to read a row of an attention map
 # - to say what the softmax guarantees, what it costs, and which order of multiplication it forces
-# - to say what it does to scores of spikes, and to recognise the package's two softmax variants
+# - to say what it does to scores of spikes, and to know the package's two softmax variants
 
 # %% tags=["setup"]
 from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se
@@ -37,16 +36,17 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# Five tokens with four features each: red, blue, circle, square. Head 0 compares colours, head 1 compares shapes. A row
-# of a map belongs to one query and says how its attention is spread over the five keys. See the red circle look at all
-# that is red in head 0, and at all that is round in head 1. The empty token has nothing to compare: its row is even.
+# There are five tokens with four features each: red, blue, circle, square. Head 0 compares colours, head 1 compares
+# shapes. A row of a map belongs to one query and shows how its attention is distributed over the five keys. The red
+# circle attends to everything red in head 0, and to every circle in head 1. The empty token has no features, so all
+# weights in its row are equal.
 
 # %%
 names = ["red circle", "blue circle", "red square", "blue square", "empty"]
 X = torch.tensor([[1.0, 0, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0]])  # [N, D]
 N, D, h = 5, 4, 2
 d = D // h
-W_q = W_k = 1.6 * torch.eye(D)  # weights chosen by hand; a network learns them
+W_q = W_k = 1.6 * torch.eye(D)  # weights chosen by hand; a network would learn them
 W_v = torch.eye(D)
 
 
@@ -90,22 +90,22 @@ assert A[0, 0].argmax() == 0 and torch.allclose(A[0, 0, 0], A[0, 0, 2]) and torc
 # |---|---|---|---|
 # | $X$ | `[N, D]` | reals | N tokens, D features each |
 # | $Q, K, V$ | `[h, N, d]` | reals | queries, keys, values of h heads, d = D / h |
-# | $QK^T / \sqrt d$ | `[h, N, N]` | reals | [scores](../docs/glossary.md#attention-scores): how well they fit |
+# | $QK^T / \sqrt d$ | `[h, N, N]` | reals | [scores](../docs/glossary.md#attention-scores): how well both match |
 # | $A$ | `[h, N, N]` | reals in (0, 1) | softmax of the scores, each row sums to 1 |
 # | $AV$ | `[h, N, d]` | reals | means of values, one for each query |
 #
 # $$Q, K, V = XW_q,\; XW_k,\; XW_v, \qquad A = \mathrm{softmax}\!\left(\frac{QK^T}{\sqrt d}\right), \qquad
 # \mathrm{Attention}(Q, K, V) = AV$$
 #
-# In a batch of spike trains two more dimensions stand in front, `[T, B, h, N, d]`. Nothing in this chapter depends on
-# them until the last section.
+# A batch of spike trains has two more dimensions in front, `[T, B, h, N, d]`. This chapter does not need them before
+# the section on the package's softmax variants.
 
 # %% [markdown]
 # ## Step by step
 #
-# Three linear maps make of each token a question (what am I looking for?), a label (what am I?), and a content (what do
-# I tell?): query, key and value. An inner product measures how well a question and a label fit. We look at head 0 and
-# the first query, the red circle.
+# Three linear maps compute three vectors from each token: the query (what does the token look for?), the key (what is
+# the token?) and the value (what does it pass on?). An inner product measures how well a query and a key match. We look
+# at head 0 and the first query, the red circle.
 
 # %%
 query = Q[0, 0]
@@ -115,8 +115,8 @@ for name, score in zip(names, scores, strict=True):
 torch.testing.assert_close(scores, (Q @ K.transpose(-2, -1) / d**0.5)[0, 0])
 
 # %% [markdown]
-# The softmax makes weights of scores: exponential, then divided by the sum. Subtracting the largest score first changes
-# nothing in the result and keeps the exponential from overflowing.
+# The softmax turns scores into weights: it takes the exponential of each score and divides by the sum. Subtracting the
+# largest score first does not change the result and prevents overflow of the exponential.
 
 # %%
 exponentials = [(score - scores.max()).exp() for score in scores]
@@ -128,8 +128,8 @@ torch.testing.assert_close(weights, A[0, 0])
 torch.testing.assert_close((scores + 100).softmax(0), weights)  # only differences of scores matter
 
 # %% [markdown]
-# The output is the mean of the values, taken with these weights. Here it says: mostly red, a little blue, and some
-# emptiness.
+# The output is the mean of the values with these weights. Here it is mostly red and a little blue; the rest of the
+# weight goes to the empty token.
 
 # %%
 output = sum(weight * value for weight, value in zip(weights, V[0], strict=True))
@@ -139,8 +139,8 @@ torch.testing.assert_close(output, (A @ V)[0, 0])
 # %% [markdown]
 # ## All tokens, all heads
 #
-# Two matrix products and a softmax between them do this for every query. Each head works on its own d features; at the
-# end the heads are put side by side again. PyTorch has it in one function.
+# Two matrix products with a softmax between them do this for every query. Each head works on its own d features. At the
+# end the heads are put side by side again. PyTorch has one function for all of this.
 
 
 # %%
@@ -161,8 +161,8 @@ big = [torch.randn(4, 3, 2, 49, 16, generator=torch.Generator().manual_seed(n)) 
 torch.testing.assert_close(attention(*big), F.scaled_dot_product_attention(*big))
 
 # %% [markdown]
-# **Predict before you run.** A row of A is one query's. What does a *column* tell, and does it sum to one? And can an
-# output ever be larger than the largest value?
+# **Predict before you run.** A row of A belongs to one query. What does a *column* mean, and does it sum to one? And
+# can an output be larger than the largest value?
 
 # %%
 rows, columns = A.sum(-1), A.sum(-2)
@@ -176,17 +176,18 @@ assert (outputs <= high + 1e-6).all() and (outputs >= low - 1e-6).all()
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# A column belongs to a key: how much attention a token receives from all queries. It may sum to anything between 0 and
-# N; a popular token has a large sum. An output is a weighted mean of values, with positive weights that sum to one, so
-# each of its features stays between the smallest and the largest value of that feature. That is what the rows are for.
+# A column belongs to a key and shows how much attention this token receives from each query. Its sum can be any number
+# between 0 and N; it is large if many queries attend to the token. An output is a weighted mean of values, with
+# positive weights that sum to one. So each of its features stays between the smallest and the largest value of that
+# feature.
 #
 # </details>
 #
 # ## What the softmax is there for
 #
-# Without it the output is a sum of N terms, each with a factor that is itself a sum of d products. Nothing bounds it:
-# it grows with N and with the size of the weights, and without the factor $1/\sqrt d$ with d as well. The softmax makes
-# a mean of it. We measure the largest output for random Q, K, V with unit variance.
+# Without the softmax the output is a sum of N terms, and each term has a factor that is a sum of d products. The output
+# is not bounded: it grows with N and with the size of the weights, and without the factor $1/\sqrt d$ also with d. The
+# softmax turns the sum into a mean. We measure the largest output for random Q, K, V with unit variance.
 
 # %%
 tokens = [16, 64, 256, 1024]
@@ -213,10 +214,10 @@ assert all(small < large for small, large in zip(measured["no softmax"], measure
 assert max(measured["softmax"]) < 4 < 100 < max(measured["no softmax"])
 
 # %% [markdown]
-# Random weights may be a special case, so we take trained ones as well. The packaged network has real numbers just
-# before its neurons make spikes of them: the batch-normed linear maps to Q, K and V. As real queries, keys and values
-# they show the range that trained weights give. (That network was trained for spikes, not for these products; we only
-# measure a range.)
+# Random inputs may be a special case, so we also use trained weights. In the packaged network the currents of the
+# neurons of Q, K and V, which come from linear maps and batch norm, are real numbers. We use these currents as
+# real-valued queries, keys and values to see the range that trained weights give. (That network was trained with
+# spikes, not with these products; we only measure a range.)
 
 # %%
 model = se.load_pretrained("digits-2-64")
@@ -239,10 +240,10 @@ for i, currents in seen.items():
 # %% [markdown]
 # ## What it costs
 #
-# An exponential, a share of a sum and a division for each of the N x N entries, in every head. Written out as above,
-# the entries exist all at once, and again in the backward pass. (Fused kernels work on tiles and never hold the whole
-# matrix. They compute every entry all the same, and once more in the backward pass.) We count the numbers that PyTorch
-# saves for the backward pass between the two products, with the softmax and without it in the order $Q(K^TV)$.
+# Each of the N x N entries in every head needs an exponential, an addition to the sum and a division. In the code above
+# all entries are in memory at once, and again in the backward pass. (Fused kernels work on tiles and never store the
+# whole matrix. But they also compute every entry, and compute it again in the backward pass.) We count the numbers that
+# PyTorch saves for the backward pass between the two products, with softmax, and without it in the order $Q(K^TV)$.
 
 
 # %%
@@ -271,12 +272,11 @@ for n, width in ((64, 32), (196, 64), (784, 64)):
 # %% [markdown]
 # ## The order it forbids
 #
-# $(QK^T)V = Q(K^TV)$: without a softmax the two products may be taken in either order, and the second never makes an N
-# x N matrix. The softmax stands between them. It needs a whole row of scores before the first weight is known, and it
-# is not linear.
+# $(QK^T)V = Q(K^TV)$: without a softmax the two products can be computed in either order, and the second order never
+# makes an N x N matrix. With the softmax between the products only the first order is possible: the softmax needs a
+# whole row of scores before it can compute a weight, and it is not linear.
 #
-# **Predict before you run.** Can one at least take the exponential of K, or the softmax of $K^TV$, and get the same
-# result?
+# **Predict before you run.** Could we use the softmax of Q, of K or of $K^TV$ instead, and get the same result?
 
 # %%
 q, k, v = (x.double() for x in big)
@@ -294,17 +294,19 @@ for name, other in {
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# No. $e^{q \cdot k}$ is not a product of something of q alone and something of k alone with d features: that would need
-# infinitely many. The variants above are other functions; some are used as *linear attention*, and one has to train
-# them as what they are. Exercise 5.1 of the next chapter proves that $K^TV$ does not hold enough to compute a softmax.
+# No. $e^{q \cdot k}$ cannot be written as an inner product of d features that depend only on q and d features that
+# depend only on k: infinitely many features would be needed. The variants above are other functions. Some of them are
+# used as *linear attention*, and a network must be trained with them from the start. Exercise 5.1 of the next chapter
+# proves that $K^TV$ does not hold enough information to compute a softmax.
 #
 # </details>
 #
 # ## Softmax on spikes
 #
-# In a spiking network Q and K are {0, 1}. Their inner product counts shared ones: an integer from 0 to d, never
-# negative. What the softmax was there for is there already, and what it does then is harm: it turns integers into
-# reals, zeros into positive numbers, and a query that fits nothing into one that looks everywhere.
+# In a spiking network Q and K are {0, 1}. Their inner product counts shared ones: it is an integer from 0 to d and
+# never negative. So the scores are already bounded and non-negative without a softmax. A softmax would only have
+# disadvantages here: it turns integers into reals and zeros into positive numbers, and a query that matches no key then
+# attends to all keys equally.
 
 # %%
 bits = torch.Generator().manual_seed(3)
@@ -325,16 +327,16 @@ assert torch.equal(counts, counts.round()) and (weights > 0).all()
 assert nothing.any() and torch.allclose(weights[nothing], torch.tensor(1 / 64))
 
 # %% [markdown]
-# A vanilla vision transformer is the other end: there X, Q, K, V and the output are all real, and every product is a
-# multiplication. Table 1 of [the paper](https://arxiv.org/abs/2209.15425) compares SSA with variants in between.
+# In a vanilla vision transformer X, Q, K, V and the output are all real, and every product is a multiplication. Table 1
+# of [the paper](https://arxiv.org/abs/2209.15425) compares SSA with variants between the two.
 #
 # ## The package's softmax variants
 #
-# `se.ATTENTION` holds two of them. In `softmax` Q and K are real and V is spikes; in `vanilla` V is real too. Both end
-# in the attention neuron ($V_{th} = 0.5$) and a projection with a neuron, so that what they send on is spikes. Here is
-# the layer by hand, T and B included, with T = 4 and B = 3. It must take PyTorch's softmax: where all tokens have a 1
-# in some feature of V, the mean is 1 but for the last bit, H is 0.5 but for the last bit, and only the same rounding
-# gives the same spike.
+# `se.ATTENTION` has two softmax variants. In `softmax` Q and K are real and V is spikes; in `vanilla` V is real too.
+# Both end with the attention neuron ($V_{th} = 0.5$) and a projection with a neuron, so their output is spikes. The
+# next cell writes the layer by hand, with T = 4 and B = 3. It uses PyTorch's softmax for a reason: if all tokens have a
+# 1 in some feature of V, the mean is 1 up to rounding and H is 0.5 up to rounding, so only the same rounding gives the
+# same spike.
 
 
 # %%
@@ -360,7 +362,7 @@ def softmax_layer(layer, x, spiking_v):  # x [T, B, N, D]
 
 torch.manual_seed(2)
 for kind in ("softmax", "vanilla"):
-    layer = se.ATTENTION[kind](32, heads=4).double().eval()  # double: no rounding decides about a spike
+    layer = se.ATTENTION[kind](32, heads=4).double().eval()  # double: rounding almost never changes a spike
     for bn in (layer.bn, layer.proj.bn):
         torch.nn.init.uniform_(bn.weight, 2, 4)
         torch.nn.init.uniform_(bn.bias, 0, 2)
@@ -374,12 +376,12 @@ for kind in ("softmax", "vanilla"):
 # %% [markdown]
 # ## Pitfalls
 #
-# **Softmax over the wrong axis.** Symptom: trains, but badly. Columns sum to one instead of rows. Cure: assert that
-# `A.sum(-1)` is one.
+# **Softmax over the wrong axis.** Symptom: the network trains, but badly. Columns sum to one instead of rows. Cure:
+# assert that `A.sum(-1)` is one.
 #
-# **Exponentials that overflow.** Scores may exceed 88 when weights are large, the more so without the factor $1/\sqrt
-# d$; `exp(100)` is infinite in float32, and infinity over infinity is NaN. Subtract the row's largest score, as above
-# and as every library does.
+# **Exponentials that overflow.** Scores can exceed 88 when weights are large, especially without the factor
+# $1/\sqrt d$. `exp(100)` is infinite in float32, and infinity divided by infinity is NaN. Subtract the largest score of
+# the row, as above and as in every library.
 #
 # **Heads taken apart in the wrong order.** `[N, D]` becomes `[N, h, d]` and only then `[h, N, d]`. Reshaping to `[h, N,
 # d]` at once raises no error and mixes tokens with features:
@@ -395,9 +397,9 @@ assert torch.equal(wrong[0, 1], X[0, 2:])  # the second "token" is the shape of 
 # %% [markdown]
 # ## Exercises
 #
-# **4.1** Remove the softmax and measure the range. For random Q, K, V of unit variance, the entries of $QK^TV / \sqrt
-# d$ have a standard deviation that grows as a power of N. Write a function that measures it for a given N with d = 32,
-# and set `power` to the exponent (0, 0.5, 1 or 2).
+# **4.1** Remove the softmax and measure the range. For random Q, K, V of unit variance, the standard deviation of the
+# entries of $QK^TV / \sqrt d$ grows as a power of N. Write a function that measures it for a given N with d = 32, and
+# set `power` to the exponent (0, 0.5, 1 or 2).
 
 
 # %% tags=["exercise-1"]
@@ -420,9 +422,9 @@ with se.exercise("4.1"):
     assert power == 0.5, "64 times the tokens gives about 8 times the spread: 64 to which power is 8?"
 
 # %% [markdown]
-# **4.2** Attention knows no order of tokens. Shuffle the tokens of Q, K and V alike: what happens to the output? Write
-# a function that gets q, k, v and a permutation, and returns the output for shuffled tokens *without* calling
-# `attention` on shuffled tensors.
+# **4.2** Attention does not depend on the order of tokens. What happens to the output if you shuffle the tokens of Q, K
+# and V in the same way? Write a function that takes q, k, v and a permutation, and returns the output for shuffled
+# tokens *without* calling `attention` on shuffled tensors.
 
 
 # %% tags=["exercise-2"]
@@ -441,8 +443,8 @@ with se.exercise("4.2"):
     assert torch.allclose(result, F.scaled_dot_product_attention(q[order], k[order], v[order]), atol=1e-6), hint
 
 # %% [markdown]
-# **4.3** Divide the scores by a number, the temperature, before the softmax. Write the weights for a given temperature;
-# then think about what they become when it is near 0, and when it is very large.
+# **4.3** Divide the scores by a number, the temperature, before the softmax. Compute the weights for a given
+# temperature. Then think about the weights when the temperature is near 0, and when it is very large.
 
 
 # %% tags=["exercise-3"]
@@ -465,11 +467,12 @@ with se.exercise("4.3"):
 # %% [markdown]
 # ## Recap
 #
-# - A query meets all keys, the softmax makes weights of the scores, the output is a mean of values.
+# - A query is compared with all keys, the softmax turns the scores into weights, and the output is a weighted mean of
+#   values.
 # - The softmax bounds the output and makes the weights positive, whatever the scores.
-# - It costs an exponential for each of N x N entries, keeps them all unless a fused kernel computes them again, and
-#   fixes the order of the products.
-# - Scores of spikes are counts: never negative, and at most d, without it.
+# - It needs an exponential for each of N x N entries, keeps all entries in memory unless a fused kernel computes them
+#   again, and fixes the order of the products.
+# - Scores of spikes are counts. Even without a softmax they are never negative and at most d.
 #
 # Next: [chapter 05](05_spiking_self_attention.ipynb) leaves the softmax out. Solutions of the exercises:
 # [here](solutions/04_softmax_attention.ipynb).

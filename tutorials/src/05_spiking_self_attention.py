@@ -1,25 +1,25 @@
 # %% [markdown]
 # # 05 · Spiking self-attention by hand
 #
-# *Run time 25 s on one CPU core · after chapters 01, 03 and 04 · no network, no GPU*
+# *Run time 25 s on one CPU core · after chapters 01, 03 and 04 · no internet access, no GPU*
 #
 # What does spiking self-attention ([SSA](../docs/glossary.md#ssa)) compute, and why does it need no softmax? We compute
-# one output spike with a pencil: bits, an AND, a count, a sum, a threshold. Then we write the whole layer and get every
-# spike of the package's class, exactly. All else in Spikformer is convolutions and linear layers; this is the part that
-# is new.
+# one output spike by hand: bits, an AND, a count, a sum, a threshold. Then we write the whole layer and check that
+# every spike equals that of the package's class. This layer is the new part of Spikformer; the rest is convolutions and
+# linear layers.
 #
 # ## What you will learn
 # - to compute one output of SSA from the bits of Q, K and V, on paper
-# - to write the layer with time, heads and batch norm, and to hold it equal to the package's, spike by spike
+# - to write the layer with time, heads and batch norm, and to check that it equals the package's, spike by spike
 # - to say why no softmax is needed, and what the network gains without it: a free order of multiplication
-# - to tell which sums reach the threshold at a given scale, and why exact ties are common
+# - to say which sums reach the threshold at a given scale, and why exact ties are common
 
 # %% tags=["setup"]
 from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se
@@ -38,13 +38,13 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# One attention head with N = 8 tokens, each d = 8 features wide, at time step t = 0. The blue row of Q meets the red
-# row of K: where both are 1, the AND is 1 (black). The number of black cells is one entry of $QK^T$. A row of such
-# counts gathers one column of V into an integer. The integer times s = 0.125 is the current of a neuron, which meets
-# its threshold $V_{th} = 0.5$ exactly, and fires.
+# The figure shows one attention head with N = 8 tokens and d = 8 features at time step t = 0. The blue row of Q is
+# combined with the red row of K: where both are 1, the AND is 1 (black). The number of black cells is one entry of
+# $QK^T$. A row of such counts is multiplied by one column of V, and the products are summed to an integer. The integer
+# times s = 0.125 is the current of a neuron. Its membrane reaches the threshold $V_{th} = 0.5$ exactly, and it fires.
 #
-# The bitmaps are typed in, so that you can copy them to paper. At later steps the rows of Q move one feature to the
-# right each time, and K and V stay. Any other rule would do.
+# The bitmaps are written out in the code, so you can copy them to paper. At each later step the rows of Q shift one
+# feature to the right, and K and V stay the same. We chose this rule only to get different spikes at each step.
 
 
 # %%
@@ -74,7 +74,7 @@ se.plot.show(
 # | $X$ | `[T, B, N, D]` | integers 0, 1, 2, ... | [tokens](../docs/glossary.md#token); $X[t]$: a neuron's current |
 # | $Q, K, V$ | `[T, B, h, N, d]` | {0, 1} | queries, keys, values of h heads, d = D / h |
 # | $QK^T$ | `[T, B, h, N, N]` | integers 0 ... d | how many ones a query and a key share |
-# | $QK^TV$ | `[T, B, h, N, d]` | integers 0 ... N d | what a query gathers |
+# | $QK^TV$ | `[T, B, h, N, d]` | integers 0 ... N d | the sum for each query and feature |
 # | $QK^TVs$ | `[T, B, h, N, d]` | multiples of s | current of the attention neuron |
 # | $H$ | `[T, B, h, N, d]` | multiples of $s/2^{t+1}$ | membrane potential before the reset |
 # | $\mathrm{SN}(QK^TVs)$ | `[T, B, h, N, d]` | {0, 1} | its spikes, $V_{th} = 0.5$ |
@@ -88,8 +88,8 @@ se.plot.show(
 # %% [markdown]
 # ## One entry with a pencil
 #
-# We trace the output of query 2, feature 4, at t = 0. First the query meets each key. Of two bits, the product is the
-# AND, and the inner product of two rows is the number of ones in their AND: the *popcount*.
+# We compute the output of query 2, feature 4, at t = 0. First we combine the query with each key. The product of two
+# bits is their AND, and the inner product of two rows is the number of ones in their AND: the *popcount*.
 
 
 # %%
@@ -103,8 +103,8 @@ for j in range(N):
     print(f"key {j}     {show_bits(K[j])}   AND {show_bits(both)}   popcount {int(both.sum())}")
 
 # %% [markdown]
-# Eight keys, eight counts: row 2 of $QK^T$. Now column 4 of V says which of the tokens carry feature 4. The query adds
-# the counts of those tokens, and no others.
+# The eight keys give eight counts, which are row 2 of $QK^T$. Column 4 of V shows which tokens have feature 4. The
+# query adds the counts of these tokens only.
 
 # %%
 counts = [int((Q[2].bool() & K[j].bool()).sum()) for j in range(N)]
@@ -116,39 +116,39 @@ print("gathered        ", " + ".join(str(c) for c, bit in zip(counts, carries, s
 assert gathered == 8
 
 # %% [markdown]
-# Up to here there was no multiplication: AND, count, add. The scale s = 0.125 makes the sum a current, which charges
-# the [membrane potential](../docs/glossary.md#membrane-potential) of a neuron with $\tau = 2$ that starts from $V[-1] =
-# 0$:
+# So far we needed no multiplication, only AND, counting and adding. The sum times the scale s = 0.125 is a current,
+# which charges the [membrane potential](../docs/glossary.md#membrane-potential) of a neuron with $\tau = 2$ that starts
+# from $V[-1] = 0$:
 #
 # $$H[t] = V[t-1] + \tfrac{1}{\tau}\,(X[t] - V[t-1]) = \tfrac12\,(V[t-1] + X[t]) \tag{1}$$
 #
-# **Predict before you run.** The sum is 8. What is H at t = 0? The threshold is 0.5: does the neuron fire?
+# **Predict before you run.** The sum is 8. What is H at t = 0? The threshold is 0.5. Does the neuron fire?
 
 # %%
 current = gathered * 0.125
 H = (0 + current) / 2
 print("current", current, "  membrane", H, "  fires:", H >= 0.5)
 assert H == 0.5
-for backend in ("fused", "snntorch"):  # the package's two pieces of code for one neuron
+for backend in ("fused", "snntorch"):  # the package's two implementations of the neuron
     spike = se.LIF(v_threshold=0.5, backend=backend)(torch.tensor([[current]]))
     assert spike.item() == 1, "a neuron exactly at its threshold must fire"
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The current is 8 · 0.125 = 1, and half of it reaches the membrane: H = 0.5, exactly the threshold. It fires, because
-# the paper's step is $S = \Theta(H - V_{th})$ with $\Theta(0) = 1$: "reached" is enough. The assert asks both
-# implementations of the package's neuron. With `>` in place of `>=` there would be no spike. With arbitrary real
-# currents an exact tie hardly ever happens; here it is ordinary, because every current is a multiple of s. We count
-# ties below.
+# The current is 8 · 0.125 = 1, and half of it reaches the membrane: H = 0.5, exactly the threshold. The neuron fires,
+# because the paper's step is $S = \Theta(H - V_{th})$ with $\Theta(0) = 1$. The assert checks this for both
+# implementations of the package's neuron. With `>` instead of `>=` there would be no spike. With arbitrary real
+# currents an exact tie hardly ever happens. Here ties are common, because every current is a multiple of s. We count
+# them below.
 #
 # </details>
 
 # %% [markdown]
 # ## All entries at once
 #
-# What we did for one entry, matrix products do for all 64. First the slow way, with nothing but AND and counting; then
-# the products; they must agree.
+# Matrix products do the same for all 64 entries. We compute all entries first with AND and counting only, and then with
+# the products. Both must agree.
 
 # %%
 by_hand = torch.zeros(N, d)
@@ -164,12 +164,13 @@ print("QK^T", (Q @ K.T).int(), sep="\n")
 print("QK^TV", by_hand.int(), sep="\n")
 
 # %% [markdown]
-# The last row of both is zero: token 7 has no ones in Q, so it asks for nothing and gets nothing. Softmax attention
-# cannot do that: its weights sum to one, whatever the query.
+# The last row of both matrices is zero: token 7 has no ones in Q, so it attends to no token. This is impossible in
+# softmax attention, because its weights sum to one for every query.
 #
 # ## Over time: the neuron
 #
-# Every one of the 64 outputs has its own neuron. All of them run through the T steps: charge (1), fire (2), reset (3).
+# Each of the 64 outputs has its own neuron. In each of the T steps every neuron charges (1), fires (2) and is reset
+# (3).
 #
 # $$S[t] = \Theta(H[t] - V_{th}) \tag{2}$$
 #
@@ -199,8 +200,8 @@ ties = membranes == 0.5
 print(f"{int(ties.sum())} of {int(spikes.sum())} spikes sit exactly on the threshold")
 
 # %% [markdown]
-# The first step in motion: the query meets the keys that it shares most bits with, one after another, and then the
-# membrane of neuron (2, 4) moves.
+# The animation shows the first step: the query is combined with the keys that share most bits with it, one after
+# another, and then the membrane of neuron (2, 4) changes.
 
 # %%
 movie = se.plot.ssa_animation(q[:1], k[:1], v[:1], scale=s, query=2, feature=4, interval=900)
@@ -214,10 +215,10 @@ se.plot.show(
 # %% [markdown]
 # ## Why no softmax is needed
 #
-# Softmax does two things to scores that may be any real number: it makes them positive, and it bounds them by making
-# each row sum to one. With spikes the scores are counts. They are never negative, and at most d. A sum of N of them is
-# at most N d. Most of them are zero, as spikes are rare. Here is what the packaged network, which reads 32 x 32 digits
-# with T = 4, really has. It has N = 64 tokens and heads of d = 16.
+# Scores of real-valued Q and K can be any real number. Softmax makes them positive, and it bounds them because each row
+# sums to one. With spikes the scores are counts: they are never negative and at most d, and a sum of N of them is at
+# most N d. Most of them are zero because spikes are rare. The next cell measures the scores of the packaged network,
+# which reads 32 x 32 digits with T = 4. It has N = 64 tokens and heads of d = 16.
 
 # %%
 model = se.load_pretrained("digits-2-64")
@@ -240,8 +241,8 @@ for block in range(2):
     print(f"sums up to {int(total.max())} of {tokens * width}")
 
 # %% [markdown]
-# **Predict before you run.** What would a softmax make of these counts? Take a query that shares nothing with any key.
-# Which weights does SSA give it, and which does softmax?
+# **Predict before you run.** What would a softmax do with these counts? Take a query that shares no feature with any
+# key. Which weights does SSA give to the keys, and which does softmax?
 
 # %%
 silent = torch.zeros(N)  # row 7 of QK^T
@@ -256,20 +257,20 @@ assert torch.allclose(silent.softmax(0), torch.tensor(1 / N)) and (busy / d**0.5
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# SSA gives it zeros: the query stays out of the sum, and the neuron gets no current. Softmax gives each of the 8 keys
-# the weight 1/8: the query receives the mean of all values, attention to everything where there was attention to
-# nothing. It also makes every zero positive, so the sparse matrix becomes a full matrix of reals, at the price of an
-# exponential and a division an entry ([chapter 04](04_softmax_attention.ipynb)).
+# In SSA all weights are zero, and the neuron gets no current. Softmax gives each of the 8 keys the weight 1/8, so the
+# query receives the mean of all values although it matches none of the keys. Softmax also turns every zero into a
+# positive number, so the sparse matrix of integers becomes a full matrix of reals. This needs an exponential and a
+# division for each entry ([chapter 04](04_softmax_attention.ipynb)).
 #
 # </details>
 
 # %% [markdown]
 # ## The order of multiplication is free
 #
-# Nothing stands between the two products any more, and matrix products are associative: $(QK^T)V = Q(K^TV)$. Both are
-# sums of integers, and floating point adds integers exactly (up to $2^{24}$ in float32). So the two orders agree to the
-# last bit, and so they do after the scale, if s is a power of two: scaling then moves the exponent and rounds nothing.
-# We take a batch here, with T, B and h all different.
+# There is no softmax between the two products, and matrix products are associative: $(QK^T)V = Q(K^TV)$. Both are sums
+# of integers, and floating point adds integers exactly (up to $2^{24}$ in float32). So the two orders agree to the last
+# bit. They also agree after scaling if s is a power of two, because such a scaling only changes the exponent and does
+# not round. The next cell uses a batch in which T, B and h all differ.
 
 # %%
 bits = torch.Generator().manual_seed(5)
@@ -282,13 +283,12 @@ assert torch.equal(ssa.mix(rq, rk, rv), left)  # the package takes the cheaper o
 print("largest difference at s = 1/8: ", float((left - right).abs().max()))
 
 # %% [markdown]
-# What does each order cost? We let PyTorch count while it multiplies: `FlopCounterMode` sees every matrix product and
-# counts two operations, a multiplication and an addition, for each
-# [multiply-accumulate](../docs/glossary.md#ac-and-mac). We also count the numbers in the matrix between the two
-# products, which training must keep.
+# What does each order cost? We let PyTorch count the operations: `FlopCounterMode` counts two operations, a
+# multiplication and an addition, for each [multiply-accumulate](../docs/glossary.md#ac-and-mac) of a matrix product. We
+# also count the numbers in the matrix between the two products, which training must keep in memory.
 #
-# **Predict before you run.** ImageNet with 224 x 224 pixels gives N = 196 tokens; heads of the 8-512 network have d =
-# 64. Which order is cheaper, and by which factor?
+# **Predict before you run.** On ImageNet, 224 x 224 pixels give N = 196 tokens, and the heads of the 8-512 network have
+# d = 64. Which order is cheaper, and by what factor?
 
 
 # %%
@@ -309,9 +309,9 @@ for tokens, width in ((64, 16), (64, 32), (196, 64), (784, 64)):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# $Q(K^TV)$, by the factor N / d = 196 / 64, about 3. The first order takes $2N^2d$ multiply-accumulates and leaves an N
-# x N matrix between the products; the second takes $2Nd^2$ and leaves a d x d matrix, which does not grow with the
-# image. At four times the tokens (a 448 x 448 image) the factor is 12. The package looks at N and d and takes the
+# $Q(K^TV)$, by the factor N / d = 196 / 64, about 3. The first order takes $2N^2d$ multiply-accumulates and needs an N
+# x N matrix between the products. The second takes $2Nd^2$ and needs a d x d matrix, which does not grow with the
+# image. With four times as many tokens (a 448 x 448 image) the factor is 12. The package compares N and d and uses the
 # cheaper order.
 #
 # </details>
@@ -327,10 +327,10 @@ se.plot.show(
 # %% [markdown]
 # ## The whole layer
 #
-# Now the rest: the linear maps with batch norm before the neurons, the heads, and the projection. Time is merged with
-# the batch in the linear layers and in the batch norm, which know nothing of time, and it is apart from it in the
-# neurons, which must see T first. Shape comments mark each change. The weights are those of the package's class, so
-# that we can compare.
+# Now we add the rest: the linear maps with batch norm before the neurons, the heads, and the projection. Linear layers
+# and batch norm do not depend on time, so for them time is merged with the batch. The neurons need T as a separate
+# first dimension. Shape comments mark each change. We use the weights of the package's class so that we can compare the
+# results.
 
 
 # %%
@@ -356,8 +356,8 @@ def ssa_by_hand(layer, x, s=0.125):  # x [T, B, N, D]
 
 
 # %% [markdown]
-# First on a fresh layer, with batch norm statistics drawn at random so that everything fires. T = 4 and B = 3 differ on
-# purpose: were they equal, a mix-up of the two would go unnoticed in every shape.
+# First we test a fresh layer, with random batch norm weights and biases so that all neuron layers fire. T = 4 and B = 3
+# differ on purpose: if they were equal, no shape would reveal a mix-up of the two.
 
 # %%
 torch.manual_seed(1)
@@ -379,7 +379,7 @@ for backend in ("fused", "snntorch"):
     print(f"{backend:9} rates: Q {q2.mean():.2f}  K {k2.mean():.2f}  V {v2.mean():.2f}  out {theirs.mean():.2f}")
 
 # %% [markdown]
-# Then on the trained network. The recording holds what goes into each block: the tokens after
+# Then we test the trained network. The recording holds the input of each block: the tokens after
 # [SPS](../docs/glossary.md#sps), and the residual stream after block 0.
 
 # %%
@@ -399,9 +399,10 @@ for block, tokens in entering.items():
 # %% [markdown]
 # ## Scale and threshold: which sums fire
 #
-# With the sum m from the same query at every step, the current is m s, and the membrane climbs towards it: m s / 2 at t
-# = 0, then 3 m s / 4, and so on. So a neuron fires at once if $m \ge 2 V_{th} / s$, and never if $m \le V_{th} / s$.
-# The paper uses s = 0.125. A transformer would take $1/\sqrt d$, which is 0.25 for the packaged network's d = 16.
+# If the sum m is the same at every step, the current is m s, and the membrane rises towards it: m s / 2 at t = 0, then
+# 3 m s / 4, and so on. So a neuron fires at the first step if $m \ge 2 V_{th} / s$, and never fires if
+# $m \le V_{th} / s$. The paper uses s = 0.125. A transformer would use $1/\sqrt d$, which is 0.25 for the packaged
+# network's d = 16.
 
 # %%
 m = torch.arange(13.0)
@@ -425,19 +426,19 @@ se.plot.show(
 )
 
 # %% [markdown]
-# The scale is thus a second threshold, on counts: at 0.125 a query must gather more than 4 shared bits, at 0.25 more
-# than 2. The paper's CIFAR and ImageNet networks use 0.125 for every d. It is a power of two, so it rounds nothing; on
-# integers it would be a shift by three bits. Exercise 5.2 counts the spikes that change with it.
+# So the scale sets a threshold on the sums: at 0.125 the sum must be more than 4, at 0.25 more than 2. The paper's
+# CIFAR and ImageNet networks use 0.125 for every d. It is a power of two, so scaling does not round; for integers it
+# would be a shift by three bits. Exercise 5.2 counts the spikes that change with the scale.
 #
 # ## Ties
 #
-# At t = 0 every H is a multiple of s / 2 = 1/16, so H = 0.5 is met whenever a sum is exactly 8. At the next step the
-# grid is twice as fine, and so on; a reset puts the neuron back on the coarse grid. How often does the trained network
-# sit exactly on the threshold, and what would a neuron that fires only above it lose?
+# At t = 0 every H is a multiple of s / 2 = 1/16, so H = 0.5 whenever a sum is exactly 8. At each later step the grid is
+# twice as fine; after a reset the neuron is on the coarse grid again. How often are membranes of the trained network
+# exactly at the threshold, and how many spikes would be lost if neurons fired only above it?
 
 
 # %%
-def lif_above(current, v_threshold):  # the wrong neuron: > for >=
+def lif_above(current, v_threshold):  # the wrong neuron: > instead of >=
     membrane, spikes = torch.zeros_like(current[0]), []
     for x in current:
         h = (membrane + x) / 2
@@ -473,8 +474,9 @@ se.plot.show(
 # %% [markdown]
 # ## Attention over time
 #
-# Softmax attention gives one map a head. SSA gives one for each time step, as Q and K fire anew at every step. The maps
-# show how much each token is asked for, the mean of $QK^Ts$ over the queries, for one test digit.
+# Softmax attention gives one map for each head. SSA gives one map for each head and time step, because Q and K have new
+# spikes at every step. The maps show how much score each token receives (the mean of $QK^Ts$ over the queries) for one
+# test digit.
 
 # %%
 picture = images[1] * 0.40 + 0.22  # undo the normalisation of the data set
@@ -489,18 +491,18 @@ assert rec["blocks.0.attn.scores"].values[0].mean() < 0.5 * rec["blocks.0.attn.s
 assert not torch.equal(scores[1], scores[2]) and not torch.equal(scores[1, 0], scores[1, 1])
 
 # %% [markdown]
-# At t = 0 there is little to see: a neuron that starts from zero fires at once only if its current is twice the
-# threshold, and Q and K are the sixth layer of neurons behind the image. The first step of a spiking network is nearly
-# silent.
+# At t = 0 there are almost no scores: a neuron that starts from zero fires at the first step only if its current is at
+# least twice the threshold, and Q and K are the sixth layer of neurons after the image. The first step of a spiking
+# network is nearly silent.
 #
 # ## Pitfalls
 #
-# **`>` for `>=`.** Symptom: everything runs, rates are a little low, published weights lose accuracy. Cause: a step
-# that fires above the threshold only, as snnTorch's own surrogates do. Cure: test a tie, as we did.
+# **`>` instead of `>=`.** Symptom: everything runs, but rates are a little low, and published weights lose accuracy.
+# Cause: the neuron fires only above the threshold, as with snnTorch's own surrogates. Cure: test a tie, as we did.
 #
-# **T and B swapped in a reshape.** Symptom: no error when T = B, or when the shapes fit by luck, and each sample sees
-# its neighbours in the batch as its own past. Cure: test with T ≠ B, and compare a batch with its samples one by one.
-# This is the mix-up, in one line:
+# **T and B swapped in a reshape.** Symptom: there is no error when T = B, or when the shapes fit by chance, but the
+# neuron treats other samples of the batch as earlier time steps of a sample. Cure: test with T ≠ B, and compare a batch
+# with its samples one by one. The next cell makes this mistake in one line:
 
 # %%
 x = 2.5 * torch.rand(4, 3, 50, generator=torch.Generator().manual_seed(2))  # T = 4, B = 3, 50 neurons
@@ -510,12 +512,13 @@ print(f"{int((right != swapped).sum())} of {right.numel()} outputs differ")
 assert (right != swapped).sum() > 50
 
 # %% [markdown]
-# **Low precision rounds counts.** bfloat16 has 8 significant bits: integers above 256 are rounded. An inner product of
-# N = 196 tokens stays within 196, so the first product is exact in either order; the second is a larger sum, which is
-# rounded once, from the same exact value. Up to 256 tokens the two orders therefore agree. Above that they need not.
+# **Low precision rounds counts.** bfloat16 has 8 significant bits, so it cannot hold all integers above 256. An inner
+# product over N = 196 tokens is at most 196, so the first product is exact in both orders. The second product is a
+# larger sum, and in both orders the same exact value is rounded once. So the two orders agree up to 256 tokens. With
+# more tokens they can differ.
 #
-# **A scale that is no power of two.** Then each order rounds in other places, and a sum that should tie may miss the
-# threshold by the last bit.
+# **A scale that is not a power of two.** Then the two orders round at different places, and a sum that should equal the
+# threshold may miss it by the last bit.
 
 # %%
 print("257 in bfloat16:", float(torch.tensor(257.0).bfloat16()))
@@ -528,9 +531,9 @@ print("s = 0.1: the two orders agree to the last bit:", torch.equal(left, right)
 # %% [markdown]
 # ## Exercises
 #
-# **5.1** SSA needs only the d x d matrix $K^TV$: two sets of keys and values with the same $K^TV$ are the same to it.
-# Prove that softmax attention needs more. Find binary q, k, v and other k2, v2 with `k.T @ v == k2.T @ v2`, for which
-# the softmax outputs differ by more than 0.1. Matrices of one or two rows are enough.
+# **5.1** SSA needs only the d x d matrix $K^TV$: it gives the same output for all keys and values with the same $K^TV$.
+# Prove that softmax attention needs more. Find binary q, k, v and other k2, v2 with `k.T @ v == k2.T @ v2` for which
+# the softmax outputs differ by more than 0.1. Matrices with one or two rows are enough.
 
 
 # %% tags=["exercise-1"]
@@ -551,9 +554,9 @@ with se.exercise("5.1"):
     assert gap > 0.1, "softmax gives the same: a key of zeros gets a weight, so change the value of such a token"
 
 # %% [markdown]
-# **5.2** How many spikes change when s goes from 0.125 to $1/\sqrt d$? Write a function that takes Q, K, V as `[T, N,
-# d]` and two scales, and returns how many spikes the second scale adds and how many it removes. Why can a larger
-# current remove a spike at all?
+# **5.2** How many spikes change when s goes from 0.125 to $1/\sqrt d$? Write a function that takes Q, K, V as
+# `[T, N, d]` and two scales, and returns how many spikes the second scale adds and how many it removes. Why can a
+# larger current remove a spike?
 
 
 # %% tags=["exercise-2"]
@@ -577,8 +580,9 @@ with se.exercise("5.2"):
     assert moved == (10, 5), "sum 5 fires at t = 2, 5 with s = 0.125, and at t = 1, 3, 5 with 0.177: run all T steps"
 
 # %% [markdown]
-# **5.3** Write one entry of $QK^TV$ with integers as bitmaps, as hardware would: each row of Q and of K is one integer
-# of d bits, column c of V is given as a list of bits. Use `&` and `int.bit_count()`; no tensor, no multiplication.
+# **5.3** Compute one entry of $QK^TV$ with integers as bitmaps, as hardware would: each row of Q and of K is one
+# integer of d bits, and column c of V is a list of bits. Use `&` and `int.bit_count()`, but no tensors and no
+# multiplication.
 
 
 # %% tags=["exercise-3"]
@@ -603,14 +607,14 @@ with se.exercise("5.3"):
 # %% [markdown]
 # ## Recap
 #
-# - An entry of $QK^T$ is the popcount of an AND; a row of them gathers a column of V; s makes it a current, a neuron a
-#   spike.
-# - Counts are non-negative, bounded and sparse, so no softmax is needed; without it $(QK^T)V = Q(K^TV)$, to the last
+# - An entry of $QK^T$ is the popcount of an AND. A row of $QK^T$ times a column of V is a sum, and s times the sum is
+#   the current of a neuron.
+# - Counts are non-negative, bounded and sparse, so no softmax is needed. Without it $(QK^T)V = Q(K^TV)$ to the last
 #   bit.
-# - The cheaper order costs $2Nd^2$ instead of $2N^2d$ and keeps no N x N matrix.
-# - Sums lie on a grid, so ties with the threshold are ordinary, and `>=` matters.
-# - The layer is Linear, BN, neuron, heads, product, neuron, Linear, BN, neuron; our version gives the package's every
-#   spike.
+# - For N > d the cheaper order costs $2Nd^2$ instead of $2N^2d$ and needs no N x N matrix.
+# - Sums lie on a grid, so ties with the threshold are common, and `>=` matters.
+# - The layer is Linear, BN, neuron, heads, product, neuron, Linear, BN, neuron. Every spike of our version equals the
+#   package's.
 #
 # Next: [chapter 06](06_encoder_block.ipynb) puts the layer into a block with residuals and an MLP. Solutions of the
 # exercises: [here](solutions/05_spiking_self_attention.ipynb).

@@ -1,26 +1,26 @@
 # %% [markdown]
 # # 06 · Heads, position, residuals: the encoder block
 #
-# *Run time 15 s on one CPU core · after chapters 01 and 05 · no network, no GPU*
+# *Run time 15 s on one CPU core · after chapters 01 and 05 · no internet access, no GPU*
 #
-# An [encoder block](../docs/glossary.md#encoder-block) puts attention and an MLP on one residual stream. Three things
-# in it look harmless and are not: the reshape that makes heads, the fact that nothing in it knows where a token sits,
-# and a residual that adds spikes, so that the stream is no longer binary. This chapter builds the block and looks at
-# all three.
+# An [encoder block](../docs/glossary.md#encoder-block) puts attention and an MLP on one residual stream. Three of its
+# details look simple but often cause errors: the reshape that makes heads; the block does not know the position of a
+# token; and the residual connections add spikes, so the stream is not binary. This chapter builds the block and
+# examines all three.
 #
 # ## What you will learn
 # - split tokens into heads and join them again, and test that no axis was mixed on the way
-# - show that a block alone is blind to position, and what gives it one
+# - show that a block alone does not know positions, and what adds them
 # - write the encoder block of equations (7) and (8), equal to the package's to the last spike
-# - say which integers the residual stream may hold, and what this does to claims of "binary" layers and energy
-# - tell Spikformer's residual of spikes from a membrane shortcut
+# - say which integers the residual stream may hold, and what this means for claims of "binary" layers and for energy
+# - say how Spikformer's residual of spikes differs from a membrane shortcut
 
 # %% tags=["setup"]
 from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se
@@ -37,10 +37,10 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# The packaged network reads 64 digits of the validation set. At five depths the figure counts what the [residual
-# stream](../docs/glossary.md#residual-stream) holds: it enters the first block with 0, 1 and 2, and each half block may
-# add 1. The dashed line is the most that is possible at that depth. Most values stay 0, yet among the others the share
-# above 1 grows with depth.
+# The packaged network reads 64 digits of the validation set. The figure counts the values of the
+# [residual stream](../docs/glossary.md#residual-stream) at five depths. At the input of the first block they are 0, 1
+# and 2, and each half block can add 1. The dashed line is the largest possible value at that depth. Most values stay 0,
+# but the share of non-zero values above 1 grows with depth.
 
 # %%
 model = se.load_pretrained("digits-2-64")
@@ -89,14 +89,14 @@ se.plot.show(
 # | $X'_l$ | `[T, B, N, D]` | integers 0 to $2l + 1$ | after the attention of block $l = 1 ... L$ (7) |
 # | $X_l$ | `[T, B, N, D]` | integers 0 to $2l + 2$ | after its MLP (8) |
 #
-# (The paper counts blocks from 1; the layers in the code count from 0, so $X_1$ is `blocks.0.residual`.)
+# (The paper numbers blocks from 1, the code from 0, so $X_1$ is `blocks.0.residual`.)
 
 # %% [markdown]
 # ## Heads: a reshape that is right
 #
-# One linear layer makes $Q$, $K$ and $V$ of all heads at once, `[T, B, N, 3D]`. To see where every number ends up, let
-# each number say where it comes from: four digits for $t$, $b$, $n$ and the feature. All sizes differ, so that a
-# swapped axis cannot hide behind an equal size.
+# One linear layer computes $Q$, $K$ and $V$ of all heads at once, `[T, B, N, 3D]`. To see where each number goes, we
+# use numbers that encode where they come from: four digits for $t$, $b$, $n$ and the feature. All sizes differ, so that
+# equal sizes cannot hide a swapped axis.
 
 # %%
 T, B, N, D, h = 4, 3, 5, 8, 2
@@ -106,8 +106,8 @@ code = (origin * torch.tensor([1000, 100, 10, 1])).sum(-1)  # [T, B, N, D]
 print("time 2, sample 1, token 3:", code[2, 1, 3].tolist())
 
 # %% [markdown]
-# First cut the feature axis into `(h, d)`, then move the head axis before the tokens. Each head now holds a matrix `[N,
-# d]`, which is what $Q K^T$ multiplies.
+# First split the feature axis into `(h, d)`, then move the head axis before the tokens. Each head is now a matrix
+# `[N, d]`, as needed for $Q K^T$.
 
 # %%
 heads = code.unflatten(-1, (h, d)).transpose(2, 3)  # [T, B, h, N, d]
@@ -116,14 +116,14 @@ print("head 1:", heads[2, 1, 1].tolist())
 assert heads.shape == (T, B, h, N, d)
 
 # %% [markdown]
-# Back to tokens: the same two steps in the other order.
+# To get tokens again, undo the two steps in the opposite order.
 
 # %%
 assert torch.equal(heads.transpose(2, 3).flatten(3), code)
 
 # %% [markdown]
-# **Predict before you run.** Here are three other ways to `[T, B, h, N, d]`. Which of them raise an error? Which axes
-# do they mix?
+# **Predict before you run.** The next cell has three other ways to get the shape `[T, B, h, N, d]`. Which of them raise
+# an error? Which axes do they mix?
 
 # %%
 attempts = {
@@ -153,18 +153,19 @@ assert all(in_place(attempts["unflatten, transpose"]).values())
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# None raises an error: the number of elements is right, and that is all a reshape checks. `view(T, B, h, N, d)` cuts
-# the flat memory of one sample's `N D` numbers elsewhere: a "token" is then made of pieces of several. Swapping T and B
-# in a reshape gives samples each other's numbers. `(d, h)` for `(h, d)` only deals the features to other heads; a
-# network trained that way works as well, but no checkpoint of anybody else fits it.
+# None raises an error: the number of elements is right, and a reshape checks nothing else. `view(T, B, h, N, d)` splits
+# the `N D` numbers of a sample at other places in memory: a "token" then consists of pieces of several tokens. If T and
+# B are swapped in a reshape, samples get the numbers of other samples. With `(d, h)` instead of `(h, d)` the features
+# are only assigned to other heads. A network trained in this way works as well, but it cannot use checkpoints of other
+# implementations.
 #
 # </details>
 
 # %% [markdown]
 # ## The MLP: token by token
 #
-# Two spiking linear layers, $D \to 4D \to D$: each is a linear map, a batch norm over time, batch and tokens, and a
-# neuron. Written with the neuron of [chapter 01](01_leaky_neuron.ipynb):
+# The MLP has two spiking linear layers, $D \to 4D \to D$. Each is a linear map, a batch norm over time, batch and
+# tokens, and a neuron. We write it with the neuron of [chapter 01](01_leaky_neuron.ipynb):
 
 
 # %%
@@ -179,10 +180,10 @@ class SpikingLinear(torch.nn.Module):
 
     def current(self, x: torch.Tensor) -> torch.Tensor:
         y = self.linear(x)
-        return self.bn(y.flatten(0, 2)).view_as(y)  # one mean and variance a feature
+        return self.bn(y.flatten(0, 2)).view_as(y)  # one mean and variance for each feature
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.neuron(self.current(x))  # the only line in which time steps meet
+        return self.neuron(self.current(x))  # only this line connects time steps
 
 
 class MLP(torch.nn.Module):
@@ -197,9 +198,8 @@ class MLP(torch.nn.Module):
 # %% [markdown]
 # ## The attention, with heads
 #
-# [Chapter 05](05_spiking_self_attention.ipynb) worked out [SSA](../docs/glossary.md#ssa) and wrote it as a function.
-# Here it is as a module, with the reshape from above: all heads in one product. The neuron after $Q K^T V s$ has the
-# threshold 0.5.
+# [Chapter 05](05_spiking_self_attention.ipynb) wrote [SSA](../docs/glossary.md#ssa) as a function. Here it is a module
+# with the reshape from above, so one product computes all heads. The neuron after $Q K^T V s$ has the threshold 0.5.
 
 
 # %%
@@ -227,8 +227,8 @@ class SSA(torch.nn.Module):
 #
 # $$X_l = \mathrm{MLP}(X'_l) + X'_l \tag{8}$$
 #
-# Both summands on the right of (7) are spikes, or sums of spikes. Adding spikes after the neuron is called SEW
-# (spike-element-wise) in residual networks ([Fang et al., 2021](https://arxiv.org/abs/2102.04159)).
+# Both terms on the right of (7) are spikes or sums of spikes. A residual connection that adds spikes after the neuron
+# is called SEW (spike-element-wise) ([Fang et al., 2021](https://arxiv.org/abs/2102.04159)).
 
 
 # %%
@@ -243,8 +243,8 @@ class Block(torch.nn.Module):
 
 
 # %% [markdown]
-# The parts carry the package's names, so the weights of the trained first block fit as they are. Tokens of real digits
-# go through both blocks: every integer of the output agrees, and so do the gradients in training.
+# The modules have the package's names, so we can load the weights of the trained first block directly. We run tokens of
+# real digits through both blocks: every integer of the output agrees, and in training the gradients agree, too.
 
 # %%
 theirs = model.blocks[0]
@@ -260,14 +260,14 @@ ours(tokens).square().mean().backward()
 theirs(tokens).square().mean().backward()
 for (name, mine), yours in zip(ours.named_parameters(), theirs.parameters(), strict=True):
     torch.testing.assert_close(mine.grad, yours.grad, rtol=1e-3, atol=1e-6, msg=name)
-model = se.load_pretrained("digits-2-64")  # training has moved the batch statistics: take the network afresh
+model = se.load_pretrained("digits-2-64")  # the training pass has changed the batch statistics: load the network again
 print("block from scratch = package's block: output exactly, gradients to rounding")
 
 # %% [markdown]
 # ## Position: the block has none
 #
-# **Predict before you run.** Shuffle the 64 tokens of an image, all time steps alike, and give them to the block. How
-# is the output related to that of the unshuffled image?
+# **Predict before you run.** Shuffle the 64 tokens of an image, in the same way at all time steps, and give them to the
+# block. How is the output related to that of the unshuffled image?
 
 # %%
 block = model.blocks[0]
@@ -281,15 +281,15 @@ assert torch.equal(shuffled, plain[:, :, order])
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# It is the same output, shuffled alike. Linear maps and neurons treat each token by itself, attention sums over a set
-# of tokens, and a sum knows no order. The mean over tokens at the end then forgets even the shuffle: blocks and head
-# would give a scrambled image the same logits.
+# It is the same output, shuffled in the same way. Linear maps and neurons process each token by itself. Attention sums
+# over all tokens, and a sum does not depend on the order. The mean over tokens at the end does not depend on it either:
+# blocks and head would give a shuffled image the same logits.
 #
 # </details>
 #
-# Position has to come in before the blocks. Spikformer adds a [position
-# embedding](../docs/glossary.md#position-embedding) that is computed from the tokens themselves, by a convolution that
-# sees each token's eight neighbours:
+# So the position must be added before the blocks. Spikformer adds a
+# [position embedding](../docs/glossary.md#position-embedding), which a convolution computes from each token and its
+# eight neighbours:
 #
 # $$\mathrm{RPE} = \mathrm{SN}(\mathrm{BN}(\mathrm{Conv2d}(x))) \tag{5}$$
 #
@@ -313,12 +313,12 @@ assert sorted((x + rpe).unique().tolist()) == [0, 1, 2]
 # %% [markdown]
 # ## The stream is an integer
 #
-# $X_0$ is a sum of two spikes, and every half block adds one more. After $l$ blocks a value may be at most
+# $X_0$ is a sum of two spikes, and every half block adds at most one more. After $l$ blocks a value is at most
 #
 # $$2 + 2 l,$$
 #
 # and $2L + 2$ at the end: 10 for the CIFAR-10 network with four blocks, 22 for the ten blocks of `imagenet-10-512`. The
-# ribbon shows where in the network integers flow: nowhere but in the stream, which is what each block reads.
+# ribbon shows where the network holds integers: only in the residual stream, which each block reads.
 
 # %%
 fig, axes = se.plot.value_sets(rec, images)
@@ -332,10 +332,10 @@ se.plot.show(
 )
 
 # %% [markdown]
-# What does that mean for the claim that a spiking network only adds? A matrix that reads spikes adds a column of
-# weights for each 1. For a 2 it must add the column twice, or multiply. The paper counts [synaptic
-# operations](../docs/glossary.md#synaptic-operation) from the firing rate of a layer's input, and so takes every
-# non-zero value for one spike. Counting by value is the `integer` convention of `se.energy`: the mean takes the place
+# What does this mean for the claim that a spiking network only adds? A matrix with spikes as input adds a column of
+# weights for each 1. For a 2 it must add the column twice, or multiply. The paper counts
+# [synaptic operations](../docs/glossary.md#synaptic-operation) from the firing rate of a layer's input, so it counts
+# every non-zero value as one spike. The `integer` convention of `se.energy` counts by value: it uses the mean instead
 # of the rate.
 
 # %%
@@ -351,16 +351,16 @@ print(f"whole network, counted by value instead of by rate: {totals['integer'] /
 assert totals["integer"] > totals["paper"]
 
 # %% [markdown]
-# So the two matrices of each block that read the stream do more additions than their rate says, and more the deeper
-# they sit. "Binary" is true of what neurons send, not of what matrices read. [Chapter 10](10_energy.ipynb) takes the
-# accounts apart.
+# So the two matrices of each block that read the stream need more additions than their rate suggests, and the
+# difference grows with depth. The outputs of neurons are binary, but the inputs of these matrices are not.
+# [Chapter 10](10_energy.ipynb) explains the counting in detail.
 
 # %% [markdown]
 # ## The other residual: a membrane shortcut
 #
-# Add the *currents* before the neuron instead of the spikes after it ([Hu et al.,
-# 2021](https://arxiv.org/abs/2112.08954)). The stream is then a real number, and a neuron stands between it and every
-# matrix: what is read is binary again. For the MLP half:
+# A membrane shortcut adds the *currents* before the neuron instead of the spikes after it
+# ([Hu et al., 2021](https://arxiv.org/abs/2112.08954)). The stream then holds real numbers, and a neuron stands between
+# the stream and every matrix, so the inputs of the matrices are binary again. For the MLP half:
 #
 # | | half block | stream | a matrix reads |
 # |---|---|---|---|
@@ -383,8 +383,8 @@ def membrane_half(mlp: MLP, neuron: se.LIF, u: torch.Tensor) -> tuple[torch.Tens
 
 
 # %% [markdown]
-# A stack of twelve untrained half blocks of each kind, on the same tokens, in training mode so that batch norm keeps
-# the currents alive. What does the first matrix of every half block read?
+# We stack twelve untrained half blocks of each kind and give both stacks the same tokens. They run in training mode, so
+# that batch norm keeps the currents in the range of the threshold. What does the first matrix of every half block read?
 
 # %%
 torch.manual_seed(0)
@@ -420,20 +420,21 @@ se.plot.show(
 )
 
 # %% [markdown]
-# Neither is right or wrong. SEW keeps a stream of small integers, which a shortcut can carry without loss, and pays
-# with multi-valued inputs. The membrane shortcut keeps the matrices binary and pays with a stream of real numbers that
-# has to be stored. [Chapter 13](13_beyond.ipynb) builds networks of the second kind.
+# Both have advantages. With SEW the stream holds small integers, which are stored exactly, but the inputs of the
+# matrices are not binary. With the membrane shortcut the inputs of the matrices are binary, but the stream holds real
+# numbers that must be stored. [Chapter 13](13_beyond.ipynb) builds networks of the second kind.
 
 # %% [markdown]
 # ## Pitfalls
 #
-# - **A reshape that runs is taken for a reshape that is right.** Symptom: none; the loss goes down. Cause: element
-#   counts agree, axes do not. Cure: numbers that carry their origin, with all sizes different, as above.
-# - **Residual streams that are not binary.** Symptom: an energy estimate that is too low, hardware that refuses the
-#   model, or `assert x.max() <= 1` failing at the input of the first block already. Cause: spikes were added, first in
-#   $X_0 = x + \mathrm{RPE}$. Cure: say "integer", count by value, or use a membrane shortcut.
-# - **"Fixing" the stream by clamping it.** `(x + y).clamp(max=1)` is an OR. It is binary, but a spike that lands where
-#   the stream already holds a 1 leaves no trace. How many of the first attention's spikes would be lost?
+# - **A reshape that runs but is wrong.** Symptom: none; the loss goes down. Cause: the number of elements is right, but
+#   the axes are wrong. Cure: test with numbers that encode their origin, and with different sizes for all axes, as
+#   above.
+# - **Residual streams that are not binary.** Symptom: the energy estimate is too low, hardware refuses the model, or
+#   `assert x.max() <= 1` fails at the input of the first block. Cause: spikes are added, first in
+#   $X_0 = x + \mathrm{RPE}$. Cure: call the stream "integer", count by value, or use a membrane shortcut.
+# - **"Fixing" the stream by clamping it.** `(x + y).clamp(max=1)` is an OR. It is binary, but a spike is lost where the
+#   stream already holds a 1. How many of the first attention's spikes would be lost?
 
 # %%
 with torch.no_grad():
@@ -444,14 +445,14 @@ print(f"spikes of the first SSA that a clamped residual would lose: {100 * lost:
 assert 0 < lost < 1 and torch.equal(kept, y * (tokens == 0))
 
 # %% [markdown]
-# - **A membrane shortcut without a neuron before the matrix** is an ordinary residual network: real numbers are
-#   multiplied. Look at what matrices read, not at what neurons send.
+# - **A membrane shortcut without a neuron before the matrix** is an ordinary residual network: it multiplies real
+#   numbers. Check the inputs of matrices, not the outputs of neurons.
 
 # %% [markdown]
 # ## Exercises
 #
-# **6.1 Channels first.** The official ImageNet code makes $Q$ with a `Conv1d`, so its features come before the tokens:
-# `[T, B, D, N]`. Write the split into heads `[T, B, h, N, d]` from there, and the way back.
+# **6.1 Channels first.** The official ImageNet code computes $Q$ with a `Conv1d`, so its features come before the
+# tokens: `[T, B, D, N]`. Write the split from this shape into heads `[T, B, h, N, d]`, and the inverse.
 
 
 # %% tags=["exercise-1"]
@@ -480,9 +481,9 @@ with se.exercise("6.1"):
     assert torch.equal(joined, features), "undo the steps of split_heads in the opposite order"
 
 # %% [markdown]
-# **6.2 SEW against membrane shortcut.** Write the attention half of a block with a membrane shortcut: real stream `u`,
-# new stream out. Use the parts of a `SpikingSelfAttention` of the package (`qkv`, `bn`, `q`, `k`, `v`, `mix`, `attn`,
-# `proj.linear`, `proj.bn`) and the neuron that is handed in.
+# **6.2 SEW against membrane shortcut.** Write the attention half of a block with a membrane shortcut. It takes the real
+# stream `u` and returns the new stream. Use the parts of a `SpikingSelfAttention` of the package (`qkv`, `bn`, `q`,
+# `k`, `v`, `mix`, `attn`, `proj.linear`, `proj.bn`) and the neuron that is passed in.
 
 
 # %% tags=["exercise-2"]
@@ -516,8 +517,8 @@ with se.exercise("6.2"):
         )
 
 # %% [markdown]
-# **6.3 The largest residual.** Write the bound for $L$ blocks, and make a network reach it: change batch norms of the
-# given model so that every neuron fires in every step, whatever the image.
+# **6.3 The largest residual.** Write the bound for $L$ blocks, and make a network reach it: change the batch norms of
+# the given model so that every neuron fires in every step for every image.
 
 
 # %% tags=["exercise-3"]
@@ -547,11 +548,11 @@ with se.exercise("6.3"):
 # %% [markdown]
 # ## Recap
 #
-# - Heads are a cut of the feature axis and a transpose; every other reshape of the right size runs too, and is wrong.
-# - A block treats its tokens as a set. Position comes from a convolution before the blocks.
-# - Spikformer adds spikes, so its stream is an integer, at most $2L + 2$. Matrices that read it do more than binary
-#   work.
-# - A membrane shortcut keeps what matrices read binary, and its stream real.
+# - To make heads, split the feature axis and transpose. Other reshapes of the right size also run, but are wrong.
+# - A block does not depend on the order of its tokens. A convolution before the blocks adds the position.
+# - Spikformer adds spikes, so its stream holds integers of at most $2L + 2$. Matrices that read it need more additions
+#   than with binary inputs.
+# - With a membrane shortcut the inputs of matrices are binary, and the stream holds real numbers.
 #
-# Next: [chapter 07](07_assemble_and_verify.ipynb) puts the whole network together and hunts for faults that training
+# Next: [chapter 07](07_assemble_and_verify.ipynb) puts the whole network together and checks for errors that training
 # does not show. Answers: [solutions](solutions/06_encoder_block.ipynb).

@@ -1,18 +1,18 @@
 # %% [markdown]
 # # 07 · Assemble and verify
 #
-# *Run time 30 s on one CPU core · after chapters 03, 05 and 06 · no network, no GPU*
+# *Run time 30 s on one CPU core · after chapters 03, 05 and 06 · no internet access, no GPU*
 #
-# All parts are there; this chapter puts them together in about 70 lines. Then it asks how one can know that the network
-# is right. A spiking transformer with a swapped axis or a forgotten reset has the right shapes, and its loss goes down.
-# What finds such faults are a few checks of a line or two, and they are the heart of this chapter.
+# This chapter puts all parts together in about 70 lines. Then it asks how you can know that the network is correct. A
+# spiking transformer with a swapped axis or a forgotten reset has the right shapes, and its loss goes down. A few
+# checks of one or two lines find such errors. They are the main subject of this chapter.
 #
 # ## What you will learn
 # - assemble a Spikformer from its parts, equal to the package's on every spike
-# - count its parameters by hand, to the digit, and say where other counts come from
+# - count its parameters exactly by hand, and say where other counts come from
 # - read and write the layout of official checkpoints
-# - check any spiking network for leaks: between samples, between calls, between tokens, backwards in time
-# - find a swap of T and B that shapes, loss and accuracy do not show
+# - check any spiking network for leaks between samples, between calls, between tokens and backwards in time
+# - find a swap of T and B that you cannot see in shapes, loss and accuracy
 
 # %% tags=["setup"]
 from collections import OrderedDict
@@ -21,7 +21,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se
@@ -41,10 +41,11 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# The atlas of shapes: every layer of `cifar10-4-384` up to the end of its first block, with the numbers that one image
-# makes there in one time step: channels, height, width in SPS (before its pool), then heads, tokens, width, or tokens
-# and width. Blocks 1 to 3 repeat block 0. The colour is the [value set](../docs/glossary.md#value-set). Two things to
-# see: the wide places are SPS before it pools and the hidden layer of the MLP, and only the stream holds integers.
+# The figure shows every layer of `cifar10-4-384` up to the end of its first block. A bar is the number of values of the
+# layer for one image in one time step. Its label is the shape: channels, height and width in SPS (before its pool),
+# then heads, tokens and width, or tokens and width. Blocks 1 to 3 repeat block 0. The colour is the
+# [value set](../docs/glossary.md#value-set). The largest layers are those of SPS before it pools and the hidden layer
+# of the MLP. Only the residual stream holds integers.
 
 # %%
 big = se.spikformer("cifar10-4-384").eval()
@@ -81,7 +82,7 @@ se.plot.show(
 #
 # | name | shape | value set | meaning |
 # |---|---|---|---|
-# | image, frames | `[B, C, H, W]`, `[T, B, C, H, W]` | reals | input; an image stands still for T steps |
+# | image, frames | `[B, C, H, W]`, `[T, B, C, H, W]` | reals | input; an image is the same in all T steps |
 # | after SPS | `[T, B, D, H/P, W/P]` | {0, 1, 2} | features plus position (6); P is the patch size |
 # | tokens, stream | `[T, B, N, D]` | integers | N = H W / P^2 |
 # | Q, K, V | `[T, B, h, N, d]` | {0, 1} | heads, d = D / h |
@@ -91,8 +92,8 @@ se.plot.show(
 # %% [markdown]
 # ## The network in seventy lines
 #
-# The neuron first, as the paper writes it: charge, fire on `>=`, reset (equations 1 to 3). State lives in a local
-# variable, so that it cannot outlive the call.
+# First we write the neuron as in the paper: charge, fire on `>=`, reset (equations 1 to 3). The state is a local
+# variable, so it disappears after the call.
 
 # %%
 
@@ -113,8 +114,8 @@ class LIF(nn.Module):
 
 
 # %% [markdown]
-# Two layers with weights: a convolution stage of [SPS](../docs/glossary.md#sps) (10), and a linear map of the tokens.
-# Wherever weights act, T and B are flattened into one axis; wherever a neuron acts, T stands in front by itself.
+# Next come two layers with weights: a convolution stage of [SPS](../docs/glossary.md#sps) (10), and a linear map of the
+# tokens. For layers with weights, T and B are flattened into one axis. For neurons, T is a separate first axis.
 
 
 # %%
@@ -141,7 +142,7 @@ class Tokenwise(nn.Module):
 
 
 # %% [markdown]
-# Attention, block and network. Parts carry the package's names, so that weights can travel by name.
+# The rest is attention, block and network. The modules have the package's names, so we can copy weights by name.
 
 
 # %%
@@ -197,8 +198,8 @@ class Network(nn.Module):
 # %% [markdown]
 # ## Equal on every spike
 #
-# **Predict before you run.** Take a fresh network of the package, copy its weights into ours, put both into evaluation
-# mode and compare all spikes on random images. They agree. How much does this prove?
+# **Predict before you run.** Take a fresh network of the package, copy its weights into ours, set both to evaluation
+# mode and compare all spikes on random images. All spikes agree. How much does this prove?
 
 # %%
 config = se.SpikformerConfig(dim=32, depth=2, heads=4, num_classes=5)
@@ -213,13 +214,14 @@ assert len(silent) > len(rates) / 2
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Next to nothing. In evaluation mode batch norm uses running statistics, and those of a fresh network are mean 0 and
-# variance 1: they do not fit the small currents behind sparse spikes, which never reach the threshold. Silence agrees
-# with silence. A comparison has to make sure first that something fires.
+# Almost nothing. In evaluation mode batch norm uses running statistics, and in a fresh network these are mean 0 and
+# variance 1. They do not fit the small currents that sparse spikes cause, so these currents never reach the threshold.
+# Two silent networks always agree. So a comparison must first check that neurons fire.
 #
 # </details>
 #
-# So wake the network up: livelier batch norms, and running statistics taken from one batch.
+# So we make the network fire: we choose larger weights and biases for the batch norms, and take the running statistics
+# from one batch.
 
 
 # %%
@@ -252,8 +254,8 @@ def spikes_of(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 # %% [markdown]
-# The comparison runs in float64, so that no rounding decides a spike, with $T \ne B$, for frames and for still images,
-# and for both backends of the package's neuron.
+# The comparison runs in float64, so that rounding does not change spikes. It uses $T \ne B$, frames and still images,
+# and both backends of the package's neuron.
 
 # %%
 T, B = 3, 4
@@ -292,9 +294,9 @@ print(f"digits-2-64: {sum(v.numel() for v in spikes.values()):,} values, all equ
 # %% [markdown]
 # ## Golden numbers
 #
-# Two implementations by the same hands can share an error, and both can change on the same day. A golden comparison
-# holds today's network to numbers that were written down: weights and input come from a formula, not from a random
-# generator, and the spikes of every layer are counted. (Counts are whole numbers: there is nothing to round.)
+# Two implementations by the same authors can share an error, and both can change at the same time. A golden test
+# compares the network with stored numbers: weights and input come from a formula, not from a random generator, and the
+# spikes of every layer are counted. (Counts are whole numbers, so there is no rounding.)
 
 
 # %%
@@ -325,7 +327,7 @@ print(f"{sum(golden):,} spikes in {len(golden)} layers, as written down")
 # ## Parameters, to the digit
 #
 # For `cifar10-4-384`: $D = 384$, $L = 4$, $C = 3$, $K = 10$. A 3 x 3 convolution has 9 weights for each pair of
-# channels and no bias; a batch norm has a weight and a bias for each feature; Q, K, V and all other linear maps have
+# channels and no bias. A batch norm has a weight and a bias for each feature. Q, K, V and all other linear maps have
 # biases.
 
 # %%
@@ -346,9 +348,9 @@ print(f"{'all':22} {sum(table.values()):>10,}")
 assert sum(table.values()) == sum(p.numel() for p in big.parameters()) == se.preset("cifar10-4-384").parameters
 
 # %% [markdown]
-# All presets, our network built without memory on PyTorch's `meta` device, against the package's table and the paper's
-# figures (in millions, for ImageNet and CIFAR-10). The paper gives two decimals, some rounded and some cut, so they
-# agree to 0.01 M.
+# The next cell compares all presets with the package's table and with the paper's numbers (in millions, for ImageNet
+# and CIFAR-10). It builds our network on PyTorch's `meta` device, which needs no memory. The paper gives two decimals,
+# some rounded and some truncated, so the numbers agree to 0.01 M.
 
 # %%
 paper = {"cifar10-4-256": 4.15, "cifar10-2-384": 5.76, "cifar10-4-384": 9.32, "imagenet-8-384": 16.81,
@@ -368,16 +370,16 @@ for line in se.list_models():
     print(f"{line.name:18} {counted:11,} {published:>8}  {counted + never:24,}")
 
 # %% [markdown]
-# The last column is what `sum(p.numel() for p in model.parameters())` says of the official code. It builds two layer
-# norms a block, one at the end, and a table of positions, and never calls them: they are in its checkpoints, get no
-# gradient, and change no output.
+# The last column is what `sum(p.numel() for p in model.parameters())` gives for the official code. That code builds two
+# layer norms in each block, one at the end, and a table of positions, and never calls them. They are in its
+# checkpoints, but get no gradient and do not change the output.
 
 # %% [markdown]
 # ## The layout of official checkpoints
 #
-# The authors' three models hold the same numbers under other names: Q, K and V are three layers and three batch norms,
-# and the linear maps are `Linear` (CIFAR), `Conv1d` and `Conv2d` of kernel 1 (ImageNet), or `Conv1d` (CIFAR10-DVS).
-# Here is the way there; `se.load_official` is the way back.
+# The authors' three models hold the same numbers under other names. Q, K and V are three layers and three batch norms.
+# The linear maps are `Linear` (CIFAR), `Conv1d` and `Conv2d` of kernel 1 (ImageNet), or `Conv1d` (CIFAR10-DVS). The
+# next cell converts our weights to these layouts; `se.load_official` converts them back.
 
 
 # %%
@@ -420,8 +422,8 @@ for layout in ("cifar", "imagenet", "dvs"):
     print(f"{layout:8} {len(state)} tensors, for example {key} {list(state[key].shape)}")
 
 # %% [markdown]
-# The three rows `q`, `k`, `v` become one matrix `[3D, D]`, in this order. A checkpoint of another network changes
-# nothing and says what differs:
+# The three matrices `q`, `k`, `v` become one matrix `[3D, D]`, in this order. If a checkpoint does not fit, the model
+# stays unchanged and the error says what differs:
 
 # %%
 state = to_official(package, "cifar")
@@ -436,11 +438,11 @@ assert "block.1.attn.k_bn.running_mean" in message
 # %% [markdown]
 # ## Checks that a loss curve cannot replace
 #
-# Four properties hold of every correct spiking transformer, trained or not. Each is a line of code, and each has caught
-# real faults.
+# Every correct spiking transformer has the following four properties, whether it is trained or not. Each check needs
+# only a few lines of code and can find real errors.
 #
-# **State never leaks.** Two calls on the same input agree, whatever was called in between. The call in between matters:
-# it leaves other state behind.
+# **State never leaks.** Two calls on the same input agree, whatever was called in between. The call in between is
+# important, because in a wrong network it leaves a different state.
 
 # %%
 pooled = se.Spikformer(se.SpikformerConfig(**vars(config) | {"qk_pool": True})).double()
@@ -450,16 +452,17 @@ awaken(pooled, frames)
 for name, net in nets.items():
     for x in (frames, frames[0]):
         first, first_spikes = spikes_of(net, x)
-        spikes_of(net, 3 * x.flip(-4))  # the same shape: state that was kept would fit
-        spikes_of(net, x[..., :8, :8])  # and another one
+        spikes_of(net, 3 * x.flip(-4))  # the same shape: a kept state would fit the next call
+        spikes_of(net, x[..., :8, :8])  # and another shape
         again, again_spikes = spikes_of(net, x)
         assert torch.equal(first, again), f"{name}: a call remembers the one before"
         assert all(torch.equal(first_spikes[layer], again_spikes[layer]) for layer in first_spikes)
 print("two calls agree:", ", ".join(nets))
 
 # %% [markdown]
-# **Batch independence.** In evaluation mode a sample's spikes depend on that sample alone. Shuffle the batch, and they
-# are shuffled alike. Logits may differ in the last bit, as a matrix product may sum in another order; spikes may not.
+# **Batch independence.** In evaluation mode a sample's spikes depend only on that sample. If we shuffle the batch, the
+# spikes are shuffled in the same way. Logits may differ in the last bit, because a matrix product may sum in another
+# order, but spikes must be equal.
 
 # %%
 order = torch.tensor([2, 0, 3, 1])
@@ -477,7 +480,8 @@ for name, net in nets.items():
 print("batch mates do not matter:", ", ".join(nets))
 
 # %% [markdown]
-# **Time flows forward.** Change the last frame of one sample: no earlier spike may change, nor any of another sample.
+# **Time flows forward.** Change the last frame of one sample. Earlier spikes and spikes of other samples must not
+# change.
 
 # %%
 changed = frames.clone()
@@ -492,7 +496,7 @@ for name, net in nets.items():
 print("time flows forward:", ", ".join(nets))
 
 # %% [markdown]
-# **Tokens mix in attention alone.** Change one token of a block's input.
+# **Only attention mixes tokens.** Change one token of a block's input.
 #
 # **Predict before you run.** Token 4 of 16 changes. Which tokens of the MLP's output can change, and which of the
 # attention's?
@@ -513,16 +517,16 @@ for name, block in {"ours": ours.blocks[0], "package": package.blocks[0]}.items(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The MLP works token by token: only token 4 may change. Attention lets every token look at every other, so any may
-# change; those stay as they were whose sum $Q K^T V s$ did not cross the threshold.
+# The MLP processes each token by itself: only token 4 can change. Attention connects every token with every other, so
+# all tokens can change. A token stays the same if the change of $Q K^T V s$ does not change its spikes.
 #
 # </details>
 
 # %% [markdown]
 # ## A planted fault: T and B swapped
 #
-# Here is the package's linear layer with one wrong line. Before the neuron, T and B are swapped in a reshape, and
-# swapped back after it. All shapes are right, inside and outside.
+# Here is the package's linear layer with one wrong line. A reshape swaps T and B before the neuron, and another one
+# swaps them back after it. All shapes are right.
 
 # %%
 
@@ -535,7 +539,8 @@ class MixedUp(SpikingLinear):
 
 
 # %% [markdown]
-# Train a small network with it, and one without, on the same digits in the same order. Does the loss tell them apart?
+# We train a small network with this layer and one with the correct layer, on the same digits in the same order. Can we
+# see the error in the loss?
 
 
 # %%
@@ -572,13 +577,13 @@ ax.set(xlabel="optimizer step", ylabel="loss, mean of 8 steps", title="one block
 ax.legend()
 se.plot.show(
     fig,
-    "Training loss of two small networks over 80 steps, T = 4. Both curves fall alike; from the loss nobody could tell "
-    "that in one of them the neurons run over samples instead of time steps.",
+    "Training loss of two small networks over 80 steps, T = 4. Both curves fall in the same way; the loss does not "
+    "show that in one of them the neurons run over samples instead of time steps.",
 )
 
 # %% [markdown]
-# Now the check of two lines. Give each network the same validation digits in another order, and in batches of another
-# size:
+# Now we run the check of two lines: each network gets the same validation digits in another order, and in batches of
+# another size.
 
 # %% tags=["nbval-ignore-output"]
 images, labels = splits.val.fetch(torch.arange(len(splits.val)), None)
@@ -593,23 +598,25 @@ for name, net in finished.items():
     assert (moved < 1e-4) == (name == "right"), "batch independence tells right from wrong"
 
 # %% [markdown]
-# The right network has one accuracy. That of the other depends on who shares the batch, and nothing makes it lower
-# where it was trained; but where images come one by one, it is a network that nobody has trained. This happened: in the
-# public code of QKFormer a neuron was given `[T B, ...]` for `[T, B, ...]`, so that it ran through all samples as if
-# they were time. [A reader reported](https://github.com/zhouchenlin2096/QKFormer/issues/14) that its trained ImageNet
-# model scores 78.7 % in batches of 32, and 74.2 % one by one or with the line repaired.
+# The accuracy of the right network does not depend on the batch. The accuracy of the wrong network depends on the other
+# images in the batch. With batches as in training it need not be lower, but if images come one by one, the network
+# computes something that it was not trained for. This error has happened in practice: in the public code of QKFormer a
+# neuron got `[T B, ...]` instead of `[T, B, ...]`, so it ran over all samples as if they were time steps. [A reader
+# reported](https://github.com/zhouchenlin2096/QKFormer/issues/14) that its trained ImageNet model scores 78.7 % in
+# batches of 32, and 74.2 % one by one or with the line repaired.
 
 # %% [markdown]
 # ## Pitfalls
 #
 # - **T and B swapped in a reshape.** Symptom: accuracy depends on the batch size of the evaluation. Cause: `reshape` or
-#   `view` with the axes in another order than in memory; with $T = B$ not even a shape can fail. Cure: `flatten` and
-#   `unflatten` of neighbouring axes only, tests with $T \ne B$, the shuffle check.
-# - **State not reset between batches.** Symptom: the first batch scores differently from the same batch later. Cause: a
-#   neuron that stores its membrane on the module. Cure: state in a local variable, as here; otherwise a reset before
-#   every call, not after.
-# - **`>` for `>=`.** Symptom: attention fires less than the official network's. Cause: $Q K^T V s$ lies on a grid, and
-#   hits the threshold exactly. How often, in the trained network?
+#   `view` with the axes in another order than in memory; with $T = B$ the shapes are right as well. Cure: use `flatten`
+#   and `unflatten` of neighbouring axes only, test with $T \ne B$, and use the shuffle check.
+# - **State not reset between batches.** Symptom: the same batch gives other results at the start than later. Cause: a
+#   neuron that stores its membrane in the module. Cure: keep the state in a local variable, as here; otherwise reset
+#   before every call, not after.
+# - **`>` instead of `>=`.** Symptom: attention fires less often than in the official network. Cause: $Q K^T V s$ lies
+#   on a grid, and the membrane often equals the threshold exactly. The next cell counts how often this happens in the
+#   trained network.
 
 # %%
 with torch.no_grad(), se.record(trained, membranes=True) as rec:
@@ -621,15 +628,16 @@ for i in range(2):
     assert ties > 0.001 and torch.equal(layer.spikes, (layer.membrane >= layer.v_threshold).double())
 
 # %% [markdown]
-# - **Two silent networks compared.** Symptom: everything always agrees. Cure: assert a firing rate in the comparison.
-# - **Checks in training mode.** There batch norm ties samples together on purpose: batch independence holds in
-#   `eval()`.
+# - **Two silent networks compared.** Symptom: all comparisons agree. Cure: assert a minimum firing rate in the
+#   comparison.
+# - **Checks in training mode.** In training mode batch norm uses all samples of the batch on purpose. Batch
+#   independence holds only in `eval()`.
 
 # %% [markdown]
 # ## Exercises
 #
-# **7.1 Parameters of any preset.** Write the formula for every configuration: `dim`, `depth`, `in_channels`,
-# `num_classes`, `mlp_ratio`, `qkv_bias`, and `learn_scale` (one more number a block).
+# **7.1 Parameters of any preset.** Write the formula for every configuration, from `dim`, `depth`, `in_channels`,
+# `num_classes`, `mlp_ratio`, `qkv_bias`, and `learn_scale` (one more number for each block).
 
 
 # %% tags=["exercise-1"]
@@ -648,8 +656,8 @@ with se.exercise("7.1"):
     assert parameters(slim) == sum(p.numel() for p in se.Spikformer(slim).parameters()), "mlp_ratio is not always 4"
 
 # %% [markdown]
-# **7.2 Find the mix-up.** Write a function that says whether samples of a batch influence each other, in any layer.
-# Mind that the shuffle check is not enough: a network that subtracts the mean of its batch passes it.
+# **7.2 Find the mix-up.** Write a function that tells whether samples of a batch influence each other in any layer. The
+# shuffle check is not enough: a network that subtracts the mean of its batch passes it.
 
 
 # %% tags=["exercise-2"]
@@ -686,8 +694,9 @@ with se.exercise("7.2"):
     assert samples_interact(plant("head", mean_free), clips), "each sample is told the mean of the batch"
 
 # %% [markdown]
-# **7.3 The forgotten reset.** Write a function that says whether a neuron, called with currents `[T, ...]`, still knows
-# something of an earlier call. Whoever calls it chooses the currents, and may choose ones that leave little behind.
+# **7.3 The forgotten reset.** Write a function that tells whether a neuron, called with currents `[T, ...]`, still
+# depends on an earlier call. The caller of your function chooses the currents, and some currents leave almost no state
+# behind.
 
 
 # %% tags=["exercise-3"]
@@ -728,9 +737,11 @@ with se.exercise("7.3"):
 # %% [markdown]
 # ## Recap
 #
-# - A Spikformer is seventy lines; T is flattened into B for weights and stands alone for neurons.
-# - Parameters can be counted by hand, to the digit. The official count is higher by layers that are never called.
-# - Equality means something only where both networks fire, with $T \ne B$, in float64.
-# - Two calls, shuffled batches, changed frames, changed tokens: four checks that find what the loss does not show.
+# - A Spikformer takes seventy lines. For layers with weights T and B are flattened into one axis, for neurons they are
+#   separate.
+# - You can count the parameters exactly by hand. The official count is higher because of layers that are never called.
+# - A comparison is meaningful only if both networks fire, with $T \ne B$ and in float64.
+# - Two calls, shuffled batches, changed frames and changed tokens are four checks that find errors that the loss does
+#   not show.
 #
 # Next: [chapter 08](08_train.ipynb) trains it. Answers: [solutions](solutions/07_assemble_and_verify.ipynb).

@@ -1,17 +1,17 @@
 # %% [markdown]
 # # 08 · Train it: toy CIFAR on a laptop
 #
-# *Run time 45 s on one CPU core · after chapters 02 and 07 · no network, no GPU*
+# *Run time 45 s on one CPU core · after chapters 02 and 07 · no internet access, no GPU*
 #
-# A spiking network trains with the tools of any other: AdamW, warm-up, a cosine. What is new is what to watch. A loss
-# that falls says little about a network in which layers have fallen silent; firing rates and gradient norms by layer
-# say it at once. This chapter writes the loop by hand, looks at a healthy run and at a sick one, and runs on real
-# CIFAR-10 where it is on your disk, else on digits.
+# A spiking network is trained with the usual tools: AdamW, warm-up, a cosine schedule. New are the quantities that you
+# should monitor. A falling loss does not show that some layers have stopped firing; firing rates and gradient norms by
+# layer show it at once. This chapter writes the training loop by hand and examines a healthy run and a faulty run. It
+# uses real CIFAR-10 if it is on your disk, and otherwise digits.
 #
 # ## What you will learn
-# - write the training loop, and check it against the package's to the last bit of every weight
-# - read a run by its firing rates and gradient norms, not by its loss alone
-# - recognise a silent run, and cure it
+# - write the training loop, and check that every weight equals the package's to the last bit
+# - judge a run by its firing rates and gradient norms, not only by its loss
+# - recognise a run with silent layers, and repair it
 # - scale the learning rate when the batch changes
 # - use the test set once
 
@@ -25,7 +25,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se
@@ -45,16 +45,16 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# A run that takes longer than a notebook should, from a results file: the small Spikformer (`digits-2-64`, T = 4, with
-# three input channels) on toy CIFAR-10, 200 real images of each class, 12 epochs. Loss and accuracy are what everybody
-# looks at. The other panels are what this chapter is about: every layer fires, at a few per cent; about a third of the
-# features are dead behind $QK^TVs$ (`attn.attn`) and 16 to 28 % in V, elsewhere at most 11 %; gradients reach all
-# parts, within two powers of ten.
+# The figure shows a run that is too long for a notebook, from a results file: the small Spikformer (`digits-2-64`, T =
+# 4, with three input channels) on toy CIFAR-10 with 200 real images of each class, 12 epochs. Most people look at loss
+# and accuracy. This chapter is about the other panels. Every layer fires, at a rate of a few per cent. Dead features:
+# about a third after $QK^TVs$ (`attn.attn`), 16 to 28 % in V, and at most 11 % in all other layers. All parts get
+# gradients, and their norms are within two powers of ten.
 
 # %%
 results = json.loads(Path("results/08_train.json").read_text())
 run, made = results["cifar10"], results["provenance"]
-commit = made["commit"][:10] + made["commit"][40:]  # 40 digits, then " with local changes" if there were any
+commit = made["commit"][:10] + made["commit"][40:]  # after 40 digits it may say " with local changes"
 origin = f"{made['command']} · {made['device']}, {made['threads']} thread · commit {commit}"
 fig, axes = se.plot.training(run["metrics"], title="toy CIFAR-10: 2,000 images, digits-2-64 with three channels, T = 4")
 fig.supxlabel(origin, fontsize=8, color=style.THRESHOLD)
@@ -91,9 +91,9 @@ print(f"test images, measured once at the end: {score['correct']:,} of {score['t
 # %% [markdown]
 # ## The data
 #
-# CIFAR-10 if it is found under `$SPIKFORMER_DATA` or `./data`, else the digits; nothing is downloaded. A *toy* set
-# keeps a few samples of each class. T = 2 instead of 4 halves the time. Everything that shapes the weights is in one
-# [recipe](../docs/architecture.md).
+# The cell uses CIFAR-10 if it finds it under `$SPIKFORMER_DATA` or `./data`, and otherwise the digits. It downloads
+# nothing. A *toy* set keeps only a few samples of each class. T = 2 instead of 4 halves the time. One
+# [recipe](../docs/architecture.md) holds all settings that affect the weights.
 
 # %%
 dataset = "cifar10" if se.data.count("cifar10") else "digits"
@@ -102,7 +102,7 @@ recipe = Recipe(
     model="digits-2-64",
     time_steps=2,
     samples_per_class=60,  # images of each class
-    val_fraction=0.01 if dataset == "cifar10" else None,  # digits bring a validation set
+    val_fraction=0.01 if dataset == "cifar10" else None,  # digits have a validation set
     epochs=4,
     batch_size=24,
     lr_batch_size=24,  # the learning rate is meant for this batch
@@ -120,7 +120,7 @@ se.plot.show(fig, "Eight training samples with their labels; below, the same as 
 # %% [markdown]
 # ## The pieces of the loop
 #
-# **Predict before you run.** The network is fresh and knows ten classes. What is its cross-entropy, before the first
+# **Predict before you run.** The network is untrained and has ten classes. What is its cross-entropy before the first
 # step? Does label smoothing change it?
 
 # %%
@@ -135,14 +135,15 @@ assert abs(plain - math.log(10)) < 0.05 and abs(smooth - math.log(10)) < 0.05
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# ln 10 = 2.30. The head starts with weights of 0.02, so all logits are near 0 and all classes equally likely: each has
-# probability 1/10, whichever is right. Smoothing takes 0.1 of the label and spreads it over all classes; against equal
-# probabilities that changes nothing. A first loss far from ln K is a sign of a wrong head or of wrong labels.
+# ln 10 = 2.30. The initial weights of the head have a standard deviation of 0.02, so all logits are near 0 and each
+# class has a probability of about 1/10. Label smoothing takes 0.1 of the label and distributes it over all classes;
+# with equal probabilities this changes nothing. If the first loss is far from ln K, the head or the labels are probably
+# wrong.
 #
 # </details>
 #
-# **The optimizer.** AdamW, with weight decay for matrices and kernels only. A decayed batch-norm weight would pull the
-# layer's currents below the threshold; biases, which lift them, would be pulled to zero as well.
+# **The optimizer.** We use AdamW, with weight decay only for matrices and kernels. Decay of batch-norm weights would
+# move the layer's currents below the threshold. Decay of biases, which raise the currents, would do the same.
 
 
 # %%
@@ -154,9 +155,9 @@ def optimizer_for(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimiz
 
 
 # %% [markdown]
-# **The schedule.** It climbs linearly for one epoch and falls along a cosine. Here it comes from the package; exercise
-# 8.2 is to write it. The climb matters more than in other networks: with its first large steps a fresh network can push
-# a layer below its threshold, from where little gradient comes back.
+# **The schedule.** The learning rate rises linearly for one epoch and then falls along a cosine. Here we use the
+# package's schedule; in exercise 8.2 you write it. The warm-up matters more than in other networks: if the first steps
+# are too large, they can push the membranes of a layer below the threshold, where it gets little gradient.
 
 # %%
 epochs = torch.linspace(0, recipe.epochs, 200)
@@ -172,13 +173,14 @@ se.plot.show(
 # %% [markdown]
 # ## The loop by hand
 #
-# Thirty lines. The order of the batches comes from `se.data.batches`, which draws it from (seed, epoch) alone. `Rates`
-# watches one step in eight: it attaches hooks before the forward pass, and adds up the ones of every layer.
+# The loop takes thirty lines. The order of the batches comes from `se.data.batches`, which computes it only from (seed,
+# epoch). `Rates` monitors one step in eight: it attaches hooks before the forward pass, and counts the spikes of every
+# layer.
 
 
 # %%
 def fit(model: se.Spikformer, recipe: Recipe) -> list[dict[str, float]]:
-    """Train a model; one row an epoch."""
+    """Train a model; the result has one row for each epoch."""
     optimizer, watch, rows = optimizer_for(model, recipe), Rates(model), []
     steps = len(splits.train) // recipe.batch_size
     for epoch in range(recipe.epochs):
@@ -218,7 +220,7 @@ def measure(model: se.Spikformer, split) -> tuple[float, float]:
 
 
 def gradient_norms(model: se.Spikformer) -> dict[str, float]:
-    """What the last step has left in .grad, by stage of SPS, half block, and head."""
+    """Norm of the gradients of the last step, by stage of SPS, half block, and head."""
     squares: dict[str, float] = {}
     for name, p in model.named_parameters():
         part = ".".join(name.split(".")[: {"sps": 2, "blocks": 3, "head": 1}[name.split(".")[0]]])
@@ -246,18 +248,18 @@ se.plot.show(
 )
 
 # %% [markdown]
-# How to read it, from left to right: the *loss* falls for both sets (that of validation is the lower one, because it is
-# measured without label smoothing and without augmentation). *Firing rates* are small and differ by layer, but none is
-# zero. *Dead features* are those that never fired in the watched steps of an epoch, here four of 25, so that rare
-# features count as dead; they should grow fewer in a long run, and a layer full of them has nothing to say. *Gradient
-# norms* should stay within a few powers of ten of each other from the first stage to the last half block: a line that
-# drops away belongs to a part that does not learn.
+# Read the figure from left to right. The *loss* falls for both sets. The validation loss is lower, because it is
+# measured without label smoothing and without augmentation. *Firing rates* are small and differ by layer, but none is
+# zero. *Dead features* are those that never fired in the monitored steps of an epoch. Here only four of 25 steps are
+# monitored, so features that fire rarely count as dead. In a long run their number should fall; a layer with only dead
+# features passes on no information. *Gradient norms* should stay within a few powers of ten of each other, from the
+# first stage to the last half block. If one line falls far below the others, that part does not learn.
 
 # %% [markdown]
 # ## The same run from the recipe
 #
-# The package's loop does the same and more: checkpoints, resuming, several GPUs. From the same recipe it must end with
-# the same weights, not nearly but to the last bit.
+# The package's loop does the same, and also handles checkpoints, resuming and several GPUs. With the same recipe its
+# final weights must equal ours to the last bit.
 
 # %%
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as log:
@@ -270,7 +272,8 @@ assert best.results["total"] == len(splits.test) == test.total
 print(f"{len(weights)} tensors, all equal to those of the loop by hand")
 
 # %% [markdown]
-# From a shell the same run is one command; `--dry-run` prints the whole recipe and what it will take here:
+# In a shell the same run is one command. With `--dry-run` it prints the whole recipe and the time and memory that the
+# run needs on your machine:
 #
 #     python -m spikformer_edu.train --dataset digits --samples-per-class 60 --time-steps 2 \
 #         --epochs 4 --batch-size 24 --lr-batch-size 24
@@ -278,8 +281,8 @@ print(f"{len(weights)} tensors, all equal to those of the loop by hand")
 # %% [markdown]
 # ## What does it get wrong?
 #
-# Look at mistakes before tuning anything. Wrong labels, a broken normalisation or a flipped axis show here first. These
-# are validation samples; the test set stays closed.
+# Look at mistakes before you tune anything. Wrong labels, a wrong normalisation or a flipped axis are easy to see here.
+# These are validation samples; we do not use the test set.
 
 # %% tags=["nbval-ignore-output"]
 inputs, truth = splits.val.fetch(torch.arange(len(splits.val)), None)
@@ -303,8 +306,8 @@ for pair in pairs.topk(3).indices.tolist():
 # %% [markdown]
 # ## A silent run
 #
-# A habit from residual networks: start every branch at zero, by setting the weight of its last batch norm to 0, so that
-# the network begins as the identity. In a spiking network the last batch norm of a branch is followed by a neuron.
+# In residual networks a common trick is to start every branch at zero: the weight of its last batch norm is set to 0,
+# so that the network starts as the identity. In a spiking network a neuron follows the last batch norm of a branch.
 #
 # **Predict before you run.** What do these neurons do? Does the loss go down?
 
@@ -329,17 +332,17 @@ assert silent == [f"blocks.{i}.{part}" for i in range(2) for part in ("attn.proj
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# They never fire. At the start their current is 0 everywhere, and in two epochs it does not reach the threshold of 1.
-# The loss falls all the same: SPS and the head learn around the blocks, which add nothing to the stream. Whoever
-# watches the loss alone trains a network without attention and without MLP. The package prints the warning at the end
-# of every epoch in which a layer is silent.
+# They never fire. At the start their current is 0 everywhere, and in two epochs their membranes do not reach the
+# threshold of 1. The loss falls nevertheless: SPS and the head learn, and the blocks add nothing to the stream. If you
+# look only at the loss, you train a network without attention and without MLP and do not notice it. The package prints
+# the warning at the end of every epoch in which a layer is silent.
 #
 # </details>
 #
-# A surrogate gradient still comes back from below the threshold, but little: $\alpha\,\sigma'(\alpha (H - V_{th}))$ is
-# 1 at the threshold and 0.07 at $H = 0$. And the weights in front of a batch norm get none at all while its weight is
-# exactly 0, and little as long as it is small. Compare the gradient norms of the sick network with those of the healthy
-# one after as many epochs:
+# Below the threshold the surrogate gradient is not zero, but small: $\alpha\,\sigma'(\alpha (H - V_{th}))$ is 1 at the
+# threshold and 0.07 at $H = 0$. The weights in front of a batch norm get no gradient while its weight is exactly 0, and
+# little gradient as long as it is small. The next figure compares the gradient norms of the faulty and the healthy
+# network after two epochs:
 
 # %%
 parts = [key for key in rows[1] if key.startswith("grad/")]
@@ -361,25 +364,26 @@ slope = 4 * torch.sigmoid(torch.tensor(-4.0)) * (1 - torch.sigmoid(torch.tensor(
 assert abs(slope - 0.07) < 0.005
 
 # %% [markdown]
-# The cure is where the current is made: a batch norm with weight 1 and bias 0 gives currents with a standard deviation
-# of 1, which reach the threshold often enough to learn. The usual suspects behind a silent layer, in the order in which
-# to look:
+# To repair a silent layer, correct its current: a batch norm with weight 1 and bias 0 gives currents with a standard
+# deviation of 1, which reach the threshold often enough to learn. Check the common causes of a silent layer in this
+# order:
 #
 # 1. a batch norm whose weight is near 0 or whose bias is far below 0 (initialisation, weight decay on norms);
-# 2. a threshold that does not fit: chosen for other units ($u$ for $H$), or raised;
-# 3. a learning rate so high that the first steps have thrown the weights away;
-# 4. evaluation mode after few steps: running statistics are still those of the start (see the pitfalls).
+# 2. a wrong threshold: it was chosen for other units ($u$ instead of $H$), or it was raised;
+# 3. a learning rate so high that the first steps have destroyed the initial weights;
+# 4. evaluation mode after few steps: the running statistics are still near their initial values (see the pitfalls).
 
 # %% [markdown]
 # ## The learning rate belongs to a batch size
 #
-# A recipe's learning rate is meant for its batch. A larger batch makes fewer steps an epoch, each with less noise, and
-# may take larger ones. Rules of thumb: linear in the batch for SGD ([Goyal et al.,
-# 2017](https://arxiv.org/abs/1706.02677)), with the square root for Adam and its kin ([Malladi et al.,
-# 2022](https://arxiv.org/abs/2205.10287)). The other way round the same holds: a recipe for eight GPUs on one GPU is a
-# recipe for an eighth of the batch. So write down the pair, batch and rate, whenever you report an accuracy.
+# A recipe's learning rate is meant for its batch size. With a larger batch an epoch has fewer steps, each with less
+# noise, and the steps may be larger. Common rules scale the rate linearly with the batch for SGD
+# ([Goyal et al., 2017](https://arxiv.org/abs/1706.02677)), and with its square root for Adam and similar optimizers
+# ([Malladi et al., 2022](https://arxiv.org/abs/2205.10287)). The same rules apply in the other direction: if you run a
+# recipe for eight GPUs on one GPU with the same batch per GPU, the total batch is an eighth. So report batch size and
+# learning rate whenever you report an accuracy.
 #
-# From the results file: 800 digits, 6 epochs, T = 4, a batch of 32 and one of 256, two seeds each.
+# The next figure is from the results file: 800 digits, 6 epochs, T = 4, batches of 32 and 256, two seeds each.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharex=True)
@@ -413,18 +417,19 @@ for name, loss in end.items():
     print(f"{name:24} training loss at the end {loss:.2f}, mean of two seeds")
 
 # %% [markdown]
-# Three things are to be seen. Scaling the learning rate wins back a part of what the large batch loses, and no rule
-# wins back all: 18 steps are not 150. The linear rule does better here than the square root, with AdamW too; in so
-# short a run the distance covered counts most, and two seeds settle nothing. A rule is where a search on validation
-# data starts. And validation accuracy stays at chance, or little above, although the training loss falls: after 18
-# steps the running statistics of the batch norms still lag behind, and in evaluation mode layers are silent.
+# The figure shows three things. First, scaling the learning rate recovers a part of what the large batch loses, but no
+# rule recovers all of it, because the large batch has 18 steps and the small one 150. Second, the linear rule does
+# better here than the square root, although the optimizer is AdamW. In such a short run larger steps help most, and two
+# seeds prove nothing. Use a rule only as the start of a search on validation data. Third, with the large batches
+# validation accuracy stays at chance, or slightly above, although the training loss falls: after 18 steps the running
+# statistics of the batch norms are still far from the right values, and in evaluation mode layers are silent.
 
 # %% [markdown]
 # ## The test set, once
 #
-# Whoever measures the test set after every epoch and reports the best value has chosen on the test set. How much does
-# that flatter? Here it is *simulated*: a network of true accuracy 95 %, measured 24 times on 359 test digits, nothing
-# learned in between, and all of it repeated 2,000 times.
+# If you measure the test set after every epoch and report the best value, you have chosen the epoch on the test set. By
+# how much is this value too high? We *simulate* it: a network with a true accuracy of 95 % is measured 24 times on 359
+# test digits, without any learning in between, and all of this is repeated 2,000 times.
 #
 # **Predict before you run.** What is the mean of the best of 24?
 
@@ -439,22 +444,22 @@ assert abs(one - 0.95) < 0.005 and best > 0.965
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# About two points above the truth, from chance alone. (Epochs of one run are more alike than 24 independent draws, so
-# the real gain is smaller; it is never negative.) A validation set is there to be chosen on; `train` keeps the epoch
-# with the lowest validation loss, and opens the test set once, after the last epoch.
+# About two points above the true accuracy, only by chance. (Epochs of one run are more similar than 24 independent
+# draws, so the real error is smaller; on average it is never negative.) Use a validation set to choose the epoch.
+# `train` keeps the epoch with the lowest validation loss, and measures the test set once, after the last epoch.
 #
 # </details>
 
 # %% [markdown]
 # ## Pitfalls
 #
-# - **The loss falls, so it works.** A network whose blocks are silent learns too. Look at rates and gradients by layer.
-# - **Learning rate copied, batch changed.** Symptom: a few points below the published accuracy, or a run that diverges
-#   in the first epoch. Cure: scale it, and keep the warm-up in epochs.
-# - **The test set chooses the epoch.** Symptom: none in your own table. Cure: a validation set, and one look at the
-#   test set.
-# - **Evaluation too early.** After few steps the running statistics of the batch norms are still those of the start.
-#   The same network, the same images, in both modes after three steps:
+# - **The loss falls, so it works.** The loss also falls if the blocks are silent. Look at rates and gradients by layer.
+# - **Learning rate copied, batch changed.** Symptom: the accuracy is a few points below the published one, or the run
+#   diverges in the first epoch. Cure: scale the rate, and keep the same number of warm-up epochs.
+# - **The epoch is chosen on the test set.** Symptom: none in your own table. Cure: use a validation set, and measure
+#   the test set once.
+# - **Evaluation too early.** After few steps the running statistics of the batch norms are still near their initial
+#   values. The next cell runs the same network on the same images in both modes after three steps:
 
 # %%
 torch.manual_seed(0)
@@ -473,22 +478,22 @@ print(f"layers that fire: {firing[True]} in training mode, {firing[False]} in ev
 assert firing[True] == 19 and firing[False] < 19
 
 # %% [markdown]
-# - **Weight decay on batch norms and biases.** Symptom: rates sink slowly over many epochs. Cure: decay matrices and
-#   kernels only.
+# - **Weight decay on batch norms and biases.** Symptom: firing rates fall slowly over many epochs. Cure: decay only
+#   matrices and kernels.
 
 # %% [markdown]
 # ## Exercises
 #
-# **8.1 Fix a silent run.** Somebody has damaged batch norms of a network. Write a function that finds the layers that
-# never fire *in training mode*, and gives the batch norm in front of the sick ones weight 1 and bias 0, until every
-# layer fires. Healthy batch norms must stay as they are. Mind that a silent layer silences those behind it: they are
-# not sick. (`model.get_submodule("sps.2").bn` is the batch norm of layer `sps.2`, likewise for `attn.proj`,
-# `mlp.hidden` and `mlp.out` of a block; only such layers were damaged.)
+# **8.1 Fix a silent run.** Some batch norms of a network are damaged. Write a function that finds the layers that never
+# fire *in training mode*. It sets weight 1 and bias 0 in the batch norm in front of each damaged layer until every
+# layer fires. It must not change healthy batch norms. Note that a silent layer also silences the layers behind it,
+# which are not damaged. (`model.get_submodule("sps.2").bn` is the batch norm of layer `sps.2`. The same works for
+# `attn.proj`, `mlp.hidden` and `mlp.out` of a block. Only such layers are damaged.)
 
 
 # %% tags=["exercise-1"]
 def revive(model: se.Spikformer, images: torch.Tensor) -> list[str]:
-    """Cure all sick layers; their names, in the order in which they were cured."""
+    """Repair all damaged layers; return their names in the order in which they were repaired."""
     ...
 
 
@@ -521,8 +526,9 @@ with se.exercise("8.1"):
             assert same == (name.removesuffix(".bn") not in damaged), f"{name} was healthy and has been changed"
 
 # %% [markdown]
-# **8.2 The schedule.** Write the learning rate after `epoch` epochs (fractions count): linear from `lowest` to
-# `highest` over the warm-up, then half a cosine down to `lowest` at the last epoch, then `lowest`.
+# **8.2 The schedule.** Write the learning rate after `epoch` epochs (`epoch` may be a fraction). It rises linearly from
+# `lowest` to `highest` over the warm-up, then falls along half a cosine to `lowest` at the last epoch, and then stays
+# at `lowest`.
 
 
 # %% tags=["exercise-2"]
@@ -545,8 +551,8 @@ with se.exercise("8.2"):
         assert abs(mine - learning_rate(paper, epoch)) < 1e-9, f"the paper's schedule differs at epoch {epoch}"
 
 # %% [markdown]
-# **8.3 Scale the learning rate.** A rate is meant for one batch size; give that for another one. SGD scales linearly,
-# AdamW with the square root.
+# **8.3 Scale the learning rate.** A rate is meant for one batch size. Compute the rate for another batch size. Scale
+# linearly for SGD, and with the square root for AdamW.
 
 
 # %% tags=["exercise-3"]
@@ -569,9 +575,10 @@ with se.exercise("8.3"):
 # %% [markdown]
 # ## Recap
 #
-# - The loop is that of any network; from the same recipe the one by hand and the package's end with the same bits.
-# - Watch firing rates, dead features and gradient norms by layer. A silent network can have a falling loss.
-# - A silent layer is cured where its current is made: batch norm, threshold, learning rate, in this order.
-# - Scale the learning rate with the batch; choose on validation data; open the test set once.
+# - The training loop is the usual one. With the same recipe, the loop by hand and the package's loop end with the same
+#   bits.
+# - Monitor firing rates, dead features and gradient norms by layer. The loss can fall even if layers are silent.
+# - To repair a silent layer, check batch norm, threshold and learning rate, in this order.
+# - Scale the learning rate with the batch size, make choices on validation data, and measure the test set once.
 #
 # Next: [chapter 09](09_ablations.ipynb) changes one part at a time. Answers: [solutions](solutions/08_train.ipynb).

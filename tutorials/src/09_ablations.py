@@ -1,20 +1,20 @@
 # %% [markdown]
 # # 09 · Ablations: Table 1 and the number of time steps
 #
-# *Run time 30 s on one CPU core · after chapters 04, 05 and 08 · no network, no GPU*
+# *Run time 30 s on one CPU core · after chapters 04, 05 and 08 · no internet access, no GPU*
 #
-# Does SSA work because of what it is, or would any map from Q and K do? The paper answers with an ablation: one layer
-# is exchanged, all else stays. We repeat it on a small scale, look at the range of $QK^TVs$ that each map gives its
-# neuron, build a task that needs attention and watch SSA solve it, vary T, and learn how far a comparison of a few runs
-# can be trusted. That last part you can use for any paper you read or write.
+# Is SSA special, or would any map of Q and K work? The paper answers with an ablation: it exchanges one layer and keeps
+# everything else. We repeat the ablation on a small scale and look at the range of $QK^TVs$ that each map gives to its
+# neuron. We build a task that needs attention, train SSA on it, and vary T. We also show how far you can trust a
+# comparison of a few runs. You can use this last part for any paper that you read or write.
 #
 # ## What you will learn
-# - to write the five maps of Table 1 and to say what values each hands to its neuron
+# - to write the five maps of Table 1 and to say which values each gives to its neuron
 # - to measure how many neurons the [surrogate gradient](../docs/glossary.md#surrogate-gradient) does not reach
-# - to tell how that share grows with N and d, and what keeps SSA's small
-# - to build a task that shows what attention is for, and to test what an attention map seems to say
+# - to say how that share grows with N and d, and why it stays small for SSA
+# - to build a task that shows what attention does, and to test what an attention map seems to show
 # - to read a trade-off between accuracy and energy over T
-# - to report an ablation honestly: seeds, equal budget, paired differences, a control, no test set for choosing
+# - to report an ablation honestly: seeds, equal budget, paired differences, a control, no choices on the test set
 
 # %% tags=["setup"]
 import json
@@ -22,7 +22,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se
@@ -42,10 +42,10 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# Both panels show small networks trained on the digits; the section on Table 1 says how. Left: the current of the
-# attention neuron, $X = QK^TVs$, for five variants, on an axis that is linear up to 4 and logarithmic beyond. In the
-# grey areas a neuron that starts from rest passes next to no gradient. Right: accuracy against energy, from T = 1 to
-# T = 6.
+# Both panels show small networks trained on the digits; the section on Table 1 describes the training. The left panel
+# shows the current of the attention neuron, $X = QK^TVs$, for five variants. Its axis is linear up to 4 and logarithmic
+# beyond. In the grey areas a neuron that starts from rest passes almost no gradient. The right panel shows accuracy
+# against energy, from T = 1 to T = 6.
 
 # %%
 measured = json.loads(Path("results/09_ablations.json").read_text())
@@ -125,13 +125,14 @@ assert all(negative[a].max() == 0 for a in ("relu", "softmax", "ssa")) and negat
 # | $X$ = scores · V | `[T, B, h, N, d]` | real | real | real, $\ge 0$ | 0 ... 1 | multiples of s, 0 ... s d N |
 # | $\mathrm{SN}(X)$ | `[T, B, h, N, d]` | {0, 1} | {0, 1} | {0, 1} | {0, 1} | {0, 1} |
 #
-# All weight a spike-form V, so the rows of Table 1 differ in the map of Q and K alone. The scale is s = 0.125, but
-# $1/\sqrt d$ under the softmax, as usual there.
+# In all variants V is spikes, so the rows of Table 1 differ only in the map of Q and K. The scale is s = 0.125, except
+# for softmax, which uses the usual $1/\sqrt d$.
 
 # %% [markdown]
 # ## Five maps in one frame
 #
-# Here are all five. `phi` is what happens to Q and to K, `scores` is what weights V.
+# The next cell defines all five. In the package's classes `phi` is the function applied to Q and to K, and `scores`
+# gives the weights of V.
 
 
 # %%
@@ -147,7 +148,7 @@ MAPS = {
     "ssa": lambda q, k: product(q, k),
 }
 T, B, h, N, d = 4, 2, 2, 64, 32
-currents_q, currents_k, currents_v = torch.randn(3, T, B, h, N, d)  # what batch norm hands on: mean 0, variance 1
+currents_q, currents_k, currents_v = torch.randn(3, T, B, h, N, d)  # like the output of batch norm: mean 0, variance 1
 spikes_q, spikes_k, v = se.LIF()(currents_q), se.LIF()(currents_k), se.LIF()(currents_v)
 
 X = {}
@@ -160,11 +161,11 @@ for name, scores in MAPS.items():
     print(f"{TITLES[name]:10} X from {X[name].min():7.2f} to {X[name].max():6.2f}, mean {X[name].mean():6.2f}")
 
 # %% [markdown]
-# The asserts hold each map to the package's class. Its `mix` may take the other order of products, $Q(K^TV)$, so real
-# numbers agree up to rounding; SSA's integers agree exactly.
+# The asserts compare each map with the package's class. Its `mix` may use the other order of products, $Q(K^TV)$, so
+# real numbers agree only up to rounding; SSA's integers agree exactly.
 #
-# **Predict before you run.** Which of the five can be negative? Which lies on a grid? What is the largest value that
-# the softmax row can reach, and what the largest that SSA could reach here?
+# **Predict before you run.** Which of the five can be negative? Which lies on a grid? What is the largest value that X
+# can reach with softmax, and what is the largest possible value with SSA here?
 
 # %%
 for name, x in X.items():
@@ -178,10 +179,10 @@ assert all((X[name] < 0).any() for name in ("identity", "leaky_relu"))
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Identity and LeakyReLU can be negative: a negative current pushes the membrane away from the threshold, and what the
-# layer says then is "not this". The other three never are. Only SSA is on the grid, because it sums integers and
-# multiplies by s. Softmax mixes rows of V with weights that sum to 1, so it cannot exceed 1. SSA is bounded by s d N,
-# 256 here, far above anything it reaches: the bound would take Q, K and V that are all ones. What keeps it low is that
+# X can be negative for identity and LeakyReLU: a negative current moves the membrane away from the threshold. For the
+# other three it is never negative. Only SSA is on the grid, because it sums integers and multiplies by s. Softmax mixes
+# rows of V with weights that sum to 1, so X cannot exceed 1. SSA is bounded by s d N, which is 256 here. Its values are
+# far below this bound, because they would reach it only if all entries of Q, K and V were ones. They stay small because
 # spikes are rare.
 #
 # </details>
@@ -189,10 +190,10 @@ assert all((X[name] < 0).any() for name in ("identity", "leaky_relu"))
 # %% [markdown]
 # ## What the surrogate makes of the range
 #
-# A neuron learns through the derivative of its surrogate, a bell around the threshold: $4\,\sigma(4x)(1-\sigma(4x))$
-# with $x = H - V_{th}$. Where it is below 5 % of its height, we call the gradient vanished. The figure shows where the
-# membranes of the attention neuron lie for each map, on the random Q, K and V from above. N = 64 and d = 32 are those
-# of the CIFAR-10 models.
+# The gradient of a neuron contains the derivative of its surrogate, which has the shape of a bell around the threshold:
+# $4\,\sigma(4x)(1-\sigma(4x))$ with $x = H - V_{th}$. If it is below 5 % of its height, we say that the gradient has
+# vanished. The figure shows the membranes of the attention neuron for each map, with the random Q, K and V from above.
+# N = 64 and d = 32 are those of the CIFAR-10 models.
 
 
 # %%
@@ -225,8 +226,8 @@ share = {name: vanished(h) for name, h in H.items()}
 assert share["SSA"] < 0.02 and share["softmax"] < 0.02 < min(share["identity"], share["LeakyReLU"], share["ReLU"])
 
 # %% [markdown]
-# SSA's currents are small and never negative. Most of its neurons wait at H = 0, which is 0.5 and so one whole
-# threshold below firing, where the surrogate still has 42 % of its height: they are silent, and they can learn.
+# SSA's currents are small and never negative. Most of its membranes are at H = 0. This is 0.5 below the threshold,
+# where the surrogate still has 42 % of its height. So these neurons do not fire, but they get a gradient.
 #
 # ## The range grows with N and d
 #
@@ -257,9 +258,10 @@ assert growth["softmax"][1] < 1.1
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# X sums N d terms. Identity's have either sign and cancel like a random walk, so its size grows like $\sqrt{Nd}$: by 2.
-# ReLU's and SSA's are never negative, so they grow like N d: by 4. Softmax divides by N itself. So SSA does grow as
-# fast as ReLU. The difference is the factor in front of it, a product of three firing rates.
+# X is a sum of N d terms. For identity the terms have both signs and partly cancel, as in a random walk, so X grows
+# like $\sqrt{Nd}$: by a factor of 2. For ReLU and SSA the terms are never negative, so X grows like N d: four times.
+# With softmax X does not grow with N, because the weights sum to 1. So SSA grows as fast as ReLU. The difference is the
+# factor in front of N d: for SSA it is a product of three firing rates.
 #
 # </details>
 
@@ -301,10 +303,11 @@ assert gone[196, 64]["relu"] > 80 and gone[196, 64]["identity"] > 40 and gone[19
 
 # %% [markdown]
 # N = 196 and d = 64 are those of the paper's ImageNet model 8-512. There most neurons of the ReLU map start without a
-# gradient. A network can repair that only through V and the batch norms, and the further out the sums, the less it
-# hears of the need.
+# gradient. Training can correct this only through V and the batch norms, and the larger the sums are, the smaller is
+# the gradient that could correct them.
 #
-# Is SSA safe by construction? Its bound s d N says no. Its rates do the work, so let us raise them.
+# Is the range of SSA small by construction? Its bound s d N is not small, so the answer is no. The range is small
+# because the firing rates are low. The next cell raises the rates.
 
 # %%
 tokens, width = 196, 64
@@ -318,15 +321,15 @@ for rate in (0.02, 0.05, 0.1, 0.2, 0.3):
 assert gone_at > 0.99
 
 # %% [markdown]
-# The mean of X is $s\,N\,d\,r_Q r_K r_V$. At 5 % it is small, at 30 % every neuron is far beyond its surrogate, just as
-# with ReLU. So "controllable" is the right word for SSA's range, and "bounded" promises too much: watch the firing
-# rates of Q, K and V when you make N or d larger, or lower s.
+# The mean of X is $s\,N\,d\,r_Q r_K r_V$. At a rate of 5 % it is small. At 30 % every membrane is far above the range
+# of the surrogate, as with ReLU. So SSA's range can be controlled, but it is not small in every case: monitor the
+# firing rates of Q, K and V if you make N or d larger, or lower s.
 
 # %% [markdown]
 # ## A few steps of training, live
 #
-# Two variants, two seeds, 40 optimizer steps each on the digits at half size, 16 x 16: a few seconds, and a first
-# lesson. Is the difference between variants larger than between seeds?
+# We train two variants with two seeds each, for 40 optimizer steps on the digits at half size, 16 x 16. This takes a
+# few seconds. Is the difference between variants larger than the difference between seeds?
 
 # %% tags=["nbval-ignore-output"]
 digits = se.data.load("digits")
@@ -356,22 +359,23 @@ for name in ("relu", "ssa"):
     assert all(sum(e[-5:]) < sum(e[:5]) for e in ends), "the loss did not fall"
 
 # %% [markdown]
-# Two runs a variant tell next to nothing. What follows had more, and its rules were fixed first.
+# Two runs of each variant show almost nothing. The following comparison has more runs, and its rules were fixed before.
 
 # %% [markdown]
 # ## Table 1 on a toy scale
 #
-# The protocol stands at the head of [the script](results/09_ablations.py) and was written before the runs shown: the
-# package's digits at half size, a network of D = 32, two heads, one block and N = 16 tokens, three seeds, the same 16
-# epochs and settings for every variant, the epoch chosen on the validation set, the test set measured once. Differences
-# to SSA are paired: the same seed gives the same initial weights, order and augmentation. And there is a **control**, a
-# network whose attention layer returns zero. It tells how much attention matters for this task at all. (The settings
-# were chosen with the control alone, on validation accuracy, after two earlier protocols were stopped in their first
-# seed, the second because its networks learned too little: 38 to 67 % on the test set, which had thus been looked at.
-# Five seeds were planned; three were run, decided before any comparison.)
+# The protocol is at the top of [the script](results/09_ablations.py) and was written before the runs shown. It uses the
+# package's digits at half size, a network with D = 32, two heads, one block and N = 16 tokens, three seeds, and the
+# same 16 epochs and settings for every variant. The epoch is chosen on the validation set, and the test set is measured
+# once. Differences to SSA are paired: the same seed gives the same initial weights, order and augmentation. There is
+# also a **control**, a network in which the attention layer returns zero. It shows how much attention matters for this
+# task. (The settings were chosen only with the control, on validation accuracy. Before that, two other protocols were
+# stopped in their first seed. The second was stopped because its networks learned too little: 38 to 67 % on the test
+# set, so the test set had been looked at. Five seeds were planned and three were run; this was decided before any
+# comparison.)
 #
-# **Predict before you run.** The paper's differences between the rows are about 1 point, on 10,000 test images. Ours
-# has 359 test images and three seeds. Will the order of the five come out?
+# **Predict before you run.** The paper's differences between the rows are about 1 point, on 10,000 test images. We have
+# 359 test images and three seeds. Will we see the paper's order of the five variants?
 
 # %%
 PAPER = {  # Table 1 of the paper, %: CIFAR10-DVS, CIFAR-10, CIFAR-100
@@ -432,17 +436,17 @@ se.plot.show(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# No. The five lie close together, the seeds of one variant spread as much as the variants do, and no difference is
-# resolved. The control tells why: a network without any attention reads these digits as well. Convolutions and the mean
-# over tokens are enough for them, so nothing that is done to attention can show in the accuracy. This neither
-# reproduces the paper's order nor speaks against it: the task cannot tell. Without the control one might have written
-# "softmax is not needed" under the same table.
+# No. The accuracies of the five variants are close together, the seeds of one variant differ as much as the variants
+# do, and no difference is resolved. The control shows the reason: a network without any attention is as accurate on
+# these digits. Convolutions and the mean over tokens are enough for this task, so changes of the attention cannot
+# affect the accuracy. This result does not reproduce the paper's order, and it does not contradict it: the task cannot
+# show a difference. Without the control one might have concluded from the same table that "softmax is not needed".
 #
 # </details>
 #
-# How many seeds would it take? With a paired standard deviation σ a difference δ stands out from zero at 95 % in half
-# of all such studies when about $(1.96\,\sigma/\delta)^2$ seeds have been run; twice as many are needed to see it in
-# four of five, and more if the number is small.
+# How many seeds would be needed? Let σ be the paired standard deviation and δ the true difference. With about
+# $(1.96\,\sigma/\delta)^2$ seeds, half of all such studies find a difference from zero at the 95 % level. To find it in
+# four of five studies, twice as many seeds are needed, and more if the number of seeds is small.
 
 # %%
 sigma = torch.stack([accuracy[name] - accuracy["ssa"] for name in TITLES if name != "ssa"]).std(1).mean().item()
@@ -464,17 +468,17 @@ for column, (dataset, images) in enumerate((("CIFAR10-DVS", 1000), ("CIFAR-10", 
 assert max(abs(gap) for gap in gaps["CIFAR10-DVS"].values()) < 1.5 and gaps["CIFAR-10"]["identity"] < -4
 
 # %% [markdown]
-# The lower half is about the paper. Its table gives one number a cell and no spread. Read softmax and SSA as equal:
-# they lie one standard error of the test set apart, or less. Identity, LeakyReLU and ReLU are about a point lower than
-# SSA. On CIFAR-10 that is four to six standard errors, on CIFAR-100 two to three, and on CIFAR10-DVS, with its 1,000
-# test recordings, about one. These are errors of one accuracy; that of a difference of two is up to 1.4 times as large
-# (less where both networks miss the same images).
+# The lower half is about the paper. Its table gives one number in each cell and no spread. Softmax and SSA should be
+# read as equal: they differ by one standard error of the test set or less. Identity, LeakyReLU and ReLU are about a
+# point lower than SSA. On CIFAR-10 that is four to six standard errors, on CIFAR-100 two to three, and on CIFAR10-DVS,
+# with its 1,000 test recordings, about one. These are standard errors of one accuracy. The standard error of a
+# difference between two accuracies is up to 1.4 times as large (less if both networks misclassify the same images).
 #
 # ## What is reproduced
 #
-# The effect behind the table, the range, does not need accuracy to be seen. Here are the trained networks again: what
-# share of attention neurons has no gradient, and how strong the gradient of the attention layer is on the validation
-# images.
+# The suspected cause behind the table, the range of X, can be seen without accuracies. The next table shows, for the
+# same trained networks, the share of attention neurons without a gradient, and the size of the gradient of the
+# attention layer on the validation images.
 
 # %%
 print(f"{'':11} {'X: 0.1 %, 99.9 %':>18} {'negative':>9} {'no gradient':>12} {'fires':>7} {'gradient norm':>14}")
@@ -495,20 +499,21 @@ for seed in range(SEEDS):
     )
 
 # %% [markdown]
-# This order does come out, in every single seed: with softmax no neuron is out of reach, with SSA some are, and with
-# the three real maps more are. Their range is several times SSA's, though N and d are only 16 here, and the figure
-# further up shows how it grows. So the range is reproduced. A point of accuracy on CIFAR, which may follow from it, is
-# out of reach of this task. Nothing diverges at this size: the gradients of the attention layer stay of one order of
-# magnitude.
+# This order appears in every seed: with softmax no neuron is without a gradient, with SSA some are, and with the three
+# real maps more are. The range of the real maps is several times that of SSA, although N and d are only 16 here, and
+# the figure above shows how the range grows. So the effect on the range is reproduced. This task cannot show whether it
+# causes a difference of a point of accuracy on CIFAR. At this size no training diverges: the gradients of the attention
+# layer have the same order of magnitude in all variants.
 #
 # ## A task that needs attention
 #
-# The digits can be read without attention. So let us make a task that cannot, at least not by this network. A picture
-# of 3 x 3 cells shows four digits, each in a color of its own, and one cell is filled with a color, the cue. **Which
-# digit has the color of the cue?** No token can know: the cell of a digit does not see the cue, and the cell of the cue
-# sees no digit. That holds only if no convolution looks across cells, so we exchange the SPS for a spiking patch
-# embedding, one cell to one token, without position embedding: where a cell lies does not matter. All else is the
-# paper's network: D = 64, two heads, one block, T = 2.
+# The digits can be read without attention. So we make a task that this network cannot solve without attention. A
+# picture of 3 x 3 cells shows four digits in four different colors, and one more cell is filled with one of these
+# colors, the cue. **Which digit has the color of the cue?** No token has this information alone: the cell of a digit
+# does not contain the cue, and the cell of the cue does not contain a digit. This is only true if no convolution
+# combines cells. So we replace the SPS by a spiking patch embedding that turns each cell into one token. It has no
+# position embedding, because the position of a cell does not matter. Everything else is the paper's network: D = 64,
+# two heads, one block, T = 2.
 
 
 # %% tags=["cued"]
@@ -589,8 +594,8 @@ se.plot.show(
 )
 
 # %% [markdown]
-# **Predict before you run.** Whoever ignores the cue can at best name the digit that is shown most often. How often is
-# that right? And which token will look where, once SSA has learned the task?
+# **Predict before you run.** Without using the cue, the best answer is the digit that is shown most often. How often is
+# this answer right? And which token will attend to which, after SSA has learned the task?
 
 # %%
 all_shown = torch.cartesian_prod(*[torch.arange(10)] * 4)  # every way to draw four digits
@@ -608,7 +613,7 @@ for name in ("none", "ssa"):
 assert right["none"] < 0.5 < 0.6 < right["ssa"]
 
 # %% [markdown]
-# What did SSA learn? Ask the recorded scores where the token of the cue looks.
+# What did SSA learn? The recorded scores show which tokens the token of the cue attends to.
 
 # %%
 same = (color == color[cue].unsqueeze(1)).all(2) & ~cue  # [B, N]: the digit asked for
@@ -626,8 +631,8 @@ se.plot.show(
 )
 
 # %% [markdown]
-# A map shows where a token looks, not whether that matters. So take away what attention adds to some of the tokens, and
-# see what the network can still do.
+# A map shows which tokens a token attends to, but not whether this affects the answer. So we remove the output of
+# attention at some of the tokens, and measure the accuracy that is left.
 
 # %% tags=["nbval-ignore-output"]
 left_over = {}
@@ -642,25 +647,26 @@ assert left_over["the cue's only"] > left_over["all but the cue's"] and left_ove
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# In 38.4 %: two or more of the four digits are often the same. That bounds whoever ignores the cue. The control need
-# not ignore it, since the head sees the mean of all tokens, but without a comparison it can help little, and here it
-# did not. SSA learns the task. In this network, one seed, the query of the cue shares most bits with the key of the
-# digit of its own color, and some with white, which contains every color. So the V of that digit is added to the cue's
-# token, and from there alone nearly all answers can be read. The other tokens hear the cue, too: with their part alone
-# it is more than without any. Nobody told the network to compare colors. Comparing is what $QK^T$ does, and for that it
-# is enough to count the bits that both have.
+# In 38.4 % of the pictures, because two or more of the four digits are often the same. This is the best accuracy
+# without the cue. The control could use the cue, because the head gets the mean of all tokens. But without comparing
+# tokens the cue helps little, and here it did not help. SSA learns the task. In this network (one seed), the query of
+# the cue shares most bits with the key of the digit of its own color, and some with white, which contains every color.
+# So the V of that digit is added to the cue's token, and this token alone is enough for nearly all answers. The other
+# tokens also get information about the cue: with attention at these tokens only, the accuracy is higher than without
+# attention. The network was not told to compare colors. $QK^T$ compares queries and keys, and for this it is enough to
+# count the bits that both have.
 #
 # </details>
 #
 # ## The same five again, ten seeds
 #
-# Now a comparison has something to show. [The script](results/09_cued.py) states its protocol: 600 steps, ten seeds,
-# 2,000 test pictures measured once, and for every variant the same search over three learning rates on validation
-# pictures. Number of cells, size, T, number of steps and the three rates had been set in 20 short runs with SSA and the
-# control alone, on validation pictures; that may favor SSA.
+# On this task a comparison can show a difference. [The script](results/09_cued.py) states its protocol: 600 steps, ten
+# seeds, 2,000 test pictures measured once, and for every variant the same search over three learning rates on
+# validation pictures. The number of cells, the size, T, the number of steps and the three rates were chosen before in
+# 20 short runs with SSA and the control only, on validation pictures. This may favor SSA.
 #
-# **Predict before you run.** Which of the five will stand out from SSA, and in which direction? Does every one of them
-# need to look where SSA looks?
+# **Predict before you run.** Which of the five will differ from SSA, and in which direction? Does each of them attend
+# to the same token as SSA?
 
 # %%
 cued = json.loads(Path("results/09_cued.json").read_text())
@@ -721,28 +727,30 @@ se.plot.show(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# LeakyReLU and ReLU stand out, and above SSA: by four points, give or take two, in every one of ten seeds; they would
-# stand out after a correction for five comparisons, too. Identity and softmax lie two points above it, which ten seeds
-# do not resolve. (The intervals speak of seeds, not of other test digits.) In the paper the three real maps lie a point
-# below SSA, on other data and after 300 epochs.
+# LeakyReLU and ReLU differ: they are better than SSA by four points, give or take two, in each of ten seeds. They would
+# also differ after a correction for five comparisons. Identity and softmax are two points above SSA, which ten seeds do
+# not resolve. (The intervals describe the variation over seeds, not over other test digits.) In the paper the three
+# real maps are a point below SSA, on other data and after 300 epochs.
 #
-# Why? Three things are seen. SSA learns slowest and ends with the highest loss of the five, so part of the gap may be
-# one of speed. For SSA, LeakyReLU and ReLU the best of the three learning rates was the highest one, so a higher one
-# might be better still. And ReLU's sums lie mostly within reach of the surrogate here, 3 % without gradient against
-# 20 % on the digits above, where N d was about the same: size alone does not decide.
+# We see three possible reasons. First, SSA learns most slowly and ends with the highest loss of the five, so part of
+# the gap may be a matter of speed. Second, for SSA, LeakyReLU and ReLU the best of the three learning rates was the
+# highest, so an even higher rate might be better. Third, most of ReLU's sums are within the range of the surrogate
+# here: 3 % are without a gradient, against 20 % on the digits above, where N d was about the same. So size alone does
+# not decide.
 #
-# All look the same way: in every seed of every variant the token of the cue scores the digit asked for higher than the
-# other digits and the empty cells. Whether they depend on it as that one SSA network does was not tested. Which map
-# stands between Q and K is a matter of a few points. Whether there is attention at all is a matter of fifty.
+# All five attend to the same token: in every seed of every variant the token of the cue gives a higher score to the
+# digit asked for than to the other digits and the empty cells. We did not test whether the variants depend on this, as
+# that one SSA network does. The choice of the map changes the accuracy by a few points. Removing attention changes it
+# by more than fifty points.
 #
 # </details>
 #
 # ## Three times as long
 #
-# A guess about a result is worth an experiment. [A second script](results/09_longer.py), written after that comparison
-# and before its own first run, gives everybody 1,800 steps instead of 600 and a fourth, higher learning rate. And it
-# adds SSA with $s = 1/2$. The paper's $s = 1/8$ has to suit 64 tokens and more. With nine, sums are smaller, and it may
-# be too small for them.
+# We test these guesses by an experiment. [A second script](results/09_longer.py) was written after that comparison and
+# before its own first run. It gives every variant 1,800 steps instead of 600 and a fourth, higher learning rate. It
+# also adds SSA with $s = 1/2$. The paper's $s = 1/8$ is used with 64 tokens and more. With nine tokens the sums are
+# smaller, so $s = 1/8$ may be too small.
 #
 # **Predict before you run.** Does SSA catch up with ReLU and LeakyReLU? Does the larger scale help it?
 
@@ -799,22 +807,23 @@ se.plot.show(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# It catches up: after 1,800 steps nothing of the four points is left, ReLU and LeakyReLU are at SSA's 97.7 %, give or
-# take half a point, though its training loss is still the highest. What stood out after 600 steps was speed. The
-# highest rate was best for none of them.
+# SSA catches up: after 1,800 steps the four points have disappeared. ReLU and LeakyReLU reach SSA's 97.7 %, give or
+# take half a point, although SSA's training loss is still the highest. So the difference after 600 steps was a
+# difference in speed. The highest learning rate was not the best for any of them.
 #
-# With the larger scale the loss falls faster; in accuracy it is three tenths of a point, give or take as much, which is
-# not resolved. Softmax is half a point below SSA. That interval just misses zero, as one of five may by chance, and
-# after a correction it would not. Either table could have been published, each at equal budget, and "ReLU is better
-# than SSA" would have been true of 600 steps only. So say how long you trained, and show that the order does not turn
-# when you train longer.
+# With the larger scale the loss falls faster. The accuracy differs by three tenths of a point, give or take as much,
+# which is not resolved. Softmax is half a point below SSA. Its interval just excludes zero; among five comparisons this
+# can happen by chance, and after a correction it would include zero. One could have published either table, each with
+# an equal budget, but "ReLU is better than SSA" is true only after 600 steps. So report how long you trained, and show
+# that the order does not change with longer training.
 #
 # </details>
 #
 # ## Time steps: accuracy against energy
 #
-# More time steps cost more: nearly all operations are done at each step. The paper's accuracies for Spikformer-4-384
-# stand in the presets; ours are those of the key figure.
+# More time steps cost more energy, because nearly all operations are repeated at each step. The presets contain the
+# paper's accuracies, here for Spikformer-4-384 on CIFAR and 8-512 on ImageNet; our accuracies are those of the key
+# figure.
 #
 # **Predict before you run.** From T = 1 to T = 6, by what factor does the energy grow? (The first convolution counts at
 # every step, and later steps fire more than the first.)
@@ -840,21 +849,22 @@ assert 6 < factor < 12 and top1[2].min() > top1[1].max() and abs(last.mean()) < 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# By more than 6. Six times the steps make six times the additions, and at t = 0 all membranes start from rest, so the
-# first step fires least. One step alone is little: with $\tau = 2$ a neuron at rest needs a current of twice its
-# threshold, and nothing can add up. Here the second step buys most, the last two the least, and their worth is not
-# resolved. In the paper's columns, at a much higher level, the last two buy little as well, but the second step does
-# not stand out: on CIFAR-10 and ImageNet most is gained from T = 2 to T = 4.
+# By more than 6. Six times as many steps would need six times as many additions, and the first step has the fewest
+# spikes, because at t = 0 all membranes start from rest. A single step gives a low accuracy: with $\tau = 2$ a neuron
+# at rest needs a current of twice its threshold, and it cannot add up its input over several steps. Here the second
+# step increases the accuracy most. The last two steps increase it least, and their effect is not resolved. In the
+# paper's columns, at a much higher level, the last two steps also help little, but the second step has no special
+# effect: on CIFAR-10 and ImageNet the largest gain is from T = 2 to T = 4.
 #
 # </details>
 #
-# Never put such a curve beside one that was made under another convention for energy ([chapter 10](10_energy.ipynb)),
-# and say whose images the firing rates come from: here the validation set's.
+# Do not compare such a curve with one that uses another convention for energy ([chapter 10](10_energy.ipynb)). Also
+# report the images on which the firing rates were measured: here those of the validation set.
 #
 # ## How to report an ablation
 #
-# Take five copies of one network, all exactly equally good, 95 %. Measure each on 359 images, and report the best: that
-# is what choosing on the test set does, between variants, epochs or seeds alike.
+# Suppose five networks all have exactly the same true accuracy of 95 %. Measure each on 359 images and report the best
+# result. Choosing variants, epochs or seeds on the test set has the same effect.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -869,30 +879,31 @@ for images in (359, 1000, 10_000):
 assert gain[359][1] > 1 and abs(gain[359][0]) < 0.1 and gain[10_000][3] < gain[359][1]
 
 # %% [markdown]
-# The best of five is more than a point too high, without any network being better: as much as the effects we look for.
-# So:
+# The best of five is more than a point too high, although no network is better than the others. This is as large as the
+# effects that we look for. So follow these rules:
 #
-# 1. Fix task, budget, seeds and the comparison first, in writing. Then run, once.
-# 2. The same budget for all, and the same effort of tuning. A baseline with default settings against a tuned variant is
-#    no comparison.
+# 1. First write down task, budget, seeds and the comparison. Then run it once.
+# 2. Give all variants the same budget and the same tuning effort. Comparing a baseline with default settings to a tuned
+#    variant is not fair.
 # 3. Choose epochs and settings on validation data. Measure the test set once.
-# 4. Several seeds; mean, spread, and the number. Pair the runs by seed.
-# 5. A control that shows how much there is to gain. Without it "no difference" has two meanings.
-# 6. Report every run, and say what could not be resolved.
+# 4. Use several seeds, and report mean, spread and their number. Pair the runs by seed.
+# 5. Include a control that shows how large a difference can be. Without it you cannot know what "no difference" means.
+# 6. Report every run, and say which differences were not resolved.
 
 # %% [markdown]
 # ## Pitfalls
 #
-# - **The test set chooses the epoch.** Symptom: published accuracy cannot be reached with the published code's
-#   settings. Cause: the best epoch on the test set was reported, as the official code does. Cure: a validation split
-#   (`val_fraction` in this package). The table above says what choosing among k epochs can add.
-# - **One row changes more than one thing.** The softmax row has another scale, $1/\sqrt d$, and real Q and K have no
-#   neurons, so other firing rates and other energy. Say so, or vary one at a time.
-# - **Exact ties.** Symptom: SSA alone is worse than it should be. Cause: its X lies on a grid and meets the threshold
-#   exactly. A surrogate that fires on `>` (snnTorch's own do) silences those neurons in SSA, and changes nothing in the
-#   other rows.
-# - **Energy of the wrong row.** A real Q times a real K multiplies. `se.energy` counts that at 4.6 pJ; a table that
-#   counts only additions flatters these variants.
+# - **The epoch is chosen on the test set.** Symptom: you cannot reach the published accuracy with the settings of the
+#   published code. Cause: the best epoch on the test set was reported, as the official code does. Cure: use a
+#   validation split (`val_fraction` in this package). The table above shows by how much choosing among k epochs can
+#   raise the result.
+# - **One row changes more than one thing.** The softmax row also has another scale, $1/\sqrt d$. Real Q and K have no
+#   neurons, so firing rates and energy differ, too. Report this, or change one thing at a time.
+# - **Exact ties.** Symptom: only SSA is worse than it should be. Cause: its X lies on a grid, and the membrane often
+#   equals the threshold exactly. With a surrogate that fires on `>` (such as snnTorch's own), these neurons do not fire
+#   in SSA; the other rows do not change.
+# - **Energy of the wrong row.** A product of real Q and real K needs multiplications. `se.energy` counts them at 4.6 pJ
+#   each; a table that counts only additions gives these variants too little energy.
 
 # %%
 ties = {name: (h == 0.5).sum().item() for name, h in H.items() if name not in ("SSA", "softmax")}
@@ -913,8 +924,9 @@ for name in ("identity", "ssa"):
 # %% [markdown]
 # ## Exercises
 #
-# **9.1** Add a variant. SSA counts where Q and K are both 1. Write `AgreementAttention`, which counts where they agree,
-# both 1 or both 0: its scores are $(QK^T + (1 - Q)(1 - K)^T)\,s$. At most ten lines; overriding `phi` is enough.
+# **9.1** Add a variant. SSA counts the features in which Q and K are both 1. Write `AgreementAttention`, which counts
+# the features in which they agree (both 1 or both 0): its scores are $(QK^T + (1 - Q)(1 - K)^T)\,s$. Use at most ten
+# lines; overriding `phi` is enough.
 
 
 # %% tags=["exercise-1"]
@@ -936,9 +948,9 @@ with se.exercise("9.1"):
     assert se.spikformer("digits-2-64", attention="agreement").config.attention == "agreement"
 
 # %% [markdown]
-# **9.2** The range of a variant. What is the mean of X for `AgreementAttention` when the bits of Q, K and V are
-# independent and fire with rates $r_Q$, $r_K$, $r_V$? Return it. Then think: at N = 196, d = 64 and rates of 5 %, where
-# on the surrogate is that?
+# **9.2** The range of a variant. What is the mean of X for `AgreementAttention` if the bits of Q, K and V are
+# independent and have rates $r_Q$, $r_K$, $r_V$? Return it. Then think: for N = 196, d = 64 and rates of 5 %, is this
+# mean in the range of the surrogate?
 
 
 # %% tags=["exercise-2"]
@@ -958,8 +970,8 @@ with se.exercise("9.2"):
         assert abs(said / (scores @ v).mean().item() - 1) < 0.02, "two bits agree when both are 1, or both are 0"
 
 # %% [markdown]
-# **9.3** Read a trade-off. Each point is (T, validation accuracy, test accuracy, energy in nJ). Which T do you take
-# when an image may cost at most `budget`? Return it, or None if no point is within the budget.
+# **9.3** Read a trade-off. Each point is (T, validation accuracy, test accuracy, energy in nJ). Which T do you choose
+# if an image may cost at most `budget`? Return it, or None if no point is within the budget.
 
 
 # %% tags=["exercise-3"]
@@ -980,11 +992,11 @@ with se.exercise("9.3"):
 # %% [markdown]
 # ## Recap
 #
-# The five maps differ in the range of $QK^TVs$. Real Q and K give sums that grow with N and d and leave the surrogate;
-# softmax bounds them by 1; SSA's are on a grid, never negative, and small while spikes are rare. Accuracy differences
-# of a point need many seeds or many test images, a control, and a protocol that was there first. On a task that the
-# network does not solve without attention all five reach 92 to 97 %, the control 38 %; ReLU and LeakyReLU lie four
-# points above SSA after 600 steps and none after 1,800. More time steps cost energy in proportion, or more, and the
-# last ones buy little.
+# The five maps differ in the range of $QK^TVs$. Real Q and K give sums that grow with N and d and leave the range of
+# the surrogate. Softmax bounds the sums by 1. The sums of SSA are on a grid, never negative, and small as long as
+# spikes are rare. To show an accuracy difference of a point you need many seeds or many test images, a control, and a
+# protocol that was written before. On a task that the network does not solve without attention, all five reach 92 to 97
+# % and the control 38 %. ReLU and LeakyReLU are four points above SSA after 600 steps, and do not differ from it after
+# 1,800. The energy grows in proportion to T or faster, and the last time steps help little.
 #
 # Next: [chapter 10, energy](10_energy.ipynb). Answers: [solutions](solutions/09_ablations.ipynb).

@@ -1,25 +1,25 @@
 # %% [markdown]
 # # 10 · Energy, honestly
 #
-# *Run time 10 s on one CPU core · after chapters 05 and 06 · no network, no GPU*
+# *Run time 10 s on one CPU core · after chapters 05 and 06 · no internet access, no GPU*
 #
 # How much energy does a spiking network need for one image? Nearly every paper answers with a number that was counted,
-# not measured. This chapter counts it by hand, shows which choices are hidden in the counting, checks the published
-# table against its own formula, and ends with what a fair statement must name.
+# not measured. This chapter counts the energy by hand and shows which choices the counting contains. It checks the
+# published table against the paper's own formula, and ends with a list of what a fair statement must include.
 #
 # ## What you will learn
 # - count synaptic operations of every layer from a recording, and turn them into picojoules (eq. 21-24)
-# - say what the three conventions of `se.energy` charge for, and where they part
-# - audit a published table with nothing but its own formula
+# - say what the three conventions of `se.energy` charge for, and where they differ
+# - check a published table with its own formula only
 # - explain why an integer times a weight is not one addition
-# - write a statement about energy that nobody has to take on trust
+# - write a statement about energy that readers can check
 
 # %% tags=["setup"]
 from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se
@@ -49,10 +49,11 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# Each bar is one layer of the packaged network and starts where the layer before it ended, so the last bar ends at the
-# energy of one image. The first convolution multiplies real pixels, all others add weights where spikes are. Hatched
-# orange is what the paper's way of counting leaves out: residual values above 1. At the right the same spikes under
-# three conventions, beside the network of the same size without spikes.
+# Each bar is one layer of the packaged network and starts where the bar of the layer before ends, so the last bar ends
+# at the energy of one image. The first convolution multiplies real-valued pixels; all other layers add weights where
+# there are spikes. The hatched orange parts are not in the paper's way of counting: they come from residual values
+# above 1. The right panel shows the same spikes under three conventions, beside the network of the same size without
+# spikes.
 
 # %%
 model = se.load_pretrained("digits-2-64")
@@ -85,12 +86,12 @@ assert report.totals["paper"] < report.totals["integer"] < report.totals["ann"]
 # %% [markdown]
 # ## One layer by hand
 #
-# A spike that meets a weight costs one addition, an *AC*. Where there is no spike nothing happens. The paper counts
+# A spike at a weight costs one addition, an *AC*. Without a spike there is no operation. The paper counts
 #
 # $$\mathrm{SOPs}(l) = \mathrm{rate}(l) \cdot T \cdot \mathrm{FLOPs}(l)$$
 #
-# (its energy is eq. 21-24). Take the last linear layer of the first block, which turns the 4D spikes of a token into D
-# currents. We need its input, so we record what comes before it.
+# (eq. 21-24 give its energy). We take the last linear layer of the first block, which turns the 4D spikes of a token
+# into D currents. We need its input, so we record the layer before it.
 
 # %%
 with se.record(model) as rec, torch.no_grad():
@@ -100,14 +101,14 @@ hidden = rec["blocks.0.mlp.hidden"].spikes  # [T, B, N, 4D]
 T, B, N, width = hidden.shape
 D = model.config.dim
 
-flops = N * width * D  # of one image in one time step: every input meets every output
+flops = N * width * D  # of one image in one time step: every input is connected to every output
 rate = hidden.double().mean().item()
 sops = rate * T * flops
 print(f"FLOPs {flops:,}   rate {rate:.3f}   SOPs {sops / 1e6:.2f} M")
 
 # %% [markdown]
-# **Predict before you run.** A rate is a mean, so this looks like an estimate. Is it? Count the additions one by one:
-# every spike meets D weights. Will the two numbers agree roughly, or exactly?
+# **Predict before you run.** A rate is a mean, so this looks like an estimate. Is it one? Count the additions one by
+# one: every spike is added to D outputs. Will the two numbers agree roughly, or exactly?
 
 # %%
 additions = hidden.double().sum().item() * D / B  # the mean over the images
@@ -122,7 +123,7 @@ assert abs(additions - sops) < 1e-9 * sops
 #
 # </details>
 #
-# **Predict before you run.** And for a 3 x 3 convolution? Every spike has nine places to go to, or has it?
+# **Predict before you run.** What about a 3 x 3 convolution? Does every spike contribute to nine places of the output?
 
 # %%
 feature = rec["sps.0"].spikes  # [T, B, D/8, 32, 32]
@@ -139,18 +140,19 @@ assert 0.9 < counted / formula < 1
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Nearly. FLOPs count nine products at every place, also those with the zeros of the padding. A spike at the rim of the
-# image has only six neighbours, in a corner four. The formula is an upper bound there, and a close one, because most
-# spikes are far from the rim. Nobody corrects for it, and neither do we.
+# Nearly every spike. FLOPs count nine products at every place, including those with the zeros of the padding. A spike
+# at the edge of the image contributes to only six places, in a corner to four. So the formula is an upper bound for
+# convolutions. It is close to the exact count, because most spikes are not at the edge. Published counts do not correct
+# for this, and we do not either.
 #
 # </details>
 
 # %% [markdown]
 # ## All layers
 #
-# The same for every layer takes two things: what its input is, and how many products it makes. Most inputs are recorded
-# as they are. Three must be put together: the pooled features, the residual stream in the middle of a block, and the
-# mean before the head.
+# To do the same for every layer, we need its input and the number of its products. Most inputs are in the recording.
+# Three must be computed from it: the pooled features, the residual stream in the middle of a block, and the mean before
+# the head.
 
 
 # %%
@@ -182,9 +184,9 @@ inputs = inputs_of_layers(rec)
 assert list(inputs) == [cost.layer for cost in report.layers[1:]]
 
 # %% [markdown]
-# The number of products follows from the sizes alone. Tokens are the places of an 8 x 8 map, and the attention takes
-# $Q(K^T V)$, because N = 64 tokens are more than d = 16 features of a head ([chapter
-# 05](05_spiking_self_attention.ipynb)).
+# The number of products depends only on the sizes. Tokens are the places of an 8 x 8 map. The attention uses the order
+# $Q(K^T V)$, because N = 64 tokens are more than d = 16 features of a head
+# ([chapter 05](05_spiking_self_attention.ipynb)).
 
 # %%
 c, d = model.config, model.config.dim // model.config.heads
@@ -211,9 +213,11 @@ print(f"{len(report.layers)} layers as in se.energy: {report.flops / 1e6:.2f} M 
 # %% [markdown]
 # ## From operations to energy
 #
-# Two prices, both for 45 nm and 32-bit floating point ([Horowitz 2014](https://doi.org/10.1109/ISSCC.2014.6757323)):
-# a multiplication with addition, a [MAC](../docs/glossary.md#ac-and-mac), costs 4.6 pJ, an addition alone, an AC,
-# 0.9 pJ. The first convolution sees real pixels and pays the MAC at every time step; all other layers pay the AC:
+# There are two prices, both for 45 nm and 32-bit floating point
+# ([Horowitz 2014](https://doi.org/10.1109/ISSCC.2014.6757323)): a multiplication with addition, a
+# [MAC](../docs/glossary.md#ac-and-mac), costs 4.6 pJ, an addition alone, an AC, 0.9 pJ. The first convolution reads
+# real-valued pixels, so each of its operations costs a MAC at every time step. In all other layers an operation costs
+# an AC:
 #
 # $$E = 4.6\,\mathrm{pJ} \cdot T \cdot \mathrm{FLOPs}(\text{first convolution}) + 0.9\,\mathrm{pJ} \cdot \sum_l
 # \mathrm{SOPs}(l)$$
@@ -224,7 +228,7 @@ assert abs(by_hand - report.totals["paper-corrected"]) < 1e-9 * by_hand
 print(f"{by_hand / 1e6:.2f} µJ for one image, T = {T}")
 
 # %% [markdown]
-# **Predict before you run.** The first convolution makes less than one per cent of the products of a time step. Is its
+# **Predict before you run.** The first convolution has less than one per cent of the products of a time step. Is its
 # share of the energy also below one per cent?
 
 # %%
@@ -237,18 +241,18 @@ assert share_of_flops < 0.01 and share_of_energy > 10 * share_of_flops
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Far from it. A product there costs 4.6 pJ and is made at every place, a product elsewhere costs 0.9 pJ and is made at
-# the few places with a spike. At a rate of 10 % that is a factor of about fifty. Note also that a still image has the
-# same first convolution in every time step. This package computes it once; the convention charges it T times all the
-# same, because on event data every step differs.
+# No, it is much higher. A product in the first convolution costs 4.6 pJ and is computed at every place. A product in
+# another layer costs 0.9 pJ and is computed only where there is a spike. At a rate of 10 % this is a factor of about
+# fifty. Note also that for a still image the first convolution is the same in every time step. This package computes it
+# once, but the convention charges it T times, because on event data every step differs.
 #
 # </details>
 
 # %% [markdown]
 # ## The residual stream is not binary
 #
-# The formula treats every input but the first as spikes. The
-# [residual stream](../docs/glossary.md#residual-stream) is a sum of spikes. Look at what it holds.
+# The formula treats the inputs of all layers except the first as spikes. But the
+# [residual stream](../docs/glossary.md#residual-stream) is a sum of spikes. The next figure shows its values.
 
 # %%
 streams = {
@@ -285,10 +289,10 @@ assert all(share > 0 for share in above_one.values()) and most <= 1 + 1 + 2 * c.
 assert AC * 5 < MAC < AC * 6
 
 # %% [markdown]
-# A value can be at most 2 after SPS, and each of the two residual connections of a block adds at most 1.
+# A value is at most 2 after SPS, and each of the two residual connections of a block adds at most 1.
 #
-# **Predict before you run.** The residual value 2 meets a weight $w$. Is $2w$ one addition, two additions, or a
-# multiplication?
+# **Predict before you run.** A residual value of 2 is multiplied by a weight $w$. Is $2w$ one addition, two additions,
+# or a multiplication?
 
 # %%
 x, weight = streams["X_1, after block 0"], model.blocks[1].attn.qkv.weight  # [T, B, N, D], [3D, D]
@@ -308,17 +312,17 @@ assert prices["as spikes"] < prices["by value"] < prices["multiplied"]
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# All three can be defended, if it is said which machine is meant. A machine that sends spikes sends two of them and
-# adds twice. A machine with a multiplier multiplies once; so does a machine whose registers hold integers and that
-# knows no shortcut for powers of two. Only the price of *one* addition, the paper's, is not to be had anywhere: nothing
-# that adds $w$ once has added $2w$.
+# That depends on the machine, so you must say which machine you mean. A machine that sends spikes sends two of them and
+# adds twice. A machine with a multiplier multiplies once. The same is true for a machine with integer registers and no
+# special operation for powers of two. But no machine needs only *one* addition, as the paper counts: if you add $w$
+# once, the result is not $2w$.
 #
 # </details>
 
 # %% [markdown]
 # ## Three conventions, side by side
 #
-# These are the conventions that `se.energy` knows. They share the spikes and differ in four layers and the head.
+# These are the conventions of `se.energy`. They use the same spikes and differ in four layers and the head.
 
 # %%
 for name, meaning in CONVENTIONS.items():
@@ -330,12 +334,12 @@ assert [name for name in differ if not name.endswith((".qkv", ".hidden"))] == ["
 # %% [markdown]
 # ## Auditing Table 2
 #
-# The paper gives SOPs and energy of five ImageNet networks. The formula has two terms, so what is left of the energy
-# after taking 0.9 pJ for every SOP must be the first convolution: $4.6\,\mathrm{pJ} \cdot T \cdot 9 \cdot 3 \cdot
-# \frac{D}{8} \cdot 224^2$. That grows with the width D.
+# The paper gives SOPs and energy of five ImageNet networks. The formula has two terms. So if we subtract 0.9 pJ for
+# every SOP from the energy, the rest must be the first convolution: $4.6\,\mathrm{pJ} \cdot T \cdot 9 \cdot 3 \cdot
+# \frac{D}{8} \cdot 224^2$. This rest grows with the width D.
 #
 # **Predict before you run.** The five networks have widths of 384, 512, 512, 512 and 768. How many different rests do
-# you expect, and in which order?
+# you expect, and how do they depend on D?
 
 # %%
 rows = audit_paper()
@@ -346,19 +350,20 @@ assert all(abs(row["rest"] - 1.596) < 0.0001 for row in rows)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Three, growing with D. The table has one: 1.596 mJ in every row. That is what the formula gives for D = 512, so the
-# published figures for D = 384 and D = 768 seem to contain the first convolution of another network. The slip is small,
-# 0.4 mJ too much in one row and 0.8 mJ too little in the other, and it changes no ranking. It is worth seeing that it
-# *can* be seen: a table with its operations beside its energies can be audited, a table with energies alone cannot.
+# We expect three, growing with D. The table has one: 1.596 mJ in every row. The formula gives this value for D = 512,
+# so the published energies for D = 384 and D = 768 seem to contain the first convolution of another network. The error
+# is small, 0.4 mJ too much in one row and 0.8 mJ too little in the other, and it changes no ranking. We could find it
+# because the table lists operations beside energies. A table with energies only cannot be checked in this way.
 #
-# The five rests agree more closely than SOPs rounded to 0.01 G (0.009 mJ) would let them: the energies must have been
-# computed from the rounded SOPs. That, too, can be seen from the table alone.
+# SOPs are rounded to 0.01 G, which is 0.009 mJ, but the five rests agree more closely than that. So the energies must
+# have been computed from the rounded SOPs. The table alone shows this, too.
 #
-# The convention `paper` repeats the slip, so that published figures can be reproduced; `paper-corrected` does not.
+# The convention `paper` repeats this error, so that the published numbers can be reproduced; `paper-corrected` does
+# not.
 #
 # </details>
 #
-# The same as a picture: the line is the formula, the dots are what the table leaves.
+# The next figure shows the same: the line is the formula, and the dots are the rests from the table.
 
 # %%
 fig, ax = plt.subplots(figsize=(7.5, 3.8))
@@ -376,9 +381,9 @@ assert abs(first_conv_mj(at_512) - 1.596) < 0.001
 # %% [markdown]
 # ## The row without spikes
 #
-# The network to compare with, ANN 8-512, is published with 8.33 G FLOPs and 38.340 mJ. From the energy its count
-# follows to four digits. Twenty ways of counting are plausible: with or without the first convolution and the head,
-# with no, one or both products of attention in either order.
+# The paper compares with the network ANN 8-512, for which it gives 8.33 G FLOPs and 38.340 mJ. The energy determines
+# the number of operations to four digits. Twenty ways of counting are plausible: with or without the first convolution,
+# with or without the head, and with none, one or both products of attention in either order.
 
 # %%
 ways = audit_ann()
@@ -389,17 +394,18 @@ print(f"it would take {audit_ann_rest():.4f} N^2 D a block for attention, where 
 assert all(abs(row["off by (G)"]) > 10 * rounding for row in ways)
 
 # %% [markdown]
-# No plain count gives the published figure. The nearest one leaves out the first convolution and one of the two
-# products of attention; half of one product would fit. We do not know what was counted, so `se.energy` counts the
-# network without spikes plainly: every layer once, both products of attention, all at 4.6 pJ.
+# None of these counts gives the published number. The nearest count leaves out the first convolution and one of the two
+# products of attention. With the first convolution and without the head, half of one product would fit. We do not know
+# what was counted. So `se.energy` counts the network without spikes in the simplest way: every layer once, both
+# products of attention, all at 4.6 pJ.
 
 # %% [markdown]
 # ## One model, three figures
 #
-# Spikformer-8-384 at T = 4 circulates with 0.525, 7.734 and 12.43 mJ for the same 6.82 G SOPs. The middle figure is
-# Table 2 of the paper. The first stood in an early version of the
-# [same paper](https://arxiv.org/abs/2209.15425), the last in the table of
-# [Spikingformer](https://arxiv.org/abs/2304.11954). What can be shown about them needs a division and a subtraction.
+# For Spikformer-8-384 at T = 4, with the same 6.82 G SOPs, three energies have been published: 0.525, 7.734 and 12.43
+# mJ. The middle one is from Table 2 of the paper. The first is from an early version of the
+# [same paper](https://arxiv.org/abs/2209.15425), the last from the table of
+# [Spikingformer](https://arxiv.org/abs/2304.11954). A division and a subtraction show how they differ.
 
 # %%
 early = {"imagenet-8-384": 0.525, "imagenet-6-512": 0.669, "imagenet-8-512": 0.854, "imagenet-10-512": 1.053}
@@ -417,19 +423,19 @@ for name, (sops_g, published) in PUBLISHED.items():
     print(line)
 
 # %% [markdown]
-# - **0.525** is 0.077 pJ for every SOP, in all five rows, and nothing for the first convolution. Another price for an
-#   operation, and another boundary of what is counted.
+# - **0.525** is 0.077 pJ for every SOP, in all five rows, and nothing for the first convolution. It uses another price
+#   for an operation and leaves out the first convolution.
 # - **7.734** is 0.9 pJ for every SOP plus the first convolution of D = 512.
-# - **12.43** stands in a paper that holds the residual stream of Spikformer to be what it is: integers, which meet
-#   weights by multiplication. The difference is what 13 to 19 % of the SOPs cost more as MACs than as ACs. That fits
-#   the argument; how it was counted layer by layer we could not find, so we say no more.
+# - **12.43** is from a paper that points out that Spikformer's residual stream holds integers, which must be multiplied
+#   by weights. The difference equals the extra cost if 13 to 19 % of the SOPs are MACs instead of ACs. This agrees with
+#   the argument of that paper. We could not find how it counted each layer, so we draw no further conclusion.
 #
-# None of the three is a measurement, and the factor of 24 between them says nothing about the network.
+# None of the three was measured. The factor of 24 between the smallest and the largest says nothing about the network.
 
 # %% [markdown]
 # ## The same spikes, five numbers
 #
-# Now the same for the network on your machine. Its spikes stay as they are, only the price list changes.
+# Now we do the same for the packaged network. Its spikes stay the same; only the prices change.
 
 # %%
 from_residual = [cost for cost in report.layers if cost.layer.endswith((".qkv", ".hidden"))]
@@ -450,17 +456,17 @@ assert spiking == sorted(spiking) and spiking[-1] > 50 * spiking[0]
 assert spiking[-2] < ann < spiking[-1]
 
 # %% [markdown]
-# The last line but one is a machine that multiplies in these four layers and cannot skip their zeros. They run T times,
-# and the network needs more than the one without spikes. **An advantage in energy is a statement about spikes and a
-# machine together.**
+# The line before the last is for a machine that multiplies in these four layers and cannot skip their zeros. These
+# layers run T times, and the network needs more energy than the network without spikes. **A statement about an energy
+# advantage must name the machine as well as the spikes.**
 
 # %% [markdown]
 # ## What is not counted at all: memory
 #
-# Every number above prices arithmetic. A weight must be fetched before it can be added, and every neuron keeps a
-# [membrane potential](../docs/glossary.md#membrane-potential) that is read and written in every time step, spike or no
-# spike. The network without spikes has no such state. No price for that is needed to see its weight: count the
-# accesses.
+# All numbers above are for arithmetic only. But a weight must be read from memory before it can be added. And every
+# neuron has a [membrane potential](../docs/glossary.md#membrane-potential) that is read and written in every time step,
+# with or without a spike. The network without spikes has no such state. We do not need a price to see how much this
+# matters: we count the memory accesses.
 
 # %%
 neurons = sum(record.values[0, 0].numel() for record in rec.layers("spikes"))
@@ -470,22 +476,23 @@ print(f"{neurons:,} neurons, {2 * updates:,} reads and writes of state, break-ev
 assert even < 20
 
 # %% [markdown]
-# If one access to a membrane potential costs more than that, memory and not arithmetic dominates, and the figures of
-# this chapter are the smaller part of the truth. Neither the network without spikes nor this one has its weight fetches
-# counted either. On a GPU, where zeros are multiplied like everything else, nothing of what is counted here is saved.
+# If one access to a membrane potential costs more than that, memory dominates, and the numbers of this chapter are the
+# smaller part of the energy. The reads of weights are not counted for either network. A GPU also multiplies zeros, so
+# there the savings counted here do not exist.
 
 # %% [markdown]
 # ## What a fair statement names
 #
-# 1. what was **measured** and what was **counted**, and for which machine the prices stand (45 nm, 32-bit, arithmetic)
-# 2. T, and the firing rates **of inputs**, measured on which data and how many images
-# 3. the treatment of the first layer: MAC or AC, once or T times, at which width
-# 4. the treatment of everything that is not {0, 1}: residual integers, the head
-# 5. the order of the attention product, since it changes the operations
+# 1. what was **measured** and what was **counted**, and for which machine the prices hold (45 nm, 32-bit, arithmetic)
+# 2. T, and the firing rates **of inputs**, with the data and the number of images on which they were measured
+# 3. how the first layer is counted: MAC or AC, once or T times, at which width
+# 4. how everything that is not {0, 1} is counted: residual integers, the head
+# 5. the order of the attention products, because it changes the number of operations
 # 6. what is left out: memory, neurons, batch norm, pooling
-# 7. the opponent: same size, T = 1, the same precision, counted by the same rules, with its accuracy beside it
+# 7. the network it is compared with: same size, T = 1, same precision, counted by the same rules, with its accuracy
 #
-# `print(report)` says 1 to 4 and 6 with every table it prints. In one sentence, for this network:
+# `print(report)` states 1 to 4 and 6 with every table. The next cell gives the statement for this network in one
+# sentence:
 
 # %%
 statement = f"""{by_hand / 1e6:.1f} µJ an image (counted: eq. 21-24, arithmetic at 45 nm, no memory),
@@ -498,17 +505,17 @@ assert "No memory access" in str(report)
 # %% [markdown]
 # ## Pitfalls
 #
-# - **The rate of the wrong tensor.** Symptom: SOPs that are off by a factor of two and more in single layers, sometimes
-#   hidden in the total. Cause: the firing rate of a layer's *output* was used. Cure: hook the input. The next cell
-#   makes this mistake.
-# - **Energies compared across conventions.** Symptom: one network, 0.525, 7.734 or 12.43 mJ. Cure: compare only what
-#   you counted yourself, both sides with one function.
+# - **The rate of the wrong tensor.** Symptom: the SOPs of some layers are wrong by a factor of two or more, which the
+#   total may not show. Cause: the firing rate of a layer's *output* was used. Cure: use the rate of its input. The next
+#   cell makes this mistake.
+# - **Energies compared across conventions.** Symptom: the same network has 0.525, 7.734 or 12.43 mJ. Cure: compare only
+#   energies that you counted yourself, all with the same function.
 # - **FLOPs counted twice.** Profilers count a multiplication and an addition as two operations; eq. 21-24 mean one
 #   multiply-accumulate. Symptom: exactly twice the energy.
-# - **Rates on noise.** Random images fire at other rates than data, often lower. Symptom: figures that are too good.
-#   Cure: `se.energy` takes inputs for this reason; give it test images, normalised as in training.
-# - **Residual streams taken for spikes.** Symptom: a mean value above the firing rate. Cure: look at `report`, which
-#   has both columns.
+# - **Rates on noise.** On random images firing rates differ from those on real data, and are often lower. Symptom:
+#   energies that are too low. Cure: give `se.energy` test images, normalised as in training.
+# - **Residual streams taken for spikes.** Symptom: the mean is larger than the firing rate. Cure: look at `report`,
+#   which has both columns.
 
 # %%
 output_of = {"mlp.hidden": "mlp.hidden", "mlp.out": "mlp.out", "attn.proj": "attn.proj"}
@@ -521,9 +528,9 @@ for part, name in output_of.items():
 # %% [markdown]
 # ## Exercises
 #
-# **10.1 Find the constant.** All five rows of Table 2 leave 1.596 mJ. Write the formula of the first convolution
-# backwards: from its energy in mJ to the width D of the network that it belongs to. The first convolution is 3 x 3,
-# makes D/8 channels from `channels`, on a `size` x `size` image, and is charged T times.
+# **10.1 Find the constant.** The rest is 1.596 mJ in all five rows of Table 2. Invert the formula of the first
+# convolution: compute the width D of the network from the energy in mJ. The first convolution is 3 x 3, has `channels`
+# input channels and D/8 output channels on a `size` x `size` image, and is charged T times.
 
 
 # %% tags=["exercise-1"]
@@ -543,10 +550,10 @@ with se.exercise("10.1"):
     )
 
 # %% [markdown]
-# **10.2 When does it lose?** Suppose every layer but the first fires at the same rate r. Under eq. 21-24, at which r
-# does a network need as much energy as the one without spikes? Use `report.layers[0].flops`, `report.flops`,
-# `report.ann_flops` (the head counts as any other layer here: T times), and a T that is given. Then think about what r
-# > 1 means.
+# **10.2 When does it lose?** Suppose the inputs of every layer except the first have the same rate r. Under eq. 21-24,
+# at which r does the network need as much energy as the network without spikes? Use `report.layers[0].flops`,
+# `report.flops`, `report.ann_flops` (here the head counts T times, like any other layer), and the given T. Then think
+# about what r > 1 means.
 
 
 # %% tags=["exercise-2"]
@@ -568,8 +575,8 @@ with se.exercise("10.2"):
 
 # %% [markdown]
 # **10.3 The energy of an integer residual.** Write the three prices of this chapter for any residual stream
-# `[T, B, N, D]` and any fan-out: pJ for one image if non-zero values cost an AC, if a value n costs n ACs, and if
-# non-zero values cost a MAC.
+# `[T, B, N, D]` and any fan-out. Compute the pJ for one image if each non-zero value costs one AC, if a value n costs n
+# ACs, and if each non-zero value costs one MAC.
 
 
 # %% tags=["exercise-3"]
@@ -595,10 +602,13 @@ with se.exercise("10.3"):
 # %% [markdown]
 # ## Recap
 #
-# - SOPs are counted from recorded inputs: exactly for linear layers, nearly for convolutions with padding.
-# - The first convolution multiplies; the residual stream holds integers; a convention is a price list for such cases.
-# - Table 2 can be audited from its own columns: one and the same first convolution stands in all five rows.
-# - Arithmetic is counted, memory is not. A count without T, rates, conventions and its opponent says little.
+# - SOPs are counted from recorded inputs. The count is exact for linear layers, and nearly exact for convolutions with
+#   padding.
+# - The first convolution multiplies, and the residual stream holds integers. A convention sets the prices for such
+#   cases.
+# - Table 2 can be checked from its own columns: all five rows contain the same first convolution.
+# - Only arithmetic is counted, not memory. A count says little without T, rates, the convention and the network it is
+#   compared with.
 #
-# Solutions: [solutions](solutions/10_energy.ipynb). Next: [chapter 11](11_events.ipynb), where the input itself is
+# Solutions: [solutions](solutions/10_energy.ipynb). Next: [chapter 11](11_events.ipynb), in which the input itself is
 # sparse.

@@ -1,26 +1,26 @@
 # %% [markdown]
 # # 11 · Events
 #
-# *Run time 30 s on one CPU core · after chapters 03 and 08 · no network, no GPU*
+# *Run time 30 s on one CPU core · after chapters 03 and 08 · no internet access, no GPU*
 #
-# An event camera sends no pictures. Every pixel reports by itself, within microseconds, that it became brighter or
-# darker. How do such recordings get into a network that wants `[T, B, C, H, W]`? This chapter goes the whole way, from
-# files on disk to a trained classifier. All events in it are **simulated**, because the real data set must be fetched
-# by hand; the code is the one that reads the real one.
+# An event camera sends no pictures. Each pixel reports independently, within microseconds, that it became brighter or
+# darker. How do such recordings become the input `[T, B, C, H, W]` of a network? This chapter covers all steps from
+# files on disk to a trained classifier. All events in it are **simulated**, because you must download the real data set
+# by hand. The same code reads the real data set.
 #
 # ## What you will learn
-# - say what one event means, and simulate the pixel that sends it
+# - say what an event means, and simulate the pixel that sends it
 # - read recordings, and cut them into frames by count and by time
-# - use `cifar10dvs` as it lies on disk: layout, cache, and the split that is not official
-# - train a classifier on event frames, and measure how much it owes to the order of time
-# - augment event data without tearing a recording apart
+# - use `cifar10dvs` from disk: layout, cache, and the missing official split
+# - train a classifier on event frames, and measure how much it uses the order of the frames
+# - augment event data in the same way for all frames of a recording
 
 # %% tags=["setup"]
 from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se
@@ -49,10 +49,11 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# One simulated recording of a digit that is moved around a closed path. Above, the events in space and time: nothing is
-# there where nothing moves. In the middle, the frames that the network gets, each the sum of equally many events.
-# Below, the [tokens](../docs/glossary.md#token) that its [patch splitting](../docs/glossary.md#sps) makes of them: one
-# number for each 16 x 16 pixels, here the mean over D. The weights are random; training comes later.
+# The figure shows one simulated recording of a digit that moves along a closed path. The top shows the events in space
+# and time: there are no events where nothing moves. The middle row shows the frames that the network gets; each is the
+# sum of the same number of events. The bottom row shows the [tokens](../docs/glossary.md#token) from the
+# [patch splitting](../docs/glossary.md#sps): one number for each 16 x 16 pixels, here the mean over D. The weights are
+# random; we train later.
 
 # %%
 digits, digit_labels = padded_digits()  # [1797, 10, 10], with a margin
@@ -69,7 +70,7 @@ def small_network(time_steps, pool=(True, True, True, True)):
 network = small_network(8)
 for module in network.modules():
     if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-        module.momentum = 1.0  # so that one pass sets the statistics
+        module.momentum = 1.0  # one pass then sets the statistics
 with torch.no_grad():
     network(torch.from_numpy(to_frames(recording, 8).astype(np.float32))[:, None])
 
@@ -88,7 +89,7 @@ assert len(axes) == 1 + 2 * 8
 # |---|---|---|---|
 # | events | `[n]`, fields t, x, y, p | integers; p in {0, 1} | microsecond, pixel, polarity: brighter or darker |
 # | frames of one recording | `[T, 2, H, W]` | integers 0, 1, 2, ... | events in each pixel, channel = polarity |
-# | batch | `[T, B, 2, H, W]` | integers, as float | what the network takes; it brings its own T |
+# | batch | `[T, B, 2, H, W]` | integers, as float | input of the network; the first axis gives T |
 # | after the first stage | `[T, B, D/8, H/2, W/2]` | {0, 1} | spikes; from here on as with images |
 # | tokens | `[T, B, N, D]` | integers | N = 64 for 128 x 128 |
 # | logits | `[B, K]` | reals | mean over tokens and time |
@@ -96,8 +97,8 @@ assert len(axes) == 1 + 2 * 8
 # %% [markdown]
 # ## One pixel of an event camera
 #
-# A pixel remembers the *logarithm* of the intensity at its last event. When the present one has moved away by a
-# threshold it sends an event and remembers anew. That is all.
+# A pixel stores the *logarithm* of the intensity at its last event. When the current logarithm differs from it by a
+# threshold, the pixel sends an event and stores the new level.
 
 
 # %%
@@ -115,7 +116,7 @@ def pixel_events(light, threshold=0.25):
 
 
 time = np.linspace(0, 2, 2001)  # seconds
-light = np.where(time < 1, np.exp(1.1 * np.sin(2 * np.pi * time) ** 2), 1.0)  # two waves, then stillness
+light = np.where(time < 1, np.exp(1.1 * np.sin(2 * np.pi * time) ** 2), 1.0)  # two waves, then constant
 when, polarity = pixel_events(light)
 
 fig, ax = plt.subplots(figsize=(9, 3.2))
@@ -127,11 +128,10 @@ ax.set(xlabel="time (s)", ylabel="log intensity", title="one pixel, simulated, t
 ax.legend(loc="upper right")
 se.plot.show(fig, "Log intensity of one pixel over two seconds with its events: upward marks on rising flanks, "
              "downward marks on falling ones, none in the second half, where the light stands still.")  # fmt: skip
-assert len(when) > 10 and time[when].max() <= 1  # nothing moves, nothing is sent
+assert len(when) > 10 and time[when].max() <= 1  # no change of light, no events
 
 # %% [markdown]
-# **Predict before you run.** Somebody turns up the lamp: the same scene, ten times as bright. How many more events does
-# this pixel send?
+# **Predict before you run.** The same scene is now ten times as bright. How many more events does this pixel send?
 
 # %%
 brighter, _ = pixel_events(10 * light)
@@ -141,20 +141,21 @@ assert np.array_equal(when, brighter)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# None. A factor becomes a constant under the logarithm, and the pixel compares differences. Event cameras see the same
-# edges in sun and shade; real ones until noise takes over.
+# None. The logarithm turns a factor into an added constant, and the pixel uses only differences. So event cameras see
+# the same edges in sun and shade; in real cameras this holds until noise dominates.
 #
 # </details>
 #
-# `simulate` is this pixel 128 x 128 times, with thresholds that differ by 10 % from pixel to pixel, with interpolated
-# times and some noise. It is a model of a camera, not a camera, and everything made with it is labelled simulated.
+# `simulate` computes 128 x 128 such pixels, with thresholds that vary by 10 % between pixels, interpolated times and
+# some noise. It is only a model of a camera, so everything made with it is labelled simulated.
 
 # %% [markdown]
 # ## Onto disk and back
 #
-# Recordings come as AEDAT4 (newer cameras and the archive that tonic fetches), AEDAT 2.0 (the original CIFAR10-DVS) or
-# `.npz`. `read_events` reads all of them into one type, in the order of the file, and checks them: inside the sensor,
-# not empty. AEDAT4 is written by `dv-processing`; without it this chapter goes on with `.npz`.
+# Recordings are stored as AEDAT4 (newer cameras and the archive that tonic downloads), AEDAT 2.0 (the original
+# CIFAR10-DVS) or `.npz`. `read_events` reads all three into the same type, in the order of the file. It checks that a
+# recording is not empty and that all events are inside the sensor. Writing AEDAT4 needs `dv-processing`; without it
+# this chapter uses `.npz`.
 
 # %%
 suffix = ".aedat4" if importlib.util.find_spec("dv_processing") else ".npz"
@@ -174,8 +175,8 @@ assert (np.diff(again["t"]) >= 0).all() and 0.4 < again["p"].mean() < 0.6
 # ## Events into frames, by count
 #
 # The paper cuts a recording of n events into T [frames](../docs/glossary.md#frame) of equal *count*: frame i holds
-# events $i \lfloor n/T \rfloor$ to $(i+1) \lfloor n/T \rfloor - 1$, and the last one takes the remainder too. A frame
-# counts events for each pixel and polarity.
+# events $i \lfloor n/T \rfloor$ to $(i+1) \lfloor n/T \rfloor - 1$, and the last frame also takes the remainder. A
+# frame counts events for each pixel and polarity.
 
 
 # %%
@@ -195,8 +196,8 @@ frames = frames_by_count(odd, T)
 assert np.array_equal(frames, to_frames(odd, T)) and frames.sum() == len(odd)
 
 # %% [markdown]
-# **Predict before you run.** tonic's `ToFrame(n_event_bins=T)` does the same job. On these events, will the two agree?
-# In all frames?
+# **Predict before you run.** tonic's `ToFrame(n_event_bins=T)` does the same. Will both give the same frames for these
+# events? All of them?
 
 # %%
 theirs = ToFrame(sensor_size=(128, 128, 2), n_event_bins=T)(odd)
@@ -209,18 +210,18 @@ assert frames.sum() - theirs.sum() == len(odd) % T == 11
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# In all but the last. tonic drops the remainder, the paper's rule keeps it. It is fewer than T events, so nobody will
-# see it in an accuracy; but "the same frames" is a claim, and claims are checked. A larger difference: tonic counts in
-# 16-bit integers with a sign, which overflow at 32,768 events in one pixel; `to_frames` takes the smallest type that
-# holds the counts.
+# All but the last. tonic drops the remainder, and the paper's rule keeps it. The remainder is fewer than T events, so
+# it hardly affects the accuracy. But if we say "the same frames", we should check it. There is a larger difference:
+# tonic counts in signed 16-bit integers, which overflow at 32,768 events in one pixel; `to_frames` uses the smallest
+# type that can hold the counts.
 #
 # </details>
 
 # %% [markdown]
 # ## By count or by time?
 #
-# The other way gives every frame the same *duration*. To see what that changes, play the recording at two speeds: the
-# second half ten times slower.
+# The alternative gives every frame the same *duration*. To see the difference, we make the second half of the recording
+# ten times slower.
 
 # %%
 t = recording["t"]
@@ -247,7 +248,7 @@ assert np.ptp(events_in["by count"]) < T
 assert events_in["by time, second half slowed"][:2].sum() > 0.5 * len(recording)
 
 # %% [markdown]
-# **Predict before you run.** And the frames by count of the slowed recording: which of them differ from before?
+# **Predict before you run.** Which of the frames by count change when the recording is slowed?
 
 # %%
 assert np.array_equal(to_frames(slowed, T), to_frames(recording, T))
@@ -256,13 +257,13 @@ print("none of them")
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# None. Cutting by count looks at the order of events only, so any change of speed, even a pause, leaves the frames as
-# they are. That is why it works so well when things move at uneven speed, and also what is lost: speed itself, and time
-# in seconds. A network on such frames cannot tell a slow wave of a hand from a fast one.
+# None. Cutting by count uses only the order of the events, so a change of speed, even a pause, does not change the
+# frames. This helps if objects move at varying speed. But the frames no longer contain the speed and the time in
+# seconds: a network with such frames cannot distinguish a slow wave of a hand from a fast one.
 #
 # </details>
 #
-# T is a choice, 10 or 16 in the paper. The network has no weights that depend on it: the same one takes both.
+# You can choose T; the paper uses 10 or 16. No weight of the network depends on T, so the same network accepts both.
 
 # %%
 with torch.no_grad():
@@ -275,9 +276,9 @@ with torch.no_grad():
 # ## The data set on disk
 #
 # CIFAR10-DVS ([Li et al., 2017](https://doi.org/10.3389/fnins.2017.00309)) holds 10,000 recordings of CIFAR-10 images
-# that were moved in front of a camera, a folder a class. Here we lay out a simulated stand-in: two classes of four. The
-# file `SIMULATED.txt` marks it as such for everything that reads it. (`python -m spikformer_edu.data simulate --out
-# DIR` writes one with ten classes.)
+# that were moved in front of a camera, in one folder for each class. Here we write a simulated replacement with two
+# classes of four recordings. The file `SIMULATED.txt` marks the folder as simulated for every program that reads it.
+# (`python -m spikformer_edu.data simulate --out DIR` writes one with ten classes.)
 
 # %%
 folder = Path(workplace.name) / "CIFAR10DVS"
@@ -294,15 +295,16 @@ print("test ", [name.split(".")[0] for name in splits.test.names])
 assert splits.info.simulated and len(splits.train) == 6 and len(splits.test) == 2
 
 # %% [markdown]
-# **The split.** CIFAR10-DVS comes without one. The official code of the paper takes the first $\lceil 0.9 n \rceil$
-# files of each class for training, in sorted order, and the rest for testing, and so do we; then figures can be
-# compared. (Of four files that would be all; one is kept for testing.) Others shuffle first. `split_seed=` gives such a
-# split, and several of them show how much of an accuracy is the luck of the split. And because the official code then
-# reports the best epoch *on the test set*, `val_fraction=` takes a validation part out of the training recordings, so
-# that epochs can be chosen without looking at the test set.
+# **The split.** CIFAR10-DVS has no official split. The official code of the paper trains on the first
+# $\lceil 0.9 n \rceil$ files of each class, in sorted order, and tests on the rest. We do the same so that results can
+# be compared. (With four files this would leave no test file, so one is kept for testing.) Other projects shuffle
+# first. `split_seed=` makes such a split, and several of them show how much the accuracy depends on the split. The
+# official code reports the best epoch *on the test set*. With `val_fraction=` you take a validation part out of the
+# training recordings, and can choose the epoch without the test set.
 #
-# **The cache.** Cutting a recording takes a while, so its frames are kept, under a key made of everything that shaped
-# them: file, its size and date, T, frame size. Another T is another entry, and a changed file is read anew.
+# **The cache.** Cutting a recording takes time, so its frames are stored. The key contains everything that the frames
+# depend on: the file, its size and date, T, and the frame size. Another T gives another entry, and a changed file is
+# read again.
 
 
 # %%
@@ -313,13 +315,13 @@ def entries():
 first = splits.train.frames(0)
 assert len(entries()) == 1
 assert np.array_equal(splits.train.frames(0), first) and len(entries()) == 1  # from the cache
-write_events(folder / splits.train.names[0], recording)  # somebody replaces the file
+write_events(folder / splits.train.names[0], recording)  # the file is replaced
 assert not np.array_equal(splits.train.frames(0), first) and len(entries()) == 2
 print("one entry for each file, T and size; a changed file gets a new one")
 
 # %% [markdown]
-# A batch puts time first, as everywhere in this package, and counts stay counts: no normalisation by mean and standard
-# deviation, the first batch norm takes care of it.
+# In a batch time is the first axis, as everywhere in this package. The counts are not normalised by mean and standard
+# deviation, because the first batch norm does this.
 
 # %%
 x, y = next(se.data.batches(splits.train, batch_size=4))
@@ -330,11 +332,11 @@ print(se.data.info("cifar10dvs").obtain)
 # %% [markdown]
 # ## Train a classifier
 #
-# Eight recordings are no training set. `digits-dvs` is the same simulated camera in front of all 1,797 digits of
-# scikit-learn, cut into T = 8 frames and kept in the user's cache. At 16 x 16 pixels a tiny network learns them in a
-# minute. The loop is that of [chapter 08](08_train.ipynb) in its shortest form: no rates are watched, no epoch is
-# chosen on a validation set, and for brevity weight decay acts on all parameters, which chapter 08 advises against. The
-# batch brings its own T; nothing else differs from images.
+# Eight recordings are too few to train on. `digits-dvs` has recordings of all 1,797 digits of scikit-learn by the same
+# simulated camera, cut into T = 8 frames and stored in the user's cache. At 16 x 16 pixels a tiny network learns them
+# in a minute. The loop is a short form of the loop in [chapter 08](08_train.ipynb): it does not monitor rates and does
+# not choose an epoch on a validation set. For brevity weight decay acts on all parameters, although chapter 08 advises
+# against this. The only difference to images is that the batch has its own axis for T.
 
 # %%
 T = 8
@@ -364,8 +366,8 @@ assert score.accuracy > 0.5
 # %% [markdown]
 # ## When does it know?
 #
-# The output is a mean over time, so we can ask what the network would say had it seen only the first frames. The test
-# set drives no decision here, it is only looked at.
+# The output is a mean over time, so we can compute what the network would answer after the first frames only. We use
+# the test set here only to show this, not to choose anything.
 
 # %%
 frames, labels = data.test.fetch(torch.arange(len(data.test)), None)
@@ -387,15 +389,16 @@ se.plot.show(fig, "Test accuracy of the tiny network over the number of time ste
 assert accuracy_at[-1] > accuracy_at[0] + 0.1
 
 # %% [markdown]
-# One frame already says something, because an outline is an outline. More frames say more: other edges show up as the
-# path turns, and [membrane potentials](../docs/glossary.md#membrane-potential), which start empty, have filled up.
+# One frame already gives some accuracy, because it shows an outline of the digit. More frames give more: other edges
+# appear when the path turns, and the [membrane potentials](../docs/glossary.md#membrane-potential), which start at
+# zero, have charged.
 
 # %% [markdown]
 # ## Augmentation for events
 #
-# A photograph may be cropped, flipped and recoloured. A recording has no colours, and its frames belong together: what
-# is done to one of them must be done to all. The package's neuromorphic augmentation follows the official CIFAR10-DVS
-# code: a flip, then nothing, a shear, a shift, a rotation or a hole.
+# A photograph can be cropped, flipped and recoloured. A recording has no colours, and all frames of a recording must be
+# changed in the same way. The package's augmentation of events follows the official CIFAR10-DVS code: a possible flip,
+# then one of nothing, a shear, a shift, a rotation or a hole.
 
 # %%
 augment = se.data.PAPER["cifar10dvs"]
@@ -403,8 +406,8 @@ still = torch.from_numpy(to_frames(recording, 1, size=64).astype(np.float32))[:,
 copies = still.expand(4, 6, -1, -1, -1)  # six samples whose T = 4 frames are all the same
 moved = augment_frames(copies.clone(), augment, torch.Generator().manual_seed(1350))
 
-assert all(torch.equal(moved[0], moved[t]) for t in range(4))  # all frames of a sample alike
-assert not torch.equal(moved[0, 0], moved[0, 1])  # and each sample in its own way
+assert all(torch.equal(moved[0], moved[t]) for t in range(4))  # all frames of a sample change in the same way
+assert not torch.equal(moved[0, 0], moved[0, 1])  # and each sample changes differently
 
 fig, axes = plt.subplots(1, 7, figsize=(11, 1.9))
 for ax, picture, title in zip(axes, [still[0, 0], *moved[0]], ["as recorded", *"123456"], strict=True):
@@ -417,16 +420,19 @@ se.plot.show(fig, "One simulated recording summed over time, and six augmented v
 # %% [markdown]
 # ## Pitfalls
 #
-# - **T and B swapped.** Symptom: training works, badly. Cause: frames as `[B, T, ...]`, which most loaders give; the
-#   network cannot know. Cure: time first, and look at the shape of the logits. The next cell makes this mistake.
-# - **No official split.** Symptom: figures that cannot be compared. Cure: say which split, and measure the test set
+# - **T and B swapped.** Symptom: training works, but badly. Cause: frames as `[B, T, ...]`, which most loaders give;
+#   the network cannot detect this. Cure: put time first, and check the shape of the logits. The next cell makes this
+#   mistake.
+# - **No official split.** Symptom: results that cannot be compared. Cure: report the split, and measure the test set
 #   once.
-# - **Order of files.** A "first 90 %" in the order in which a file system lists its files is another split on every
-#   machine. Cure: sort.
-# - **A frame each for itself.** Symptom: augmentation makes things worse. Cause: every frame got its own rotation.
-#   Cure: one draw for a recording.
-# - **Stale caches.** Symptom: a changed transform changes nothing. Cure: a key of everything that shaped the result.
-# - **"Events" that are simulated.** Symptom: claims about cameras. Cure: say so in every title, as this chapter does.
+# - **Order of files.** The "first 90 %" in the order of the file system is a different split on every machine. Cure:
+#   sort the files.
+# - **Each frame augmented separately.** Symptom: augmentation lowers the accuracy. Cause: every frame got its own
+#   rotation. Cure: draw the augmentation once for each recording.
+# - **Outdated caches.** Symptom: a changed transform has no effect. Cure: a key that contains everything that affects
+#   the result.
+# - **Simulated events that are not labelled.** Symptom: wrong claims about cameras. Cure: say "simulated" in every
+#   title, as in this chapter.
 
 # %%
 batch = frames[:, :5]  # [T, B, 2, H, W] with T = 8, B = 5
@@ -438,9 +444,9 @@ assert right.shape == (5, 10) and wrong.shape == (8, 10)
 # %% [markdown]
 # ## Exercises
 #
-# **11.1 Shuffle time, and measure.** If the network only used the shapes in its frames, their order would not matter.
-# Write a function that puts the frames of every sample into a random order, another one for each sample. Predict first:
-# does the accuracy of the trained network fall to chance, a little, or not at all?
+# **11.1 Shuffle time, and measure.** If the network used only the shapes in its frames, their order would not matter.
+# Write a function that puts the frames of every sample into a random order, with a different order for each sample.
+# Predict first: does the accuracy of the trained network fall to chance, a little, or not at all?
 
 
 # %% tags=["exercise-1"]
@@ -463,7 +469,7 @@ with se.exercise("11.1"):
     assert 0.2 < shuffled_accuracy < score.accuracy + 0.02, "much of it should survive, but nothing be gained"
 
 # %% [markdown]
-# **11.2 Frames by time.** Write the other slicing: T frames of equal duration between the first and the last event. The
+# **11.2 Frames by time.** Write the other method: T frames of equal duration between the first and the last event. The
 # last event belongs to the last frame.
 
 
@@ -486,8 +492,9 @@ with se.exercise("11.2"):
     assert frames_by_time(late, 4)[0].sum() > 0, "time starts at the first event, not at 0"
 
 # %% [markdown]
-# **11.3 A hot pixel.** Broken pixels fire all the time and dominate every frame. Write a filter that drops all events
-# of pixels that sent more than `factor` times the 99th percentile of the counts of all pixels.
+# **11.3 A hot pixel.** Broken pixels fire all the time and dominate every frame. Take the 99th percentile of the event
+# counts of all pixels. Write a filter that drops all events of pixels with more than `factor` times this number of
+# events.
 
 
 # %% tags=["exercise-3"]
@@ -512,9 +519,10 @@ with se.exercise("11.3"):
 # %% [markdown]
 # ## Recap
 #
-# - An event is a step of log intensity: no motion, no data; more light, no more events.
+# - An event is a step of log intensity. Without motion there are no events, and more light does not cause more events.
 # - Frames of equal count ignore speed; frames of equal duration keep it.
-# - CIFAR10-DVS has no official split: say which one, and keep the test set for the end.
-# - Frames enter as `[T, B, 2, H, W]`, and nothing else in the network changes.
+# - CIFAR10-DVS has no official split: report which one you use, and keep the test set for the end.
+# - The input is frames `[T, B, 2, H, W]`, and nothing else in the network changes.
 #
-# Solutions: [solutions](solutions/11_events.ipynb). Next: [chapter 12](12_imagenet.ipynb), where it gets large.
+# Solutions: [solutions](solutions/11_events.ipynb). Next: [chapter 12](12_imagenet.ipynb), about large networks and
+# data sets.

@@ -1,26 +1,26 @@
 # %% [markdown]
 # # 12 · Scaling to ImageNet
 #
-# *Run time 55 s on one CPU core · after chapters 08 and 10 · no network, no GPU*
+# *Run time 55 s on one CPU core · after chapters 08 and 10 · no internet access, no GPU*
 #
-# Everything so far fitted on a laptop. ImageNet does not: 1.3 million images, 310 epochs, eight GPUs. What changes on
-# the way there, and what must not change? This chapter takes each device of a large run, mixed precision, accumulation,
-# recomputation, several processes, resuming, and holds it against the plain step: equal to the last bit, equal up to
-# rounding, or not equal, and why.
+# All earlier chapters ran on a laptop. ImageNet needs more: 1.3 million images, 310 epochs, eight GPUs. What changes in
+# such a run, and what must not change? This chapter compares each technique of a large run with the plain training
+# step: mixed precision, gradient accumulation, activation checkpointing, several processes, and resuming. The result
+# can be equal to the last bit, equal up to rounding, or not equal, and the chapter explains why.
 #
 # ## What you will learn
 # - derive the numbers of a run by hand: steps, learning rate, memory, operations
 # - say which parts of a spiking network are exact in bfloat16, and which are not
-# - accumulate gradients, recompute blocks, train in two processes, and know what each of them changes
-# - kill a run and prove that resuming lost nothing
-# - plan the real thing, and run one step of it
+# - accumulate gradients, use activation checkpointing, train in two processes, and know what each of them changes
+# - kill a run and prove that nothing is lost after resuming
+# - plan the real run, and run one step of it
 
 # %% tags=["setup"]
 from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se
@@ -56,11 +56,12 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# What a training step costs, measured: time above, peak memory below, against the number of time steps T, the batch B
-# and the number of tokens N. All axes are logarithmic, and the thin line has slope 1: a curve along it doubles when its
-# size doubles. The measurements were made before and come from a file, whose origin stands under the figure. Points are
-# medians of a few rounds on a machine that was not quite idle, and one and the same point stands in all three columns:
-# how much its time differs between them says how far to trust a single point. Read slopes.
+# The figure shows the measured cost of a training step: time above, peak memory below, against the number of time steps
+# T, the batch size B and the number of tokens N. All axes are logarithmic. The thin line has slope 1: a curve along it
+# doubles when T, B or N doubles. The measurements were made before and come from a file; the text under the figure
+# names their origin. Points are medians of a few rounds on a machine that was not quite idle. One configuration appears
+# in all three columns, and the differences between its three times show how accurate a single point is. So look at the
+# slopes, not at single points.
 
 # %%
 measured = json.loads(Path("results/12_imagenet.json").read_text())
@@ -103,17 +104,18 @@ for kind in titles:
 #
 # | name | shape | value set | meaning |
 # |---|---|---|---|
-# | images | `[B, 3, 224, 224]` | reals | one image a sample; the network repeats it over T |
+# | images | `[B, 3, 224, 224]` | reals | one image for each sample; the network repeats it over T |
 # | tokens | `[T, B, 196, D]` | integers | what autograd keeps of each layer grows with T, B, N and D |
 # | global batch | one number | integers | images in one optimizer step: processes x parts x images at a time |
 # | gradient | shape of its weight | reals | mean over the global batch |
-# | checkpoint | a file | | weights, optimizer, position: all that is needed to go on |
+# | checkpoint | a file | | weights, optimizer, position: everything that is needed to resume |
 
 # %% [markdown]
 # ## The recipe as data
 #
-# A recipe is a dataclass. That of ImageNet holds the official settings; whatever differs from the official code is
-# printed by `--dry-run`. A few numbers follow from it, and we derive them before the package does.
+# A recipe is a dataclass. The recipe of ImageNet holds the official settings, and `--dry-run` prints every difference
+# from the official code. Some numbers follow from the recipe. We compute them by hand and compare them with the
+# package.
 
 # %%
 recipe = RECIPES["imagenet"]
@@ -122,7 +124,7 @@ for name in ("model", "epochs", "cooldown_epochs", "warmup_epochs", "batch_size"
 
 # %% [markdown]
 # **Predict before you run.** You have memory for a global batch of 768 instead of 192. How many optimizer steps will
-# the run take, and what becomes of the learning rate?
+# the run take, and how does the learning rate change?
 
 # %%
 images = 1_281_167
@@ -135,14 +137,14 @@ assert images == se.data.info("imagenet").samples["train"] and large.scaled_lr =
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# A quarter of the steps, and twice the learning rate. A batch four times as large has a gradient with half the noise,
-# and for AdamW, which divides by the size of the gradient, the step may grow with the *square root* of the batch. The
-# linear rule belongs to plain SGD. The official code does not scale at all.
+# The run takes a quarter of the steps, with twice the learning rate. With a batch four times as large the gradient has
+# half the noise. AdamW divides by the size of the gradient, so the step may grow with the *square root* of the batch
+# size. The linear rule is for plain SGD. The official code does not scale the rate.
 #
 # </details>
 #
-# `plan` is what stands behind `--dry-run`: it counts, and measures one step on this machine. To keep it short here, the
-# smallest ImageNet network runs at T = 1 with one image; nothing we compare depends on that.
+# `--dry-run` calls `plan`, which counts, and measures one step on this machine. To save time we use the smallest
+# ImageNet network at T = 1 with one image. The numbers that we compare do not depend on this.
 
 # %%
 short = replace(recipe, model="imagenet-8-384", time_steps=1)
@@ -153,9 +155,10 @@ assert planned.lr == 5e-4 and planned.parameters == se.preset("imagenet-8-384").
 print(f"{planned.steps:,} steps an epoch, {planned.total_steps:,} in all, {planned.parameters / 1e6:.2f} M parameters")
 
 # %% [markdown]
-# Operations by hand: the forward pass makes one product of matrices a layer, the backward pass two more, one for the
-# gradient of the input and one for that of the weight. Only the first convolution has no input that wants a gradient.
-# Two operations, a multiplication and an addition, for each multiply-accumulate of [chapter 10](10_energy.ipynb).
+# Now we count the operations by hand. The forward pass has one matrix product in each layer. The backward pass has two
+# more, one for the gradient of the input and one for the gradient of the weight. Only the first convolution needs no
+# gradient of its input. Each multiply-accumulate of [chapter 10](10_energy.ipynb) counts as two operations, a
+# multiplication and an addition.
 
 # %%
 parts = count_flops(se.preset("imagenet-8-384").config, 224)
@@ -167,8 +170,9 @@ print(f"{flops / 1e9:.1f} GFLOP for one image at T = 1, and about T times that a
 # %% [markdown]
 # ## Memory
 #
-# Four copies of the weights must fit: weights, gradients, and the two moments of AdamW. The rest, mostly far more, is
-# what autograd keeps of every layer until the backward pass. We can ask it.
+# The memory must hold four copies of the weights: weights, gradients, and the two moments of AdamW. The rest, which is
+# usually far more, are the tensors that autograd keeps of every layer until the backward pass. The next cell measures
+# their size.
 
 
 # %%
@@ -193,7 +197,8 @@ by_steps = {T: kept_bytes(se.Spikformer(se.SpikformerConfig(time_steps=T, **conf
 by_batch = {B: kept_bytes(se.Spikformer(se.SpikformerConfig(time_steps=2, **config)), x[:B]) for B in (1, 2, 4)}
 
 # %% [markdown]
-# **Predict before you run.** Twice the batch keeps twice as much. And twice the time steps?
+# **Predict before you run.** With twice the batch, autograd keeps twice as much. How much does it keep with twice the
+# time steps?
 
 # %%
 for name, kept in (("T", by_steps), ("B", by_batch)):
@@ -206,11 +211,11 @@ assert planned.bytes == estimate
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Nearly twice as well: T multiplies all layers but the first convolution, which sees a still image once. This is the
-# price of backpropagation through time, and the reason why a spiking network with T = 4 keeps about four times as much
-# for the backward pass as its counterpart without spikes. Weights, gradients and moments do not grow with T: that is
-# why the orange curves of the key figure start above the thin line. The package's estimate is the sum of both: four
-# times the weights, and the batch times what is kept of one image.
+# Also nearly twice as much: T multiplies the memory of all layers except the first convolution, which processes a still
+# image only once. Backpropagation through time needs this memory. So a spiking network with T = 4 keeps about four
+# times as much for the backward pass as the same network without spikes. Weights, gradients and moments do not grow
+# with T; therefore the orange curves of the key figure start above the thin line. The package's estimate is the sum of
+# both: four times the weights, plus the batch size times the memory of one image.
 #
 # </details>
 
@@ -226,8 +231,8 @@ print("first whole number that bfloat16 cannot hold:", int(numbers[~exact][0]))
 assert exact[:257].all() and not exact[257]
 
 # %% [markdown]
-# **Predict before you run.** Binary Q and K with d = 32 features a head, 196 tokens. Is $(Q K^T) V$ in bfloat16 exact?
-# And $Q (K^T V)$? What is the largest number that can occur on the way?
+# **Predict before you run.** Let Q, K and V be binary, with d = 32 features in each head and 196 tokens. Is $(Q K^T) V$
+# exact in bfloat16? And $Q (K^T V)$? What is the largest intermediate number?
 
 # %%
 q, k, v = (torch.randint(2, (196, 32)).float() for _ in range(3))
@@ -243,15 +248,15 @@ assert ((product * 0.125 >= 1) == (rounded * 0.125 >= 1)).all()  # what the thre
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Both inner products are exact: they count at most d = 32 or N = 196 ones. The full product can reach $N d$ = 6272,
-# above 256 it is rounded. The neuron after it does not mind: it compares with a small threshold, and all values near
-# the threshold are small whole numbers times s = 1/8, hence exact. Random bits, as here, fire far more than trained
-# layers do.
+# Both inner products are exact: they count at most d = 32 or N = 196 ones. The full product can reach $N d$ = 6272;
+# above 256 it is rounded. This does not affect the neuron after it: its threshold is small, and all values near the
+# threshold are small whole numbers times s = 1/8, so they are exact. The random bits here have a much higher rate than
+# spikes of trained layers.
 #
 # </details>
 #
 # Weights, currents and batch norms are real numbers, and they *are* rounded. A membrane potential near its threshold
-# may then fall on the other side, and that spike flips. How many do?
+# may then be on the other side of it, and that spike flips. How many spikes flip?
 
 # %%
 trained = se.load_pretrained("digits-2-64")
@@ -271,15 +276,16 @@ print(f"flipped: {100 * flipped['sps.0']:.1f} % in the first layer, at most {100
 assert flipped["sps.0"] < 0.01 and max(flipped.values()) < 0.1
 
 # %% [markdown]
-# A few per cent, and the accuracy stays above 90 % here. But a run in bf16 is another run: nothing is equal to the bit
-# any more. `--precision bf16` needs no gradient scaler, because bfloat16 has the range of float32; `fp16`, which the
-# official code uses, does, and gets one.
+# A few per cent of the spikes flip, and the accuracy stays above 90 % here. But a run in bf16 is a different run: its
+# weights are no longer bit for bit equal. `--precision bf16` needs no gradient scaler, because bfloat16 has the range
+# of float32. The official code uses `fp16`, which needs a gradient scaler; with `--precision fp16` the package uses
+# one.
 
 # %% [markdown]
 # ## Accumulation
 #
-# If a batch of 8 does not fit, take two parts of 4, add their gradients, and step once. The loss is a mean, so each
-# part's is divided by the number of parts.
+# If a batch of 8 does not fit into memory, take two parts of 4, add their gradients, and make one optimizer step. The
+# loss is a mean, so the loss of each part is divided by the number of parts.
 
 
 # %%
@@ -294,7 +300,7 @@ def gradients(model, x, y, parts=1):
 double = copy.deepcopy(trained).double()
 x, y = digits[:8].double(), labels[:8]
 apart = {}
-for mode in ("eval", "train"):  # batch norms: with statistics that stand still, and with those of the batch
+for mode in ("eval", "train"):  # batch norms use fixed statistics, and those of the batch
     double.train(mode == "train")
     whole, in_parts = gradients(double, x, y), gradients(double, x, y, parts=2)
     apart[mode] = ((whole - in_parts).norm() / whole.norm()).item()
@@ -302,17 +308,18 @@ print(f"equal with frozen statistics: {apart['eval'] < 1e-10}; with those of the
 assert apart["eval"] < 1e-10 and apart["train"] > 0.01
 
 # %% [markdown]
-# With frozen statistics the gradients are equal up to rounding. In training each part has its *own* mean and variance,
-# over half as many images, so accumulation is not the same as a large batch: it is a large batch with small-batch
-# norms. The same holds for several processes, where `--sync-bn` shares the statistics. With spikes there is one more
-# reason to see this plainly: a slightly other mean shifts every membrane potential, and spikes flip.
+# With fixed statistics the gradients are equal up to rounding. In training each part has its *own* mean and variance,
+# computed from half as many images. So gradient accumulation is not the same as a large batch: the batch norms use the
+# statistics of a small batch. The same is true for several processes, unless `--sync-bn` shares the statistics. In a
+# spiking network this matters even more: a slightly different mean shifts every membrane potential, and some spikes
+# flip.
 
 # %% [markdown]
 # ## Recomputation
 #
-# `--activation-checkpointing` keeps only the input of each block and computes the block again in the backward pass:
-# less memory, more time. Unlike the two before, it changes no number, as long as batch norms do not count the batch
-# twice. The package takes care of that.
+# `--activation-checkpointing` keeps only the input of each block and recomputes the block in the backward pass. This
+# needs less memory and more time. Unlike the two techniques before, it does not change any number, as long as batch
+# norms do not count the batch twice. The package ensures this.
 
 # %%
 plain = se.Spikformer(se.SpikformerConfig(time_steps=2, dim=64, depth=4, heads=2, pool=(True, True, False, False)))
@@ -328,9 +335,10 @@ assert share < 0.75
 # %% [markdown]
 # ## Two processes
 #
-# With several GPUs every process holds the whole network, takes its share of the batch, and the gradients are averaged:
-# accumulation side by side instead of one after the other. `torchrun` starts the processes; the training command
-# notices. Here it starts two on the CPU, for real, for one short epoch. On eight GPUs only the number changes.
+# With several GPUs every process holds the whole network and takes its share of the batch, and the gradients are
+# averaged. This is like gradient accumulation, but the parts run at the same time. `torchrun` starts the processes, and
+# the training command detects this. The next cell starts two processes on the CPU for one short epoch. With eight GPUs
+# only the number changes.
 
 
 # %%
@@ -359,9 +367,10 @@ assert se.load_run(folder / "two").model.config.dim == 64  # a network that one 
 # %% [markdown]
 # ## Killed, and resumed
 #
-# Large runs die: of time limits, of power, of neighbours. After every epoch the package writes weights, optimizer,
-# position and counters to one file, which is renamed into place when it is complete. All randomness is drawn from
-# (seed, epoch, batch), so nothing else must be remembered. The proof is to kill one: no farewell, SIGKILL.
+# Large runs are often killed by time limits, power failures or other jobs. After every epoch the package writes
+# weights, optimizer, position and counters to one file. It writes a temporary file first and renames it when it is
+# complete. All random numbers depend only on (seed, epoch, batch), so the package needs to save nothing else. To prove
+# this we kill a run with SIGKILL, which gives it no time to save.
 
 # %%
 train = [sys.executable, "-m", "spikformer_edu.train", *tiny, "--epochs", "20", "--warmup-epochs", "0"]
@@ -388,8 +397,8 @@ resumed = subprocess.run(
 assert resumed.returncode == 0, resumed.stderr
 
 # %% [markdown]
-# **Predict before you run.** The resumed run did the missing epochs in another process. Are its weights close to those
-# of the unbroken run, or the same?
+# **Predict before you run.** The resumed run computed the missing epochs in another process. Are its weights close to
+# those of the uninterrupted run, or the same?
 
 # %%
 first, second = (load_file(folder / name / "last.safetensors") for name in ("unbroken", "killed"))
@@ -401,17 +410,19 @@ workplace.cleanup()
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The same, on the same machine with the same number of threads. "Close" would mean that something was forgotten: the
-# moments of AdamW, the place in the schedule, the order of the data. Each of these can cost accuracy without any error.
+# They are the same, on the same machine with the same number of threads. If they were only close, something would be
+# missing in the checkpoint: the moments of AdamW, the position in the schedule, or the order of the data. Each of these
+# can lower the accuracy without any error message.
 #
 # </details>
 
 # %% [markdown]
 # ## The real thing: costs
 #
-# The operations of the whole run follow from the plan, a rate from the measurements above; together a time. The rate is
-# that of the machine in the results file, for its largest batch of a smaller network in fp32. It will be far from
-# yours: take the hours as an order of magnitude, and replace the rate by what `--dry-run` prints at your place.
+# The plan gives the operations of the whole run, and the measurements above give the operations per second. Together
+# they give the time. The speed is that of the machine in the results file, for its largest batch of a smaller network
+# in fp32. Your machine will have a very different speed. So take the hours as an order of magnitude, and use the speed
+# that `--dry-run` prints on your machine.
 
 # %%
 config = se.preset(recipe.model).config
@@ -426,7 +437,7 @@ print(f"at the {rate / 1e9:,.0f} GFLOP/s of the results file: about {round(total
 assert 1e19 < total < 1e21
 
 # %% [markdown]
-# The commands. The first costs seconds and tells nearly everything; nobody should start the third without it.
+# These are the commands. The first takes seconds and tells you nearly everything. Run it before you start the third.
 
 # %%
 commands = {
@@ -440,16 +451,16 @@ for purpose, command in commands.items():
     print(f"{purpose}:\n    {command}")
 
 # %% [markdown]
-# `--compile` hands the network to `torch.compile`, which fuses neurons, norms and sums into few kernels: slow to start,
-# then faster on a GPU. It rounds otherwise than the plain code, so it too gives another run.
+# `--compile` uses `torch.compile`, which fuses neurons, norms and sums into few kernels. The start is slow, but the run
+# is then faster on a GPU. Compiled code rounds differently, so it also gives a different run.
 #
-# The next two cells start the real runs where a GPU and the data are, and otherwise say what they would do. They train
-# one epoch of a few images a class; take away `--samples-per-class` and `--epochs` for the whole.
+# The next two cells start the real runs if there are a GPU and the data. Otherwise they print the command. They train
+# for one epoch on a few images of each class. For the full run remove `--samples-per-class` and `--epochs`.
 
 
 # %%
 def real_run(dataset, *options):
-    """Train on a GPU if there is one and the data are here; else print the command that would."""
+    """Train if there are a GPU and the data; otherwise print the command."""
     arguments = ["--dataset", dataset, "--precision", "bf16", "--epochs", "1", "--warmup-epochs", "0", *options]
     counts = se.data.count(dataset)
     if torch.cuda.is_available() and counts.get("train"):
@@ -475,8 +486,9 @@ assert RECIPES["imagenet"].epochs + RECIPES["imagenet"].cooldown_epochs == 310
 # %% [markdown]
 # ## One real step
 #
-# And this runs everywhere: one optimizer step of `imagenet-8-384`, 16.8 million parameters, T = 4, two images of 224 x
-# 224, with the optimizer of the recipe. On images of ImageNet where they are, else on random ones.
+# The next cell runs on every machine: one optimizer step of `imagenet-8-384`, with 16.8 million parameters, T = 4, two
+# images of 224 x 224, and the optimizer of the recipe. It uses images of ImageNet if they are available, and random
+# images otherwise.
 
 # %% tags=["nbval-ignore-output"]
 if counts := se.data.count("imagenet"):
@@ -501,19 +513,19 @@ assert sum(changed) > 0.9 * len(changed)
 # %% [markdown]
 # ## Pitfalls
 #
-# - **The learning rate of another batch.** Symptom: accuracy some points below the published one. A possible cause: the
-#   batch is smaller, the learning rate is not. Cure: the recipe's square root rule, and `--dry-run`, which prints the
-#   product.
-# - **Steps counted in epochs of another batch.** Warm-up over 20 epochs is 20 epochs; in steps it is four times shorter
-#   at four times the batch.
-# - **Small batches in norms.** Symptom: accumulation or many processes train worse. Cause: each part has its own
-#   statistics. Cure: larger parts, or `--sync-bn`.
-# - **`batch_size` per process or in all?** In the official code 24 is per GPU; here `--batch-size` is the global batch.
-#   The next cell shows what is checked.
-# - **The test set chooses the epoch.** ImageNet's published validation set is the test set here, measured once;
-#   `--val-fraction` takes a part of the training set for choosing.
-# - **A checkpoint without the optimizer.** Symptom: a jump in the loss after resuming. Cure: save all of it, test it as
-#   above.
+# - **The learning rate of another batch.** Symptom: the accuracy is some points below the published one. Possible
+#   cause: the batch is smaller, but the learning rate is the same. Cure: use the recipe's square root rule, and check
+#   the rate with `--dry-run`.
+# - **Steps counted in epochs of another batch.** A warm-up of 20 epochs has four times fewer steps if the batch is four
+#   times larger.
+# - **Small batches in norms.** Symptom: training with gradient accumulation or many processes gives a lower accuracy.
+#   Cause: each part has its own statistics. Cure: larger parts, or `--sync-bn`.
+# - **`batch_size` per process or in total?** In the official code 24 is the batch of each GPU; here `--batch-size` is
+#   the global batch. The next cell shows an error message of the package.
+# - **The epoch is chosen on the test set.** Here ImageNet's published validation set is the test set, and it is
+#   measured once. Use `--val-fraction` to choose the epoch on a part of the training set.
+# - **A checkpoint without the optimizer.** Symptom: the loss jumps after resuming. Cure: save the whole state, and test
+#   it as above.
 
 # %%
 from spikformer_edu.training.loop import RunOptions, Trainer
@@ -528,9 +540,9 @@ except se.SpikformerError as error:
 # %% [markdown]
 # ## Exercises
 #
-# **12.1 Plan 8 GPUs.** You have 8 GPUs on which 48 images at a time fit. Plan for a given global batch: images for each
-# GPU in an optimizer step, parts it must be computed in (as few as possible, all equal), optimizer steps an epoch, and
-# the highest learning rate by the square root rule from the recipe's `lr` at `lr_batch_size`.
+# **12.1 Plan 8 GPUs.** You have 8 GPUs, and each can hold 48 images at a time. For a given global batch compute: the
+# images of each GPU in an optimizer step; the number of parts (as few as possible, all of equal size); the optimizer
+# steps in an epoch; and the highest learning rate by the square root rule, from the recipe's `lr` at `lr_batch_size`.
 
 
 # %% tags=["exercise-1"]
@@ -555,9 +567,9 @@ with se.exercise("12.1"):
     assert abs(mine["lr"] - replace(RECIPES["imagenet"], batch_size=1024).scaled_lr) < 1e-12, "lr * sqrt(1024 / 192)"
 
 # %% [markdown]
-# **12.2 A dry run of the real command.** Write the arguments of `python -m spikformer_edu.train` for `imagenet-8-384`
-# at T = 1 with a global batch of 1,024 in 32 parts, as a list of strings, as a dry run. The check starts it; nothing is
-# trained. (`python -m spikformer_edu.train --help` lists the options.)
+# **12.2 A dry run of the real command.** Write the arguments of `python -m spikformer_edu.train` for a dry run of
+# `imagenet-8-384` at T = 1 with a global batch of 1,024 in 32 parts, as a list of strings. The check runs the command;
+# it does not train. (`python -m spikformer_edu.train --help` lists the options.)
 
 # %% tags=["exercise-2"]
 arguments = None  # ["--dataset", "imagenet", ...]
@@ -577,8 +589,9 @@ with se.exercise("12.2"):
     assert "0.00115 = 0.0005 x sqrt(1024 / 192)" in text, "leave the learning rate to the recipe"
 
 # %% [markdown]
-# **12.3 A memory budget.** A process has `budget` bytes. How many images fit at once, if every weight takes four floats
-# of 4 bytes (itself, its gradient, two moments) and every image `per_image` bytes? Never less than 0.
+# **12.3 A memory budget.** A process has `budget` bytes of memory. Every weight needs four floats of 4 bytes (the
+# weight, its gradient, two moments), and every image needs `per_image` bytes. How many images fit at once? The result
+# must not be less than 0.
 
 
 # %% tags=["exercise-3"]
@@ -598,10 +611,11 @@ with se.exercise("12.3"):
 # %% [markdown]
 # ## Recap
 #
-# - Equal to the bit: recomputation, resuming. Equal up to rounding: gradients in parts, with frozen statistics. Not
-#   equal: batch statistics in parts, bf16, compiled code.
+# - Bit for bit equal: activation checkpointing and resuming. Equal up to rounding: gradients in parts, with fixed
+#   statistics. Not equal: batch statistics in parts, bf16, compiled code.
 # - Spikes and their inner products are exact in bf16; weights and membrane potentials are not.
-# - What autograd keeps grows with T and B alike; steps follow from the batch, the learning rate from its square root.
-# - `--dry-run` first.
+# - The memory that autograd keeps grows with T and with B. The batch size determines the number of steps, and its
+#   square root the learning rate.
+# - Use `--dry-run` first.
 #
 # Solutions: [solutions](solutions/12_imagenet.ipynb). Next: [chapter 13](13_beyond.ipynb).

@@ -1,19 +1,19 @@
 # %% [markdown]
 # # 13 · Beyond Spikformer
 #
-# *Run time 15 s on one CPU core · after chapters 05, 06 and 09 · no network, no GPU*
+# *Run time 15 s on one CPU core · after chapters 05, 06 and 09 · no internet access, no GPU*
 #
-# What came after SSA, and what of it can you try on this package today? Two later papers replace the product of
-# matrices by a mask, and one of them moves the residual connection. Each change is a swap of a few lines here. We write
-# them, check them, count their operations, and look at what a small, fair comparison can and cannot say.
+# What came after SSA, and what can you try with this package today? Two later papers replace the products of matrices
+# by a mask, and one of them moves the residual connection. Here each change needs only a few lines of code. We write
+# them, check them, count their operations, and see what a small, fair comparison can and cannot show.
 #
 # ## What you will learn
 # - to write spike-driven self-attention, the membrane shortcut and Q-K attention as short subclasses of the package's
 #   classes
-# - to check a new layer: shapes, value sets, no leak between samples, no softmax
-# - to count operations over N and D, and to say what share of a block they are
-# - to see that a gate without a scale is an OR, and what follows from it for many tokens
-# - to plug your own variant into `se.spikformer` and into training, and to compare it fairly
+# - to check a new layer: shapes, value sets, no influence between samples, no softmax
+# - to count operations over N and D, and to say what share of a block's operations they are
+# - to see that a gate without a scale is an OR, and what this means for many tokens
+# - to use your own variant in `se.spikformer` and in training, and to compare it fairly
 
 # %% tags=["setup"]
 import contextlib
@@ -25,7 +25,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ..
     import spikformer_edu as se
@@ -47,10 +47,11 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# Operations of the attention core, everything between Q, K, V and the projection, of one block in one time step. Left
-# over tokens, right over width. SSA bends once, where it changes the order of its products ([chapter
-# 05](05_spiking_self_attention.ipynb)). The masks lie lower and stay straight. Look also at the dotted black line: the
-# linear layers of the same block. At the sizes that are trained today, they are most of the work.
+# The figure shows the operations of the attention core of one block in one time step. The core is everything between Q,
+# K, V and the projection. The left panel varies the number of tokens, the right panel the width. The line of SSA has
+# one bend, where SSA changes the order of its products ([chapter 05](05_spiking_self_attention.ipynb)). The line of the
+# masks is lower and straight. The dotted black line shows the linear layers of the same block. At the sizes used today,
+# these are most of the operations.
 
 
 # %%
@@ -60,7 +61,7 @@ def core_operations(tokens, dim, heads):
     return {
         "softmax": 2 * tokens**2 * dim,  # Q K^T, then times V; the exponentials come on top
         "SSA": 2 * tokens * dim * min(tokens, d),  # the cheaper order
-        "mask and add": 2 * tokens * dim,  # one gated sum over all N D bits, then one mask of them
+        "mask and add": 2 * tokens * dim,  # one gated sum over all N D bits, then one mask for each of them
     }
 
 
@@ -109,18 +110,18 @@ assert core_operations(8192, 512, 8)["mask and add"] == 2 * core_operations(4096
 #
 # The papers: Spikformer ([Zhou et al., ICLR 2023](https://arxiv.org/abs/2209.15425)), the Spike-driven Transformer
 # ([Yao et al., NeurIPS 2023](https://arxiv.org/abs/2307.01694)) and QKFormer ([Zhou et al., NeurIPS
-# 2024](https://arxiv.org/abs/2403.16552)). We take one idea of each, not the whole networks: those also change the
-# patch embedding, the stages and the training.
+# 2024](https://arxiv.org/abs/2403.16552)). We take one idea of each paper, not the whole networks, which also change
+# the patch embedding, the stages and the training.
 
 # %% [markdown]
 # ## Mask and add: spike-driven self-attention
 #
-# The Spike-driven Transformer keeps spike-form Q, K and V and drops both products of matrices:
+# The Spike-driven Transformer keeps Q, K and V as spikes and removes both products of matrices:
 #
 # $$\mathrm{SDSA}(Q, K, V) = \mathrm{SN}\Big(\sum_{n=1}^{N} Q_n \odot K_n\Big) \odot V$$
 #
-# $\odot$ multiplies entry by entry. Between bits that is an AND, a mask. First with the smallest example that shows it,
-# one head, N = 4 tokens, d = 3 features, one time step.
+# $\odot$ multiplies entry by entry. For bits this is an AND, so it acts as a mask. We start with a small example: one
+# head, N = 4 tokens, d = 3 features, one time step.
 
 # %%
 Q = torch.tensor([[1, 0, 1], [0, 0, 1], [1, 0, 0], [1, 1, 0]]).float()
@@ -137,12 +138,13 @@ assert count.tolist() == [2, 0, 0] and gate.tolist() == [1, 0, 0]
 assert torch.equal((gate * V)[:, 0], V[:, 0]) and (gate * V)[:, 1:].sum() == 0
 
 # %% [markdown]
-# Feature 0 passes for all tokens, features 1 and 2 for none. So tokens do talk to each other, but only about which
-# features are worth keeping: every token gets the same gate. SSA, by contrast, gives each query its own mixture.
+# The gate passes feature 0 for all tokens, and features 1 and 2 for none. So tokens exchange information, but only
+# about which features to keep: every token gets the same gate. In SSA, by contrast, each query gets its own weighted
+# sum of values.
 #
-# As a class it is a subclass of the package's attention with another `forward`. The linear map, the batch norm, the
-# neurons and the projection are inherited. The authors' code has the letters permuted (it gates Q by a sum over K and
-# V); with maps that are learned this is the same layer. The threshold 0.5 is that of their code, and there is no scale.
+# We write it as a subclass of the package's attention with another `forward`. It inherits the linear map, the batch
+# norm, the neurons and the projection. The authors' code uses other letters (it gates Q by a sum over K and V). Because
+# the maps are learned, this is the same layer. The threshold 0.5 is from their code, and there is no scale.
 
 
 # %% tags=["swap"]
@@ -158,7 +160,7 @@ class SpikeDrivenAttention(SpikingSelfAttention):
 
 
 # %% [markdown]
-# A class in the dictionary `se.ATTENTION` has a name, and a name is all that a configuration needs.
+# A class in the dictionary `se.ATTENTION` has a name, and a configuration needs only this name.
 
 # %%
 se.ATTENTION["sdsa"] = SpikeDrivenAttention
@@ -169,9 +171,9 @@ assert sum(p.numel() for p in model.parameters()) == se.preset("digits-2-64").pa
 # %% [markdown]
 # ## Checks that every swap must pass
 #
-# A new layer that trains is not yet a right one: a sum over the wrong axis trains, too. Five things are cheap to check
-# for any variant. An untrained network in evaluation mode is silent, so its batch norms first get the statistics of the
-# images.
+# A new layer that trains need not be correct: a layer with a sum over the wrong axis trains, too. Five properties of
+# any variant are easy to check. An untrained network does not fire in evaluation mode, so we first give its batch norms
+# the statistics of the images.
 
 
 # %%
@@ -224,7 +226,7 @@ def check_swap(model, swap, images):
 
 images, _ = se.data.load("digits").val.fetch(torch.arange(16), None)
 check_swap(model, SpikeDrivenAttention, images)
-with Operations() as operations:  # the check can fail: softmax is found where there is one
+with Operations() as operations:  # the check can fail: it finds the softmax of this network
     se.spikformer("digits-2-64", attention="softmax")(images[:1])
 assert any("softmax" in name for name in operations.names)
 
@@ -232,7 +234,7 @@ assert any("softmax" in name for name in operations.names)
 # ## The gate is an OR
 #
 # **Predict before you run.** The gate's neuron has $\tau = 2$ and $V_{th} = 0.5$, and its input is a whole number 0 ...
-# N. When does it fire? Does it ever remember anything?
+# N. When does it fire? Does its membrane ever carry anything over to the next step?
 
 # %%
 counts = torch.randint(0, 4, (50, 1000)).float()  # 50 time steps
@@ -245,16 +247,16 @@ assert torch.equal(fired, (counts > 0).float())
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# A count of 1 charges the membrane to $H = 1/2$: the threshold, and the neuron fires. A count of 0 leaves it at 0.
-# After a spike it is reset to 0. So V is always 0, and the neuron is an OR over the tokens: "is there any token that
-# has this feature in both Q and K?" Leak, threshold and memory never matter. In SSA it is the scale 0.125 that makes
-# the neuron count: a sum of 1 is then far below the threshold.
+# A count of 1 charges the membrane to $H = 1/2$. This is the threshold, so the neuron fires. A count of 0 leaves the
+# membrane at 0. After a spike it is reset to 0. So V is always 0, and the neuron is an OR over the tokens: "does any
+# token have this feature in both Q and K?" Leak and memory have no effect. In SSA the scale is 0.125, so a sum of 1 is
+# far below the threshold, and the size of the sum matters.
 #
 # </details>
 #
-# An OR over many tokens is nearly always true. If a bit of Q and a bit of K were independent and fired with rate r
-# each, the gate would be open with probability $1 - (1 - r^2)^N$. The token gate of Q-K attention, further down, is an
-# OR over the d features of a head: $1 - (1 - r)^d$.
+# An OR over many tokens is nearly always 1. If a bit of Q and a bit of K were independent and each had the rate r, the
+# gate would be open with probability $1 - (1 - r^2)^N$. The token gate of Q-K attention, further down, is an OR over
+# the d features of a head: $1 - (1 - r)^d$.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -282,21 +284,22 @@ se.plot.show(
 )
 
 # %% [markdown]
-# A gate that is always open says nothing. The rates of Q and K must stay low, and lower the more tokens there are, and
-# it is training that has to keep them there. That is a thing to watch with `se.record` when you train such a network.
+# A gate that is always open carries no information. So training must keep the rates of Q and K low, and the more tokens
+# there are, the lower the rates must be. Monitor them with `se.record` when you train such a network.
 
 # %% [markdown]
 # ## The membrane shortcut
 #
 # Spikformer adds spikes after the neuron (eq. 7, 8), so its [residual stream](../docs/glossary.md#residual-stream)
-# holds integers, and the next linear layer multiplies by 2, 3, ... where a spike would only add. The Spike-driven
-# Transformer adds currents before the neuron, as MS-ResNet does ([Hu et al., 2021](https://arxiv.org/abs/2112.08954)):
+# holds integers. The next linear layer then multiplies by 2, 3, ..., while a spike would need only an addition. The
+# Spike-driven Transformer adds currents before the neuron, like MS-ResNet
+# ([Hu et al., 2021](https://arxiv.org/abs/2112.08954)):
 #
 # $$U' = U + \mathrm{BN}(\mathrm{Linear}(\mathrm{SSA}'(\mathrm{SN}(U)))), \qquad
 # U'' = U' + \mathrm{BN}(\mathrm{Linear}(\mathrm{SN}(\mathrm{BN}(\mathrm{Linear}(\mathrm{SN}(U'))))))$$
 #
-# The stream U is then a real number, and what is sent through it to a linear layer is a spike. In the package's block
-# it takes two more neurons at the entrances, and two less at the exits.
+# The stream U then holds real numbers, and a neuron turns it into spikes before each linear layer. In the package's
+# block this needs two more neurons at the inputs, and two fewer at the outputs.
 
 
 # %% tags=["swap"]
@@ -306,7 +309,7 @@ class MembraneBlock(Block):
     def __init__(self, config):
         super().__init__(config)
         self.before_attn, self.before_mlp = se.LIF(**config.lif), se.LIF(**config.lif)
-        self.attn.proj.neuron = nn.Identity()  # the exits hand on currents
+        self.attn.proj.neuron = nn.Identity()  # the outputs are currents
         self.mlp.out.neuron = nn.Identity()
 
     def forward(self, u):
@@ -317,10 +320,10 @@ class MembraneBlock(Block):
 def membrane_spikformer(config):
     """A Spikformer with membrane shortcuts, its initial weights those that ``Spikformer(config)`` draws."""
     model = se.Spikformer(config)
-    model.sps.rpe.neuron = nn.Identity()  # position, too, is added as a current
+    model.sps.rpe.neuron = nn.Identity()  # the position embedding is added as a current, too
     blocks = nn.ModuleList(MembraneBlock(config) for _ in range(config.depth))
     blocks.load_state_dict(model.blocks.state_dict())
-    model.blocks = blocks.append(se.LIF(**config.lif))  # what the head averages are spikes again
+    model.blocks = blocks.append(se.LIF(**config.lif))  # the head averages spikes again
     return model
 
 
@@ -331,14 +334,14 @@ check_swap(membrane, MembraneBlock, images)
 assert sum(p.numel() for p in membrane.parameters()) == se.preset("digits-2-64").parameters
 
 # %% [markdown]
-# **Predict before you run.** Two networks with the same initial weights, one with Spikformer's residuals and one with
-# membrane shortcuts. Which values enter their linear layers and convolutions?
+# **Predict before you run.** Two networks have the same initial weights, one with Spikformer's residuals and one with
+# membrane shortcuts. Which values are the inputs of their linear layers and convolutions?
 
 
 # %%
 @torch.no_grad()
 def inputs_of_layers(model, images):
-    """What enters each convolution and linear layer behind the first one: name -> values."""
+    """Inputs of all convolutions and linear layers except the first one and the head: name -> values."""
     found, hooks = {}, []
     for name, module in model.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and name not in ("sps.0.conv", "head"):
@@ -364,10 +367,10 @@ assert {n for n, x in after.items() if x.max() > 1} == {
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Spikformer's residual stream feeds two layers a block, the map to Q, K, V and the first of the MLP, and both see
-# integers that grow with depth, by at most 2 a block. With membrane shortcuts all of them see 0 and 1. No stream is
-# binary: one holds integers, the other real numbers. The difference is where the addition happens, and so what has to
-# be sent and multiplied.
+# In each block two layers read Spikformer's residual stream: the map to Q, K, V and the first layer of the MLP. Their
+# inputs are integers that grow with depth, by at most 2 in each block. With membrane shortcuts all inputs are 0 and 1.
+# Neither stream is binary: one holds integers, the other real numbers. The two networks differ in the place of the
+# addition, and therefore in the values that are sent and multiplied.
 #
 # </details>
 
@@ -399,14 +402,14 @@ assert all((before[n] <= 1).all() for n in layers) and (after["blocks.1.mlp.hidd
 # %% [markdown]
 # ## Q-K attention
 #
-# QKFormer goes one step further and drops V. A token gate asks of each token whether any of its Q features fires, and
-# masks its K:
+# QKFormer goes one step further and removes V. The token gate is 1 if any Q feature of the token fires, and it masks
+# the token's K:
 #
 # $$A_t = \mathrm{SN}\Big(\sum_{c=1}^{d} Q_{:,c}\Big), \qquad X' = A_t \odot K$$
 #
-# Both have one value for each token; the mask is copied over the d features of a head. Its twin, the channel gate, sums
-# over tokens instead; you write it in exercise 13.1. The threshold of the gate is 0.5 again in the authors' code, an OR
-# again.
+# The sum and the gate have one value for each token, and the mask is copied over the d features of a head. The channel
+# gate sums over tokens instead; you write it in exercise 13.1. In the authors' code the threshold of the gate is again
+# 0.5, so the gate is again an OR.
 
 
 # %% tags=["swap"]
@@ -437,8 +440,8 @@ print("parameters less than with SSA:", saved)
 assert saved == 2 * (64 * 64 + 64 + 2 * 64)  # a matrix, a bias and a batch norm a block
 
 # %% [markdown]
-# **Predict before you run.** Change one token of the input. In which tokens of the output can SSA, SDSA and token Q-K
-# attention show it? (All else equal: the batch norms in evaluation mode keep tokens apart.)
+# **Predict before you run.** Change one token of the input. Which tokens of the output can change with SSA, SDSA and
+# token Q-K attention? (The batch norms are in evaluation mode, so they do not connect tokens.)
 
 # %%
 torch.manual_seed(1)
@@ -462,17 +465,18 @@ assert touched["token_qk"] == [5] and len(touched["ssa"]) > 1 and len(touched["s
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# In SSA and in SDSA other tokens change, too: the scores, and the sum over tokens. Token Q-K attention changes token 5
-# alone. Its sum runs over features, so tokens do not exchange anything in it. It chooses tokens and leaves mixing to
-# other layers: QKFormer mixes by convolutions in its patch embeddings, and by SSA in its last stage.
+# In SSA other tokens change because of the scores, and in SDSA because of the sum over tokens. In token Q-K attention
+# only token 5 changes. Its sum runs over features, so tokens do not exchange information. It selects tokens and leaves
+# the mixing to other layers: QKFormer mixes tokens with convolutions in its patch embeddings, and with SSA in its last
+# stage.
 #
 # </details>
 
 # %% [markdown]
 # ## How much does a mask save?
 #
-# All masks take N D gated additions for the sum and N D masks for the result, 2 N D in all, where SSA takes 2 N D
-# min(N, d). We count with a loop, once, instead of trusting the formula.
+# All masks take N D gated additions for the sum and N D masks for the result, 2 N D in total. SSA takes 2 N D min(N,
+# d). We check the formula once by counting in a loop.
 
 
 # %%
@@ -502,7 +506,7 @@ print("SDSA, N = 4, d = 3:", operations_counted, "operations;  SSA in digits-2-6
 
 # %% [markdown]
 # **Predict before you run.** In the ImageNet model 8-512 a mask takes 64 times fewer operations than SSA's products. By
-# how much do the operations of a whole block fall?
+# how much does the number of operations of a whole block fall?
 
 # %%
 print(f"{'model':17} {'N':>5} {'d':>4} {'SSA / mask':>11} {'core, share of block':>21} {'block falls by':>15}")
@@ -523,22 +527,22 @@ assert falls["imagenet-8-512"] < 0.03 < falls["digits-2-64"]
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# By about 2 %. The core of SSA is 2 d of the 12 D + 2 d operations a token and feature; the rest are linear layers,
-# which no mask removes. More tokens would change nothing, because SSA in the order $Q(K^TV)$ is linear in N already.
-# The Spike-driven Transformer quotes up to 87.2 times less energy than softmax attention: that is the attention alone,
-# against another baseline, under its own convention. It is not the saving of the network. Q-K attention saves more by
-# dropping V: one of the 12 matrices.
+# By about 2 %. For each token and feature a block needs 12 D + 2 d operations, and the core of SSA is 2 d of them. The
+# rest are linear layers, which stay. More tokens would not change this, because SSA in the order $Q(K^TV)$ is already
+# linear in N. The paper on the Spike-driven Transformer states up to 87.2 times less energy than softmax attention.
+# That number is for the attention alone, against another baseline, and under the paper's own convention. It is not the
+# saving of the whole network. Q-K attention saves more because it has no V: one of the 12 matrices.
 #
 # </details>
 
 # %% [markdown]
 # ## Toy accuracy
 #
-# Longer than a notebook should run: each variant was trained on the digits by the protocol of [chapter
-# 09](09_ablations.ipynb), three seeds, equal budget, the epoch chosen on the validation set, the test set measured
-# once. The protocol was written down before the runs shown, and is at the head of [the script](results/13_beyond.py).
-# SSA and the control without attention are the runs of chapter 09. The energy in the last column contains SSA's
-# products but no masks, so the rows of SDSA and Q-K attention are lower bounds.
+# These runs are too long for a notebook, so their results come from a file. Each variant was trained on the digits by
+# the protocol of [chapter 09](09_ablations.ipynb): three seeds, equal budget, the epoch chosen on the validation set,
+# the test set measured once. The protocol was written before the runs shown, and is at the top of
+# [the script](results/13_beyond.py). SSA and the control without attention are the runs of chapter 09. The energy in
+# the last column includes SSA's products but no masks, so for SDSA and Q-K attention it is a lower bound.
 
 # %%
 measured = json.loads(Path("results/13_beyond.json").read_text())
@@ -614,24 +618,24 @@ assert all(abs(mean) < half for mean, half in map(difference, NAMES) if mean)  #
 assert below["membrane"] == below["token_qk"] == below["sdsa_membrane"] == seeds and below["none"] == 0
 
 # %% [markdown]
-# With three seeds no difference is resolved: every interval holds zero. The control without attention reads the digits
-# as well as SSA does, so this task could not reward a better attention anyway. What one sees is a hint at most: token
-# Q-K attention and the two networks with membrane shortcuts lie below SSA in every seed. Three equal signs happen by
-# chance once in four times, and 16 epochs with settings of a recipe made for SSA may be too short for the others. The
-# next step would be more seeds and longer training for all, fixed in writing before, and not a sentence on which
-# attention is better. At full size, the networks that were published around these variants are reported to do better
-# than Spikformer; they differ from it in more than attention.
+# With three seeds no difference is resolved: every interval contains zero. The control without attention is as accurate
+# as SSA on the digits, so a better attention could not raise the accuracy on this task. The results are at most a hint:
+# token Q-K attention and the two networks with membrane shortcuts are below SSA in every seed. But three equal signs
+# occur by chance in one of four cases, and 16 epochs with the settings of SSA may be too short for the others. These
+# results do not show which attention is better. For that you would need more seeds and longer training for all
+# variants, with a protocol written before. The full-size networks that were published with these variants report higher
+# accuracies than Spikformer; they differ from it in more than attention.
 #
 # ## Which of them can compare?
 #
-# Digits are read without attention, the cued digits of [chapter 09](09_ablations.ipynb) are not: there the token of a
-# cue has to find the digit of its own color. Same task, network, budget and tuning as there, ten seeds; the protocol is
-# at the head of [the script](results/13_cued.py). A seed gives the same pictures to all, but other initial weights
-# where Q-K attention has fewer of them. The three are SDSA, token Q-K attention and channel Q-K attention, which is the
-# answer to exercise 13.1.
+# The digits can be read without attention, but the cued digits of [chapter 09](09_ablations.ipynb) cannot: there the
+# token of a cue must find the digit of its own color. We use the same task, network, budget and tuning as in that
+# chapter, with ten seeds. The protocol is at the top of [the script](results/13_cued.py). With the same seed all
+# variants get the same pictures. Q-K attention has fewer weights, so its initial weights differ. We compare SDSA, token
+# Q-K attention and channel Q-K attention (the answer to exercise 13.1).
 #
-# **Predict before you run.** In which of the three attentions does a token hear of other tokens? What does it hear: the
-# content of one token, or of all of them together? Who will solve the task?
+# **Predict before you run.** In which of the three kinds of attention does a token get information from other tokens?
+# Does it get the content of one token, or of all tokens together? Which of them will solve the task?
 
 # %%
 found = json.loads(Path("results/13_cued.json").read_text())
@@ -652,7 +656,7 @@ for name, top in cued.items():
     spread = f"{top.mean():.2f} ± {top.std():.2f}"
     print(f"{NAMES[name]:25} {spread:>17} {said:>22}")
 assert all(len(top) == 10 for top in cued.values())
-assert abs(cued["token_qk"].mean() - cued["none"].mean()) < 1  # no token hears of another
+assert abs(cued["token_qk"].mean() - cued["none"].mean()) < 1  # tokens do not exchange information
 assert abs(cued["channel_qk"].mean() - cued["ssa"].mean()) < 2 and cued["channel_qk"].min() > 90
 assert cued["sdsa"].max() > 90 and cued["sdsa"].min() < 60 and (cued["sdsa"] < cued["ssa"]).all()
 
@@ -681,36 +685,37 @@ se.plot.show(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Token Q-K attention ends with the control: no token hears of another, as the test above showed. In QKFormer others do
-# the mixing. Channel Q-K attention is not told apart from SSA by ten seeds, with one gate for all tokens and no product
-# of matrices between Q and K. So this task can be solved without a mixture of each query's own. One way that would do:
-# the cue tells everybody its color, and only features of that color pass. SDSA has such a gate, too, and we expected it
-# to solve the task. Its seeds spread from 58 to 92 %, each below the SSA run of the same seed. The highest learning
-# rate was its best, and its training loss is still high at the end, so more steps might change this. It adds Q AND K,
-# where channel Q-K attention adds Q; whether that makes its gate harder to learn has not been tested.
+# Token Q-K attention reaches only the accuracy of the control, because its tokens do not exchange information, as the
+# test above showed. In QKFormer other layers do the mixing. Ten seeds show no difference between channel Q-K attention
+# and SSA, although channel Q-K attention has one gate for all tokens and no product of matrices between Q and K. So
+# this task can be solved without a separate weighted sum for each query. One possible solution is that the gate passes
+# only features of the cue's color, for all tokens. SDSA has such a gate, too, and we expected it to solve the task. But
+# its seeds range from 58 to 92 %, and each is below the SSA run of the same seed. Its best learning rate was the
+# highest one, and its training loss is still high at the end, so more steps might change this. SDSA sums Q AND K,
+# channel Q-K attention sums Q. We have not tested whether this makes its gate harder to learn.
 #
-# Beware of reading this as a ranking. It says what a layer can do alone, in one block, within 600 steps.
+# Do not read this as a ranking. It shows what a layer can do alone, in one block, within 600 steps.
 #
 # </details>
 #
 # ## Using a variant with the rest of the package
 #
-# A registered class works with everything that starts from a configuration: `se.spikformer`, `se.record`, `se.energy`,
-# and training from Python, with checkpoints, logs and resuming. Importing the file that defines it is what registers
-# it, so the command `python -m spikformer_edu.train --attention sdsa` cannot know your class: write a script of five
-# lines instead.
+# A registered class works with everything that uses a configuration: `se.spikformer`, `se.record`, `se.energy`, and
+# training from Python, with checkpoints, logs and resuming. A class is registered only if the file that defines it is
+# imported. The command `python -m spikformer_edu.train --attention sdsa` does not import your file, so it does not know
+# your class. Write a script of five lines instead.
 
 # %%
-recipe = Recipe(
-    attention="sdsa", epochs=1, samples_per_class=4, batch_size=8
-)  # four digits a class, one epoch: a test of the wiring
+# four digits of each class and one epoch: this only tests that it runs
+recipe = Recipe(attention="sdsa", epochs=1, samples_per_class=4, batch_size=8)
 
 # %% [markdown]
-# It trains into a folder that can be loaded again, as long as the class is registered in that process, too.
+# The next cell trains with this recipe. You can load the run folder again in any process in which the class is
+# registered.
 
 # %%
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-    with contextlib.redirect_stderr(io.StringIO()):  # after one epoch some layers are silent, and it says so
+    with contextlib.redirect_stderr(io.StringIO()):  # it warns that some layers are silent after one epoch
         score = train(recipe, Path(folder), DistributedContext(torch.device("cpu")), RunOptions())
     run = load_run(Path(folder))
     del se.ATTENTION["sdsa"]
@@ -725,34 +730,36 @@ print("without the class:", complaint.splitlines()[0])
 assert isinstance(run.model.blocks[0].attn, SpikeDrivenAttention) and "sdsa" in complaint
 
 # %% [markdown]
-# The membrane shortcut is no attention and has no field in the configuration: it changes the block and the ends of the
-# network. A network built by a function of your own needs a loop of your own, as in [the script](results/13_beyond.py).
+# The membrane shortcut is not a kind of attention and has no field in the configuration: it changes the block, the
+# position embedding and the input of the head. A network that you build with your own function needs your own training
+# loop, as in [the script](results/13_beyond.py).
 #
-# Rules for a comparison that others can trust, in addition to those of [chapter 09](09_ablations.ipynb):
+# Follow these rules for a comparison that others can trust, in addition to those of [chapter 09](09_ablations.ipynb):
 #
 # - Change one thing. The published networks around SDSA and Q-K attention also differ from Spikformer in their patch
 #   embedding, residuals, number of stages and test resolution; their accuracies on ImageNet do not compare attention
 #   alone.
-# - State parameters. Without V there are fewer. A fair comparison gives them back, or says so.
-# - State the convention of the energy, and what is not in it. `se.energy` knows convolutions, linear layers and `mix`;
-#   a mask that you wrote yourself is not counted.
-# - Record firing rates. A gate that is always open is no attention.
+# - State the number of parameters. Without V there are fewer. A fair comparison makes them equal, or states the
+#   difference.
+# - State the convention of the energy, and what it does not include. `se.energy` counts convolutions, linear layers and
+#   `mix`; it does not count a mask that you wrote yourself.
+# - Record firing rates. A gate that is always open does nothing.
 
 # %% [markdown]
 # ## Pitfalls
 #
-# - **A sum over the wrong axis.** Symptom: all runs, accuracy is a little off. Cause: `sum(-1)` for `sum(-2)`: the gate
-#   then switches tokens, not features. Broadcasting accepts both. Cure: change one token and look where the output
-#   moves, as above.
-# - **A residual stream that is not binary.** Symptom: additions are claimed where integers are multiplied. Cause:
-#   spikes added to spikes. Cure: look at the inputs of the layers, as above, and count by value ([chapter
-#   10](10_energy.ipynb)).
-# - **A membrane shortcut that hears nothing.** Symptom: silent blocks. Cause: a constant input of 1 charges a neuron
-#   with $\tau = 2$ to 1/2, 3/4, 7/8, ... and never to $V_{th} = 1$. A stream of single spikes does not pass the neuron
-#   at the entrance of such a block. Cure: hand it currents, as `membrane_spikformer` does at `sps.rpe`. The next cell
-#   shows it.
-# - **Names that only this process knows.** A checkpoint with `attention="sdsa"` cannot be loaded where the class is not
-#   registered. Ship the file with the weights.
+# - **A sum over the wrong axis.** Symptom: everything runs, but the accuracy is a little too low. Cause: `sum(-1)`
+#   instead of `sum(-2)`: the gate then masks tokens, not features. Broadcasting accepts both. Cure: change one token of
+#   the input and look which tokens of the output change, as above.
+# - **A residual stream that is not binary.** Symptom: a paper claims additions only, but integers are multiplied.
+#   Cause: spikes are added to spikes. Cure: look at the inputs of the layers, as above, and count by value
+#   ([chapter 10](10_energy.ipynb)).
+# - **A membrane shortcut with spikes as input.** Symptom: silent blocks. Cause: a constant input of 1 charges a neuron
+#   with $\tau = 2$ to 1/2, 3/4, 7/8, ... and never to $V_{th} = 1$. So with spikes of size 1 the neuron at the input of
+#   such a block never fires. Cure: give it currents, as `membrane_spikformer` does at `sps.rpe`. The next cell shows
+#   this.
+# - **Classes that are registered only in this process.** A checkpoint with `attention="sdsa"` cannot be loaded in a
+#   process where the class is not registered. Distribute the file with the class together with the weights.
 
 # %%
 ones = torch.ones(10, 1)  # a spike at every one of 10 time steps
@@ -794,9 +801,9 @@ with se.exercise("13.1"):
     assert torch.equal(seen["masked"], expected), "the gate masks K, and the heads go side by side again"
 
 # %% [markdown]
-# **13.2** Count. How many operations does the core of channel Q-K attention take, in one block and time step: additions
-# of the sum, and masks? And what share does it save of the whole block of SSA, its linear layers included, now that the
-# block has one matrix less? Return both.
+# **13.2** Count. How many operations (additions of the sum, and masks) does the core of channel Q-K attention take in
+# one block and time step? And what share of the operations of a whole SSA block, including its linear layers, does it
+# save, since the block also has one matrix less? Return both.
 
 
 # %% tags=["exercise-2"]
@@ -815,8 +822,9 @@ with se.exercise("13.2"):
     assert channel_qk_savings(16, 512, 8)[1] < answer[1], "with fewer tokens than d, SSA takes its other order"
 
 # %% [markdown]
-# **13.3** Which networks send nothing but spikes? Given a network and images, return the names of all convolutions and
-# linear layers, but for the first (`sps.0.conv`) and the head, that receive any value other than 0 and 1.
+# **13.3** In which networks do all layers receive only spikes? For a given network and images, return the names of all
+# convolutions and linear layers with an input value other than 0 and 1. Leave out the first convolution (`sps.0.conv`)
+# and the head.
 
 
 # %% tags=["exercise-3"]
@@ -833,7 +841,7 @@ with se.exercise("13.3"):
     assert found is not None, "write not_binary first"
     expected = [f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.qkv", "mlp.hidden.linear")]
     assert found == expected, "hook nn.Conv2d and nn.Linear and look at their inputs: which read the residual stream?"
-    for block in packaged.blocks:  # the stream is cut: each half of a block now hears only the spikes before it
+    for block in packaged.blocks:  # without the stream: each half of a block gets only the spikes before it
         block.forward = lambda x, block=block: block.mlp(block.attn((x > 0).float()))
     assert not_binary(packaged, x) == [], "without residuals all inputs are spikes"
     last = packaged.blocks[1]
@@ -843,10 +851,11 @@ with se.exercise("13.3"):
 # %% [markdown]
 # ## Recap
 #
-# SDSA and Q-K attention replace products of matrices by a gate and a mask: 2 N D operations where SSA takes 2 N D
-# min(N, d), a small share of a block at today's sizes. Without a scale the gate is an OR, which many tokens or high
-# rates open for good. The membrane shortcut makes what layers send binary, and its stream real. Each is a swap of a few
-# lines, and what it is worth takes a fair comparison to find out, on a task that needs what it changes.
+# SDSA and Q-K attention replace products of matrices by a gate and a mask. They take 2 N D operations instead of SSA's
+# 2 N D min(N, d), which is a small share of a block at today's sizes. Without a scale the gate is an OR, which is
+# always open with many tokens or high rates. With the membrane shortcut all layers receive binary inputs, and the
+# residual stream holds real numbers. Each change needs a few lines of code. Only a fair comparison, on a task that
+# depends on the change, shows how useful it is.
 #
 # This was the last chapter. Back to [the tour](00_tour.ipynb), or on to your own variant. Answers:
 # [solutions](solutions/13_beyond.ipynb).

@@ -1,14 +1,14 @@
 # %% [markdown]
 # # 00 · Solutions
 #
-# To [chapter 00, tour in five minutes](../00_tour.ipynb). Each answer may be pasted into its exercise cell there.
+# To [chapter 00, tour in five minutes](../00_tour.ipynb). You can paste each answer into its exercise cell there.
 
 # %% tags=["setup"]
 from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ../..
     import spikformer_edu as se
@@ -31,9 +31,9 @@ with torch.no_grad(), se.record(model, membranes=True) as rec:
     logits = model(image)
 
 # %% [markdown]
-# **Exercise 0.1: change T, predict the rate.** The rate rises with $T$. A membrane starts empty, so the first steps are
-# quiet, and the longer the image stands, the less they weigh in the mean. A tensor with five dimensions is taken as
-# frames and brings its own $T$; `expand` costs no memory.
+# **Exercise 0.1: change T, predict the rate.** The rate rises with $T$. A membrane starts at zero, so the first steps
+# have few spikes. The more steps there are, the less the first ones weigh in the mean. The model treats a tensor with
+# five dimensions as frames, and its first dimension is $T$. `expand` needs no memory.
 
 
 # %% tags=["exercise-1"]
@@ -67,8 +67,8 @@ with se.exercise("0.2"):
     assert float(rec[least].spikes.mean()) == min(rates), "another layer fires less"
 
 # %% [markdown]
-# **Exercise 0.3: when did it know?** Sum the logits up to each step; the sum names the same class as the mean. Then go
-# back from the end as long as the name is right.
+# **Exercise 0.3: when did it know?** Sum the logits up to each step; the largest entry of the sum is that of the mean.
+# Then go back from the end as long as the class is right.
 
 
 # %% tags=["exercise-3"]

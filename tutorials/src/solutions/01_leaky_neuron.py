@@ -1,14 +1,14 @@
 # %% [markdown]
 # # 01 · Solutions
 #
-# To [chapter 01, one Leaky neuron](../01_leaky_neuron.ipynb). Each answer may be pasted into its exercise cell there.
+# To [chapter 01, one Leaky neuron](../01_leaky_neuron.ipynb). You can paste each answer into its exercise cell there.
 
 # %% tags=["setup"]
 from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ../..
     import spikformer_edu as se
@@ -54,8 +54,8 @@ def leaky_over_time(current, **changes):
 
 # %% [markdown]
 # **Exercise 1.1: match a trace.** $H[0] = X[0] / \tau$ because the neuron starts from $V = 0$: $\tau = 2 / 0.5 = 4$.
-# The highest membrane that stayed silent is 0.734375, the lowest that fired is 0.75. So the threshold is above the one
-# and not above the other: a neuron at the threshold fires, and 0.75 itself is in.
+# The highest membrane that stayed silent is 0.734375, the lowest that fired is 0.75. So the threshold is above 0.734375
+# and at most 0.75. A threshold of exactly 0.75 is possible, because a neuron fires at the threshold.
 
 # %% tags=["exercise-1"]
 trace_x = torch.tensor([2.0, 1.0, 2.0, 0.5, 2.5, 1.0, 3.0, -1.0, 2.0, 2.0])
@@ -77,7 +77,8 @@ with se.exercise("1.1"):
 
 # %% [markdown]
 # **Exercise 1.2: build a tie.** Set $H[t] = V_{th}$ in (1) and solve for the current: $V_{th} = v + (X - v)/\tau$ gives
-# $X = v + \tau (V_{th} - v)$. In snnTorch's membrane the same line reads $X = \tau V_{th} - \beta u$.
+# $X = v + \tau (V_{th} - v)$. For snnTorch's membrane $u = \tau v$ of the step before, the same formula is
+# $X = \tau V_{th} - \beta u$.
 
 
 # %% tags=["exercise-2"]
@@ -100,8 +101,8 @@ with se.exercise("1.2"):
     assert tie_current(0.5, tau=4.0) == 2.5, "tau is an argument too"
 
 # %% [markdown]
-# **Exercise 1.3: one reset too many.** Two changes. The factor $1 - S[t-1]$ belongs to the old membrane only: the
-# current that comes in after a spike is new and must be kept. And the neuron fires at the threshold too.
+# **Exercise 1.3: one reset too many.** Two changes are needed. The factor $1 - S[t-1]$ applies only to the old
+# membrane: the current that arrives after a spike must be kept. And the neuron must fire at the threshold too.
 
 
 # %% tags=["exercise-3"]

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 02 · Solutions
 #
-# To [chapter 02, learning through spikes](../02_surrogate_gradient.ipynb). Each answer may be pasted into its exercise
+# To [chapter 02, learning through spikes](../02_surrogate_gradient.ipynb). You can paste each answer into its exercise
 # cell there.
 
 # %% tags=["setup"]
@@ -10,7 +10,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ../..
     import spikformer_edu as se
@@ -56,10 +56,10 @@ def leaky_not_detached(current):
 
 
 # %% [markdown]
-# **Exercise 2.1: revive a layer.** As a batch norm does: take the mean and the deviation of each neuron's current over
-# time and batch, and fold them into weight and bias, so that each current has mean 0 and deviation 1. A bias of 0.5
-# more makes the neurons fire a little more often than that. No gradient is needed, so it works however far down the
-# membranes are.
+# **Exercise 2.1: revive a layer.** Do the same as a batch norm: compute the mean and the standard deviation of each
+# neuron's current over time and batch, and change weight and bias so that each current has mean 0 and standard
+# deviation 1. Adding 0.5 to the bias makes the neurons fire a little more often. No gradient is needed, so this works
+# for membranes at any distance from the threshold.
 
 # %%
 torch.manual_seed(1)
@@ -91,7 +91,7 @@ with se.exercise("2.1"):
 # %% [markdown]
 # **Exercise 2.2: with and without detach.** With $S$ a constant, $\partial V / \partial H = 1 - S$. Otherwise the
 # product rule adds a term: $\partial V / \partial H = 1 - S - H\, \partial S / \partial H$. At the threshold that term
-# is $-\alpha / 4$ times $H$: a large false slope where the true one is not there.
+# is $-\alpha / 4$ times $H$. This is a large slope that the true reset does not have.
 
 
 # %% tags=["exercise-2"]
@@ -117,9 +117,9 @@ with se.exercise("2.2"):
         assert torch.allclose(dL_dX, jacobian, rtol=0, atol=1e-12), hint
 
 # %% [markdown]
-# **Exercise 2.3: choose alpha.** Halve $\alpha$ until enough membranes are reached. The answer depends on the layer. A
-# smaller $\alpha$ reaches more membranes and is a worse picture of the step, so it is not better in itself: the paper
-# takes 4 and lets the batch norms keep the membranes near.
+# **Exercise 2.3: choose alpha.** Halve $\alpha$ until enough membranes get a gradient. The answer depends on the layer.
+# With a smaller $\alpha$ more membranes get a gradient, but the surrogate is a worse approximation of the step, so
+# smaller is not always better. The paper uses 4, and the batch norms keep the membranes near the threshold.
 
 # %%
 model = se.load_pretrained("digits-2-64")

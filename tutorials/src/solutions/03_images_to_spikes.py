@@ -8,7 +8,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ../..
     import spikformer_edu as se
@@ -22,8 +22,9 @@ torch.set_num_threads(1)
 # **3.1** Pool before or after the neuron: constant currents of two pixels for which the two differ within T = 4 steps.
 #
 # 1.5 lies between 4/3 and 2, so its neuron fires at t = 1 and t = 3. 1.2 lies between 8/7 and 4/3, so its neuron fires
-# at t = 2. Pooling the spikes afterwards gives all three. Pooling the currents before leaves 1.5 alone, which is silent
-# at t = 2. With one of the two silent, or both in the same range, nothing differs.
+# at t = 2. Pooling the spikes afterwards gives spikes at all three steps. Pooling the currents before keeps only 1.5,
+# which gives no spike at t = 2. If one of the two never fires, or both are in the same range, the results do not
+# differ.
 
 # %% tags=["exercise-1"]
 a, b = 1.5, 1.2
@@ -40,8 +41,8 @@ with se.exercise("3.1"):
 # %% [markdown]
 # **3.2** The step of the first spike under a constant current.
 #
-# After n steps $H = X (1 - 2^{-n})$. It fires at the first n for which that reaches 1. `>=` matters for X = 2, which
-# fires at t = 0.
+# After n steps $H = X (1 - 2^{-n})$. The neuron fires at the first n for which this reaches 1. `>=` matters for X = 2:
+# the neuron fires at t = 0.
 
 
 # %% tags=["exercise-2"]

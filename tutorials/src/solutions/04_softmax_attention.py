@@ -8,7 +8,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ../..
     import spikformer_edu as se
@@ -30,9 +30,9 @@ def attention(q, k, v):  # as in the chapter
 # %% [markdown]
 # **4.1** Remove the softmax and measure the range.
 #
-# A score is a sum of d products over $\sqrt d$: variance 1. An entry of the output is a sum of N products of a score
-# and a value, nearly independent, each of variance 1. So the variance is N and the standard deviation $\sqrt N$. The
-# order $Q(K^TV)$ spares us the 4096 x 4096 matrix.
+# A score is a sum of d products divided by $\sqrt d$, so its variance is 1. An entry of the output is a sum of N
+# products of a score and a value. These products are nearly independent, and each has variance 1. So the variance is N
+# and the standard deviation $\sqrt N$. With the order $Q(K^TV)$ we do not need the 4096 x 4096 matrix.
 
 
 # %% tags=["exercise-1"]
@@ -58,9 +58,9 @@ with se.exercise("4.1"):
 # %% [markdown]
 # **4.2** Shuffled tokens.
 #
-# Rows of the scores move with the queries. Columns move with the keys, and so do the rows of V, so the sum over keys
-# stays the same. What remains is the output with its rows shuffled: attention is permutation equivariant. Nothing in it
-# knows where a token is, which is why the network needs a position embedding.
+# The rows of the scores are shuffled like the queries. The columns are shuffled like the keys, and so are the rows of
+# V, so the sum over keys stays the same. The result is the output with its rows shuffled: attention is permutation
+# equivariant. It does not use the position of a token, so the network needs a position embedding.
 
 
 # %% tags=["exercise-2"]
@@ -81,8 +81,9 @@ with se.exercise("4.2"):
 # %% [markdown]
 # **4.3** A temperature.
 #
-# After the largest score is subtracted, no exponent is above zero, so nothing overflows. Near zero all other exponents
-# go to minus infinity, and the softmax becomes an argmax. For a very large temperature all scores look alike.
+# After the largest score is subtracted, no exponent is above zero, so there is no overflow. With a temperature near
+# zero all other exponents go to minus infinity, and the softmax becomes an argmax. With a very large temperature all
+# weights are almost equal.
 
 
 # %% tags=["exercise-3"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ../..
     import spikformer_edu as se
@@ -50,9 +50,9 @@ def lif(current, v_threshold=1.0):  # current [T, ...] -> spikes [T, ...], membr
 # %% [markdown]
 # **5.1** Find keys and values that are the same to SSA and not to softmax attention.
 #
-# A key of zeros matches no query, so its value never enters $K^TV$. Softmax gives it the weight $e^0 / \sum_j
-# e^{\ldots} > 0$ all the same, and its value enters. So the d x d matrix $K^TV$ cannot be enough for softmax attention,
-# and no reordering can spare it the N x N matrix of weights.
+# A key of zeros matches no query, so its value does not affect $K^TV$. But softmax gives it the weight
+# $e^0 / \sum_j e^{\ldots} > 0$, so its value affects the output. Therefore the d x d matrix $K^TV$ is not enough for
+# softmax attention, and no other order of the products avoids the N x N matrix of weights.
 
 
 # %% tags=["exercise-1"]
@@ -77,8 +77,8 @@ with se.exercise("5.1"):
 # %% [markdown]
 # **5.2** How many spikes change with the scale?
 #
-# A larger current brings a spike forward. The reset after it empties the membrane, so at the step where the smaller
-# current would have fired there may be nothing to fire with: spikes are not only added, they also move.
+# With a larger current a spike comes earlier. The reset after it sets the membrane to zero, so the neuron may not fire
+# at the step where it fires with the smaller current. So spikes are not only added; some also move to other steps.
 
 
 # %% tags=["exercise-2"]
@@ -124,8 +124,8 @@ for block in range(2):
 # %% [markdown]
 # **5.3** One entry with integers as bitmaps.
 #
-# `query & key` is the AND of all d features in one instruction, and `bit_count` the popcount in another: a 64-feature
-# head is one machine word.
+# `query & key` computes the AND of all d features in one instruction, and `bit_count` the popcount in another: the 64
+# features of a head fit into one machine word.
 
 
 # %% tags=["exercise-3"]

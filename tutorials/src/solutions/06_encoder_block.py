@@ -8,7 +8,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ../..
     import spikformer_edu as se
@@ -25,8 +25,8 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # **6.1 Channels first.** Split `[T, B, D, N]` into heads `[T, B, h, N, d]`, and join them again.
 #
-# The feature axis is cut where it stands, third; it becomes `(h, d)`, and `d` then changes places with `N`. A `view`
-# straight to the wanted shape would run as well, and mix features with tokens.
+# Split the feature axis, which is the third, into `(h, d)`, and then swap `d` and `N`. A `view` directly to the wanted
+# shape would also run, but it would mix features with tokens.
 
 
 # %% tags=["exercise-1"]
@@ -57,8 +57,8 @@ with se.exercise("6.1"):
 # %% [markdown]
 # **6.2 SEW against membrane shortcut.** Write the attention half of a block with a membrane shortcut.
 #
-# A neuron turns the stream into spikes before the first matrix. From there on it is SSA, up to the current of the
-# projection; that current, not its spikes, is added to the stream.
+# A neuron turns the stream into spikes before the first matrix. The rest is SSA up to the current of the projection.
+# The current is added to the stream, not its spikes.
 
 
 # %% tags=["exercise-2"]
@@ -99,9 +99,10 @@ with se.exercise("6.2"):
 # %% [markdown]
 # **6.3 The largest residual.** The bound for $L$ blocks, and a network that reaches it.
 #
-# SPS adds two spikes (features and position), and each block two more. To let everything fire, give every batch norm
-# the weight 0 and a bias of $\tau V_{th} = 2$ or more: then $H = X / \tau$ meets the threshold in every step. Attention
-# needs no help: with $Q$, $K$ and $V$ full of ones, $Q K^T V s$ is far above 0.5.
+# SPS adds two spikes (features and position), and each block two more. To make all neurons fire, give every batch norm
+# the weight 0 and a bias of $\tau V_{th} = 2$ or more: then $H = X / \tau$ reaches the threshold in every step. The
+# neuron of the attention fires without a change: if all entries of $Q$, $K$ and $V$ are ones, $Q K^T V s$ is far above
+# 0.5.
 
 
 # %% tags=["exercise-3"]

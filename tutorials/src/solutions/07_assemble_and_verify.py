@@ -8,7 +8,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ../..
     import spikformer_edu as se
@@ -21,7 +21,8 @@ torch.set_num_threads(1)
 # %% [markdown]
 # **7.1 Parameters of any preset.** Write the formula for every configuration.
 #
-# As in the chapter, with the letters in place of the numbers. Pooling, heads and T have no weights: they do not appear.
+# The formula is that of the chapter, with letters instead of numbers. Pooling, heads and T have no weights, so they do
+# not appear.
 
 
 # %% tags=["exercise-1"]
@@ -46,11 +47,11 @@ with se.exercise("7.1"):
     assert parameters(slim) == sum(p.numel() for p in se.Spikformer(slim).parameters()), "mlp_ratio is not always 4"
 
 # %% [markdown]
-# **7.2 Find the mix-up.** Write a function that says whether samples of a batch influence each other.
+# **7.2 Find the mix-up.** Write a function that tells whether samples of a batch influence each other.
 #
-# Change one sample and look at all others, for each sample in turn. Nothing is assumed about the form of the influence:
-# it may be a swapped axis, one sample that looks at one other, or a mean over the batch. T, B and the batch size stay
-# as they are, so the arithmetic of the other samples is the same to the last bit and exact equality may be asked for.
+# Change one sample at a time and look at all others. This makes no assumption about the form of the influence: it finds
+# a swapped axis, one sample that affects one other, and a mean over the batch. T and B do not change, so the arithmetic
+# of the other samples is the same to the last bit, and we can require exact equality.
 
 
 # %% tags=["exercise-2"]
@@ -97,11 +98,12 @@ with se.exercise("7.2"):
     assert samples_interact(plant("head", mean_free), clips), "each sample is told the mean of the batch"
 
 # %% [markdown]
-# **7.3 The forgotten reset.** Write a function that says whether a neuron still knows something of an earlier call.
+# **7.3 The forgotten reset.** Write a function that tells whether a neuron still depends on an earlier call.
 #
-# The reader's current alone is not enough. After a step in which everything fires, a hard reset leaves nothing to
-# remember; and zeros after zeros stay zeros. So put calls of one's own between two probes: one that charges the
-# membrane to just below the threshold and leaves it there. If the probe then answers otherwise, something was kept.
+# The given current alone is not enough. If all neurons fire in the last step, a hard reset leaves no state; and an
+# input of zeros leaves the state at zero. So we make our own calls before each probe. One of them charges the membrane
+# to just below the threshold and leaves it there. If the probe then gives another result, the neuron has kept its
+# state.
 
 
 # %% tags=["exercise-3"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ../..
     import spikformer_edu as se
@@ -22,15 +22,15 @@ torch.manual_seed(0)
 torch.set_num_threads(1)
 
 # %% [markdown]
-# **8.1 Fix a silent run.** Find the layers that never fire, and cure the sick ones alone.
+# **8.1 Fix a silent run.** Find the layers that never fire, and repair only the damaged ones.
 #
-# Only the first silent layer in network order is sick for certain: what lies behind it may be silent because nothing
-# arrives. So cure the first, look again, and go on until all fire.
+# Only the first silent layer in network order is certainly damaged: later layers may be silent because they get no
+# input. So repair the first one, look again, and continue until all layers fire.
 
 
 # %% tags=["exercise-1"]
 def revive(model: se.Spikformer, images: torch.Tensor) -> list[str]:
-    """Cure all sick layers; their names, in the order in which they were cured."""
+    """Repair all damaged layers; return their names in the order in which they were repaired."""
     cured = []
     while True:
         with torch.no_grad(), se.record(model.train()) as rec:
@@ -75,7 +75,8 @@ with se.exercise("8.1"):
 # %% [markdown]
 # **8.2 The schedule.** Linear warm-up, then half a cosine.
 #
-# The cosine's progress runs from 0 at the end of the warm-up to 1 at the last epoch; (1 + cos) / 2 falls from 1 to 0.
+# The progress of the cosine goes from 0 at the end of the warm-up to 1 at the last epoch, and (1 + cos) / 2 falls from
+# 1 to 0.
 
 
 # %% tags=["exercise-2"]
@@ -103,9 +104,9 @@ with se.exercise("8.2"):
 # %% [markdown]
 # **8.3 Scale the learning rate.** Linear for SGD, square root for AdamW.
 #
-# The mean of a batch of $B$ gradients has a noise of $1 / \sqrt{B}$. SGD's step is the gradient times the rate: four
-# times the batch replaces four steps by one. AdamW divides by the gradient's own size, so the noise counts, and with it
-# the square root.
+# The noise of the mean of $B$ gradients is proportional to $1 / \sqrt{B}$. A step of SGD is the gradient times the
+# rate: with four times the batch, one step replaces four. AdamW divides by the size of the gradient, so the noise
+# determines the step, which gives the square root.
 
 
 # %% tags=["exercise-3"]

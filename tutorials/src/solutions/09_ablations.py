@@ -8,7 +8,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ../..
     import spikformer_edu as se
@@ -27,8 +27,8 @@ plt.rcParams.update(style.RC)
 #
 # Write `AgreementAttention`, whose scores count the features in which Q and K agree, both 1 or both 0.
 #
-# If $\phi(Q)$ is Q with 1 - Q appended, the product of two such rows is $QK^T + (1-Q)(1-K)^T$. The rest of the class,
-# both orders of the products included, is inherited.
+# Let $\phi(Q)$ be Q with 1 - Q appended. Then the product is $\phi(Q)\phi(K)^T = QK^T + (1-Q)(1-K)^T$. The rest of the
+# class is inherited, including both orders of the products.
 
 
 # %% tags=["exercise-1"]
@@ -77,9 +77,9 @@ with se.exercise("9.2"):
         assert abs(said / (scores @ v).mean().item() - 1) < 0.02, "two bits agree when both are 1, or both are 0"
 
 # %% [markdown]
-# At N = 196, d = 64 and 5 % it is far beyond the surrogate, where SSA's is well below the threshold: rare spikes agree
-# in being silent. Silence costs nothing in SSA, and that is what keeps its range small. This variant would need a scale
-# of its own.
+# At N = 196, d = 64 and 5 % the mean is far above the range of the surrogate, while that of SSA is well below the
+# threshold: if spikes are rare, most bits agree because both are 0. SSA does not count such pairs, so its range stays
+# small. This variant would need another scale.
 
 # %%
 ours, ssa = mean_current(196, 64, 0.05, 0.05, 0.05), 0.125 * 196 * 64 * 0.05**3
@@ -91,8 +91,8 @@ assert ours > 50 and ssa < 0.5
 #
 # Which T do you take when an image may cost at most `budget`?
 #
-# The one with the best validation accuracy within the budget. The test column is there to be reported, not to choose
-# by.
+# Choose the T with the best validation accuracy within the budget. The test accuracy is for reporting, not for
+# choosing.
 
 
 # %% tags=["exercise-3"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ../..
     import spikformer_edu as se
@@ -36,8 +36,8 @@ inputs = {"blocks.1.mlp.hidden": middle}
 # %% [markdown]
 # ## 10.1 Find the constant
 #
-# From the energy of the first convolution to the width D. All factors but D are known, so it is one division. 1.596 mJ,
-# which is left of every row of Table 2, belongs to D = 512, also in the rows of D = 384 and D = 768.
+# Compute the width D from the energy of the first convolution. All factors except D are known, so this is one division.
+# The rest of every row of Table 2 is 1.596 mJ, which corresponds to D = 512, also in the rows of D = 384 and D = 768.
 
 
 # %% tags=["exercise-1"]
@@ -60,9 +60,9 @@ with se.exercise("10.1"):
 # %% [markdown]
 # ## 10.2 When does it lose?
 #
-# The firing rate of all other layers at which the network needs as much as the one without spikes. At T = 4 it is above
-# 1: four additions at 0.9 pJ cost less than one multiplication at 4.6 pJ, so no network can lose however much it fires.
-# From T = 6 on it can. The prices have decided that before a single spike was counted.
+# This is the rate of all other layers at which the network needs as much energy as the network without spikes. At T = 4
+# it is above 1: four additions at 0.9 pJ cost less than one multiplication at 4.6 pJ, so the spiking network always
+# needs less, at any firing rate. From T = 6 on it can need more. The prices alone decide this, not the spikes.
 
 
 # %% tags=["exercise-2"]
@@ -87,8 +87,8 @@ with se.exercise("10.2"):
 # %% [markdown]
 # ## 10.3 The energy of an integer residual
 #
-# Three prices for one stream. Sums over all values, divided by B, because the energy is that of one image; T stays in,
-# because every time step is paid.
+# There are three prices for the same stream. Sum over all values and divide by B, because the energy is that of one
+# image. Do not divide by T, because every time step counts.
 
 
 # %% tags=["exercise-3"]

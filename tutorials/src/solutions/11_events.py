@@ -8,7 +8,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ../..
     import spikformer_edu as se
@@ -59,9 +59,9 @@ assert score.accuracy > 0.5
 # %% [markdown]
 # ## 11.1 Shuffle time, and measure
 #
-# An order for each sample. Most of the accuracy survives: the outline of the digit is in every frame. Some is lost: all
-# recordings run through the same path, so the network has learned what comes when, and its neurons carry their membrane
-# potentials from one frame to the next.
+# Each sample gets its own order. Most of the accuracy remains, because every frame shows the outline of the digit. Some
+# accuracy is lost: the digits of all recordings move along the same path, so the network has learned the order of the
+# frames, and its neurons carry their membrane potentials from one frame to the next.
 
 
 # %% tags=["exercise-1"]
@@ -91,8 +91,8 @@ assert shuffled_accuracy > 0.2
 # %% [markdown]
 # ## 11.2 Frames by time
 #
-# The frame of an event is its share of the whole time, times T, rounded down. Only the very last event would land in
-# frame T: it is put into the last one.
+# The frame number of an event is its time divided by the whole duration, times T, rounded down. Only the last event
+# would get the number T, so it is put into the last frame.
 
 
 # %% tags=["exercise-2"]
@@ -120,8 +120,8 @@ with se.exercise("11.2"):
 # %% [markdown]
 # ## 11.3 A hot pixel
 #
-# Count the events of each pixel, compare with a high percentile, keep the rest. A percentile and not the mean: the mean
-# would be pulled up by the hot pixel itself.
+# Count the events of each pixel, compare the counts with a high percentile, and keep the events of all other pixels.
+# Use a percentile and not the mean, because the hot pixel itself would raise the mean.
 
 
 # %% tags=["exercise-3"]

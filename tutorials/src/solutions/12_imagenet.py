@@ -8,7 +8,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ../..
     import spikformer_edu as se
@@ -27,8 +27,8 @@ torch.set_num_threads(1)
 # %% [markdown]
 # ## 12.1 Plan 8 GPUs
 #
-# The parts must be equal and must fit, so the number of parts is the smallest divisor of a GPU's share that brings it
-# to 48 or below. Steps and learning rate know nothing of GPUs: they follow from the global batch alone.
+# The parts must be equal and must fit, so the number of parts is the smallest divisor of a GPU's share for which a part
+# has at most 48 images. Steps and learning rate do not depend on the GPUs: they follow from the global batch alone.
 
 
 # %% tags=["exercise-1"]
@@ -58,7 +58,7 @@ with se.exercise("12.1"):
 # %% [markdown]
 # ## 12.2 A dry run of the real command
 #
-# Model, T, batch and parts; everything else comes from the recipe of ImageNet, the learning rate too.
+# Give model, T, batch and parts. Everything else, including the learning rate, comes from the recipe of ImageNet.
 
 # %% tags=["exercise-2"]
 arguments = ["--dataset", "imagenet", "--model", "imagenet-8-384", "--time-steps", "1"]
@@ -81,7 +81,7 @@ with se.exercise("12.2"):
 # %% [markdown]
 # ## 12.3 A memory budget
 #
-# What is left after 16 bytes a weight, divided by what an image takes, in whole numbers.
+# Subtract 16 bytes for each weight from the budget, divide the rest by the bytes of an image, and round down.
 
 
 # %% tags=["exercise-3"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # a bare environment: install from the repository around this notebook
+except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
     assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
     # %pip install --quiet ../..
     import spikformer_edu as se
@@ -30,8 +30,8 @@ plt.rcParams.update(style.RC)
 # Write Q-K attention with a channel gate: $A_c = \mathrm{SN}(\sum_n Q_n)$, one value for each feature, and $X' = A_c
 # \odot K$.
 #
-# The only change from the token gate is the axis of the sum: tokens, the last but one. Tokens now do exchange
-# something, as in SDSA: which features fire anywhere.
+# The only difference from the token gate is the axis of the sum: it runs over tokens, the second-last axis. Tokens now
+# exchange information, as in SDSA: which features fire in any token.
 
 
 # %% tags=["exercise-1"]
@@ -75,8 +75,8 @@ with se.exercise("13.1"):
 #
 # How many operations does the core of channel Q-K attention take, and what share of an SSA block is saved?
 #
-# The sum adds N bits for each of D features, the mask touches N D bits. The block loses SSA's products and one of its
-# twelve N D x D matrices, the one that makes V.
+# The sum adds N bits for each of D features, and the mask is applied to N D bits. The block no longer has SSA's
+# products, and it has one less of its twelve D x D matrices, the one for V.
 
 
 # %% tags=["exercise-2"]
@@ -97,14 +97,13 @@ with se.exercise("13.2"):
     assert channel_qk_savings(16, 512, 8)[1] < answer[1], "with fewer tokens than d, SSA takes its other order"
 
 # %% [markdown]
-# ## 13.3 Which networks send nothing but spikes?
+# ## 13.3 In which networks do all layers receive only spikes?
 #
-# Return the names of the convolutions and linear layers, but for the first and the head, that receive anything else
-# than 0 and 1.
+# Return the names of the convolutions and linear layers, except the first and the head, with inputs other than 0 and 1.
 #
-# In Spikformer these are the readers of the residual stream: the map to Q, K, V and the first layer of each MLP. With
-# membrane shortcuts the list is empty. No residual stream in this chapter is itself binary: one is integer, the other
-# real.
+# In Spikformer these are the layers that read the residual stream: the map to Q, K, V and the first layer of each MLP.
+# With membrane shortcuts the list is empty. No residual stream in this chapter is binary: Spikformer's holds integers,
+# the other real numbers.
 
 
 # %% tags=["exercise-3"]
@@ -137,7 +136,7 @@ with se.exercise("13.3"):
     assert found is not None, "write not_binary first"
     expected = [f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.qkv", "mlp.hidden.linear")]
     assert found == expected, "hook nn.Conv2d and nn.Linear and look at their inputs: which read the residual stream?"
-    for block in packaged.blocks:  # the stream is cut: each half of a block now hears only the spikes before it
+    for block in packaged.blocks:  # without the stream: each half of a block gets only the spikes before it
         block.forward = lambda x, block=block: block.mlp(block.attn((x > 0).float()))
     assert not_binary(packaged, x) == [], "without residuals all inputs are spikes"
     last = packaged.blocks[1]
