@@ -57,14 +57,14 @@ class Subject:
 
     Attributes:
         model: the network, in evaluation mode.
-        name: of the run.
-        info: of the data set.
+        name: name of the run.
+        info: the facts about the data set.
         inputs: a batch as the network takes it; its first sample is drawn, rates are measured on all of it.
-        labels: ``[B]``.
+        labels: true classes ``[B]``.
         index: number of the first sample in its split.
-        split: "test", ...
-        log: a ``metrics.csv``, or None.
-        note: what every figure has to say of the data, if anything.
+        split: name of the split: "test", "val" or "train".
+        log: path of a ``metrics.csv``; None: training is not drawn.
+        note: a remark on the data that every figure shows; empty: none.
     """
 
     model: Spikformer
@@ -87,7 +87,7 @@ class Subject:
 
 
 def escape(text: str) -> str:
-    """Text in a page, whatever the names of classes and folders hold."""
+    """Text for HTML; names of classes and folders may hold any character."""
     return html.escape(printable(text))
 
 
@@ -121,7 +121,7 @@ def page_of(subject: Subject, whole: Recording, report: EnergyReport, figures: l
         )
     conventions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in CONVENTIONS.items())
     name, body = escape(subject.name), "".join(sections)
-    # The icon is an empty data: address, or the browser would ask a server for one.
+    # The icon is an empty data: address; without it the browser would ask a server for one.
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>

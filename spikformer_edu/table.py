@@ -4,7 +4,13 @@ from collections.abc import Sequence
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Columns of text, aligned: the first ``left`` to the left, the others to the right."""
+    """A table with aligned columns.
+
+    Args:
+        header: names of the columns.
+        rows: cells, one sequence a row.
+        left: number of columns, from the first, that are aligned to the left; the others go to the right.
+    """
     lines = [tuple(header), *(tuple(row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
 
