@@ -211,7 +211,7 @@ def to_frames(events: np.ndarray, time_steps: int, size: int = SENSOR, sensor: i
         >>> from spikformer_edu.data.events import simulate, to_frames
         >>> (events,) = simulate(torch.eye(8)[None], seeds=[0], size=32)  # a bright diagonal that moves
         >>> frames = to_frames(events, time_steps=4, size=32, sensor=32)
-        >>> frames.shape, frames.sum() == len(events)  # every event is in one frame
+        >>> frames.shape, int(frames.sum()) == len(events)  # every event is in one frame
         ((4, 2, 32, 32), True)
     """
     step = len(events) // time_steps

@@ -236,8 +236,8 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
 
     Examples:
         >>> from spikformer_edu.training import learning_rate, recipe_for
-        >>> [f"{learning_rate(recipe_for('cifar10'), epoch):.6f}" for epoch in (0, 10, 20, 160, 300)]
-        ['0.000010', '0.000255', '0.000500', '0.000255', '0.000010']
+        >>> [round(learning_rate(recipe_for("cifar10"), epoch), 6) for epoch in (0, 10, 20, 160, 300)]
+        [1e-05, 0.000255, 0.0005, 0.000255, 1e-05]
     """
     highest = recipe.scaled_lr
     if epoch < recipe.warmup_epochs:
