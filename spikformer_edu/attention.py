@@ -41,7 +41,8 @@ class SpikingSelfAttention(nn.Module):
     """SSA: SN(Q K^T V s) with Q, K, V in {0, 1}, no softmax (paper, eq. 14-19).
 
     Without softmax the product is associative, (Q K^T) V = Q (K^T V): ``mix`` takes the cheaper order. Both orders sum
-    integers and agree to the last bit when s is a power of two (in bfloat16 on a CPU: for up to 256 tokens).
+    integers and agree to the last bit when s is a power of two (in bfloat16 on a CPU: for up to 256 tokens). A variant
+    of the attention overrides ``phi``, ``scores`` or ``mix``.
 
     Args:
         dim: token width D.
@@ -108,32 +109,17 @@ class SpikingSelfAttention(nn.Module):
         return 0.125
 
     def phi(self, x: Tensor) -> Tensor:
-        """A function of Q and of K before their product; the identity here.
-
-        Args:
-            x: Q or K, ``[T, B, h, N, d]``.
-        """
+        """A function of Q and of K before their product; here the identity."""
         return x
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """The scores Q K^T s, ``[T, B, h, N, N]``.
-
-        Args:
-            q: Q, ``[T, B, h, N, d]``.
-            k: K, ``[T, B, h, N, d]``.
-        """
+        """The scores Q K^T s: q, k ``[T, B, h, N, d]`` -> ``[T, B, h, N, N]``."""
         return self.phi(q) @ self.phi(k).transpose(-2, -1) * self.scale
 
     _product = scores
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Q K^T V s, ``[T, B, h, N, d]``, in the order that takes fewer operations: N^2 d against N d^2.
-
-        Args:
-            q: Q, ``[T, B, h, N, d]``.
-            k: K, ``[T, B, h, N, d]``.
-            v: V, ``[T, B, h, N, d]``.
-        """
+        """Q K^T V s, ``[T, B, h, N, d]``, in the order that takes fewer operations: N^2 d against N d^2."""
         # A subclass that overrides the scores leaves no choice of order.
         is_product = type(self).scores is SpikingSelfAttention._product and "scores" not in vars(self)
         if is_product and q.shape[-2] > q.shape[-1]:

@@ -143,11 +143,7 @@ class LIF(snn.Leaky):
         return self._constants[1]
 
     def loop(self, current: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """snnTorch's neuron, step by step: spikes ``[T, ...]``, and for each step the membrane u before the reset.
-
-        Args:
-            current: input current X ``[T, ...]``, real.
-        """
+        """snnTorch's neuron, step by step: spikes ``[T, ...]``, and for each step the membrane u before the reset."""
         # These are the steps of Leaky.forward, which would keep u on the module, where threads would share it.
         u = torch.zeros_like(current[0])
         spikes, membranes = [], []
