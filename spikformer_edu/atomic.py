@@ -30,7 +30,7 @@ def expand(path: str | Path) -> Path:
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it: a killed process leaves no part of ``path``.
+    """Let ``write`` fill a temporary file beside ``path``, then rename it, so that ``path`` is never half written.
 
     Args:
         path: the file to write; its folder is made if need be.

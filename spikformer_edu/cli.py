@@ -40,7 +40,7 @@ def run(main: Callable[..., Any], prog: str, default: Callable[[], Any] | None =
     warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing from", category=UserWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {printable(message)}", file=sys.stderr)
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started the command: `>&-`
+        if getattr(sys, name) is None:  # closed by the caller: `>&-`
             setattr(sys, name, open(os.devnull, "w"))
     if hasattr(sys.stdout, "reconfigure"):  # not every terminal can show every name of a folder; stderr escapes anyway
         sys.stdout.reconfigure(errors="backslashreplace")

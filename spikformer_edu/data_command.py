@@ -26,7 +26,7 @@ SOURCES = ("digits", "cifar10")
 
 @dataclass(frozen=True)
 class Info:
-    """What is known about the data sets, and what of them is on this machine."""
+    """Print the facts about the data sets, and which of them are on this machine."""
 
     name: Annotated[str | None, tyro.conf.Positional] = None
     """Data set; all of them unless given."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def exercise(name: str) -> Iterator[None]:
-    """Check an answer: print in one line what the first failing assertion says is missing, or that all hold.
+    """Check an answer: print in one line what the first failing assertion says is missing, or "right".
 
     Args:
         name: number of the exercise, chapter first.

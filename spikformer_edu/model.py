@@ -118,7 +118,7 @@ class SpikingConv(nn.Module):
         """What ``forward`` gives for T copies of an image ``[B, C_in, H, W]``, at the cost of one convolution."""
         x, bn = self.conv(x), self.bn  # [B, C_out, H, W]
         if bn.training and bn.running_var is not None:
-            # Copies have the mean and variance of one, but for Bessel's correction: n / (n - 1) becomes Tn / (Tn - 1).
+            # Copies have the statistics of one image, but Bessel's correction n / (n - 1) becomes Tn / (Tn - 1).
             variance = bn.running_var.data  # .data: autograd checks the buffer's version, but never reads it
             share = 1 / (bn.num_batches_tracked + 1) if bn.momentum is None else bn.momentum  # None: a plain mean
             kept = variance * (1 - share)

@@ -403,7 +403,7 @@ _one_at_a_time = Lock()  # a neuron has room for one listener
 
 
 def _alike(x: Tensor, y: Tensor) -> bool:
-    """Equal but for rounding, which depends on the order of a product."""
+    """Equal except for rounding, which depends on the order of a product."""
     if x.shape != y.shape:
         return False
     return float((x - y).abs().max()) <= torch.finfo(y.dtype).eps ** 0.5 * float(y.abs().max())

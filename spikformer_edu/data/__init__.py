@@ -43,7 +43,7 @@ def module(name: str) -> ModuleType:
     """The module that loads a data set.
 
     Args:
-        name: a data set of the registry.
+        name: a data set, a key of ``MODULES``.
 
     Raises:
         SpikformerError: no such data set; the line names the nearest.

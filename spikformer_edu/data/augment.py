@@ -190,7 +190,7 @@ def mixup_cutmix(
         probability: share of batches that are mixed; for the others only the targets change, to one-hot vectors.
 
     Returns:
-        Mixed inputs, and targets ``[B, K]``, rows of which sum to 1.
+        Mixed inputs, and targets ``[B, K]``, whose rows sum to 1.
     """
     targets = F.one_hot(targets, num_classes).float()
     chance, which = uniform(2, generator=generator).tolist()

@@ -172,9 +172,9 @@ class Splits:
 
     Attributes:
         info: the facts about the data set.
-        train: samples that change the weights.
-        val: samples that choose between epochs; None if there are none.
-        test: samples that are used once, at the end.
+        train: samples that the network is trained on.
+        val: samples that the best epoch is chosen on; None if there are none.
+        test: samples that the accuracy is measured on, once, at the end.
     """
 
     info: DatasetInfo
@@ -239,8 +239,8 @@ def stratified_split(
 
 
 class _Batches(Dataset):
-    """Batch number -> batch. All randomness is drawn from (seed, epoch, batch number), so neither the number of
-    workers nor where a run was interrupted changes a batch."""
+    """Batch number -> batch. All random numbers are drawn from (seed, epoch, batch number), so neither the number of
+    workers nor an interruption of the run changes a batch."""
 
     def __init__(self, split: Split, batches: list[Tensor], seed: int, epoch: int, augment: bool, start: int):
         self.split, self.batches, self.seed, self.epoch, self.augment = split, batches, seed, epoch, augment

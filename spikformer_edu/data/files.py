@@ -243,7 +243,7 @@ def unpack(archive: Path, folder: Path) -> None:
         for path in scratch.iterdir():
             target = folder / path.name
             if os.path.lexists(target) and not target.is_dir():
-                continue  # rename() would replace a file; a folder with content it does not replace
+                continue  # rename() would replace a file, though not a folder with content
             try:
                 path.rename(target)
             except OSError:

@@ -1,4 +1,4 @@
-"""The class of each image of ImageNet's published validation set, whose archive does not say it."""
+"""The class of each image of ImageNet's published validation set, whose archive does not hold it."""
 
 import io
 import re
@@ -21,7 +21,7 @@ LABELS = (
 
 
 def labels(place: Path, split: str, root: Path) -> Labels:
-    """The class of each published validation image, by its name without suffix; empty where no file tells.
+    """The class of each published validation image, by its name without suffix; empty if no file gives it.
 
     Args:
         place: the folder with train and val.

@@ -68,7 +68,7 @@ class Recordings(Split):
         augment: Augment | None,
         cache: Cache,
     ):
-        self.folder, self.names, self.targets = folder.absolute(), names, targets  # in any working folder
+        self.folder, self.names, self.targets = folder.absolute(), names, targets  # the working folder may change
         self.time_steps, self.size, self.augment, self.cache = time_steps, size, augment, cache
         self.steps_back = torch.zeros(len(names), dtype=torch.int64)
 

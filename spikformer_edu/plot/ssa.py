@@ -75,7 +75,7 @@ def ssa(
         sample: number of the sample in a recording.
         step: time step of the cell to trace; None: that of a cell that fires.
         query: number of the query token, the row of the cell; None: that of a cell that fires.
-        key: number of the key token that the query is compared with; None: the one with the largest score.
+        key: number of the key token that the query is compared with; None: that of the cell's largest score.
         feature: column of V and of the result; None: that of a cell that fires.
 
     Returns:

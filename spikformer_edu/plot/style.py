@@ -142,7 +142,7 @@ def one_sample(values: LayerRecord | object, sample: int | None, what: str, fiel
 
 
 def check_spikes(spikes: np.ndarray, what: str = "spikes") -> np.ndarray:
-    """The spikes, after a check.
+    """The spikes, after a check that they are 0 or 1.
 
     Args:
         spikes: spikes of any shape.
@@ -158,7 +158,7 @@ def check_spikes(spikes: np.ndarray, what: str = "spikes") -> np.ndarray:
 
 
 def check_finite(values: np.ndarray, what: str) -> np.ndarray:
-    """The values, after a check.
+    """The values, after a check that they are finite.
 
     Args:
         values: numbers of any shape.

@@ -38,7 +38,7 @@ class Run:
 
     Attributes:
         model: the network, in evaluation mode.
-        recipe: the recipe that it was trained by.
+        recipe: the recipe that it was trained with.
         folder: the run folder that it was read from.
         results: content of ``results.json``; empty while the run is not finished.
         data: the record of the data that it was trained on.
@@ -51,7 +51,7 @@ class Run:
     data: DataRecord
 
     def as_a_start(self, classes: Sequence[str]) -> str:
-        """One line for the log: what a network starts from that takes these weights.
+        """One line for the log of a run that starts from these weights.
 
         Args:
             classes: class names of the new network, by label; empty until they are read from files.
@@ -150,7 +150,7 @@ def read_config(folder: Path) -> tuple[Recipe, SpikformerConfig, DataRecord]:
 
 
 def load_run(run: str | Path, which: str = "best") -> Run:
-    """Load a trained network, in float32 for every default dtype of PyTorch.
+    """Load a trained network, in float32 independent of PyTorch's default dtype.
 
     Args:
         run: a run folder, or the name of a pretrained model of the package.

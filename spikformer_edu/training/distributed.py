@@ -114,7 +114,7 @@ def init_distributed(device: str) -> DistributedContext:
     """Join the processes that ``torchrun`` started, or compute alone on a device.
 
     Args:
-        device: name of the device, as for ``choose_device``; each process of ``torchrun`` gets a GPU of its own.
+        device: name of the device, as for ``choose_device``; with GPUs each process of ``torchrun`` has its own.
 
     Raises:
         SpikformerError: no such device, not started by ``torchrun``, or the other processes cannot be reached.
@@ -144,7 +144,7 @@ def shutdown() -> None:
     """Leave the group of processes, if there is one."""
     if dist.is_available() and dist.is_initialized():
         # Old PyTorch versions (2.6 does, 2.15 does not) hold Python's lock while they wait for gloo's threads to end.
-        # They wait for ever if a thread needs the lock to free the tensors of the last message: let it do so first.
+        # They never return if a thread needs the lock to free the tensors of the last message: let it do so first.
         time.sleep(0.1)
         dist.destroy_process_group()
 

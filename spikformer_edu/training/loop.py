@@ -173,7 +173,7 @@ class Trainer:
             )
         torch.manual_seed(recipe.seed)
         self.network = recipe.network_for(splits.info)
-        self.model = Spikformer(self.network).to(context.device, torch.float32)  # for every default of PyTorch
+        self.model = Spikformer(self.network).to(context.device, torch.float32)  # not PyTorch's default dtype
         before = None
         if recipe.init_from and not (folder / "resume.pt").exists():
             before = start_from(self.model, recipe.init_from, splits.info.classes)

@@ -40,7 +40,7 @@ class Plan:
         saved_bytes: bytes that autograd keeps for one image until the backward pass; with activation checkpointing
             those for the inputs of all blocks and for one whole block.
         bytes: estimate of the memory of one process, in bytes: weights, gradients, two AdamW moments, the running mean
-            of the weights if there is one, buffers for gradients of other processes, what autograd keeps.
+            of the weights if there is one, buffers to exchange gradients between processes, what autograd keeps.
         room: memory of the GPU, or this process's share of the machine's, in bytes; None where the system does not
             tell.
         step_images: number of images in the measured step.

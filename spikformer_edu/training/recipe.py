@@ -57,9 +57,9 @@ class Recipe:
     precision: str = "fp32"
     """fp32, or bf16 or fp16 for automatic mixed precision."""
     sync_bn: bool = False
-    """Batch statistics over all processes instead of in each."""
+    """Take the statistics of batch norms over all processes instead of in each."""
     ema_decay: float = 0.0
-    """Decay a step of a running mean of the weights, which is then what is measured and kept; 0 is off."""
+    """Decay per step of a running mean of the weights, which is then measured and kept; 0 is off."""
     seed: int = 0
     """Fixes initial weights, order and augmentation."""
     samples_per_class: int | None = None
@@ -69,7 +69,7 @@ class Recipe:
     split_seed: int | None = None
     """Another choice of samples for --samples-per-class, --val-fraction, and the test set where none is official."""
     augment: Augment = field(default_factory=Augment)
-    """What is done to training samples."""
+    """Augmentation of training samples."""
 
     def __post_init__(self):
         if self.init_from is not None:
@@ -194,7 +194,7 @@ def recipe_for(dataset: str) -> Recipe:
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Check that no setting does nothing because what it modifies is off.
+    """Refuse a setting that does nothing because what it modifies is off.
 
     Values of the data set's own recipe, and the defaults of ``Recipe``, are always allowed.
 
