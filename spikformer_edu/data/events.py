@@ -23,8 +23,8 @@ def read_events(path: Path) -> np.ndarray:
     """All events of a recording, of dtype ``EVENT``: AEDAT4, AEDAT 2.0, ``.npz`` with t, x, y, p, or tonic's ``.npy``.
 
     The events stay in the order of the file, which frames of equal count need. Now and then a camera writes a time
-    stamp slightly earlier than the previous one; it is kept (see ``steps_back``). Where a 32-bit counter of microseconds has
-    started again at 0, the times continue.
+    stamp slightly earlier than the previous one; it is kept (see ``steps_back``). Where a 32-bit counter of
+    microseconds has started again at 0, the times continue.
 
     Args:
         path: the file.
