@@ -1,11 +1,12 @@
 """Spiking self-attention and Spikformer (Zhou et al., ICLR 2023), step by step on snnTorch neurons.
 
->>> import torch, spikformer_edu as se
->>> model = se.load_pretrained("digits-2-64")
->>> with se.record(model) as rec:
-...     logits = model(torch.rand(1, 1, 32, 32))
->>> rec["blocks.0.attn.q"].spikes.shape        # [T, B, h, N, d]
-torch.Size([4, 1, 4, 64, 16])
+Examples:
+    >>> import torch, spikformer_edu as se
+    >>> model = se.load_pretrained("digits-2-64")
+    >>> with se.record(model) as rec:
+    ...     logits = model(torch.rand(1, 1, 32, 32))
+    >>> rec["blocks.0.attn.q"].spikes.shape        # [T, B, h, N, d]
+    torch.Size([4, 1, 4, 64, 16])
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""``python -m spikformer_edu``: what there is."""
+"""``python -m spikformer_edu``: list the commands, or the networks."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Paths as people write them, and files that are there whole, or not at all."""
+"""Expand paths, and write files atomically: a file is complete or it is not there."""
 
 import csv
 import json
@@ -15,7 +15,10 @@ TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]{8}-.+")  # names of files that a kil
 
 
 def expand(path: str | Path) -> Path:
-    """A path in which ``~`` and ``~name`` stand for home folders; no shell does it in ``--out=~/run``.
+    """Replace ``~`` and ``~name`` at the start of a path by home folders; in ``--out=~/run`` no shell does it.
+
+    Args:
+        path: a path as the user wrote it.
 
     Raises:
         SpikformerError: no user of that name, or the home folder is not known.
@@ -27,13 +30,17 @@ def expand(path: str | Path) -> Path:
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it, whenever the process may be killed.
+    """Let ``write`` fill a temporary file beside ``path``, then rename it, so that ``path`` is never half written.
+
+    Args:
+        path: the file to write; its folder is made if need be.
+        write: writes the content to the path that it is given.
 
     Raises:
         OSError: the folder cannot be made or written, or the disk is full; an older file is then as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Containers that share a folder may share process numbers too; writers choose a format by the end of the name.
+    # Containers that share a folder may share process numbers too: hence the token. Writers choose a format by suffix.
     token = secrets.token_hex(4)
     temporary = path.with_name(f".tmp-{os.getpid()}-{token}-{path.name}")
     try:
@@ -47,6 +54,10 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:
     """Let ``write`` fill a file, atomically.
+
+    Args:
+        path: the file to write.
+        write: writes the content to the path that it is given.
 
     Raises:
         SpikformerError: the folder cannot be written, or the disk is full.

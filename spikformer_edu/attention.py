@@ -14,7 +14,13 @@ from .neurons import LIF
 
 
 class SpikingLinear(nn.Module):
-    """SN(BN(Linear(x))) on tokens: ``[T, B, N, D_in]`` -> spikes ``[T, B, N, D_out]``."""
+    """SN(BN(Linear(x))) on tokens: ``[T, B, N, D_in]`` -> spikes ``[T, B, N, D_out]``.
+
+    Args:
+        dim_in: features of an input token, D_in.
+        dim_out: features of an output token, D_out.
+        lif: options of the ``LIF``.
+    """
 
     def __init__(self, dim_in: int, dim_out: int, **lif):
         super().__init__()
@@ -34,17 +40,17 @@ def norm_tokens(bn: nn.BatchNorm1d, x: Tensor) -> Tensor:
 class SpikingSelfAttention(nn.Module):
     """SSA: SN(Q K^T V s) with Q, K, V in {0, 1}, no softmax (paper, eq. 14-19).
 
-    Without softmax the product is associative, (Q K^T) V = Q (K^T V): the cheaper order is taken. Both
-    sum integers, so they give the same numbers to the last bit when the scale is a power of two (in
-    bfloat16, on a CPU, as long as the inner product stays within 256, which 256 tokens do).
+    Without softmax the product is associative, (Q K^T) V = Q (K^T V): ``mix`` takes the cheaper order. Both orders sum
+    integers and agree to the last bit when s is a power of two (in bfloat16 on a CPU: for up to 256 tokens). A variant
+    of the attention overrides ``phi``, ``scores`` or ``mix``.
 
     Args:
         dim: token width D.
-        heads: number of heads h, which must divide D; d = D / h.
-        scale: s; None means 0.125 (1 / sqrt(d) for the softmax variants).
+        heads: number of heads h, which must divide D; a head has the width d = D / h.
+        scale: factor s of the product; None: 0.125 (1 / sqrt(d) for the softmax variants).
         learn_scale: make s a parameter (the paper's DVS128 Gesture network).
-        qk_pool: 1D max-pool over the tokens after Q and K (DVS128 Gesture), kernel 3, stride 1.
-        qkv_bias: bias in the linear map to Q, K, V.
+        qk_pool: max-pool Q and K over the tokens, kernel 3, stride 1 (DVS128 Gesture).
+        qkv_bias: add a bias in the linear map to Q, K, V.
         lif: options of every ``LIF`` in the layer.
 
     Shapes: tokens ``[T, B, N, D]``, integers -> spikes ``[T, B, N, D]``; q, k, v are ``[T, B, h, N, d]``.
@@ -80,7 +86,7 @@ class SpikingSelfAttention(nn.Module):
         self.pool = nn.MaxPool1d(3, stride=1, padding=1) if qk_pool else None
         self.attn = LIF(v_threshold=0.5, **lif)
         self.proj = SpikingLinear(dim, dim, **lif)
-        self.on_mix = []  # functions that are told q, k, v and what mix made of them; record() and energy() add theirs
+        self.on_mix = []  # functions called with q, k, v and the result of mix; record() and energy() add theirs
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = norm_tokens(self.bn, self.qkv(x))  # [T, B, N, 3D]
@@ -103,18 +109,18 @@ class SpikingSelfAttention(nn.Module):
         return 0.125
 
     def phi(self, x: Tensor) -> Tensor:
-        """What is done to Q and to K before their product."""
+        """A function of Q and of K before their product; here the identity."""
         return x
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """Q K^T s: ``[T, B, h, N, d]`` twice -> ``[T, B, h, N, N]``."""
+        """The scores Q K^T s: q, k ``[T, B, h, N, d]`` -> ``[T, B, h, N, N]``."""
         return self.phi(q) @ self.phi(k).transpose(-2, -1) * self.scale
 
     _product = scores
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Q K^T V s, in the order that takes fewer operations: N^2 d against N d^2."""
-        # Scores of another kind, those of a subclass that overrides them, leave no choice of order.
+        """Q K^T V s, ``[T, B, h, N, d]``, in the order that takes fewer operations: N^2 d against N d^2."""
+        # A subclass that overrides the scores leaves no choice of order.
         is_product = type(self).scores is SpikingSelfAttention._product and "scores" not in vars(self)
         if is_product and q.shape[-2] > q.shape[-1]:
             return self.phi(q) @ (self.phi(k).transpose(-2, -1) @ v) * self.scale
@@ -159,7 +165,7 @@ class SoftmaxAttention(SpikingSelfAttention):
 
 
 class VanillaSelfAttention(SoftmaxAttention):
-    """The transformer's attention (VSA): softmax over real Q, K and V; only its result becomes spikes."""
+    """The transformer's attention (VSA): softmax over real Q, K and V; only the result becomes spikes."""
 
     spiking_v = False
 
@@ -172,3 +178,4 @@ ATTENTION: dict[str, type[SpikingSelfAttention]] = {
     "softmax": SoftmaxAttention,
     "vanilla": VanillaSelfAttention,
 }
+"""Attention variants by the name that ``SpikformerConfig.attention`` takes; add your own class here."""

@@ -43,7 +43,7 @@ class Options:
     """Any of ours, snntorch, spikingjelly, spikingjelly-torch, spikingjelly-triton, vit; +channels_last and +compile
     change one: vit+channels_last+compile. Ours keeps its stem in channels_last anyway."""
     rounds: int = 7
-    """How often each takes its turn."""
+    """Number of turns of each peer."""
     batch_size: int | None = None
     """Samples a step; each shape has its own, one for a CPU and one for a GPU."""
     sweep: str | None = None
@@ -88,7 +88,10 @@ def main(options: Options) -> None:
 
 
 def check(options: Options) -> None:
-    """Say what is wrong before anything takes minutes.
+    """Check the options before anything takes minutes.
+
+    Args:
+        options: options of the command.
 
     Raises:
         SpikformerError: an unknown name, a number out of range, a file that could not be written.
@@ -158,7 +161,7 @@ def to_dict(part: Comparison) -> dict[str, Any]:
 
 
 def label_of(result: Result) -> str:
-    """A peer as tables and figures name it: nobody must take the one without time for its equal."""
+    """The name of a peer in tables and figures; the one without time is marked, since it does less work."""
     return result.peer + (" (T = 1)" if result.peer.startswith("vit") else "")
 
 

@@ -27,20 +27,20 @@ def run(main: Callable[..., Any], prog: str, default: Callable[[], Any] | None =
     Args:
         main: a function of one argument annotated with a dataclass; its docstring is the description in ``--help``.
         prog: how the command is called, for ``--help``.
-        default: makes an instance whose values are the defaults.
+        default: makes an instance whose values are the defaults; None: those of the dataclass.
 
-    Exits with 0, with 2 after one line on stderr when the user can mend it, with 130 when interrupted, with 143 when
-    ended by SIGTERM, or with 141 when nobody reads its output any more.
+    The exit code is 0; 2 after one line on stderr about a mistake that the user can correct; 130 after Ctrl-C; 143
+    after SIGTERM; 141 when the pipe that its output goes to is closed.
     """
     os.environ["MPLBACKEND"] = "Agg"  # commands draw into files; what is set may need a display, or not exist here
-    # The notes of libraries about their own future are nothing a user of a command can act on; our own are one line.
+    # A user of a command cannot act on what libraries say about their own future; our own warnings are one line.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    # Matplotlib warns of each single character of a class name that its font does not have.
+    # Matplotlib warns of every character of a class name that its font does not have.
     warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing from", category=UserWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {printable(message)}", file=sys.stderr)
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started the command: `>&-`
+        if getattr(sys, name) is None:  # closed by the caller: `>&-`
             setattr(sys, name, open(os.devnull, "w"))
     if hasattr(sys.stdout, "reconfigure"):  # not every terminal can show every name of a folder; stderr escapes anyway
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -52,16 +52,16 @@ def run(main: Callable[..., Any], prog: str, default: Callable[[], Any] | None =
     except SpikformerError as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # whoever read the output has seen enough: `| head -1`
+    except BrokenPipeError:  # the reader of the output has ended: `| head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would flush it again at the end
-        sys.exit(141)  # what a shell reports of a program that SIGPIPE ended
+        sys.exit(141)  # what a shell reports for a program that SIGPIPE ended
     except OSError as error:  # a disk, a folder or a variable of this machine; a traceback would say no more
         file = f"cannot use {printable(error.filename)}: " if error.filename else ""
         print(f"error: {file}{error.strerror or printable(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))  # what a shell reports of that signal
+        sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))  # what a shell reports for that signal
 
 
 @contextlib.contextmanager
@@ -83,7 +83,17 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 def parse(options: type[Options], prog: str, default: Options | None = None, description: str | None = None) -> Options:
-    """The command line as an instance of ``options``; a mistake in it raises a one-line ``SpikformerError``."""
+    """The command line as an instance of ``options``.
+
+    Args:
+        options: a dataclass.
+        prog: how the command is called, for ``--help``.
+        default: an instance whose values are the defaults; None: those of the dataclass.
+        description: text at the top of ``--help``.
+
+    Raises:
+        SpikformerError: the command line holds a mistake.
+    """
     import tyro
 
     text = io.StringIO()

@@ -1,6 +1,6 @@
-"""Official checkpoints in: three layouts of the authors' code, one set of names here.
+"""Load official checkpoints: three layouts of the authors' code, one set of names here.
 
-The authors' three models hold the same numbers in different wrappings: the linear maps of the tokens
+The authors' three models hold the same numbers in different layers: the linear maps of the tokens
 are ``Linear`` (CIFAR), ``Conv1d`` and ``Conv2d`` with kernel 1 (ImageNet) or ``Conv1d`` alone
 (CIFAR10-DVS), and Q, K, V are three layers and three batch norms, here one of each.
 """
@@ -38,9 +38,9 @@ def load_official(model: Spikformer, source: str | os.PathLike | dict) -> Spikfo
     """Load a checkpoint of the official code into a model, in place.
 
     The layers that the official code builds and never calls (``norm1``, ``norm2``, ``norm``, ``pos_embed``) are
-    dropped by name; every other tensor must find its place. No checkpoint holds heads, scale, T or pooling: they
-    come from the model's preset. The official code of the DVS128 Gesture network, the one that learns its scale, is
-    not published; a model with ``learn_scale=True`` therefore finds no ``attn.scale`` and is refused.
+    dropped by name; every other tensor must have a place in the model. No checkpoint holds heads, scale, T or pooling:
+    they come from the model's preset. The official code of the DVS128 Gesture network, the one that learns its scale,
+    is not published; for a model with ``learn_scale=True`` ``attn.scale`` is therefore missing, which is an error.
 
     Args:
         model: a network with the checkpoint's sizes.
@@ -105,7 +105,7 @@ def _read(path: str | os.PathLike) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise SpikformerError(f"cannot read the checkpoint {path}: {error.strerror or error}") from None
-    except Exception as error:  # a foreign file fails in as many ways as there are formats
+    except Exception as error:  # every foreign format fails in its own way
         code = re.search(r"GLOBAL (\S+)", str(error))
         why = f"it holds pickled code ({code[1]}), which is never run" if code else "truncated, or another format"
         raise SpikformerError(
@@ -153,7 +153,7 @@ def without_prefix(state: dict[str, Tensor], first: str, source: str | os.PathLi
 
 
 def _remedy(model: Spikformer, official: dict[str, Tensor]) -> str:
-    """The end of an error line: in which options the checkpoint and the model differ, as far as its tensors show."""
+    """The end of an error line: in which options checkpoint and model differ, as far as the tensors show it."""
     found: dict[str, object] = dict(learn_scale=any(name.endswith(".attn.scale") for name in official))
     found |= dict(learn_beta=False, learn_threshold=False, mlp_ratio=4)  # fixed in the official code
     for option, name, axis in (

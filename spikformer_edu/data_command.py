@@ -1,4 +1,4 @@
-"""``python -m spikformer_edu.data``: what data sets there are, preparing them, simulating event recordings."""
+"""``python -m spikformer_edu.data``: list data sets, prepare them, simulate event recordings."""
 
 import shlex
 import warnings
@@ -26,7 +26,7 @@ SOURCES = ("digits", "cifar10")
 
 @dataclass(frozen=True)
 class Info:
-    """What is known about the data sets, and what of them is on this machine."""
+    """Print the facts about the data sets, and which of them are on this machine."""
 
     name: Annotated[str | None, tyro.conf.Positional] = None
     """Data set; all of them unless given."""
@@ -51,7 +51,7 @@ class Prepare:
     workers: int = 0
     """Processes that read; 0: this one."""
     force: bool = False
-    """Forget what is kept of this data set, and compute it anew: for files that changed while size and time did not."""
+    """Delete the cache of this data set and compute it again: for files that changed while size and time did not."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Simulate:
 
 
 def main(command: Info | Prepare | Simulate) -> None:
-    """Data sets: what there is, making it ready, simulating event recordings."""
+    """List data sets, prepare one for training, or simulate event recordings."""
     {Info: show, Prepare: prepare, Simulate: write}[type(command)](command)
 
 
@@ -142,7 +142,7 @@ def draw(name: str, data_dir: Path | None, file: Path) -> None:
 
 
 def prepare(command: Prepare) -> None:
-    """Read every sample once: archives get unpacked, caches built, and a broken file found before training does."""
+    """Read every sample once: this unpacks archives, fills the cache, and finds a broken file before training does."""
     facts = info(command.name)
     for folder in (*places(facts, command.data_dir), *Cache(facts.name, places(facts, command.data_dir)[-1]).folders):
         sweep(folder)
@@ -150,7 +150,7 @@ def prepare(command: Prepare) -> None:
         Cache(facts.name, places(facts, command.data_dir)[-1]).clear()
     absent, steps_back = [], []
     with warnings.catch_warnings():
-        warnings.simplefilter("error", CacheWarning)  # keeping the results is what was asked for
+        warnings.simplefilter("error", CacheWarning)  # the command is there to fill the cache
         splits = load(command.name, command.data_dir, time_steps=command.time_steps, image_size=command.image_size)
         for name, split in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
             if split is None:
@@ -180,7 +180,7 @@ def prepare(command: Prepare) -> None:
 
 
 def write(command: Simulate) -> None:
-    """Simulate recordings and write them, each file complete or not at all."""
+    """Simulate recordings and write them, each file atomically."""
     for value, options, what in ((command.source, SOURCES, "source"), (command.format, FORMATS, "format")):
         if value not in options:
             raise SpikformerError(f"unknown {what} {value!r}: {nearest(value, options)}")

@@ -1,11 +1,11 @@
-"""Count operations, and turn them into the paper's estimate of energy, with every assumption said.
+"""Count operations, and turn them into the paper's estimate of energy, with every assumption stated.
 
     SOPs(l) = rate(l) * T * FLOPs(l)                                          paper, eq. 21-22
     E = 4.6 pJ * T * FLOPs(first convolution) + 0.9 pJ * sum of all other SOPs     eq. 23-24, appendix C.2
 
 FLOPs are multiply-accumulates of one image in one time step, rate is the firing rate of the layer's INPUT. 4.6 pJ is a
-32-bit floating-point multiplication and addition at 45 nm (MAC), 0.9 pJ the addition alone (AC): an input that is 0 or
-1 needs no multiplication, and none at all where it is 0 (M. Horowitz, ISSCC 2014).
+32-bit floating-point multiplication and addition at 45 nm (MAC), 0.9 pJ the addition alone (AC; M. Horowitz, ISSCC
+2014). An input of 1 needs the addition only, an input of 0 nothing.
 """
 
 from collections.abc import Callable
@@ -42,13 +42,13 @@ class LayerCost:
     """One layer's operations, for one image.
 
     Attributes:
-        layer: name; products of attention are named after what they multiply.
+        layer: name of the layer; products of attention are named after their factors.
         flops: multiply-accumulates of one time step.
-        steps: T; 1 for the head, which sees the mean over time.
-        rate: share of non-zero values in the input (of a product: of the operand whose ones say what is added).
-        mean: mean value of that input, which exceeds the rate where it holds integers above 1.
-        real: both factors are real numbers, so that it multiplies in every convention.
-        ann_flops: the same layer in a network without spikes.
+        steps: number of time steps T; 1 for the head, which sees the mean over time.
+        rate: share of non-zero values in the input (of a product: in the factor whose ones select what is added).
+        mean: mean value of that input; it exceeds the rate where the input holds integers above 1.
+        real: both factors are real numbers, so the layer multiplies in every convention.
+        ann_flops: multiply-accumulates of the same layer in a network without spikes.
         pj: energy in pJ, by convention.
     """
 
@@ -69,12 +69,12 @@ class LayerCost:
 
 @dataclass
 class EnergyReport:
-    """What ``energy`` gives; prints as a table.
+    """What ``energy`` returns; prints as a table.
 
     Attributes:
-        layers: in network order.
-        time_steps: T.
-        images: how many the rates were measured on.
+        layers: the layers' costs, in network order.
+        time_steps: number of time steps T.
+        images: number of images that the rates were measured on.
     """
 
     layers: list[LayerCost]
@@ -88,7 +88,7 @@ class EnergyReport:
 
     @property
     def sops(self) -> float:
-        """Synaptic operations of one image, over all time steps, the first convolution left out."""
+        """Synaptic operations of one image, over all time steps, without the first convolution."""
         return sum(cost.sops for cost in self.layers)
 
     @property
@@ -103,7 +103,7 @@ class EnergyReport:
         return spiking | {"ann": MAC * self.ann_flops}
 
     def to_dict(self) -> dict:
-        """Everything in it, ready for JSON; energies in pJ."""
+        """The whole report, ready for JSON; energies in pJ."""
         return {
             "time_steps": self.time_steps,
             "images": self.images,
@@ -163,28 +163,42 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
     """Count the operations of a model on real inputs, and estimate their energy under three conventions.
 
     FLOPs are counted on the forward pass, in evaluation mode: convolutions, linear layers, and the two products of
-    attention as they run, with what ``phi`` made of Q and K. Batch norms fold into the layer before them, biases,
-    pooling, the softmax of variants and the neurons themselves are not counted, as in the paper. The first convolution
-    is charged at every step, as there, though of a still image the model computes it once. Of Q K^T the ones of Q say
-    what is added, of (Q K^T) V those of V; of K^T V those of K, of Q (K^T V) those of Q. Where that factor is real (Q
-    and K of variants of Table 1), the other one says it; where both are, the product multiplies, in every convention.
+    attention in the order in which they run, with ``phi`` applied to Q and K. As in the paper, biases, pooling, the
+    softmax of variants and the neurons themselves are not counted, and batch norms fold into the layer before them.
+    The first convolution is charged at every step, as in the paper, although the model computes it once for a still
+    image.
 
-    Only what this thread computes is counted; others may call the model meanwhile if it is in evaluation mode.
+    The rate of a product is that of the factor whose ones select what is added: Q in Q K^T, V in (Q K^T) V, K in K^T V,
+    Q in Q (K^T V). If that factor is real (Q and K of some variants of Table 1), the other one is taken; if both are
+    real, the product multiplies in every convention.
+
+    Only what this thread computes is counted. Other threads may call the model at the same time if it is in evaluation
+    mode.
 
     Args:
         model: the network.
-        inputs: images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]``, normalised as in training: the rates are measured
+        inputs: images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]``, normalised as in training; the rates are measured
             on them.
 
     Returns:
-        An ``EnergyReport``: per layer FLOPs, firing rate of its input, SOPs, pJ; ``CONVENTIONS`` says what each means.
-        The network without spikes has the same layers and runs once; its attention takes 2 N^2 D.
+        For each layer FLOPs, firing rate of its input, SOPs and pJ; ``CONVENTIONS`` explains the three conventions. The
+        network without spikes has the same layers and runs once; its attention takes 2 N^2 D.
 
     Raises:
         SpikformerError: not a Spikformer but a wrapper around one, inputs that the model does not take, or an attention
             that makes other products than those two.
 
     Source: paper, eq. 21-24 and appendix C.2.
+
+    Examples:
+        >>> import torch, spikformer_edu as se
+        >>> model = se.load_pretrained("digits-2-64")
+        >>> images, _ = se.data.load("digits").test.fetch(torch.arange(20), None)
+        >>> report = se.energy(model, images)
+        >>> report.flops  # multiply-accumulates of one image in one time step
+        10756736
+        >>> round(report.totals["ann"] / report.totals["integer"])  # energy without spikes over energy with them
+        7
     """
     check_network(model)
     costs: list[LayerCost] = []
@@ -254,18 +268,23 @@ class _Products(TorchDispatchMode):
             self.factors.append(args)
         else:
             with self:
-                parts = func.decompose(*args, **kwargs)  # what arrives whole in inference mode
+                parts = func.decompose(*args, **kwargs)  # inference mode passes composite operators undivided
             if parts is not NotImplemented:
                 return parts
         return func(*args, **kwargs)
 
 
 def _two_products(factors: list[tuple], module: SpikingSelfAttention, v: Tensor) -> list[tuple]:
-    """The products a b and c d that ``mix`` has made, in the order in which it did; none if they are others.
+    """The two products a b and c d of ``mix``, in the order in which they ran; an empty list if it made others.
+
+    Args:
+        factors: pairs of factors, as ``_Products`` kept them.
+        module: the attention layer.
+        v: V, ``[T, B, h, N, d]``.
 
     Returns:
-        For each its name, its FLOPs, those of the network without spikes, which takes (Q K^T) V, and its factors, the
-        one that says first what is added first, each with whether the layer calls it spikes.
+        For each product its name, its FLOPs, the FLOPs of the network without spikes (which takes (Q K^T) V), and its
+        factors, first the one that selects what is added, each with a flag: does the layer call it spikes?
     """
     if len(factors) != 2 or any(len(pair) != 2 for pair in factors):
         return []
@@ -294,15 +313,17 @@ def _two_products(factors: list[tuple], module: SpikingSelfAttention, v: Tensor)
 
 
 def _adds(x: Tensor, spiking: bool = True) -> bool:
-    """Whether a product with x takes additions alone: it holds whole numbers from 0 up.
+    """Whether a product with x takes only additions: x holds whole numbers from 0 up.
 
-    Zeros alone do not tell; then ``spiking`` does, whether they come from a neuron.
+    Args:
+        x: a factor of the product.
+        spiking: whether x comes from a neuron; this decides if x holds only zeros.
     """
     return bool(((x >= 0) & (x == x.round())).all()) and (spiking or bool(x.any()))
 
 
 def rate_and_mean(x: Tensor) -> tuple[float, float]:
-    """Share of non-zero values, and mean value; of integers both are exact, and no device needs float64 for it."""
+    """Share of non-zero values, and mean value; both are exact for integers, without float64 on the device."""
     rows = x.sum(-1, dtype=torch.promote_types(x.dtype, torch.float32))
     return int(x.count_nonzero()) / x.numel(), float(rows.cpu().double().sum()) / x.numel()
 

@@ -1,4 +1,4 @@
-"""The one error that users see: a single line that names the cause and the remedy."""
+"""The error that users see: a single line that names the cause and the remedy."""
 
 import difflib
 import re
@@ -10,7 +10,7 @@ class SpikformerError(ValueError):
 
 
 def nearest(name: object, options: Iterable[str]) -> str:
-    """The end of an error line: the nearest of ``options``, then all of them while they fit on a line."""
+    """The end of an error line: the nearest of ``options``, then up to twenty of them."""
     options = [str(option) for option in options]
     close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.4)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -19,9 +19,9 @@ def nearest(name: object, options: Iterable[str]) -> str:
 
 
 def printable(text: object) -> str:
-    """Text that came from elsewhere, on one line that can be encoded: what is no character to be shown, as an escape.
+    """Text from outside, on one line that can be encoded: characters that cannot be shown become escapes.
 
-    That is a line break, any other control character, and a byte of a file name that is not UTF-8 (a lone surrogate).
+    These are line breaks, other control characters, and bytes of file names that are not UTF-8 (lone surrogates).
     """
     hidden = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
     return re.sub(hidden, lambda found: found[0].encode("unicode_escape").decode(), str(text))

@@ -1,6 +1,6 @@
 """``python -m spikformer_edu.export``: a trained network as two plain files that any language can read.
 
-``model.json`` says what the network is and where each tensor lies in ``model.bin``, which is nothing but little-endian
+``model.json`` describes the network and says where each tensor lies in ``model.bin``, which holds only little-endian
 float32 numbers. Batch norms are folded into the layers before them, so that a layer is one matrix and one bias. Outputs
 are the last axis of every weight: an input spike adds one contiguous row to the currents of the next layer.
 """
@@ -50,7 +50,7 @@ def tensors(model: Spikformer) -> dict[str, Tensor]:
 
 
 def header(run: Run, facts: DatasetInfo) -> dict[str, Any]:
-    """What ``model.json`` says, but for where the tensors lie."""
+    """The content of ``model.json``, without the positions of the tensors."""
     model, config = run.model, run.model.config
     neurons = {
         layer.removesuffix(".neuron"): {"beta": float(module.beta), "threshold": float(module.threshold)}

@@ -1,4 +1,4 @@
-"""Spikformer: one network for CIFAR, ImageNet and event cameras, told apart by its configuration.
+"""Spikformer: one network for CIFAR, ImageNet and event cameras; its configuration says which.
 
 Time comes first everywhere and is merged with the batch in every layer but the neurons:
 images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]`` -> tokens ``[T, B, N, D]`` -> logits ``[B, K]``.
@@ -17,30 +17,48 @@ from .neurons import BACKENDS, LIF
 
 @dataclass(frozen=True)
 class SpikformerConfig:
-    """What tells one Spikformer from another; every field changes the network. Presets are instances of it.
+    """Sizes and options of a Spikformer; every field changes the network.
 
     Raises:
         SpikformerError: a value out of its range, or an unknown attention.
     """
 
-    dim: int = 384  # token width D
-    depth: int = 4  # encoder blocks L
-    heads: int = 12  # attention heads h, each d = D / h wide
+    dim: int = 384
+    """Token width D."""
+    depth: int = 4
+    """Number of encoder blocks L."""
+    heads: int = 12
+    """Number of attention heads h, each d = D / h wide."""
     num_classes: int = 10
+    """Number of classes K."""
     in_channels: int = 3
-    time_steps: int = 4  # T, for images; event frames bring their own
-    pool: tuple[bool, ...] = (False, False, True, True)  # which of the four SPS blocks halve the image
+    """Channels C of the input."""
+    time_steps: int = 4
+    """Number T of time steps for images; event frames bring their own T."""
+    pool: tuple[bool, ...] = (False, False, True, True)
+    """Which of the four SPS blocks halve the image."""
     mlp_ratio: int = 4
-    attention: str = "ssa"  # see attention.ATTENTION
-    scale: float | None = None  # s in Q K^T V s; None: 0.125, or 1 / sqrt(d) for softmax
+    """Hidden width of the MLP over D."""
+    attention: str = "ssa"
+    """Name of the attention, a key of ``ATTENTION``."""
+    scale: float | None = None
+    """Factor s in Q K^T V s; None: 0.125, or 1 / sqrt(d) for softmax."""
     learn_scale: bool = False
-    qk_pool: bool = False  # max-pool over tokens after Q and K
+    """Make s a parameter."""
+    qk_pool: bool = False
+    """Max-pool Q and K over the tokens."""
     qkv_bias: bool = True
-    trunc_normal: bool = True  # linear layers start as trunc_normal(0.02), bias 0, not as PyTorch's default
-    tau: float = 2.0  # membrane time constant, in time steps
+    """Add a bias in the linear map to Q, K, V."""
+    trunc_normal: bool = True
+    """Initialise linear layers as trunc_normal(0.02) with bias 0, not as PyTorch's default."""
+    tau: float = 2.0
+    """Membrane time constant, in time steps."""
     learn_beta: bool = False
+    """Learn the decay beta = 1 - 1/tau of every neuron layer."""
     learn_threshold: bool = False
-    backend: str = "fused"  # or "snntorch": the plain loop (neurons.LIF says where they differ)
+    """Learn the threshold of every neuron layer."""
+    backend: str = "fused"
+    """Code of the neurons: "fused", or "snntorch" for the plain loop (``LIF`` says where they differ)."""
 
     def __post_init__(self):
         object.__setattr__(self, "pool", tuple(bool(p) for p in self.pool))  # JSON has no tuples
@@ -77,7 +95,14 @@ class SpikformerConfig:
 
 
 class SpikingConv(nn.Module):
-    """MP(SN(BN(Conv2d))): ``[T, B, C_in, H, W]`` -> spikes ``[T, B, C_out, H, W]``, halved by the pool (eq. 10)."""
+    """MP(SN(BN(Conv2d))): ``[T, B, C_in, H, W]`` -> spikes ``[T, B, C_out, H, W]``, halved by the pool (eq. 10).
+
+    Args:
+        channels_in: C_in.
+        channels_out: C_out.
+        pool: halve height and width with a max-pool.
+        lif: options of the ``LIF``.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, pool: bool, **lif):
         super().__init__()
@@ -93,8 +118,8 @@ class SpikingConv(nn.Module):
         """What ``forward`` gives for T copies of an image ``[B, C_in, H, W]``, at the cost of one convolution."""
         x, bn = self.conv(x), self.bn  # [B, C_out, H, W]
         if bn.training and bn.running_var is not None:
-            # Copies have the mean and variance of one, but for Bessel's correction: n / (n - 1) becomes Tn / (Tn - 1).
-            variance = bn.running_var.data  # .data: the backward pass watches the buffer, but never reads it
+            # Copies have the statistics of one image, but Bessel's correction n / (n - 1) becomes Tn / (Tn - 1).
+            variance = bn.running_var.data  # .data: autograd checks the buffer's version, but never reads it
             share = 1 / (bn.num_batches_tracked + 1) if bn.momentum is None else bn.momentum  # None: a plain mean
             kept = variance * (1 - share)
             x = bn(x)
@@ -114,8 +139,13 @@ class SpikingConv(nn.Module):
 class SPS(nn.Sequential):
     """Spiking patch splitting: four conv blocks, then a conv block as relative position embedding (eq. 4-6).
 
-    Shapes: ``[T, B, C, H, W]``, or an image ``[B, C, H, W]`` standing still for T steps, -> ``[T, B, D, H/P, W/P]``
-    with values in {0, 1, 2}: features plus position.
+    Args:
+        in_channels: C.
+        dim: token width D.
+        pool: which of the four conv blocks halve height and width; P = 2 to the number of these.
+        lif: options of every ``LIF``.
+
+    Shapes: frames ``[T, B, C, H, W]`` or images ``[B, C, H, W]`` -> ``[T, B, D, H/P, W/P]`` in {0, 1, 2}.
     """
 
     def __init__(self, in_channels: int, dim: int, pool: tuple[bool, ...], **lif):
@@ -134,7 +164,13 @@ class SPS(nn.Sequential):
 
 
 class MLP(nn.Module):
-    """Two spiking linear layers, D -> ratio D -> D, on tokens ``[T, B, N, D]``."""
+    """Two spiking linear layers, D -> hidden -> D, on tokens ``[T, B, N, D]``.
+
+    Args:
+        dim: token width D.
+        hidden: width between the two layers.
+        lif: options of both ``LIF``.
+    """
 
     def __init__(self, dim: int, hidden: int, **lif):
         super().__init__()
@@ -146,7 +182,11 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Encoder block: X' = SSA(X) + X, then MLP(X') + X'. The residual stream is an integer (eq. 7-8)."""
+    """Encoder block: X' = SSA(X) + X, then MLP(X') + X'. The residual stream is an integer (eq. 7-8).
+
+    Args:
+        config: sizes and options.
+    """
 
     def __init__(self, config: SpikformerConfig):
         super().__init__()

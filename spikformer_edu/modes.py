@@ -1,4 +1,4 @@
-"""The state that a network is looked at in: not compiled, in evaluation mode, with finite weights."""
+"""Put a network into the state that it is examined in: not compiled, in evaluation mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,10 @@ from .model import Spikformer
 
 
 def check_network(model: nn.Module) -> None:
-    """Refuse what wraps a network: wrappers name its layers differently, or run code that sees no hooks.
+    """Refuse wrappers around a network: they name its layers differently, or run code that ignores hooks.
+
+    Args:
+        model: what the caller passed as a network.
 
     Raises:
         SpikformerError: not a Spikformer.
@@ -24,7 +27,7 @@ def check_network(model: nn.Module) -> None:
 
 @contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
-    """Inside the block nothing runs as ``model.compile()`` made it: compiled code sees no hooks that come and go."""
+    """Run a network uncompiled inside the block: what ``model.compile()`` made ignores hooks that are added later."""
     compiled = {m: m._compiled_call_impl for m in model.modules() if m._compiled_call_impl is not None}
     for module in compiled:
         module._compiled_call_impl = None
@@ -37,7 +40,7 @@ def eager(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards every module is in its own mode again, frozen ones too.
+    """Evaluation mode inside the block; afterwards every module, frozen ones too, is in its own mode again.
 
     A module has one mode for all threads, so a network that several of them use must be in evaluation mode before.
     """

@@ -6,9 +6,8 @@ The paper (eq. 1-3) charges, fires and resets a membrane potential:
     S[t] = 1 if H[t] >= V_th else 0              fire
     V[t] = H[t] (1 - S[t])                       hard reset to zero
 
-snnTorch's ``Leaky`` does not divide its input by tau. In the rescaled membrane u = tau H the
-same neuron reads u[t] = beta u[t-1] (1 - S[t-1]) + X[t] with beta = 1 - 1/tau, and it fires at
-u >= tau V_th. That is all there is to the mapping: no approximation is involved.
+snnTorch's ``Leaky`` does not divide its input by tau. With the rescaled membrane u = tau H the same neuron reads
+u[t] = beta u[t-1] (1 - S[t-1]) + X[t], where beta = 1 - 1/tau, and fires at u >= tau V_th. The mapping is exact.
 """
 
 import math
@@ -29,7 +28,7 @@ class _SigmoidSpike(torch.autograd.Function):
     def forward(ctx, x: Tensor, slope: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.slope = slope
-        return (x >= 0).to(x.dtype)  # >=: Q K^T V s lies on a grid, exact ties are common
+        return (x >= 0).to(x.dtype)  # >=, not >: Q K^T V s lies on a grid, where exact ties are common
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
@@ -60,18 +59,17 @@ class Sigmoid:
 class LIF(snn.Leaky):
     """The paper's leaky integrate-and-fire neuron: a ``snntorch.Leaky`` applied to every time step.
 
-    Every call starts from V = 0 and forgets its state at the end: nothing leaks from one batch to
-    the next, there is nothing to reset, and several threads may call one neuron at once.
+    Every call starts from V = 0 and keeps no state: there is nothing to reset, and threads may share a neuron.
 
     Args:
-        tau: membrane time constant, in time steps; 1 forgets at once.
+        tau: membrane time constant, in time steps; at 1 a step keeps nothing of the one before.
         v_threshold: threshold V_th in the paper's units (that of H).
         alpha: slope of the sigmoid surrogate, per unit of H.
         learn_beta: learn the decay beta = 1 - 1/tau (snnTorch's option; clamped to [0, 1]).
         learn_threshold: learn the threshold (snnTorch's option).
         backend: "fused" runs all steps at once (``kernels/lif.py``) unless beta or the threshold is learned, or the
-            compiler fuses the loop anyway; "snntorch" always runs the plain loop, and alone has second derivatives.
-            Spikes are the same, but for a few in half precision with tau != 2, where the loop rounds beta u as well.
+            compiler fuses the loop anyway; "snntorch" always runs the plain loop, and only it has second derivatives.
+            Spikes are the same except for a few in half precision with tau != 2, where the loop also rounds beta u.
 
     Shapes: input current ``[T, ...]``, real -> spikes ``[T, ...]``, {0, 1}, of the input's dtype.
 
@@ -79,6 +77,11 @@ class LIF(snn.Leaky):
         SpikformerError: tau out of its range, an unknown backend, a current of integers.
 
     Source: paper, eq. 1-3 and appendix C.1.
+
+    Examples:
+        >>> import torch, spikformer_edu as se
+        >>> se.LIF()(torch.full((6,), 1.5))  # H charges to 0.75, then to 1.125, fires and is reset
+        tensor([0., 1., 0., 1., 0., 1.])
     """
 
     def __init__(
@@ -106,8 +109,8 @@ class LIF(snn.Leaky):
         )
         self.tau, self.slope = tau, alpha / tau
         self.fusible = backend == "fused" and not learn_beta and not learn_threshold
-        self.on_membranes: Callable[[Tensor], None] | None = None  # told u [T, ...] of every call; set by record()
-        # snnTorch keeps every neuron ever made in this list; without this line no model is ever freed.
+        self.on_membranes: Callable[[Tensor], None] | None = None  # called with u [T, ...]; set by record()
+        # snnTorch keeps every neuron in this list; without this line no model would be freed.
         snn.SpikingNeuron.instances.remove(self)
         self._constants = [(None, None)] * 2, (math.nan, math.nan)
         # Constants of the configuration, not weights: keep snnTorch's four buffers out of checkpoints.

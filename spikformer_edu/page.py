@@ -56,14 +56,14 @@ class Subject:
 
     Attributes:
         model: the network, in evaluation mode.
-        name: of the run.
-        info: of the data set.
+        name: name of the run.
+        info: the facts about the data set.
         inputs: a batch as the network takes it; its first sample is drawn, rates are measured on all of it.
-        labels: ``[B]``.
+        labels: true classes ``[B]``.
         index: number of the first sample in its split.
-        split: "test", ...
-        log: a ``metrics.csv``, or None.
-        note: what every figure has to say of the data, if anything.
+        split: name of the split: "test", "val" or "train".
+        log: path of a ``metrics.csv``; None: training is not drawn.
+        note: a remark on the data that every figure shows; empty: none.
     """
 
     model: Spikformer

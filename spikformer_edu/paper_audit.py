@@ -29,14 +29,14 @@ class Audit(list):
 
 
 def audit_paper() -> Audit:
-    """Check each ImageNet row of Table 2: what is left of its energy when 0.9 pJ a SOP is taken away?
+    """Check each ImageNet row of Table 2: what is left of its energy after 0.9 pJ a SOP is subtracted?
 
-    Eq. 23 says 4.6 pJ * T * FLOPs(first convolution), which grows with D. The published rows leave the same rest
-    whatever D, that of D = 512: the figures for D = 384 and 768 seem to use the wrong width.
+    By eq. 23 the rest should be 4.6 pJ * T * FLOPs(first convolution), which grows with D. In the published rows it is
+    the same for every D, and equal to that of D = 512: the figures for D = 384 and 768 seem to use the wrong width.
 
     Returns:
-        One dict a model, in mJ: ``rest`` = energy - 0.9 SOPs, ``own width`` and ``D = 512``, what eq. 23 gives for it,
-        and ``corrected``, the energy with the first convolution at its own width.
+        One dict a model, in mJ: ``rest`` = energy - 0.9 SOPs; ``own width`` and ``D = 512``, what eq. 23 gives at these
+        widths; ``corrected``, the energy with the first convolution at its own width.
     """
     rows = Audit()
     for name, (sops, published) in PUBLISHED.items():

@@ -13,7 +13,12 @@ from .version import __version__
 
 
 def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:
-    """Where a run was made: command, commit, versions, hardware."""
+    """Where a run was made: command, commit, versions, hardware.
+
+    Args:
+        device: where it computes.
+        processes: number of processes that compute together.
+    """
     import snntorch
 
     return {
@@ -32,7 +37,7 @@ def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:
 def _commit() -> str:
     """The commit of this package; empty unless it runs from a repository of its own.
 
-    Git also answers in a repository that only happens to hold the package: as an installed one, or a copy.
+    Git also answers in a foreign repository that merely contains the package, installed or as a copy.
     """
     here = Path(__file__).resolve()
 

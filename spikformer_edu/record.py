@@ -24,19 +24,19 @@ class LayerRecord:
     """What one layer did in the last forward pass.
 
     Attributes:
-        name: the layer, as in ``layer_names(model)``.
-        kind: "spikes" ({0, 1}, a neuron), "scores" (Q K^T s) or "residual" (integers).
-        values: ``[T, B, ...]``, time first; of dtype bool for spikes recorded with ``compact=True``.
-        membranes: H[t], the membrane potential when it meets the threshold, before the reset, in the paper's units; the
-            shape of ``values``. None unless recorded with ``membranes=True``.
-        v_threshold: the neuron's threshold in the paper's units; None where there is no neuron.
-        dtype: what the layer computed in; None: that of ``values``.
-        gradients: dL/dH, put there by the backward pass.
-        watched: the backward pass is waited for: recorded with ``gradients=True``.
-        tau: the neuron's membrane time constant, in time steps.
-        beta: its decay, 1 - 1/tau unless learned. None where there is no neuron.
-        scale: s of scores; None elsewhere.
-        pooled: they are scores of Q and K after the pool over tokens.
+        name: name of the layer, as in ``layer_names(model)``.
+        kind: "spikes" ({0, 1}, a neuron layer), "scores" (Q K^T s) or "residual" (integers).
+        values: what the layer gave, ``[T, B, ...]``; of dtype bool for spikes recorded with ``compact=True``.
+        membranes: membrane potential H[t] before the reset, shaped as ``values``, in the paper's units; None unless
+            recorded with ``membranes=True``.
+        v_threshold: threshold V_th of the neurons, in the paper's units; None where there are no neurons.
+        dtype: dtype that the layer computed in; None: that of ``values``.
+        gradients: dL/dH, shaped as ``values``; the backward pass fills it in.
+        watched: whether the backward pass fills in ``gradients``: recorded with ``gradients=True``.
+        tau: membrane time constant, in time steps; None where there are no neurons.
+        beta: decay of the membrane, 1 - 1/tau unless learned; None where there are no neurons.
+        scale: factor s of scores; None elsewhere.
+        pooled: whether these are scores of Q and K after the max-pool over tokens.
     """
 
     name: str
@@ -80,8 +80,8 @@ class LayerRecord:
     def gradient(self) -> Tensor:
         """dL/dH ``[T, B, ...]``, real: how the loss changes with the membrane potential, later steps included.
 
-        It is there once ``loss.backward()`` has run, inside the block or after it. L is whatever was differentiated,
-        so a loss that an AMP scaler multiplied gives gradients multiplied alike.
+        It is there once ``loss.backward()`` has run, inside the block or after it. L is the number that was
+        differentiated: a loss that an AMP scaler has multiplied gives gradients multiplied by the same factor.
 
         Raises:
             SpikformerError: the layer holds no neurons, gradients were not recorded, or no backward pass has run.
@@ -100,14 +100,18 @@ class LayerRecord:
 def feature_rates(name: str, spikes: Tensor) -> Tensor:
     """Firing rate of each feature of a layer: ``[T, B, ...]`` -> ``[features]``, float32.
 
-    A feature is what owns weights of its own, a channel of SPS or an output of a linear layer; all positions share it.
+    A feature is a channel of SPS or an output of a linear layer: all its positions share the same weights.
+
+    Args:
+        name: name of the layer, as in ``layer_names(model)``.
+        spikes: spikes of the layer, ``[T, B, ...]``.
     """
     if name.startswith("sps."):
         positions = (0, 1, 3, 4)  # [T, B, C, H, W]
     else:
         positions = (0, 1, 3) if spikes.dim() == 5 else (0, 1, 2)  # [T, B, h, N, d] or [T, B, N, D]
     total = spikes.sum(positions, dtype=torch.float32).flatten()
-    return total / (spikes.numel() // total.numel())  # not mean: on a GPU that of ones may be 0.99999994
+    return total / (spikes.numel() // total.numel())  # not mean(): on a GPU the mean of ones may be 0.99999994
 
 
 def layer_names(model: Spikformer) -> list[str]:
@@ -115,6 +119,9 @@ def layer_names(model: Spikformer) -> list[str]:
 
     Every neuron layer (``sps.0``, ..., ``blocks.0.attn.q``, ...), and two that are not neurons:
     ``blocks.i.attn.scores`` and ``blocks.i.residual``.
+
+    Args:
+        model: the network.
 
     Raises:
         SpikformerError: not a Spikformer, but a wrapper around one.
@@ -141,7 +148,11 @@ def _sources(model: Spikformer) -> dict[str, nn.Module]:
 
 
 class Recording:
-    """The records of one forward pass, by layer name, in network order; made by ``record``."""
+    """The records of one forward pass, by layer name, in network order; made by ``record``.
+
+    Args:
+        names: names of the layers to record, in network order.
+    """
 
     def __init__(self, names: list[str]):
         self._names = names
@@ -165,7 +176,7 @@ class Recording:
         if name not in self._names:
             raise SpikformerError(f"unknown layer {name!r}: {nearest(name, self._names)}")
         if name not in self._records:
-            self.logits  # noqa: B018  says so if the model was not called at all
+            self.logits  # noqa: B018  raises if the model was not called at all
             raise SpikformerError(f"{name!r} made nothing: its attention has a forward or a mix of its own")
         return self._records[name]
 
@@ -179,7 +190,11 @@ class Recording:
         return name in self._records
 
     def layers(self, kind: str | None = None) -> list[LayerRecord]:
-        """All records in network order, or those of one kind: "spikes", "scores", "residual"."""
+        """All records in network order, or those of one kind.
+
+        Args:
+            kind: "spikes", "scores" or "residual"; None: all.
+        """
         return [self._records[name] for name in self if kind in (None, self._records[name].kind)]
 
     def summary(self) -> "Summary":
@@ -194,11 +209,11 @@ class Recording:
 
 
 class Summary(list):
-    """What ``Recording.summary`` gives: a list of dicts, one a layer, that prints as a table.
+    """What ``Recording.summary`` returns: a list of dicts, one a layer, that prints as a table.
 
     Keys: ``layer``, ``kind``, ``shape`` (time first), ``values`` (the value set, as text), ``rate`` (share of ones
-    among the spikes), ``dead`` and ``saturated`` (share of features, see ``feature_rates``, that never fired, or fired
-    always, on all that was recorded). The last three are None where there are no neurons.
+    among the spikes), ``dead`` and ``saturated`` (shares of features, see ``feature_rates``, that never fired and that
+    always fired in the recording). The last three are None where there are no neurons.
     """
 
     def table(self) -> Table:
@@ -232,12 +247,12 @@ def _summarise(record: LayerRecord) -> dict:
 
 
 def value_set(values: Tensor) -> str:
-    """The set that values lie in, found by looking: "{0, 1}", "integers 0 to 5", "multiples of 0.125", "real"."""
+    """The set that the values lie in, as text: "{0, 1}", "integers 0 to 5", "multiples of 0.125, ...", "real, ..."."""
     if values.dtype == torch.bool:
         return "{0, 1}"
     values = values if values.dtype == torch.float64 else values.float()  # 128 times a half may be too large for it
     low, high = float(values.min()), float(values.max())
-    for power in range(8):  # a grid finer than 1/128 is as good as real
+    for power in range(8):  # a grid finer than 1/128 counts as real
         scaled = values * 2**power
         if torch.equal(scaled, scaled.round()):
             if power:
@@ -249,27 +264,33 @@ def value_set(values: Tensor) -> str:
 class record:
     """Record what the layers of a model do inside a ``with`` block; the last forward pass is kept.
 
-    Nothing is changed in the model's output, and nothing is left on the model afterwards. It works in training, under
-    autocast and in evaluation alike; what is kept is detached. A block keeps what its own thread computes: other
-    threads may call the model meanwhile, or record it too, but membranes are recorded by one at a time.
+    The model's output does not change, and nothing stays on the model afterwards. Recording works in training, in
+    evaluation and under autocast; the tensors that it keeps are detached. A block keeps what its own thread computes:
+    other threads may call or record the model at the same time, but only one block at a time records membranes.
 
     Args:
         model: the network.
         membranes: also keep membrane potentials (twice the memory).
-        layers: names to record, all if None; see ``layer_names(model)``.
-        gradients: let the backward pass leave dL/dH of every neuron in ``.gradient``.
-        samples: which samples of the batch to keep, in this order; all if None. ``[T, B, ...]`` then has their number
-            as B, in the logits too.
-        compact: keep spikes as bool, a quarter of the memory of float32; ``.spikes`` gives them back in their dtype.
+        layers: names of the layers to record, see ``layer_names(model)``; None: all.
+        gradients: keep dL/dH of every neuron in the backward pass; ``.gradient`` returns it.
+        samples: numbers of the samples of the batch to keep, in this order; None: all. B is then their number, in the
+            logits too.
+        compact: keep spikes as bool, a quarter of the memory of float32; ``.spikes`` returns them in their own dtype.
 
     Raises:
         SpikformerError: not a Spikformer, an unknown layer (the line names the nearest), no samples, membranes that are
             being recorded already, or, when the model is called, a sample that the batch does not have.
 
     Examples:
+        >>> import torch, spikformer_edu as se
+        >>> model = se.load_pretrained("digits-2-64")
         >>> with se.record(model, membranes=True) as rec:
-        ...     model(images)
+        ...     logits = model(torch.rand(2, 1, 32, 32))
         >>> rec["blocks.0.attn.q"].spikes.shape      # [T, B, h, N, d]
+        torch.Size([4, 2, 4, 64, 16])
+        >>> neuron = rec["blocks.0.attn.attn"]
+        >>> bool((neuron.spikes == (neuron.membrane >= neuron.v_threshold)).all())
+        True
     """
 
     def __init__(
@@ -325,7 +346,7 @@ class record:
                 self.attached.callback(setattr, neuron, "on_membranes", None)
 
     def _here(self, keep: Callable[..., None]) -> Callable[..., None]:
-        """Call ``keep`` only in the thread that opened the block."""
+        """A function that calls ``keep``, but only in the thread that opened the block."""
 
         def listener(*args) -> None:
             if get_ident() == self.thread:
@@ -344,7 +365,7 @@ class record:
         return values.detach().index_select(1, self.samples.to(values.device))
 
     def _keep_logits(self, module: nn.Module, inputs: tuple, tokens: Tensor) -> None:
-        head = self.model.head  # called as a function: hooks on the head are not for us
+        head = self.model.head  # used as numbers, not called: hooks on the head must not run
         # Detached, or autocast would keep a copy of the weight without history, and the model's own call would use it.
         weight, bias = head.weight.detach(), head.bias.detach()
         with torch.no_grad():
@@ -377,17 +398,17 @@ class record:
             scores = module.scores(q, k)
             own_mix = type(module).mix is not SpikingSelfAttention.mix or "mix" in vars(module)
             if own_mix and not _alike(scores @ v, mixed):
-                return  # it made something else of Q, K and V: these scores never were
+                return  # mix() computed something else from Q, K and V, without these scores
         scale = module.scale.item() if isinstance(module.scale, Tensor) else module.scale
         pooled = module.pool is not None
         self.recording._records[name] = LayerRecord(name, "scores", scores, scale=scale, pooled=pooled)
 
 
-_one_at_a_time = Lock()  # a neuron tells its membranes to one listener
+_one_at_a_time = Lock()  # a neuron has room for one listener
 
 
 def _alike(x: Tensor, y: Tensor) -> bool:
-    """Equal but for rounding, which depends on the order of a product."""
+    """Equal except for rounding, which depends on the order of a product."""
     if x.shape != y.shape:
         return False
     return float((x - y).abs().max()) <= torch.finfo(y.dtype).eps ** 0.5 * float(y.abs().max())

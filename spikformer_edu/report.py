@@ -74,7 +74,7 @@ def write_report(subject: Subject, out: Path, animate: bool = False) -> Path:
 
 
 def _with_note(image: Image.Image, note: str) -> Image.Image:
-    """A picture with a strip below it that holds a line of text, or a few: inside, something may be in the way."""
+    """A picture with a strip of text below it; inside the picture the text could cover something."""
     size = max(12, image.width // 70)
     font = ImageFont.truetype(findfont("DejaVu Sans"), size)  # which comes with matplotlib
     lines = textwrap.wrap(note, image.width * 3 // size // 2)

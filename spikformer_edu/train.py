@@ -78,7 +78,10 @@ def main(options: Options) -> None:
 
 
 def defaults(arguments: list[str]) -> Options:
-    """What the options on a command line change: the recipe of the data set, or with --resume that of the run.
+    """The defaults of a command line: the recipe of the data set, or with --resume that of the run.
+
+    Args:
+        arguments: the command line, without the name of the command.
 
     Raises:
         SpikformerError: two data sets are given, no such data set or model, or the run's config.json is broken.

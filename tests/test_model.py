@@ -35,7 +35,7 @@ def network(config: SpikformerConfig = SMALL, dtype=torch.float64, size=16) -> S
 
 
 def variant(attention: str) -> SpikformerConfig:
-    """A small network with that attention, and a scale at which the neuron after it neither sleeps nor always fires."""
+    """A small network with that attention, and a scale at which the neuron after it fires, but not always."""
     return replace(
         SMALL, attention=attention, scale={"ssa": None, "softmax": None, "vanilla": None}.get(attention, 0.02)
     )

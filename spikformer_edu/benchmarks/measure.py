@@ -1,8 +1,8 @@
-"""How it is measured: time round robin, operations counted, memory in a process of its own.
+"""How peers are measured: time in turns, operations by counting, memory in a process of its own.
 
-Machines drift by tens of per cent within minutes. So all peers are kept ready in one process and take turns,
-A B C A B C ..., and ratios are taken within a round. What the machine can do at best, a large product of matrices, a
-large convolution and a large copy, takes its turn with them.
+The speed of a machine drifts by tens of per cent within minutes. So all peers are kept ready in one process and take
+turns, A B C A B C ..., and ratios are taken within a round. A large product of matrices, a large convolution and a
+large copy take turns with them: they show the best rate of the machine.
 """
 
 import math
@@ -27,7 +27,7 @@ from ..training.recipe import PRECISIONS
 from .peers import PRODUCTS, Case, Product, Step, Unavailable, prepare
 
 TURN = 0.1  # seconds that a turn lasts at least: short steps are repeated
-CPU_ATTENTION = {  # softmax attention's kernels on a CPU, which an older PyTorch (2.11, for one) leaves uncounted
+CPU_ATTENTION = {  # softmax attention's kernels on a CPU, which older PyTorch versions (such as 2.11) do not count
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
@@ -37,18 +37,22 @@ CPU_ATTENTION = {  # softmax attention's kernels on a CPU, which an older PyTorc
 
 @dataclass
 class Result:
-    """What was measured of one peer in one mode.
+    """The measurements of one peer in one mode.
 
     Attributes:
+        peer: name of the peer, with its changes, for example "ours+compile".
+        mode: "train" or "eval".
         point: value of what a sweep varies; None without a sweep.
-        seconds: of one step, by round.
-        repeats: how many steps each of them is the mean of.
+        batch: samples in a step, B.
+        tokens: number of tokens N.
+        repeats: number of steps that each time in ``seconds`` is the mean of.
         flops: floating-point operations of a step (two a multiply-accumulate), in matrix products and convolutions.
-        traffic: estimate of the bytes moved, see ``Traffic``; None where the operators are not what PyTorch runs.
-        memory: peak in bytes, see ``peak_memory``; None where it was not measured.
+        traffic: estimate of the bytes moved in a step, see ``Traffic``; None for a compiled network.
+        memory: peak memory in bytes, see ``peak_memory``; None where it was not measured.
+        seconds: time of one step in each round.
         to_ours: median over the rounds of this time divided by ours; None without ours.
         to_spikingjelly: median over the rounds of this time divided by SpikingJelly's; None without it.
-        share: of the best rate of matrix products and convolutions that the machine reached in the same rounds.
+        share: operations a second, as a share of the best rate that the machine reached in the same rounds.
     """
 
     peer: str
@@ -75,10 +79,11 @@ class Comparison:
     """All results at one precision.
 
     Attributes:
-        title: the shape, or what the sweep varies.
-        results: of every peer and mode.
+        title: name of the shape, or what the sweep varies.
+        precision: fp32 or bf16 (autocast).
+        results: one result for every peer and mode.
         rates: name of a probe -> operations (of the copy: bytes) a second, by round.
-        skipped: peer -> why it was not measured.
+        skipped: name of a peer -> why it was not measured.
     """
 
     title: str
@@ -94,7 +99,7 @@ class Comparison:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -133,7 +138,7 @@ class Traffic(TorchDispatchMode):
 def count(name: str, case: Case, precision: str, device: torch.device) -> dict[str, tuple[int, int | None]]:
     """Operations and estimated traffic of one step, by mode, counted while it runs.
 
-    A compiled network is counted as it is before compilation, and its traffic, which fusion changes, not at all.
+    The operations of a compiled network are counted before compilation; its traffic, which fusion changes, is None.
     """
     eager = name.replace("+compile", "")
     step = prepare(eager, case, precision, device)
@@ -142,7 +147,7 @@ def count(name: str, case: Case, precision: str, device: torch.device) -> dict[s
     for mode, work in works(step).items():
         if mode == "eval" and isinstance(step, Step):
             step.model.eval()
-            work = step.forward  # where no gradients are wanted PyTorch may hide an encoder layer in one operator
+            work = step.forward  # without gradients PyTorch may run an encoder layer as one operator
         with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flops, Traffic() as traffic:
             work()
         found[mode] = flops.get_total_flops(), traffic.bytes if name == eager else None
@@ -154,7 +159,7 @@ def works(step: Step | Product) -> dict[str, Callable[[], None]]:
 
 
 def probes(precision: str, device: torch.device) -> dict[str, tuple[float, Callable[[], Any]]]:
-    """What shows the machine at its best: name -> (operations or bytes, work)."""
+    """Work that shows the best rate of the machine: name -> (operations or bytes, work)."""
     dtype, gpu = PRECISIONS[precision], device.type != "cpu"
     n, images, copied = (8192, 1024, 2**30) if gpu else (1024, 16, 2**28)
     options = dict(device=device, dtype=dtype)
@@ -186,12 +191,12 @@ def measure(
     """Measure peers beside each other.
 
     Args:
-        entries: name of a peer, value of what a sweep varies, and the case it works on.
-        title: says what this is.
+        entries: tuples of a peer's name, the value of what a sweep varies (None without a sweep), and the case.
+        title: title of the table.
         precision: fp32 or bf16 (autocast).
-        device: where.
-        rounds: how often everybody takes a turn.
-        memory: measure that too, which takes a process for each entry.
+        device: where to compute.
+        rounds: number of turns of each entry.
+        memory: also measure peak memory, in a process for each entry.
     """
     skipped: dict[str, str] = {}
     ready: list[tuple[Callable[[], None], Result]] = []
@@ -211,7 +216,7 @@ def measure(
             skipped[label] = str(reason)
         except torch.OutOfMemoryError:
             skipped[label] = f"out of memory at batch {case.batch}, {case.tokens} tokens"
-        except RuntimeError as error:  # whatever a peer or a compiler says
+        except RuntimeError as error:  # any failure of a peer or a compiler
             skipped[label] = f"failed: {str(error).strip().splitlines()[0]}"
     machine = probes(precision, device)
     rates: dict[str, list[float]] = {name: [] for name in machine}
@@ -240,10 +245,16 @@ def compare(table: Comparison) -> None:
 
 
 def peak_memory(name: str, case: Case, precision: str, device: torch.device) -> dict[str, int | None]:
-    """Peak memory of a step, by mode, measured alone in a new process, everything included that the peer keeps.
+    """Peak memory of a step, by mode, measured alone in a new process, with everything that the peer keeps.
 
-    On a GPU what PyTorch allocated. On a CPU, under Linux, by how much the process grew: its peak resident memory less
-    what it held after a tiny step had loaded every library. Elsewhere it is not measured.
+    On a GPU it is what PyTorch allocated. On a CPU under Linux it is by how much the process grew: its peak resident
+    memory less what it held after a tiny step had loaded every library. Elsewhere it is not measured.
+
+    Args:
+        name: name of the peer.
+        case: network and input.
+        precision: fp32 or bf16 (autocast).
+        device: where to compute.
 
     Raises:
         Unavailable: the process was killed.
@@ -253,7 +264,7 @@ def peak_memory(name: str, case: Case, precision: str, device: torch.device) -> 
     if device.type not in ("cpu", "cuda"):
         return {}
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # what this process keeps for later is missing in the other
+        torch.cuda.empty_cache()  # memory that this process caches would be missing in the other
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(_peak, name, case, precision, device, torch.get_num_threads()).result()
@@ -288,7 +299,7 @@ def _peak(name: str, case: Case, precision: str, device: torch.device, threads: 
 
 
 def _status(key: str) -> int:
-    """A line of /proc/self/status, in bytes: VmRSS is what is resident now, VmHWM the most there was."""
+    """A line of /proc/self/status, in bytes: VmRSS is the resident memory now, VmHWM its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key + ":"))
 
@@ -311,9 +322,17 @@ def sweep(
 ) -> list[Comparison]:
     """How cost grows with one size: every peer at every point, all interleaved.
 
-    The batch goes from a quarter of the case's to four times as much.
+    Args:
+        kind: what varies: time_steps, batch (from a quarter of the case's to four times as much), tokens or dim.
+        case: network and input that the sweep starts from.
+        peers: names of the peers.
+        precision: fp32 or bf16 (autocast).
+        device: where to compute.
+        rounds: number of turns of each entry.
+        memory: also measure peak memory.
 
-    Over tokens there is a second table: the product of attention alone, in both orders, for one sample.
+    Returns:
+        The table; over tokens also a second one, of the product of attention alone, in both orders, for one sample.
     """
     points, at = SWEEPS[kind]
     if kind == "batch":

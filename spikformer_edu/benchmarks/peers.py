@@ -1,4 +1,4 @@
-"""What is measured: networks of one size, built by this package and by others, and the work of one step."""
+"""The peers that are measured: networks of one size, built by this package and by others, and the work of a step."""
 
 import importlib.util
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from ..training.recipe import PRECISIONS
 
 @dataclass(frozen=True)
 class Shape:
-    """A size worth measuring: a preset with some fields changed, and the batch on a CPU and on a GPU."""
+    """A size to measure: a preset with some fields changed, and the batch on a CPU and on a GPU."""
 
     model: str
     batch_cpu: int
@@ -36,13 +36,13 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Case:
-    """A network and its input: all that decides how much work a step is.
+    """A network and its input: everything that determines the work of a step.
 
     Attributes:
-        config: the network.
-        image_size: height and width in pixels.
-        events: the input brings its own T frames.
-        batch: samples B.
+        config: sizes and options of the network.
+        image_size: height and width of the input, in pixels.
+        events: whether the input holds its own T frames.
+        batch: number of samples B.
     """
 
     config: SpikformerConfig
@@ -61,7 +61,12 @@ class Case:
 
 
 def case_of(shape: str, batch: int | None, device: torch.device) -> Case:
-    """The case of a named shape; its own batch for the device unless one is given.
+    """The case of a named shape.
+
+    Args:
+        shape: a key of ``SHAPES``.
+        batch: number of samples B; None: the shape's own for the device.
+        device: where to compute.
 
     Raises:
         SpikformerError: no such shape.
@@ -114,7 +119,7 @@ class ViT(nn.Module):
 
 
 class SpikingJelly(nn.Module):
-    """SpikingJelly's own Spikformer of the same size; its state is reset after every call, as its users must."""
+    """SpikingJelly's own Spikformer of the same size; its state is reset after every call, as its users must do."""
 
     def __init__(self, case: Case, **neuron):
         super().__init__()
@@ -162,7 +167,7 @@ def _spikingjelly_torch(case: Case, precision: str, device: torch.device) -> nn.
     from spikingjelly.activation_based.surrogate import Sigmoid
 
     class Plain(Sigmoid):
-        """Its fused operators know SpikingJelly's own surrogates alone: with another they leave the work to Torch."""
+        """SpikingJelly's fused operators take only its own surrogates: for another class plain Torch code runs."""
 
     return SpikingJelly(case, surrogate_function=Plain())
 
@@ -180,7 +185,7 @@ def _spikingjelly_triton(case: Case, precision: str, device: torch.device) -> nn
 
 @dataclass(frozen=True)
 class Peer:
-    """A way to build the network, and what a reader must know to compare it."""
+    """How to build the network, and what a reader must know to compare it."""
 
     about: str
     build: Callable[[Case, str, torch.device], nn.Module]
@@ -207,6 +212,9 @@ CHANGES = {
 def split_name(name: str) -> tuple[str, list[str]]:
     """ "ours+channels_last" -> ("ours", ["channels_last"]).
 
+    Args:
+        name: name of a peer, then its changes, each after a "+".
+
     Raises:
         SpikformerError: no such peer, or no such change to it.
     """
@@ -221,6 +229,12 @@ def split_name(name: str) -> tuple[str, list[str]]:
 
 class Step:
     """A peer ready to work: ``train`` is forward, backward and AdamW, ``evaluate`` a forward pass without gradients.
+
+    Args:
+        name: name of the peer, with its changes.
+        case: network and input.
+        precision: fp32 or bf16 (autocast).
+        device: where to compute.
 
     Raises:
         Unavailable: the peer cannot run here.

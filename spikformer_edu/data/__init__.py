@@ -10,7 +10,7 @@ from ..errors import SpikformerError, nearest
 from .augment import PAPER, Augment, mixup_cutmix
 from .base import Absent, DatasetInfo, Split, Splits, batches
 
-MODULES = {  # data set -> module of this package that loads it
+MODULES = {
     "digits": "digits",
     "digits-dvs": "digits_dvs",
     "cifar10": "cifar10",
@@ -20,6 +20,7 @@ MODULES = {  # data set -> module of this package that loads it
     "imagenet": "imagenet",
     "folder": "folder",
 }
+"""Data sets by name, each with the module of this package that loads it."""
 
 __all__ = [
     "MODULES",
@@ -41,6 +42,9 @@ __all__ = [
 def module(name: str) -> ModuleType:
     """The module that loads a data set.
 
+    Args:
+        name: a data set, a key of ``MODULES``.
+
     Raises:
         SpikformerError: no such data set; the line names the nearest.
     """
@@ -50,7 +54,10 @@ def module(name: str) -> ModuleType:
 
 
 def info(name: str) -> DatasetInfo:
-    """The facts about a data set, without touching its files.
+    """The facts about a data set, without reading its files.
+
+    Args:
+        name: a data set, a key of ``MODULES``.
 
     Raises:
         SpikformerError: no such data set; the line names the nearest.
@@ -59,7 +66,11 @@ def info(name: str) -> DatasetInfo:
 
 
 def local_info(name: str, data_dir=None) -> DatasetInfo:
-    """The facts about a data set as it lies on this machine: recordings there may be simulated.
+    """The facts about a data set as it is on this machine, where recordings may be simulated.
+
+    Args:
+        name: a data set, a key of ``MODULES``.
+        data_dir: folder to look in; None: ``$SPIKFORMER_DATA``, else ``./data``.
 
     Raises:
         SpikformerError: no such data set (the line names the nearest), or no such folder.
@@ -72,16 +83,25 @@ def load(name: str, data_dir=None, **options) -> Splits:
     """A data set's training, validation and test splits.
 
     Args:
-        name: a data set of the registry.
-        data_dir: where data sets are looked for; else ``$SPIKFORMER_DATA``, else ``./data``.
-        options: any of ``augment`` (an ``Augment``, of the training set), ``image_size``, ``time_steps`` (number of
-            event frames; still images are repeated by the network, so they leave it alone), ``samples_per_class`` (use
-            that many samples of each class), ``val_fraction`` (share of the training set that is kept for validation),
-            ``split_seed`` (another choice of samples). None leaves the default.
+        name: a data set, a key of ``MODULES``.
+        data_dir: folder to look in; None: ``$SPIKFORMER_DATA``, else ``./data``.
+        options: any of ``augment`` (an ``Augment`` for the training set), ``image_size`` (pixels along each side),
+            ``time_steps`` (number T of event frames; ignored for still images, which the network repeats),
+            ``samples_per_class`` (use this many samples of each class), ``val_fraction`` (share of the training set
+            that is kept for validation), ``split_seed`` (another choice of samples). None leaves the default.
 
     Raises:
-        SpikformerError: no such data set (the line names the nearest), an option it has no use for or out of range, or
-            its files are absent or broken.
+        SpikformerError: no such data set (the line names the nearest), an option that it does not take or that is out
+            of range, or its files are absent or broken.
+
+    Examples:
+        >>> import torch, spikformer_edu as se
+        >>> splits = se.data.load("digits")
+        >>> len(splits.train), len(splits.val), len(splits.test)
+        (1258, 180, 359)
+        >>> images, labels = splits.test.fetch(torch.arange(5), None)  # the first five, without augmentation
+        >>> images.shape, labels  # [B, C, H, W]
+        (torch.Size([5, 1, 32, 32]), tensor([1, 3, 4, 5, 8]))
     """
     loader, facts = module(name).load, info(name)
     options = {option: value for option, value in options.items() if value is not None}
@@ -101,12 +121,16 @@ def load(name: str, data_dir=None, **options) -> Splits:
         )
     if not 0 <= options.get("split_seed", 0) < 2**32:
         raise SpikformerError(f"split_seed={options['split_seed']}: give 0 to {2**32 - 1}")
-    with torch.device("cpu"):  # whatever PyTorch's default is
+    with torch.device("cpu"):  # even if PyTorch's default is another
         return loader(data_dir=data_dir, **options)
 
 
 def count(name: str, data_dir=None) -> dict[str, int]:
     """Samples on this machine, by split; empty when the files are not here. Nothing is downloaded or unpacked.
+
+    Args:
+        name: a data set, a key of ``MODULES``.
+        data_dir: folder to look in; None: ``$SPIKFORMER_DATA``, else ``./data``.
 
     Raises:
         SpikformerError: no such data set (the line names the nearest), or only a part of it.

@@ -1,8 +1,8 @@
 """Augmentation by the batch, on the device where the batch lives.
 
-All randomness is drawn on the CPU from a generator that is handed in, so a batch is the same on every device and with
-any number of worker processes. It is float32, whatever PyTorch's default is. torchvision's transforms draw one set of
-parameters for a whole batch, from the global generator; of them the kernels are used.
+All random numbers are drawn on the CPU, as float32, from a generator that the caller passes, so a batch is the same on
+every device and with any number of worker processes. torchvision's transforms would draw one set of parameters for a
+whole batch, from the global generator; only their kernels are used.
 """
 
 import math
@@ -21,7 +21,7 @@ Generator = torch.Generator
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to training samples. Everything is off unless asked for; ``PAPER`` holds the official settings.
+    """The augmentation of training samples. By default all of it is off; ``PAPER`` holds the official settings.
 
     Raises:
         SpikformerError: a value out of its range.
@@ -30,11 +30,11 @@ class Augment:
     flip: float = 0.0
     """Probability of a mirror image."""
     crop_padding: int = 0
-    """Pixels of black border from which a window of the image's size is cut at random."""
+    """Width in pixels of a black border around the image; a window of the image's size is then cut at random."""
     crop_area: tuple[float, float] = (1.0, 1.0)
-    """Share of a photograph's area that is cut out at random and resized; (1, 1) takes all of it."""
+    """Least and greatest share of a photograph's area that is cut out at random and resized; (1, 1): all of it."""
     randaugment: int = 0
-    """Operations of RandAugment an image, each applied with probability 1/2."""
+    """Number of RandAugment operations for each image, each applied with probability 1/2."""
     operations: str = "few"
     """few: the five of the official CIFAR code; all: the fifteen of timm."""
     magnitude: float = 9.0
@@ -44,7 +44,7 @@ class Augment:
     erasing: float = 0.0
     """Probability that a rectangle is erased."""
     neuromorphic: bool = False
-    """For event frames: shear, shift, rotation or cutout of all frames of a sample alike."""
+    """For event frames: shear, shift, rotation or cutout, the same for all frames of a sample."""
     mixup: float = 0.0
     """Alpha of mixup; 0 is off. Mixup and cutmix are applied to whole batches: see mixup_cutmix()."""
     cutmix: float = 0.0
@@ -59,7 +59,7 @@ class Augment:
             if not 0 <= getattr(self, name) <= 1:
                 raise SpikformerError(f"{name}={getattr(self, name)}: give a probability from 0 to 1")
         for name in ("crop_padding", "randaugment", "magnitude_std", "mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < math.inf:  # nan neither
+            if not 0 <= getattr(self, name) < math.inf:  # this refuses nan too
                 raise SpikformerError(f"{name}={getattr(self, name)}: give 0 or more")
         if self.mix_epochs is not None and self.mix_epochs < 0:
             raise SpikformerError(f"mix_epochs={self.mix_epochs}: give 0 or more")
@@ -75,10 +75,15 @@ class Augment:
 
 
 def check_augment(name: str, augment: Augment | None, taken: tuple[str, ...]) -> None:
-    """Nothing is asked of single samples but what a data set can do; mixup and cutmix are done to any batch.
+    """Check that a data set can do what is asked of single samples; mixup and cutmix work on any batch.
+
+    Args:
+        name: name of the data set.
+        augment: the settings; None: no augmentation.
+        taken: names of the settings that the data set takes.
 
     Raises:
-        SpikformerError: a setting that would do nothing.
+        SpikformerError: a setting would do nothing.
     """
     for setting in ("flip", "crop_padding", "crop_area", "randaugment", "erasing", "neuromorphic"):
         value = getattr(augment or Augment(), setting)
@@ -97,10 +102,11 @@ def augment_images(
     """Images as the network takes them: augmented when there is a generator, then normalised.
 
     Args:
-        pixels: ``[B, C, H, W]``, uint8.
-        augment: None does nothing but normalise, as does a generator of None.
+        pixels: images ``[B, C, H, W]``, uint8.
+        augment: the settings; None: only normalise.
         mean: mean of each channel, in [0, 1] pixel units.
         std: standard deviation of each channel, in [0, 1] pixel units.
+        generator: draws all random numbers, on the CPU; None: only normalise.
 
     Returns:
         ``[B, C, H, W]``, float32.
@@ -131,17 +137,24 @@ def augment_images(
 
 
 def augment_frames(frames: Tensor, augment: Augment | None, generator: Generator | None) -> Tensor:
-    """Event frames, all of a sample moved alike: a mirror image, and one of six with equal probability.
+    """Event frames, augmented in the same way in all frames of a sample: a mirror image, then one of six operations.
 
-    Nothing, shear by up to 0.3, shift in x or in y by up to 5 pixels, rotation by up to 30 degrees, or a square hole of
-    0.1 to 11 % of the area: the official CIFAR10-DVS code (its shift fills with zeros; the paper's text says roll).
+    The six have equal probability: none, shear by up to 0.3, shift in x or in y by up to 5 pixels, rotation by up to 30
+    degrees, a square hole of 0.1 to 11 % of the area. They are those of the official CIFAR10-DVS code, whose shift
+    fills with zeros (the paper's text says roll).
 
-    Shapes: ``[T, B, C, H, W]``, float32 -> the same.
+    Args:
+        frames: event frames ``[T, B, C, H, W]``, float32.
+        augment: the settings; None: no augmentation.
+        generator: draws all random numbers, on the CPU; None: no augmentation.
+
+    Returns:
+        Frames of the same shape.
     """
     if augment is None or generator is None:
         return frames
     time, batch = frames.shape[:2]
-    x = frames.transpose(0, 1).flatten(1, 2)  # [B, TC, H, W]: what moves one channel moves them all
+    x = frames.transpose(0, 1).flatten(1, 2)  # [B, TC, H, W]: all channels move together
     if augment.flip:
         x = random_flip(x, augment.flip, generator)
     if augment.neuromorphic:
@@ -168,14 +181,16 @@ def mixup_cutmix(
     """Mixup or cutmix of a batch with itself in reverse order; one share lambda ~ Beta(alpha, alpha) for the batch.
 
     Args:
-        inputs: ``[B, C, H, W]`` or ``[T, B, C, H, W]``.
+        inputs: images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]``.
         targets: labels ``[B]``.
+        num_classes: number of classes K.
         mixup: alpha of mixup; 0 is off.
         cutmix: alpha of cutmix; 0 is off.
-        probability: share of batches that are mixed; the others only get soft targets.
+        generator: draws all random numbers, on the CPU.
+        probability: share of batches that are mixed; for the others only the targets change, to one-hot vectors.
 
     Returns:
-        Mixed inputs, and targets ``[B, K]``, rows of which sum to 1.
+        Mixed inputs, and targets ``[B, K]``, whose rows sum to 1.
     """
     targets = F.one_hot(targets, num_classes).float()
     chance, which = uniform(2, generator=generator).tolist()
@@ -234,12 +249,14 @@ def erase(
     """Random erasing (Zhong et al., 2020), in place: one rectangle set to 0 in the chosen samples of ``[B, C, H, W]``.
 
     Args:
-        chosen: ``[B]``, bool.
-        area: range of its share of the image.
-        aspect: range of height over width, log-uniform.
+        x: images ``[B, C, H, W]``, normalised.
+        chosen: the samples to erase in, ``[B]``, bool.
+        area: least and greatest area of the rectangle, as a share of the image.
+        aspect: least and greatest height over width of the rectangle; drawn log-uniformly.
+        generator: draws all random numbers, on the CPU.
     """
     batch, _, height, width = x.shape
-    draws = uniform(4, batch, 10, generator=generator)  # ten attempts, of which the first that fits counts
+    draws = uniform(4, batch, 10, generator=generator)  # ten attempts; the first that fits is used
     size = (area[0] + (area[1] - area[0]) * draws[0]) * height * width
     ratio = torch.exp(math.log(aspect[0]) + (math.log(aspect[1]) - math.log(aspect[0])) * draws[1])
     tall, wide = torch.sqrt(size * ratio).round(), torch.sqrt(size / ratio).round()
@@ -253,7 +270,6 @@ def erase(
     return x
 
 
-# The settings of the official code, by data set: its *.yml files and the training script for CIFAR10-DVS.
 PAPER: dict[str, Augment] = {
     "cifar10": Augment(flip=0.5, randaugment=1, magnitude_std=0.4, erasing=0.25, mixup=0.5, mix_epochs=200),
     "imagenet": Augment(
@@ -261,5 +277,6 @@ PAPER: dict[str, Augment] = {
     ),
     "cifar10dvs": Augment(flip=0.5, neuromorphic=True, mixup=0.5, mix_probability=0.5, mix_epochs=75),
 }
+"""The settings of the official code by data set: its YAML files, and its training script for CIFAR10-DVS."""
 PAPER["cifar100"] = PAPER["cifar10"]
 PAPER["dvsgesture"] = replace(PAPER["cifar10dvs"], flip=0.0)  # a mirror would turn a left hand into a right one

@@ -1,4 +1,4 @@
-"""What every data set hands out: labelled splits that are read by the batch, and the batches themselves."""
+"""What every data set provides: labelled splits that are read by the batch, and the batches themselves."""
 
 import hashlib
 import os
@@ -15,31 +15,31 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ..errors import SpikformerError
 from .reading import outlive_signals, readers, share, start_reading
 
-FILES_READ = 16  # of those a fingerprint covers
+FILES_READ = 16  # number of files whose content a fingerprint covers
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """The facts about a data set; one line of the registry.
+    """The facts about a data set.
 
     Attributes:
-        name: what ``--dataset`` takes.
-        title: for people; of simulated recordings it says so.
-        classes: class names, by label; empty while they are only known from the files.
-        channels: of the network's input.
-        image_size: height and width of the network's input.
+        name: name of the data set, as ``--dataset`` takes it.
+        title: full name; for simulated recordings it says so.
+        classes: class names, by label; empty until the files are read if only they hold the names.
+        channels: number of channels C of the network's input.
+        image_size: height and width of the network's input, in pixels.
         mean: mean of each channel over the training set, in [0, 1] pixel units; empty for event frames, which are
             counts.
-        std: standard deviation of each channel, likewise.
-        default_model: preset that is trained on it unless told otherwise.
-        folder: where it is looked for, under the data directory; None when it needs no files.
-        obtain: how to get it.
-        licence: what the owners of the data ask for.
+        std: standard deviation of each channel over the training set, in [0, 1] pixel units; empty for event frames.
+        default_model: name of the preset that is trained on it by default.
+        folder: name of its folder in the data directory; None if it needs no files.
+        obtain: how to get the files.
+        licence: licence, or what the owners of the data ask for.
         citation: what to cite.
-        num_classes: number of classes; counted from ``classes`` unless given.
-        time_steps: number T of event frames, unless told otherwise; None for still images, which the network repeats.
-        samples: how many a complete copy has, by split; empty if that is not fixed.
-        simulated: the events come from a simulated camera.
+        num_classes: number of classes K; counted from ``classes`` unless given.
+        time_steps: default number T of event frames; None for still images, which the network repeats.
+        samples: number of samples in a complete copy, by split; empty if it is not fixed.
+        simulated: whether the events come from a simulated camera.
     """
 
     name: str
@@ -67,7 +67,7 @@ class DatasetInfo:
 
     @property
     def label(self) -> str:
-        """The name as messages give it: simulated recordings are called so."""
+        """The name for messages; it says if the recordings are simulated."""
         return f"{self.name} (simulated)" if self.simulated else self.name
 
 
@@ -79,7 +79,7 @@ class Split(Dataset):
 
     Attributes:
         targets: labels ``[n]``, int64, known without reading any sample.
-        device: where the samples are kept, and batches come from.
+        device: device on which the samples are kept and batches are made.
     """
 
     targets: Tensor
@@ -115,8 +115,8 @@ class Split(Dataset):
         """Read a batch of samples at once.
 
         Args:
-            indices: which ones, ``[B]``.
-            generator: the source of all randomness of the augmentation, on the CPU; None: no augmentation.
+            indices: numbers of the samples, ``[B]``, from 0.
+            generator: draws all random numbers of the augmentation, on the CPU; None: no augmentation.
 
         Returns:
             Inputs ``[B, C, H, W]`` or frames ``[T, B, C, H, W]``, float32, normalised, and labels ``[B]``, int64.
@@ -124,24 +124,29 @@ class Split(Dataset):
         raise NotImplementedError
 
     def keys(self) -> list[bytes]:
-        """What tells each sample from all others: a digest of its pixels, or where its file lies below the data set."""
+        """A key for each sample: a digest of its pixels, or the path of its file inside the data set."""
         raise NotImplementedError
 
     def read(self, index: int) -> bytes:
-        """The bytes of the file that holds a sample; none where ``keys`` cover its pixels."""
+        """The content of the file that holds a sample; empty where ``keys`` cover the pixels.
+
+        Args:
+            index: number of the sample, from 0.
+        """
         return b""
 
     def fingerprint(self, classes: Sequence[str]) -> dict[str, Any] | None:
-        """What tells these samples from all others, wherever they lie and however they are augmented or resized.
+        """A fingerprint of the samples, the same in every folder and for every augmentation and image size.
 
-        Of files it covers names and labels, and the bytes of sixteen: reading a million photographs takes hours.
+        For files it covers all names and labels, but the content of sixteen only: reading a million photographs takes
+        hours.
 
         Args:
             classes: class names, by label.
 
         Returns:
-            Number of ``samples``; ``content``, a digest of them in any order and with the classes in any order;
-            ``order``, a digest of them in their order. None if the split is absent.
+            ``samples``, their number; ``content``, a digest that does not depend on the order of samples and classes;
+            ``order``, a digest of the samples in their order. None if the split is absent.
 
         Raises:
             SpikformerError: a file cannot be read.
@@ -156,12 +161,20 @@ class Split(Dataset):
         return {"samples": len(keys), "content": content.hexdigest()[:16], "order": order.hexdigest()[:16]}
 
     def to(self, device: torch.device | str) -> "Split":
-        """The same samples kept on a device and augmented there, if they are kept in memory; else this split."""
+        """The same samples, kept and augmented on a device if they are kept in memory; else this split.
+
+        Args:
+            device: the device to keep them on.
+        """
         return self
 
 
 class Absent(Split):
-    """A split that is not there: whoever asks it for anything is told why."""
+    """A split whose files are not there: every use of it raises an error that says why.
+
+    Args:
+        reason: the text of that error.
+    """
 
     def __init__(self, reason: str):
         self.reason = reason
@@ -182,8 +195,14 @@ class Absent(Split):
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set ready to be used: the training set drives the weights, the validation set (None if there is none)
-    chooses between epochs, the test set is touched once, at the end."""
+    """A data set, ready to be used.
+
+    Attributes:
+        info: the facts about the data set.
+        train: samples that the network is trained on.
+        val: samples that the best epoch is chosen on; None if there are none.
+        test: samples that the accuracy is measured on, once, at the end.
+    """
 
     info: DatasetInfo
     train: Split
@@ -197,8 +216,12 @@ class Splits:
         return split
 
     def to(self, device: torch.device | str) -> "Splits":
-        """All splits kept on a device; see ``Split.to``."""
-        if torch.device(device).type == "mps":  # cannot warp bicubically in every torch: batches are made on the CPU
+        """All splits, kept on a device if they are kept in memory.
+
+        Args:
+            device: the device to keep them on.
+        """
+        if torch.device(device).type == "mps":  # no bicubic warps in some PyTorch versions: batches are made on the CPU
             return self
         val = None if self.val is None else self.val.to(device)
         return replace(self, train=self.train.to(device), val=val, test=self.test.to(device))
@@ -220,8 +243,8 @@ def stratified_split(
     Args:
         targets: labels ``[n]``.
         val_fraction: share of each class that goes to validation.
-        samples_per_class: samples of each class that are kept on either side, at least 1; None: all.
-        split_seed: another choice; 0 if None.
+        samples_per_class: number of samples of each class that are kept in each part, at least 1; None: all.
+        split_seed: seed of the choice; None: 0.
 
     Returns:
         Indices of the rest and of the validation part, both ascending.
@@ -232,7 +255,7 @@ def stratified_split(
     share, labels = val_fraction or 0.0, targets.numpy()
     if not 0 <= share < 1:
         raise SpikformerError(f"val_fraction={val_fraction}: give a share from 0 to below 1")
-    order = np.random.RandomState(split_seed or 0).permutation(len(labels))  # numpy promises this sequence for ever
+    order = np.random.RandomState(split_seed or 0).permutation(len(labels))  # NumPy guarantees this sequence
     order = order[np.argsort(labels[order], kind="stable")]  # class by class
     rest, val = [], []
     for mine in np.split(order, np.cumsum(np.unique(labels, return_counts=True)[1])[:-1]):
@@ -243,8 +266,8 @@ def stratified_split(
 
 
 class _Batches(Dataset):
-    """Batch number -> batch. All randomness is drawn from (seed, epoch, batch number), so neither the number of
-    workers nor where a run was interrupted changes a batch."""
+    """Batch number -> batch. All random numbers are drawn from (seed, epoch, batch number), so neither the number of
+    workers nor an interruption of the run changes a batch."""
 
     def __init__(self, split: Split, batches: list[Tensor], seed: int, epoch: int, augment: bool, start: int):
         self.split, self.batches, self.seed, self.epoch, self.augment = split, batches, seed, epoch, augment
@@ -257,17 +280,17 @@ class _Batches(Dataset):
         number += self.start
         generator = generator_for(self.seed, self.epoch, number) if self.augment else None
         try:
-            with torch.device("cpu"):  # whatever PyTorch's default is
+            with torch.device("cpu"):  # even if PyTorch's default is another
                 batch = self.split.fetch(self.batches[number], generator)
             if get_worker_info() is not None:
                 share(batch)
         except SpikformerError as error:
-            return error  # raised inside a worker it would come out wrapped in that worker's traceback
+            return error  # raised in a worker process it would be wrapped in that worker's traceback
         return batch
 
 
 def generator_for(*numbers: int) -> torch.Generator:
-    """A random generator that depends on the numbers given and on nothing else."""
+    """A random generator that depends only on the numbers given."""
     state = 0x9E3779B97F4A7C15
     for number in numbers:  # splitmix64: neighbouring numbers give unrelated streams
         state = (state + number + 1) * 0xBF58476D1CE4E5B9 % 2**64
@@ -290,15 +313,15 @@ def batches(
     """The batches of one epoch.
 
     Args:
-        split: what to read.
-        batch_size: samples a batch and rank; the last batch may be smaller in evaluation.
+        split: the samples to read.
+        batch_size: samples in a batch of one process; the last batch may be smaller in evaluation.
         train: shuffle, augment and drop the last incomplete batch (kept when it is the only one).
-        seed: fixes the order and the augmentation, together with the epoch.
+        seed: seed of the order and the augmentation, together with the epoch.
         epoch: number of the epoch, from 0.
         rank: number of this process, from 0.
         world: number of processes.
         start: number of batches to skip, when an interrupted epoch goes on.
-        workers: processes that read ahead; 0 reads in this one. Never changes what is read.
+        workers: number of processes that read ahead; 0: this process reads. The batches are the same.
 
     Raises:
         SpikformerError: batch_size below 1.
@@ -318,7 +341,7 @@ def batches(
         num_workers=workers if split.device.type == "cpu" else 0,  # what is on a GPU is not read by processes
         worker_init_fn=outlive_signals,
         pin_memory=split.device.type == "cpu" and torch.cuda.is_available(),
-        generator=generator_for(seed, epoch),  # or the loader would draw from the global one
+        generator=generator_for(seed, epoch),  # otherwise the loader would draw from the global one
     )
     return _unwrapped(loader)
 
@@ -326,7 +349,7 @@ def batches(
 def _unwrapped(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
     with readers():
         others = set(active_children())
-        with torch.device("cpu"):  # whatever PyTorch's default is, where the loader would draw a seed
+        with torch.device("cpu"):  # the loader would draw a seed on PyTorch's default device
             read = start_reading(loader)
         processes = set(active_children()) - others
         try:
@@ -335,6 +358,7 @@ def _unwrapped(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
                     raise batch
                 yield batch
         finally:
-            del read  # asks the processes to end, and waits for some seconds
-            for process in processes:
-                process.kill()  # one that is still starting would print a traceback: what it was to read is gone
+            if processes:
+                read._shutdown_workers()  # PyTorch asks them to end, and waits for some seconds
+                for process in processes:
+                    process.kill()  # one that is still starting would print a traceback: what it was to read is gone

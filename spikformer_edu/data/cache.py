@@ -1,7 +1,8 @@
-"""Arrays that were expensive to make, kept on disk: keyed by all that shaped them, written atomically, checked on read.
+"""A cache on disk for arrays that are expensive to make: written atomically, checked on read.
 
-A cache file is a SHA-256 digest followed by a safetensors body. The digest covers the key as well as the body, so a
-truncated, damaged, renamed or foreign file never passes for an entry; it is built again.
+The key of an entry holds everything that determines the arrays. A cache file is a SHA-256 digest followed by a
+safetensors body. The digest covers the key as well as the body, so a truncated, damaged, renamed or foreign file is
+never taken for an entry; the entry is built again.
 """
 
 import errno
@@ -21,26 +22,26 @@ from ..atomic import expand, write_atomically
 from ..errors import SpikformerError
 
 Arrays = dict[str, np.ndarray]
-# Part of every key. Raise it with any change of this package after which the same files, or the same simulation, give
-# other arrays: whoever upgrades then reads none that the old code made. Old entries stay where they are.
+# Part of every key. Increase it with every change of this package after which the same files, or the same simulation,
+# give other arrays: the new code then reads no entry of the old code. Old entries stay on disk.
 VERSION = 2
 
 
 class CacheWarning(SpikformerError, UserWarning):
-    """The cache cannot be kept. A warning where work can go on without it, an error where it was asked for."""
+    """The cache cannot be written: a warning where work can go on without it, an error in ``data prepare``."""
 
 
 class Cache:
     """A folder of cache entries.
 
     Args:
-        name: subfolder, the data set's name.
-        data_dir: where the data are; the cache lies beside them, in ``spikformer-cache``. When nothing can be written
-            there, or when it is None, it lies in the user's cache folder (``$XDG_CACHE_HOME``, else ``~/.cache``). In a
-            container there may be no home folder either; then nothing is kept.
+        name: name of the data set, which is that of the subfolder.
+        data_dir: folder of the data; the cache is beside them, in ``spikformer-cache``. If nothing can be written
+            there, or if it is None, the cache is in the user's cache folder (``$XDG_CACHE_HOME``, else ``~/.cache``).
+            In a container there may be no home folder either; then nothing is kept.
 
     Attributes:
-        strict: an entry that cannot be kept is an error, also in the processes that read for this one.
+        strict: whether an entry that cannot be written is an error, in worker processes too.
     """
 
     strict = False
@@ -54,9 +55,9 @@ class Cache:
         """The entry of that key, built and stored when it is not there.
 
         Args:
-            key: everything that shapes the arrays, as JSON.
-            build: makes them.
-            compress: for sparse arrays.
+            key: everything that determines the arrays, as values that JSON can hold.
+            build: makes the arrays.
+            compress: compress the entry; for sparse arrays.
         """
         text = json.dumps(key | {"version": VERSION}, sort_keys=True)
         file = hashlib.sha256(text.encode()).hexdigest()[:24] + (".z" if compress else ".safetensors")
@@ -90,7 +91,7 @@ class Cache:
                 write_atomically(folder / file, lambda path: path.write_bytes(_digest(text, body) + body))
             except OSError as error:
                 reason = f"{folder}: {error.strerror or error}"
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # a full disk is no reason to fill another
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # the disk is full: do not fill another
                     break
             else:
                 if folder != self.folders[0]:

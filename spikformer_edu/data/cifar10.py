@@ -43,17 +43,18 @@ def load(
     val_fraction: float | None = None,
     info: DatasetInfo = INFO,
 ) -> Splits:
-    """All images in memory. Downloaded if they are nowhere to be found.
+    """All images in memory; they are downloaded if they are not on this machine.
 
     Args:
-        data_dir: where to look.
-        augment: for the training set; None: none.
-        samples_per_class: images of each class that are used.
-        split_seed: which images are taken from training for validation, and which are used.
-        val_fraction: share of each class that is taken from training for validation.
+        data_dir: folder to look in; None: ``$SPIKFORMER_DATA``, else ``./data``.
+        augment: augmentation of the training set; None: none.
+        samples_per_class: number of images of each class to use; None: all.
+        split_seed: seed of the choice of images, for validation and for ``samples_per_class``; None: 0.
+        val_fraction: share of each class that is taken from training for validation; None: 0.
+        info: the facts about the data set.
 
     Raises:
-        SpikformerError: absent and not to be downloaded, a class missing, or a file that cannot be read.
+        SpikformerError: absent and cannot be downloaded, a class missing, or a file that cannot be read.
     """
     check_augment(info.name, augment, ("flip", "crop_padding", "randaugment", "erasing"))
     source = find(data_dir, info)
@@ -78,7 +79,7 @@ def load(
 
 
 def find(data_dir: str | Path | None, info: DatasetInfo = INFO) -> tuple[str, Path] | None:
-    """What is on this machine: torchvision's ("batches", folder), or ("folders", folder with train and test)."""
+    """The files on this machine: torchvision's ("batches", folder), or ("folders", folder with train and test)."""
     for place in places(info, data_dir):
         if (place / PUBLISHED[info.name][1]).is_dir():
             return "batches", place
@@ -89,6 +90,10 @@ def find(data_dir: str | Path | None, info: DatasetInfo = INFO) -> tuple[str, Pa
 
 def count(data_dir: str | Path | None, info: DatasetInfo = INFO) -> dict[str, int]:
     """Images on this machine, by split.
+
+    Args:
+        data_dir: folder to look in; None: ``$SPIKFORMER_DATA``, else ``./data``.
+        info: the facts about the data set.
 
     Raises:
         SpikformerError: some files are missing.
@@ -109,6 +114,10 @@ def count(data_dir: str | Path | None, info: DatasetInfo = INFO) -> dict[str, in
 
 def fetch(data_dir: str | Path | None, info: DatasetInfo) -> None:
     """Unpack the published archive, after downloading it if it is not there.
+
+    Args:
+        data_dir: folder to look in; None: ``$SPIKFORMER_DATA``, else ``./data``.
+        info: the facts about the data set.
 
     Raises:
         SpikformerError: no network, or a damaged archive.
@@ -134,7 +143,7 @@ def _published(info: DatasetInfo):
 
 
 def _read_batches(info: DatasetInfo, folder: Path, name: str, root: Path) -> Arrays:
-    """The pickled batches; torchvision opens none of them whose checksum is not the published one."""
+    """The pickled batches; torchvision opens only files that have the published checksum."""
     try:
         data = _published(info)(folder, train=name == "train")
     except (OSError, RuntimeError):
@@ -152,8 +161,8 @@ def _read_folders(info: DatasetInfo, folder: Path, name: str, root: Path) -> Arr
     found, expected = sum(map(len, entries)), info.samples[name]
     if found < expected:
         warnings.warn(f"{folder / name} holds {found:,} of {expected:,} images of {info.title}", stacklevel=4)
-    # Contents, since bitmaps from an archive may all have the same size and time: hashing them takes about a tenth of
-    # the time of decoding.
+    # The key holds their contents: bitmaps from an archive may all have the same size and time. Hashing takes about a
+    # tenth of the time of decoding.
     key = {"what": "images", "classes": info.classes, "size": info.image_size, "files": digest(entries)}
     return Cache(info.name, root).get(key, lambda: _decode_all(info, name, entries))
 

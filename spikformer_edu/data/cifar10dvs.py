@@ -34,7 +34,7 @@ INFO = DatasetInfo(
     time_steps=16,
     samples={"train": 9_000, "test": 1_000},
 )
-LABEL = "SIMULATED.txt"  # marks a folder of simulated recordings, whose classes are the folders it has
+LABEL = "SIMULATED.txt"  # marks a folder of simulated recordings; its subfolders are the classes
 SUFFIXES = tuple(suffix for suffix in READERS if suffix != ".npy")
 
 
@@ -50,17 +50,17 @@ def load(
     """Recordings as T frames of equal event count, split as the official code does: 9 to 1 in order of file name.
 
     AEDAT4 (tonic's archive), AEDAT 2.0 (the original one) and SpikingJelly's ``.npz`` are read, from class folders in
-    the data set's folder or in the data directory itself; archives are unpacked. A folder that holds SIMULATED.txt
-    has the classes that it has.
+    the data set's folder or in the data directory itself; archives are unpacked. In a folder with SIMULATED.txt the
+    class folders that are there are the classes.
 
     Args:
-        data_dir: where to look.
-        augment: for the training set; None: none.
-        time_steps: T.
-        image_size: height and width of a frame.
-        samples_per_class: recordings of each class that are used.
-        split_seed: another split than the official one.
-        val_fraction: share of each class that is taken from training for validation.
+        data_dir: folder to look in; None: ``$SPIKFORMER_DATA``, else ``./data``.
+        augment: augmentation of the training set; None: none.
+        time_steps: number T of frames.
+        image_size: height and width of a frame, in pixels.
+        samples_per_class: number of recordings of each class to use; None: all.
+        split_seed: seed of another split than the official one; None: the official one.
+        val_fraction: share of each class that is taken from training for validation; None: 0.
 
     Raises:
         SpikformerError: absent, or a class is missing. A broken recording is reported when it is read.
@@ -81,7 +81,7 @@ def load(
         stems: dict[str, str] = {}
         for file in files:
             twin = stems.setdefault(file.rpartition(".")[0], file)
-            if twin != file:  # training and test might get one each
+            if twin != file:  # one could go to training and the other to test
                 raise SpikformerError(f"{folder / name} holds a recording twice, {twin} and {file}: remove one")
     found, expected = sum(map(len, entries)), sum(info.samples.values())
     if found < expected:
@@ -119,7 +119,7 @@ def find(data_dir: str | Path | None, time_steps: int = INFO.time_steps) -> Path
 
 
 def describe(folder: Path) -> DatasetInfo:
-    """The facts about what lies in a folder, simulated or not."""
+    """The facts about the recordings in a folder, simulated or not."""
     if not (folder / LABEL).exists():
         return INFO
     return replace(
@@ -128,7 +128,7 @@ def describe(folder: Path) -> DatasetInfo:
 
 
 def local_info(data_dir: str | Path | None) -> DatasetInfo:
-    """The facts about what lies on this machine, or would."""
+    """The facts about the recordings on this machine; without any, those of the published data set."""
     folder = find(data_dir)
     return INFO if folder is None else describe(folder)
 
@@ -144,7 +144,7 @@ def count(data_dir: str | Path | None) -> dict[str, int]:
 
 
 def _unpack_archives(data_dir: str | Path | None, folder: Path | None) -> None:
-    """Unpack the classes that a folder lacks, or any place while none is found, from the archives that lie there."""
+    """Unpack the classes that are missing from the archives beside them: in ``folder``, or if it is None anywhere."""
     for place in places(INFO, data_dir):
         if folder not in (None, place) or (place / LABEL).exists():
             continue

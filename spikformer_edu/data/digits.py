@@ -34,7 +34,12 @@ MARGIN = 0.8  # share of the 32 x 32 image that the 8 x 8 digit fills
 
 
 class Digits(Split):
-    """Some of the digits. ``images`` are ``[n, 8, 8]`` in [0, 1]."""
+    """Digits kept in memory, on any device.
+
+    Args:
+        images: ``[n, 8, 8]`` in [0, 1].
+        targets: labels ``[n]``.
+    """
 
     def __init__(self, images: Tensor, targets: Tensor):
         self.images, self.targets, self.device = images, targets, images.device
@@ -55,8 +60,9 @@ def render(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw 8 x 8 digits with a margin into 32 x 32.
 
     Args:
-        images: ``[B, 8, 8]`` in [0, 1].
-        generator: draws rotation, shear, scale, shift, stroke width and blur for each digit; None: their middle.
+        images: digits ``[B, 8, 8]`` in [0, 1].
+        generator: draws rotation, shear, scale, shift, stroke width and blur for each digit; None: the middle of each
+            range.
 
     Returns:
         ``[B, 1, 32, 32]`` in [0, 1], ink 1 on paper 0.
@@ -91,13 +97,13 @@ def load(
     """The digits, split once and for all: 70 % train, 10 % validation, 20 % test, each class in the same shares.
 
     Args:
-        data_dir: not used, they need no files.
-        augment: of it only mixup and cutmix make sense here, which the training loop applies.
-        samples_per_class: digits of each class that are used.
-        split_seed: another split.
+        data_dir: not used: the digits need no files.
+        augment: only its mixup and cutmix may be on; the training loop applies them.
+        samples_per_class: number of digits of each class to use in each part; None: all.
+        split_seed: seed of the split; None: 0.
 
     Raises:
-        SpikformerError: an augmentation of single images, which these digits do by themselves.
+        SpikformerError: an augmentation of single images; digits are redrawn with other pens instead.
     """
     check_augment("digits", augment, ())  # they are redrawn with other pens instead
     images, targets = read()
@@ -115,7 +121,7 @@ def read() -> tuple[Tensor, Tensor]:
 
 def split(targets: Tensor, samples_per_class: int | None, split_seed: int | None) -> list[list[int]]:
     """Indices of 70 % train, 10 % validation and 20 % test."""
-    order = np.random.RandomState(split_seed or 0).permutation(len(targets))  # numpy promises this sequence for ever
+    order = np.random.RandomState(split_seed or 0).permutation(len(targets))  # NumPy guarantees this sequence
     parts: list[list[int]] = [[], [], []]
     for label in range(10):
         mine = [int(i) for i in order if targets[i] == label]

@@ -26,7 +26,7 @@ INFO = replace(
     time_steps=8,
     simulated=True,
 )
-LOOPS = 2  # how often each digit runs through the path
+LOOPS = 2  # rounds along the path that each digit makes
 
 
 def load(
@@ -40,12 +40,12 @@ def load(
     """Simulated recordings of all digits as T frames of equal event count, split as the digits are.
 
     Args:
-        data_dir: not used, they need no files.
-        augment: for the training set; None: none.
-        time_steps: T.
+        data_dir: not used: the digits need no files.
+        augment: augmentation of the training set; None: none.
+        time_steps: number T of frames.
         image_size: pixels along each side of the simulated sensor.
-        samples_per_class: digits of each class that are used.
-        split_seed: another split.
+        samples_per_class: number of digits of each class to use in each part; None: all.
+        split_seed: seed of the split; None: 0.
     """
     check_steps(time_steps), check_frame_size(image_size)
     check_augment("digits-dvs", augment, ("flip", "neuromorphic"))

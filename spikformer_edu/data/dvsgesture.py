@@ -58,13 +58,14 @@ def load(
     """Recordings as T frames of equal event count; the official training and test users.
 
     Args:
-        data_dir: where to look, for ``DVSGesture/ibmGestureTrain/userNN_light/<label>.npy``; archives are unpacked.
-        augment: for the training set; None: none.
-        time_steps: T.
-        image_size: height and width of a frame.
-        samples_per_class: recordings of each class that are used.
-        split_seed: which recordings are taken from training for validation, and which are used.
-        val_fraction: share of each class that is taken from training for validation.
+        data_dir: folder to look in for ``DVSGesture/ibmGestureTrain/userNN_light/<label>.npy``; archives are unpacked.
+            None: ``$SPIKFORMER_DATA``, else ``./data``.
+        augment: augmentation of the training set; None: none.
+        time_steps: number T of frames.
+        image_size: height and width of a frame, in pixels.
+        samples_per_class: number of recordings of each class to use; None: all.
+        split_seed: seed of the choice of recordings, for validation and for ``samples_per_class``; None: 0.
+        val_fraction: share of each class that is taken from training for validation; None: 0.
 
     Raises:
         SpikformerError: absent, or a gesture is missing. A broken recording is reported when it is read.

@@ -22,9 +22,12 @@ NAMES = (("t", "ts", "timestamp"), ("x",), ("y",), ("p", "pol", "polarity"))  # 
 def read_events(path: Path) -> np.ndarray:
     """All events of a recording, of dtype ``EVENT``: AEDAT4, AEDAT 2.0, ``.npz`` with t, x, y, p, or tonic's ``.npy``.
 
-    They come in the order of the file, which is what frames of equal count need. Cameras write a time stamp that goes
-    back a little now and then; it is kept (see ``steps_back``). Where a 32-bit counter of microseconds started again
-    at 0, the times go on.
+    The events stay in the order of the file, which frames of equal count need. Now and then a camera writes a time
+    stamp slightly earlier than the previous one; it is kept (see ``steps_back``). Where a 32-bit counter of
+    microseconds has started again at 0, the times continue.
+
+    Args:
+        path: the file.
 
     Raises:
         SpikformerError: the file is empty, truncated, of another format, or its events are outside the sensor; the line
@@ -55,7 +58,7 @@ def read_events(path: Path) -> np.ndarray:
 
 
 def _without_wraps(t: np.ndarray) -> np.ndarray:
-    """Times in microseconds, going on where a 32-bit counter (AEDAT 2.0, and what was made of it) started again at 0.
+    """Times in microseconds that continue where a 32-bit counter (AEDAT 2.0, and files made from it) restarted at 0.
 
     All stamps of such a file lie within 2**32, and no camera delivers an event half of that (36 minutes) late.
     """
@@ -65,7 +68,11 @@ def _without_wraps(t: np.ndarray) -> np.ndarray:
 
 
 def steps_back(events: np.ndarray) -> int:
-    """How many events of a recording, of dtype ``EVENT``, are stamped earlier than the event before them."""
+    """The number of events whose time stamp is earlier than that of the event before.
+
+    Args:
+        events: a recording, of dtype ``EVENT``.
+    """
     return int((np.diff(events["t"]) < 0).sum())
 
 
@@ -121,7 +128,7 @@ def _named(source: Mapping | np.ndarray, names: Sequence[str]) -> tuple[np.ndarr
 
 
 def _columns(t: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The columns of a file that anybody may have written, checked; polarity as bool, whether it was 0, 1 or -1, 1."""
+    """The columns of a file, checked, since it may come from any source; polarity, 0 and 1 or -1 and 1, as bool."""
     for name, values in zip("txyp", (t, x, y, p), strict=True):
         if _numbers(values).ndim != 1 or len(values) != len(t):
             raise ValueError(f"{name} has shape {values.shape}, not one number an event")
@@ -142,7 +149,11 @@ READERS = {".aedat4": _aedat4, ".aedat": _aedat2, ".npz": _npz, ".npy": _npy}
 
 
 def write_events(path: Path, events: np.ndarray) -> None:
-    """Write a recording, complete or not at all: AEDAT4 (with dv-processing) or ``.npz`` with t, x, y, p.
+    """Write a recording, atomically: AEDAT4 (with dv-processing) or ``.npz`` with t, x, y, p.
+
+    Args:
+        path: the file; ``.npz``, or any other suffix for AEDAT4.
+        events: the recording, of dtype ``EVENT``.
 
     Raises:
         SpikformerError: dv-processing is missing or cannot write these times, or the file cannot be written.
@@ -187,13 +198,21 @@ def to_frames(events: np.ndarray, time_steps: int, size: int = SENSOR, sensor: i
     With N events, frame i takes those from i (N // T) up to (i + 1) (N // T); the last one takes the rest as well.
 
     Args:
-        events: of dtype ``EVENT``; their order counts, not their times.
-        time_steps: T.
+        events: a recording, of dtype ``EVENT``; only the order of the events matters, not their times.
+        time_steps: number T of frames.
         size: pixels along each side of a frame, at most 128.
-        sensor: pixels along each side of the camera, at most 128; each is counted where it falls.
+        sensor: pixels along each side of the camera, at most 128; coordinates are scaled from ``sensor`` to ``size``.
 
     Returns:
         ``[T, 2, size, size]``, channel = polarity, in the smallest unsigned type that holds the counts.
+
+    Examples:
+        >>> import torch
+        >>> from spikformer_edu.data.events import simulate, to_frames
+        >>> (events,) = simulate(torch.eye(8)[None], seeds=[0], size=32)  # a bright diagonal that moves
+        >>> frames = to_frames(events, time_steps=4, size=32, sensor=32)
+        >>> frames.shape, int(frames.sum()) == len(events)  # every event is in one frame
+        ((4, 2, 32, 32), True)
     """
     step = len(events) // time_steps
     longest = len(events) - step * (time_steps - 1)  # the last frame, with the remainder
@@ -211,6 +230,11 @@ def to_frames(events: np.ndarray, time_steps: int, size: int = SENSOR, sensor: i
 def read_frames(path: Path, time_steps: int, size: int = SENSOR) -> np.ndarray:
     """The frames of a recording: ``to_frames`` of its events, or ready-made ones from SpikingJelly's ``.npz``.
 
+    Args:
+        path: the file.
+        time_steps: number T of frames.
+        size: pixels along each side of a frame, at most 128.
+
     Returns:
         ``[T, 2, size, size]``, unsigned.
 
@@ -221,7 +245,7 @@ def read_frames(path: Path, time_steps: int, size: int = SENSOR) -> np.ndarray:
 
 
 def cut(path: Path, time_steps: int, size: int) -> tuple[np.ndarray, int]:
-    """What ``read_frames`` gives, and ``steps_back`` of the recording; 0 of ready-made frames."""
+    """What ``read_frames`` returns, and ``steps_back`` of the recording; 0 for ready-made frames."""
     path = expand(path)
     if path.suffix.lower() == ".npz":
         try:
@@ -252,20 +276,20 @@ def simulate(
     threshold: float = 0.25,
     noise: float = 0.5,
 ) -> list[np.ndarray]:
-    """What an event camera sees when each image is moved around a closed loop: simulated recordings.
+    """Simulate recordings of an event camera in front of which each image moves along a closed path.
 
-    A pixel remembers the log intensity of its last event and sends another one whenever it has changed by the pixel's
-    own threshold; between two steps the log intensity is taken to be linear, which gives each event its time.
+    A pixel keeps the log intensity at its last event and sends another event whenever the log intensity has changed by
+    the pixel's own threshold. Between two steps the log intensity is linear in time, which gives each event its time.
 
     Args:
-        images: ``[B, H, W]`` in [0, 1]; they are enlarged to the sensor.
-        seeds: one an image; they fix everything.
+        images: ``[B, H, W]`` in [0, 1]; they are scaled to the sensor.
+        seeds: one seed for each image, for thresholds, noise and the state of the pixels at the start.
         size: pixels along each side of the sensor.
-        loops: how often the path, a diamond, is run through.
-        steps: positions on it.
-        period: microseconds a loop takes.
-        threshold: change of log intensity of one event, in the mean over pixels, which differ by 10 %.
-        noise: events a pixel and second that mean nothing.
+        loops: number of rounds along the path, which is a diamond.
+        steps: number of positions on the path.
+        period: duration of a round, in microseconds.
+        threshold: change of log intensity that makes an event: the mean over pixels; their standard deviation is 10 %.
+        noise: random events, per pixel and second.
 
     Returns:
         One array of dtype ``EVENT`` an image, in order of time.

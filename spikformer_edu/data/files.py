@@ -22,12 +22,15 @@ from .base import DatasetInfo
 # What torchvision's ImageFolder reads, and two more that Pillow opens.
 PICTURES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 NO_CLASSES = ("spikformer-cache", "__MACOSX")  # our own folder, and what macOS adds to zip files
-SCRATCH = ".spikformer-"  # how folders begin that are half done
+SCRATCH = ".spikformer-"  # prefix of folders that are not finished yet
 OFFLINE = "`--dataset digits` or `--dataset digits-dvs` work without any file"
 
 
 def data_folder(data_dir: str | Path | None = None) -> Path:
-    """The folder that data sets are looked for in: the one given, else ``$SPIKFORMER_DATA``, else ``./data``.
+    """The folder to look in for data sets.
+
+    Args:
+        data_dir: the folder; None: ``$SPIKFORMER_DATA``, else ``./data``.
 
     Raises:
         SpikformerError: the folder that was named does not exist, or may not be read.
@@ -44,13 +47,13 @@ def data_folder(data_dir: str | Path | None = None) -> Path:
 
 
 def places(info: DatasetInfo, data_dir: str | Path | None) -> list[Path]:
-    """Where a data set may lie: in its folder of the data directory, or in the data directory itself."""
+    """The places where a data set may be: its folder in the data directory, or the data directory itself."""
     root = data_folder(data_dir)
     return [root / info.folder, root] if info.folder else [root]
 
 
 def absent(info: DatasetInfo, data_dir: str | Path | None, detail: str = "") -> SpikformerError:
-    """The error that says where the data were looked for, how to get them, and what works without."""
+    """The error that says where data were looked for, how to get them, and which data sets need no files."""
     where = places(info, data_dir)[0].absolute()
     return SpikformerError(f"{info.name} is not in {where}{detail}: {info.obtain}; {OFFLINE}")
 
@@ -80,13 +83,13 @@ def listing(
 ) -> list[dict[str, os.DirEntry]]:
     """The files of each class by their path inside it, in the order of torchvision's ImageFolder.
 
-    Subfolders and links are followed. What is left out is said in one warning: files with other suffixes, hidden ones,
-    and samples that lie beside the class folders or in a folder that is no class.
+    Subfolders and links are followed. One warning says what is left out: files with other suffixes, hidden files, and
+    samples beside the class folders or in a folder that is not a class.
 
     Args:
         folder: the folder with the class folders.
         classes: names of the class folders.
-        suffixes: how the names of samples end, in lower case.
+        suffixes: suffixes of the samples' names, in lower case.
 
     Raises:
         SpikformerError: a class has no folder, or no file in it, or a folder cannot be read.
@@ -101,7 +104,7 @@ def listing(
                         left_out[os.path.splitext(path)[1].lower() or "without suffix"] += 1
                 elif _counts(entry.name):
                     files[path] = entry
-                elif not entry.name.startswith(("._", ".tmp-")):  # notes of macOS, and what a killed process left
+                elif not entry.name.startswith(("._", ".tmp-")):  # files of macOS, and of killed processes
                     left_out["hidden"] += 1
         except FileNotFoundError as error:
             raise SpikformerError(f"class {name!r} is missing: cannot read {error.filename}") from None
@@ -149,7 +152,10 @@ def _walk(folder: str) -> Iterator[tuple[str, os.DirEntry]]:
 
 
 def digest(files: list[dict[str, os.DirEntry]]) -> str:
-    """A number that changes when the name or the content of any file does.
+    """A hash that changes when the name or the content of any file does.
+
+    Args:
+        files: the files of each class, as ``listing`` returns them.
 
     Raises:
         SpikformerError: a file cannot be read.
@@ -168,7 +174,12 @@ def digest(files: list[dict[str, os.DirEntry]]) -> str:
 
 
 def download(url: str, md5: str, archive: Path) -> None:
-    """Fetch a file; it appears under its name only when it is complete and its checksum right.
+    """Download a file; it gets its name only when it is complete and its checksum is right.
+
+    Args:
+        url: address of the file.
+        md5: its MD5 checksum, in hexadecimal.
+        archive: path to write it to.
 
     Raises:
         SpikformerError: no network, or another file than expected.
@@ -179,7 +190,7 @@ def download(url: str, md5: str, archive: Path) -> None:
     nearest = next(parent for parent in archive.absolute().parents if parent.is_dir())
     try:
         with tempfile.TemporaryDirectory(dir=nearest, prefix=f"{SCRATCH}download-") as folder:
-            socket.setdefaulttimeout(20)  # torchvision waits for ever
+            socket.setdefaulttimeout(20)  # torchvision sets no limit
             download_url(url, folder, archive.name, md5)
             archive.parent.mkdir(parents=True, exist_ok=True)
             os.replace(Path(folder) / archive.name, archive)
@@ -191,7 +202,7 @@ def download(url: str, md5: str, archive: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes of ours left half done in a folder more than a day ago."""
+    """Remove temporary files of our own that a killed process left in a folder more than a day ago."""
     for path in [*folder.glob(f"{SCRATCH}*"), *folder.glob(".tmp-*")]:
         with suppress(OSError):  # another process has finished it meanwhile, or it may not be removed
             if time.time() - path.lstat().st_mtime < 86_400:
@@ -203,7 +214,11 @@ def sweep(folder: Path) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar or zip file into a folder, all of it or nothing; what is there already is left alone.
+    """Unpack a tar or zip file into a folder, all of it or nothing; existing files are left alone.
+
+    Args:
+        archive: the tar or zip file.
+        folder: the folder to unpack into; made if need be.
 
     Raises:
         SpikformerError: damaged, not an archive, a full disk, or a member that would leave the folder.
@@ -228,7 +243,7 @@ def unpack(archive: Path, folder: Path) -> None:
         for path in scratch.iterdir():
             target = folder / path.name
             if os.path.lexists(target) and not target.is_dir():
-                continue  # a file would be replaced; a folder that holds anything is not
+                continue  # rename() would replace a file, though not a folder with content
             try:
                 path.rename(target)
             except OSError:

@@ -1,4 +1,4 @@
-"""Any images of one's own, in class folders."""
+"""Your own images, in class folders."""
 
 import warnings
 from contextlib import suppress
@@ -39,18 +39,19 @@ def load(
     split_seed: int | None = None,
     val_fraction: float | None = None,
 ) -> Splits:
-    """Images in class folders: train and test (or val), or one tree of which a fifth of each class tests.
+    """Images in class folders: train and test (or val), or one tree, of which a fifth of each class is the test set.
 
     A class has the files that torchvision's ``ImageFolder`` would give it, those in subfolders included. Other usual
-    names of the parts are known: training; valid, validation and dev; testing.
+    names of the parts work too: training; valid, validation and dev; testing.
 
     Args:
-        data_dir: the folder itself.
-        augment: for the training set; None: none.
-        image_size: height and width of what the network sees.
-        samples_per_class: images of each class that are used.
-        split_seed: which images test or validate.
-        val_fraction: share of each class that is taken from training for validation, if there is no val folder.
+        data_dir: the folder that holds train and test, or the class folders; None: ``$SPIKFORMER_DATA``, else
+            ``./data``.
+        augment: augmentation of the training set; None: none.
+        image_size: height and width of the network's input, in pixels; None: 224.
+        samples_per_class: number of images of each class to use; None: all.
+        split_seed: seed of the choice of images for testing and validation; None: 0.
+        val_fraction: share of each class that is taken from training for validation if there is no val folder; None: 0.
 
     Raises:
         SpikformerError: no class folders, nothing to test on, different classes in two parts, a class too small to be
@@ -99,6 +100,9 @@ def load(
 def find(folder: Path) -> dict[str, Path]:
     """The parts that are there: "train" with "test", "val" or both, or "all" for one tree.
 
+    Args:
+        folder: the folder that holds them.
+
     Raises:
         SpikformerError: none of these, or a part twice.
     """
@@ -128,7 +132,7 @@ def find(folder: Path) -> dict[str, Path]:
 
 
 def local_info(data_dir: str | Path | None) -> DatasetInfo:
-    """The facts with the class names of the folder, or without if it cannot be used as it is."""
+    """The facts with the class names of the folder, or without them if the folder cannot be used as it is."""
     with suppress(SpikformerError):
         first = next(iter(find(data_folder(data_dir)).values()))
         return replace(INFO, classes=tuple(class_folders(first)))
@@ -137,6 +141,9 @@ def local_info(data_dir: str | Path | None) -> DatasetInfo:
 
 def count(data_dir: str | Path | None) -> dict[str, int]:
     """Images on this machine, by the split that they are used for.
+
+    Args:
+        data_dir: the folder that holds train and test, or the class folders.
 
     Raises:
         SpikformerError: they cannot be used as they are.

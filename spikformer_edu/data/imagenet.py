@@ -1,7 +1,7 @@
 """ImageNet-1k, from class folders (train/<wnid>/*, val/<wnid>/*), the published archives, or tar shards.
 
-Archives are read where they are. torchvision's ``ImageNet`` unpacks them instead: that takes the space twice, and what
-an interrupted unpacking leaves behind is then taken for the whole.
+Archives are read where they are. torchvision's ``ImageNet`` unpacks them instead: that takes the space twice, and an
+interrupted unpacking is later taken for a complete one.
 """
 
 import hashlib
@@ -63,12 +63,12 @@ def load(
     lie in no class folder get their classes from a file beside them (``imagenet_labels.LABELS``).
 
     Args:
-        data_dir: where to look.
-        augment: for the training set; None: none.
-        image_size: height and width of what the network sees.
-        samples_per_class: images of each class that are used.
-        split_seed: which images are taken from training for validation, and which are used.
-        val_fraction: share of each class that is taken from training for validation.
+        data_dir: folder to look in; None: ``$SPIKFORMER_DATA``, else ``./data``.
+        augment: augmentation of the training set; None: none.
+        image_size: height and width of the network's input, in pixels; None: 224.
+        samples_per_class: number of images of each class to use; None: all.
+        split_seed: seed of the choice of images, for validation and for ``samples_per_class``; None: 0.
+        val_fraction: share of each class that is taken from training for validation; None: 0.
 
     Raises:
         SpikformerError: absent, not all 1,000 classes, or validation images without classes. A broken image is reported
@@ -101,7 +101,7 @@ def find(data_dir: str | Path | None) -> Path | None:
 
 
 def layout(place: Path, split: str) -> tuple[str, list]:
-    """How a split lies there, "folders", "shards" (tar files), "loose" or "" (not at all), and what there is of it."""
+    """The layout of a split ("folders", "shards" for tar files, "loose", "" for none), and its folders or files."""
     folders = [name for name in class_folders(place / split) if WNID.fullmatch(name)]
     files = shards(place, split)
     if len(folders) == INFO.num_classes or (folders and not files):
@@ -114,6 +114,9 @@ def layout(place: Path, split: str) -> tuple[str, list]:
 
 def count(data_dir: str | Path | None) -> dict[str, int]:
     """Images on this machine, by split, or tar files, whose images are counted only when they are indexed.
+
+    Args:
+        data_dir: folder to look in; None: ``$SPIKFORMER_DATA``, else ``./data``.
 
     Raises:
         SpikformerError: some classes are missing, or nothing says which class an image has.
@@ -132,7 +135,7 @@ def count(data_dir: str | Path | None) -> dict[str, int]:
 
 
 def source(info: DatasetInfo, place: Path, split: str, root: Path) -> tuple[Split, tuple[str, ...]]:
-    """All images of train or val, without augmentation (``Absent`` if there are none), and the wnids, where known."""
+    """All images of train or val, without augmentation (``Absent`` if there are none), and the wnids if known."""
     kind, files = layout(place, split)
     if not kind:
         return Absent(f"no {split} images in {place.absolute()}: {INFO.obtain}"), ()
@@ -259,7 +262,7 @@ def _class_of(path: PurePosixPath, archive: str, named: Labels) -> str | int | N
 
 
 def _ranks(found: list[str | int], where: str, num_classes: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels, and the wnids whose ranks they are; none where the labels were given as numbers."""
+    """Labels, and the wnids whose ranks they are; no wnids where the labels were given as numbers."""
     wnids = sorted({label for label in found if isinstance(label, str)})
     if wnids and len(wnids) != num_classes:
         raise SpikformerError(f"{where} has images of {len(wnids):,} classes, not {num_classes:,}: add the rest")

@@ -1,4 +1,4 @@
-"""Which class each image of ImageNet's published validation set has: its archive does not say."""
+"""The class of each image of ImageNet's published validation set, whose archive does not hold it."""
 
 import io
 import re
@@ -21,15 +21,15 @@ LABELS = (
 
 
 def labels(place: Path, split: str, root: Path) -> Labels:
-    """The class of each published validation image, by its name without suffix; empty where no file says so.
+    """The class of each published validation image, by its name without suffix; empty if no file gives it.
 
     Args:
         place: the folder with train and val.
-        split: only "val" has such files.
-        root: the data directory, where they may lie, too.
+        split: name of the split; only "val" has such files.
+        root: the data directory, where the files may be too.
 
     Raises:
-        SpikformerError: a file with labels that cannot be read, or is not about all validation images.
+        SpikformerError: a file with labels cannot be read, or does not name all validation images.
     """
     for folder in (place, place / split, root) if split == "val" else ():
         for path in (folder / name for name in LABELS):

@@ -1,4 +1,4 @@
-"""Pictures as splits: in memory, and read from files when they are needed."""
+"""Splits of images: in memory, or read from files when they are needed."""
 
 import io
 import os
@@ -15,14 +15,14 @@ from .files import PICTURES, listing
 
 
 def decode(content: str | Path | io.BytesIO, name: str):
-    """An image file as an RGB picture of Pillow's.
+    """An image file as an RGB image of Pillow.
 
-    What is transparent shows white paper, 16-bit grey keeps its upper 8 bits (Pillow does so with 16-bit colour), and
-    the orientation that a camera notes (EXIF) is ignored.
+    Transparent pixels become white, 16-bit grey keeps its upper 8 bits (as Pillow does for 16-bit colour), and the
+    orientation that a camera has noted (EXIF) is ignored.
 
     Args:
-        content: path or open file.
-        name: what an error calls it.
+        content: path, or open file.
+        name: name of the file in an error message.
 
     Raises:
         SpikformerError: it is not an image, or only part of one.
@@ -47,9 +47,10 @@ class Images(Split):
     """Images kept in memory as one array, on any device.
 
     Args:
-        pixels: ``[n, C, H, W]``, uint8.
-        targets: ``[n]``.
-        info: its mean and std normalise.
+        pixels: images ``[n, C, H, W]``, uint8.
+        targets: labels ``[n]``.
+        info: the facts about the data set; its mean and std normalise.
+        augment: augmentation; None: none.
     """
 
     def __init__(self, pixels: Tensor, targets: Tensor, info: DatasetInfo, augment: Augment | None):
@@ -72,10 +73,12 @@ class Pictures(Split):
     """Photographs of any size, read from files (or from inside tar files) when they are needed.
 
     Args:
-        folder: what ``names`` are relative to.
-        names: ``[n]`` paths, as bytes: a million Python strings would be copied into every worker.
-        targets: ``[n]``. image_size: height and width of what the network sees.
-        ranges: ``[n, 2]``, first byte and length inside the file; None: whole files.
+        folder: folder that ``names`` are relative to.
+        names: paths ``[n]``, as an array of bytes: a million Python strings would be copied into every worker.
+        targets: labels ``[n]``.
+        info: the facts about the data set; its mean and std normalise, its image_size is that of the network's input.
+        augment: augmentation; None: none.
+        ranges: first byte and length of each image inside its file, ``[n, 2]``; None: whole files.
     """
 
     def __init__(
@@ -128,7 +131,12 @@ class Pictures(Split):
 
 
 def member(path: Path, start: int, length: int) -> tuple[io.BytesIO, str]:
-    """A file inside a tar file, and what an error calls it.
+    """A file inside a tar file, and its name in an error message.
+
+    Args:
+        path: the tar file.
+        start: position of the first byte.
+        length: number of bytes.
 
     Raises:
         SpikformerError: the tar file cannot be read.
@@ -144,9 +152,15 @@ def member(path: Path, start: int, length: int) -> tuple[io.BytesIO, str]:
 def crop_box(
     width: int, height: int, area: tuple[float, float], generator: torch.Generator
 ) -> tuple[int, int, int, int]:
-    """A window at random, of that share of the area and an aspect ratio of 3/4 to 4/3: top, left, height, width.
+    """A random window with an aspect ratio of 3/4 to 4/3: top, left, height, width, in pixels.
 
-    With an area of 1 nothing but the whole picture fits, or the largest middle part within these ratios.
+    With an area of (1, 1) it is the whole picture, or the largest middle part within these ratios.
+
+    Args:
+        width: width of the picture, in pixels.
+        height: height of the picture, in pixels.
+        area: least and greatest area of the window, as a share of the picture's.
+        generator: draws all random numbers, on the CPU.
     """
     for share, ratio, x, y in uniform(10, 4, generator=generator).tolist():
         size = width * height * (area[0] + (area[1] - area[0]) * share)
@@ -162,6 +176,10 @@ def crop_box(
 def check_size(image_size: int | None, default: int) -> int:
     """The image size asked for.
 
+    Args:
+        image_size: height and width, in pixels; None: the default.
+        default: the default, in pixels.
+
     Raises:
         SpikformerError: below 8 pixels.
     """
@@ -170,7 +188,7 @@ def check_size(image_size: int | None, default: int) -> int:
     return image_size or default
 
 
-TAKEN = ("flip", "crop_padding", "crop_area", "randaugment", "erasing")  # of an Augment, by photographs
+TAKEN = ("flip", "crop_padding", "crop_area", "randaugment", "erasing")  # settings that photographs take
 
 
 def pictures(info: DatasetInfo, folder: Path, classes: list[str] | tuple[str, ...]) -> Pictures:

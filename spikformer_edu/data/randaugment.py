@@ -1,4 +1,4 @@
-"""RandAugment by the batch, every image with operations of its own."""
+"""RandAugment by the batch, with separate operations for every image."""
 
 import math
 from collections.abc import Callable
@@ -11,12 +11,14 @@ Generator = torch.Generator
 
 
 def warp(x: Tensor, matrix: list[Tensor], fill: Tensor | float = 0.0, mode: str = "bicubic") -> Tensor:
-    """Each image of ``[B, C, H, W]`` by its own affine map.
+    """Transform each image by an affine map of its own.
 
     Args:
+        x: images ``[B, C, H, W]``.
         matrix: a, b, c, d, e, f, each ``[B]``: a pixel (x, y) from the centre of the result shows what is at (a x + b y
             + c, d x + e y + f) from the centre of the image, in pixels.
-        fill: what lies outside the image.
+        fill: value of the pixels outside the image.
+        mode: interpolation, "bicubic", "bilinear" or "nearest".
     """
     height, width = x.shape[-2:]
     a, b, c, d, e, f = matrix
@@ -42,7 +44,7 @@ def rand_augment(
         count: operations an image.
         magnitude: mean strength, 0 to 10.
         magnitude_std: standard deviation of the strength.
-        mean: mean of each channel, in [0, 1]; it fills what moves into an image.
+        mean: mean of each channel, in [0, 1]; it fills the pixels that move in from outside an image.
         generator: draws all random numbers, on the CPU.
 
     Returns:
@@ -52,7 +54,7 @@ def rand_augment(
     fill = pixels.new_tensor([round(255 * m) for m in mean], dtype=torch.float32).view(-1, 1, 1)
     pixels = pixels.clone()
     for _ in range(count):
-        kind = torch.randint(2 * len(names), (len(pixels),), generator=generator)  # the upper half: left as it is
+        kind = torch.randint(2 * len(names), (len(pixels),), generator=generator)  # the upper half: unchanged
         level = torch.randn(len(pixels), generator=generator, dtype=torch.float32)
         level = (level * magnitude_std + magnitude).clamp(0, 10) / 10
         sign = torch.randint(2, (len(pixels),), generator=generator).float() * 2 - 1

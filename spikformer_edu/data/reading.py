@@ -1,4 +1,4 @@
-"""The processes that read data: what signals do to them, and what is said when they cannot go on."""
+"""The processes that read data: how they treat signals, and one line for each way in which they fail."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ class ReadersError(SpikformerError):
 
 @contextmanager
 def readers() -> Iterator[None]:
-    """Say in one line what became of the processes that read data, wherever PyTorch reports it.
+    """Turn PyTorch's errors about the processes that read data into one line.
 
     Raises:
         ReadersError: they were killed, or lack shared memory or open files.
@@ -44,7 +44,10 @@ def readers() -> Iterator[None]:
 
 
 def start_reading(loader: DataLoader) -> Iterator:
-    """The batches of a loader, whose processes get no signal before they can stand it.
+    """The batches of a loader, whose processes receive no signal before they have set their handlers.
+
+    Args:
+        loader: the loader.
 
     Raises:
         ReadersError: they cannot be started.
@@ -53,9 +56,9 @@ def start_reading(loader: DataLoader) -> Iterator:
     if hasattr(signal, "pthread_sigmask"):  # Windows has none
         if loader.num_workers and multiprocessing.get_start_method() != "fork":
             resource_tracker.ensure_running()  # when it starts, it unblocks signals
-        # The processes inherit it.
+        # The processes inherit this mask.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # half-made iterators print an error of their own
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # a half-made iterator prints an error of its own
     try:
         try:
             return iter(loader)
@@ -69,10 +72,13 @@ def start_reading(loader: DataLoader) -> Iterator:
 
 
 def outlive_signals(worker: int) -> None:
-    """Let a process that reads ignore Ctrl-C and SIGHUP, and SIGTERM unless the process that it reads for sends it.
+    """Let a process that reads ignore Ctrl-C and SIGHUP, and also SIGTERM unless its parent sends it.
 
-    Terminals, schedulers and ``torchrun`` send a signal to every process of a job. The one that trains still needs its
-    batch then, and ends its readers itself.
+    Terminals, schedulers and ``torchrun`` send a signal to every process of a job. The process that trains still needs
+    its batch then, and ends its readers itself.
+
+    Args:
+        worker: number of the process, which PyTorch passes; not used.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGHUP"):
@@ -95,6 +101,9 @@ def share(batch: tuple[Tensor, Tensor]) -> None:
     """Put a batch where another process can read it.
 
     PyTorch would do so later, in a thread whose errors are lost. The process that trains would then wait without end.
+
+    Args:
+        batch: inputs and labels.
 
     Raises:
         ReadersError: there is no room for it.

@@ -19,9 +19,11 @@ class Frames(Split):
     """Event frames kept in memory, on any device.
 
     Args:
-        frames: ``[n, T, 2, H, W]`` event counts.
-        targets: ``[n]``.
-        source: ``[n, ...]`` images that they were simulated from, and are told apart by: T and size change the frames.
+        frames: event counts ``[n, T, 2, H, W]``.
+        targets: labels ``[n]``.
+        augment: augmentation; None: none.
+        source: images ``[n, ...]`` that the frames were simulated from; the keys come from them, since frames change
+            with T and size.
     """
 
     def __init__(self, frames: Tensor, targets: Tensor, augment: Augment | None, source: Tensor):
@@ -44,16 +46,16 @@ class Recordings(Split):
     """Recordings on disk; each is cut into frames when it is first needed, and the frames are kept in the cache.
 
     Args:
-        folder: what ``names`` are relative to.
-        names: of the files.
+        folder: folder that ``names`` are relative to.
+        names: names of the files.
         targets: labels ``[n]``.
-        time_steps: T.
-        size: height and width of a frame.
-        augment: what is done to training samples; None: nothing.
-        cache: where frames are kept.
+        time_steps: number T of frames.
+        size: height and width of a frame, in pixels.
+        augment: augmentation; None: none.
+        cache: cache that keeps the frames.
 
     Attributes:
-        steps_back: ``[n]``, of each recording that was read, how many events are stamped earlier than the one before.
+        steps_back: for each recording that was read, the number of events stamped earlier than the one before, ``[n]``.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Recordings(Split):
         augment: Augment | None,
         cache: Cache,
     ):
-        self.folder, self.names, self.targets = folder.absolute(), names, targets  # whatever folder it is read from
+        self.folder, self.names, self.targets = folder.absolute(), names, targets  # the working folder may change
         self.time_steps, self.size, self.augment, self.cache = time_steps, size, augment, cache
         self.steps_back = torch.zeros(len(names), dtype=torch.int64)
 
@@ -114,6 +116,9 @@ class Recordings(Split):
 def check_steps(time_steps: int) -> int:
     """The number of frames asked for.
 
+    Args:
+        time_steps: number T of frames.
+
     Raises:
         SpikformerError: below 1.
     """
@@ -125,6 +130,9 @@ def check_steps(time_steps: int) -> int:
 def check_frame_size(image_size: int) -> int:
     """The frame size asked for.
 
+    Args:
+        image_size: height and width of a frame, in pixels.
+
     Raises:
         SpikformerError: not from 8 to 128 pixels.
     """
@@ -134,10 +142,13 @@ def check_frame_size(image_size: int) -> int:
 
 
 def first_nine_tenths(counts: list[int], split_seed: int | None) -> tuple[list[int], list[int]]:
-    """The official code's split of recordings that follow each other class by class, ``counts`` of each class.
+    """The official code's split of recordings that are sorted by class.
 
-    The first ceil(0.9 n) of a class train and the others test; split_seed shuffles each class before. Neither side
-    of a class is left empty.
+    The first ceil(0.9 n) of a class are for training and the others for testing; neither part of a class is empty.
+
+    Args:
+        counts: number of recordings of each class.
+        split_seed: seed with which each class is shuffled first; None: no shuffle.
 
     Returns:
         Indices of the training and of the test part.

@@ -1,6 +1,6 @@
 """The neuron of ``neurons.py`` as one operation, with a third of the memory traffic.
 
-Autograd, left to itself, records some twenty small operations for each time step of the plain loop.
+For the plain loop autograd would record about twenty small operations in each time step.
 Here the forward pass keeps one tensor, the membrane u, and the backward pass walks it once in reverse:
 
     dL/du[t] = dL/dS[t] Theta'(u[t] - threshold) + beta (1 - S[t]) dL/du[t+1],    dL/dX[t] = dL/du[t]
@@ -31,9 +31,9 @@ def kernels_for(tensor: Tensor) -> ModuleType | None:
 
 
 class FusedLIF(torch.autograd.Function):
-    """Leaky integrate-and-fire: current ``[T, ...]`` -> spikes ``[T, ...]``, membranes u ``[T, ...]`` to look at.
+    """Leaky integrate-and-fire: current ``[T, ...]`` -> spikes ``[T, ...]`` and membranes u ``[T, ...]`` for recording.
 
-    Where no backward pass can come and nobody looks (``keep`` is false), u holds the last step only.
+    Without gradients and without recording (``keep`` is false) u holds the last step only.
     """
 
     @staticmethod
@@ -69,7 +69,7 @@ class FusedLIF(torch.autograd.Function):
     def backward(ctx, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True
             raise SpikformerError('a fused LIF has no second derivatives: take backend="snntorch"')
-        if grad is None:  # no loss hears of the spikes
+        if grad is None:  # the loss does not depend on the spikes
             return None, None, None, None, None
         (u,) = ctx.saved_tensors
         beta, threshold, slope = ctx.constants

@@ -1,4 +1,4 @@
-"""The fused neuron's two passes as GPU kernels: every element walks its own T steps, read and written once each.
+"""The fused neuron's two passes as GPU kernels: each reads and writes the T steps of an element once, in one loop.
 
 Arithmetic is in float32 (in float64 for float64); the membrane is rounded to the tensor's own precision at every step,
 as ``lif.py`` does on a CPU, so that spikes are the same. The constants are compiled in, exact for every dtype.
@@ -38,7 +38,7 @@ def _forward(
         last = u.to(wide)
         spike = tl.where(last >= threshold, 1.0, 0.0)
         tl.store(spikes + out, spike.to(spikes.dtype.element_ty), mask=inside)
-        into += step  # 0 where an image stands still
+        into += step  # 0 for a still image: the same current at every step
         out += size
 
 
@@ -92,5 +92,5 @@ def backward(membranes: Tensor, grad: Tensor, currents: Tensor, beta: float, thr
         _backward[(triton.cdiv(size, BLOCK),)](
             *(membranes, grad, currents, size, (steps - 1) * size),
             *(beta, threshold, slope, steps, BLOCK),
-            enable_fp_fusion=False,  # said, because its default changes from Triton 3.9 to 3.10
+            enable_fp_fusion=False,  # explicit, because the default changes from Triton 3.9 to 3.10
         )

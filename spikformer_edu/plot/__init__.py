@@ -1,6 +1,6 @@
 """Pictures of everything that a recording holds; each function returns ``(fig, ax)`` and works without a display.
 
-``ax`` is the one axes, or the array (the dict) of them where the figure has several panels.
+``ax`` is one axes, or an array or dict of axes where the figure has several panels.
 """
 
 from . import backend  # noqa: F401, before anything that imports matplotlib

@@ -28,13 +28,13 @@ def attention(
     Args:
         scores: record of ``blocks.i.attn.scores``, or Q K^T s as ``[T, h, N, N]`` of one sample (``[T, B, h, N, N]``
             with ``sample``) or a single map ``[N, N]``.
-        image: what the network saw, ``[C, H, W]``: drawn beside the map, and faintly on it.
+        image: the network's input ``[C, H, W]``, drawn beside the map and faintly over it; None: no image.
         query: number of the query token (row by row), outlined in blue; None: the mean over all queries.
-        head: one head; None: the mean over all.
-        step: one time step; None: the mean over all.
-        sample: one sample of a record; None: the first.
-        title: None makes one from the layer and T.
-        ax: the axes of the map to draw into; None makes a figure. In the result it is the axes of the map.
+        head: number of one head; None: the mean over all heads.
+        step: number of one time step; None: the mean over all steps.
+        sample: number of the sample in the batch; None: the first of a record, or a tensor without a batch axis.
+        title: text in place of the layer's name; None: the name.
+        ax: axes for the map; None: those of a new figure. The axes of the map are returned.
 
     Raises:
         SpikformerError: not scores, no such token, head, step or sample, or tokens that fill no rectangle.
@@ -73,11 +73,12 @@ def attention_over_time(
     """Draw the attention map of every head (down) at every time step (across), all on one colour scale.
 
     Args:
-        scores: as in ``attention``.
-        image: as in ``attention``.
-        query: as in ``attention``.
-        sample: as in ``attention``.
-        title: as in ``attention``.
+        scores: record of ``blocks.i.attn.scores``, or Q K^T s as ``[T, h, N, N]`` of one sample (``[T, B, h, N, N]``
+            with ``sample``) or a single map ``[N, N]``.
+        image: the network's input ``[C, H, W]``, drawn beside the maps and faintly over each; None: no image.
+        query: number of the query token (row by row), outlined in blue; None: the mean over all queries.
+        sample: number of the sample in the batch; None: the first of a record, or a tensor without a batch axis.
+        title: text in place of the layer's name; None: the name.
 
     Returns:
         The figure and its axes ``[h, T]``.
@@ -114,7 +115,12 @@ def attention_over_time(
 
 
 def score_array(scores: LayerRecord | object, sample: int | None) -> np.ndarray:
-    """Scores of one sample as ``[T, h, N, N]``."""
+    """Scores of one sample as ``[T, h, N, N]``.
+
+    Args:
+        scores: a record of scores, or a tensor.
+        sample: number of the sample in the batch; None: the first of a record, or the tensor itself.
+    """
     if isinstance(scores, LayerRecord) and scores.kind != "scores":
         raise SpikformerError(f"layer {scores.name!r} holds {scores.kind}: give a record of 'blocks.<i>.attn.scores'")
     array = style.check_finite(style.one_sample(scores, sample, "attention scores", field="values"), "attention scores")

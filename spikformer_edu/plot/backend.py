@@ -1,4 +1,4 @@
-"""Start matplotlib whatever $MPLBACKEND says: notebooks set it for every process that they start."""
+"""Import matplotlib even if $MPLBACKEND is no backend here: notebooks set it for every process that they start."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ if "matplotlib" not in sys.modules and "MPLBACKEND" in os.environ:
 
     try:
         matplotlib.rcParams["backend"] = named
-        if named.startswith("module://"):  # else it would be looked for with the first figure
+        if named.startswith("module://"):  # else it would be imported only with the first figure
             import_module(named.removeprefix("module://"))
     except (ValueError, ImportError):
         warnings.warn(f"MPLBACKEND={named} does not exist here: figures are drawn with agg", stacklevel=2)

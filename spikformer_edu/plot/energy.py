@@ -9,7 +9,7 @@ from ..energy import CONVENTIONS, EnergyReport, energy_unit
 from ..errors import SpikformerError, nearest
 from . import style
 
-LOOKS = {  # of a convention's total: grey levels and hatches that stay apart without colour
+LOOKS = {  # of the total of a convention: grey levels and hatches differ without colour too
     "paper": dict(facecolor="#BBBBBB", hatch="////"),
     "paper-corrected": dict(facecolor=style.GREY),
     "integer": dict(facecolor=style.MEMBRANE),
@@ -22,12 +22,12 @@ def energy(report: EnergyReport, *, convention: str = "integer") -> tuple[Figure
     """Draw the energy of one image as a waterfall over the layers, beside the totals under three conventions.
 
     Each bar starts where the layer before it ended. The share that only counting by value adds (residual integers above
-    1, the real input of the head) is drawn in orange. At the right the totals, and the network of the same size
-    without spikes.
+    1, the real input of the head) is drawn in orange. The panel at the right shows the totals, and the network of the
+    same size without spikes.
 
     Args:
-        report: what ``se.energy(model, images)`` gave.
-        convention: whose waterfall is drawn, of ``energy.CONVENTIONS``.
+        report: the result of ``se.energy(model, images)``.
+        convention: convention of the waterfall: "paper", "paper-corrected" or "integer".
 
     Returns:
         The figure and its two axes.

@@ -24,16 +24,16 @@ def events(
     shown: int = 16_000,
     model: Spikformer | None = None,
 ) -> tuple[Figure, np.ndarray]:
-    """An event cube above the T frames of equal event count that the network sees, and the tokens it makes of them.
+    """Draw an event cube above the T frames of equal event count that the network sees, and the tokens that it forms.
 
     Args:
         recording: events of dtype ``spikformer_edu.data.events.EVENT``, in the order of the file.
-        time_steps: T.
+        time_steps: number T of frames.
         sensor: pixels along each side of the camera.
-        title: what was recorded; say so if it is simulated.
-        shown: the cube draws at most this many events, evenly chosen, so that it can be seen through.
-        model: a network for event frames; a row below the frames then shows the tokens that leave its patch splitting,
-            as the mean over their D features.
+        title: what was recorded; it should say so if it is simulated. None: no title.
+        shown: greatest number of events in the cube, evenly chosen: few enough that the eye sees through it.
+        model: a network for event frames; a row below the frames then shows the tokens after its patch splitting, as
+            the mean over their D features. None: no such row.
 
     Returns:
         The figure, and its axes: the cube, then the frames, then the tokens if there is a model.
@@ -82,7 +82,7 @@ def events(
         loc="upper right", bbox_to_anchor=(1.0, 1.0), bbox_transform=fig.transFigure, markerscale=6, handletextpad=0.2
     )
     panels = [fig.add_subplot(rows[1, t]) for t in range(time_steps)]
-    bright = max(1.0, float(np.quantile(frames[frames > 0], 0.97)))  # a few hot pixels would leave the rest pale
+    bright = max(1.0, float(np.quantile(frames[frames > 0], 0.97)))  # a few hot pixels may be far above
     for t, panel in enumerate(panels):
         both = np.concatenate([np.clip(frames[t] / bright, 0, 1), np.zeros((2, 1, sensor))], axis=1)
         both[:, -1, 0] = 1  # so that all frames share one scale; the row is cut off again
@@ -104,7 +104,7 @@ def events(
 
 @torch.no_grad()
 def token_means(model: Spikformer, frames: np.ndarray) -> np.ndarray:
-    """Mean over the D features of every token that leaves the SPS: frames ``[T, C, H, W]`` -> ``[T, H/P, W/P]``."""
+    """Mean over the D features of every token after the SPS: frames ``[T, C, H, W]`` -> ``[T, H/P, W/P]``."""
     weight = model.head.weight
     x = torch.as_tensor(frames, dtype=weight.dtype, device=weight.device)[:, None]  # [T, 1, C, H, W]
     model.check_input(x)

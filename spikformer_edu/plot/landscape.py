@@ -1,4 +1,4 @@
-"""Which products of attention reach the threshold."""
+"""Where the membranes of the attention neuron lie on its surrogate gradient."""
 
 from collections.abc import Mapping
 
@@ -19,21 +19,21 @@ def landscape(
     alpha: float = 4.0,
     vanishing: float = 0.05,
 ) -> tuple[Figure, np.ndarray]:
-    """Draw where the membranes of the attention neuron lie on its surrogate: who can learn, who ties, who fires.
+    """Draw where the membranes of the attention neuron lie on its surrogate: which get a gradient, tie, or fire.
 
-    For each input the histogram of H (what Q K^T V s has charged the neuron to) over the surrogate's derivative. Grey
-    shows where the derivative is below ``vanishing`` of its height: neurons there pass next to no gradient. The ties,
-    H exactly V_th, are drawn in red: with > for >= they would not fire.
+    Each panel shows the histogram of H (the potential to which Q K^T V s has charged the neuron) over the surrogate's
+    derivative. In the grey range the derivative is below ``vanishing`` of its maximum: neurons there pass almost no
+    gradient. The ties, H exactly V_th, are drawn in red: with > in place of >= they would not fire.
 
     Args:
-        membranes: a record with membranes of ``blocks.i.attn.attn``, or several, or tensors of H, by name: for example
-            one for each attention variant, or for each block.
-        threshold: V_th for tensors; records bring their own.
-        alpha: slope of the surrogate.
-        vanishing: share of the surrogate's height below which a gradient counts as vanished.
+        membranes: a record with membranes of ``blocks.i.attn.attn``; or a dict of such records, or of tensors of H, by
+            name, for example one for each attention variant or for each block.
+        threshold: V_th for tensors; a record has its own.
+        alpha: slope of the surrogate, per unit of H.
+        vanishing: share of the derivative's maximum below which a gradient counts as vanished.
 
     Returns:
-        The figure and its axes, one an input.
+        The figure and its axes, one for each record or tensor.
 
     Raises:
         SpikformerError: nothing given, NaN or inf, membranes not recorded.
@@ -48,7 +48,7 @@ def landscape(
         values = item.membrane if isinstance(item, LayerRecord) else item
         steps = len(values)
         rows.append((name, steps, own, style.check_finite(style.to_numpy(values, "membranes"), "membranes").ravel()))
-    # As much as the data need, but the threshold stays in sight: what lies further out is said in words.
+    # The axis fits the data but always shows the threshold; the text says how much lies beyond it.
     low = max(-3.0, min(-0.6, *(float(np.quantile(h, 0.001)) for *_, h in rows)))
     high = min(4.0, max(2.0, *(float(np.quantile(h, 0.999)) for *_, h in rows)))
     fig, axes = plt.subplots(

@@ -24,10 +24,10 @@ def raster(
 
     Args:
         spikes: a record of one layer, or spikes ``[T, ...]`` in {0, 1} of one sample (``[T, B, ...]`` with ``sample``).
-        sample: which sample of the batch.
-        neurons: at most so many are drawn, evenly spread over the layer; the title says of how many.
-        title: in place of the layer's name.
-        ax: draw here instead of on a new figure.
+        sample: number of the sample in the batch; None: the first of a record, or a tensor without a batch axis.
+        neurons: greatest number of neurons to draw, evenly spread over the layer; the title gives the total.
+        title: text in place of the layer's name; None: the name.
+        ax: axes to draw into; None: those of a new figure.
 
     Raises:
         SpikformerError: nothing recorded, an empty tensor, values other than 0 and 1, no such sample.
@@ -71,18 +71,18 @@ def membrane(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
-    """Draw the membrane potential of one neuron: it charges, meets the threshold, fires, is reset.
+    """Draw the membrane potential of one neuron: it charges, reaches the threshold, fires, is reset.
 
-    At every step the line reaches H[t], the potential that meets the threshold; after a spike it falls to V[t] = 0.
+    At every step the line reaches H[t], the potential before the reset; after a spike it falls to V[t] = 0.
 
     Args:
         membranes: a record with membranes, or H ``[T, ...]`` of one sample (``[T, B, ...]`` with ``sample``).
-        spikes: the spikes that belong to a tensor H; None: H >= threshold. A record brings its own.
-        threshold: V_th for a tensor H. A record brings its own.
-        neuron: flat number or index within ``[...]``; None: the neuron that fires nearest to half of the steps.
-        sample: as in ``raster``.
-        title: as in ``raster``.
-        ax: as in ``raster``.
+        spikes: spikes of a tensor H, of the same shape; None: H >= threshold. A record has its own.
+        threshold: V_th for a tensor H. A record has its own.
+        neuron: flat number or index within ``[...]``; None: the neuron whose number of spikes is nearest to T / 2.
+        sample: number of the sample in the batch; None: the first of a record, or a tensor without a batch axis.
+        title: text in place of the layer's name; None: the name.
+        ax: axes to draw into; None: those of a new figure.
 
     Raises:
         SpikformerError: membranes not recorded, NaN or inf in them, spikes of another shape, no such neuron.
@@ -130,9 +130,15 @@ def pick_neuron(fired: np.ndarray, neuron: int | Sequence[int] | None) -> tuple[
 def draw_membrane(
     ax: Axes, h: np.ndarray, s: np.ndarray, threshold: float, upto: int | None = None, labels: bool = True
 ) -> None:
-    """One neuron's H and spikes ``[T]``: an orange line with its resets, the threshold, black marks for spikes.
+    """One neuron's H and spikes: an orange line with its resets, the threshold, black marks for spikes.
 
-    ``upto`` draws the first steps only, on the limits of all; ``labels`` names threshold and spikes at the right.
+    Args:
+        ax: axes to draw into.
+        h: membrane potential before the reset, ``[T]``.
+        s: spikes ``[T]``, {0, 1}.
+        threshold: V_th.
+        upto: number of steps to draw, on axes that fit all of them; None: all.
+        labels: name threshold and spikes at the right.
     """
     steps = np.arange(len(h))
     after = h * (1 - s)  # V[t]
@@ -155,6 +161,10 @@ def draw_membrane(
 def recorded(recording: Recording, kind: str | None = "spikes") -> list[LayerRecord]:
     """The records of a kind, in network order.
 
+    Args:
+        recording: the result of ``record(model)``.
+        kind: "spikes", "scores" or "residual"; None: all.
+
     Raises:
         SpikformerError: not a recording, or none of that kind in it.
     """
@@ -175,8 +185,8 @@ def firing_rates(recording: Recording, *, ax: Axes | None = None) -> tuple[Figur
     """Draw the firing rate of every neuron layer, in network order from top to bottom.
 
     Args:
-        recording: what ``record(model)`` gave; the rate is the mean over time, batch and neurons.
-        ax: draw here instead of on a new figure.
+        recording: the result of ``record(model)``; the rate is the mean over time, batch and neurons.
+        ax: axes to draw into; None: those of a new figure.
 
     Raises:
         SpikformerError: nothing was recorded.

@@ -24,9 +24,9 @@ def atlas(recording: Recording, *, sample: int = 0, neurons: int = 48) -> tuple[
     features (a channel, an output of a linear layer) that never fired (hatched) or always fired (black).
 
     Args:
-        recording: what ``record(model)`` gave.
-        sample: whose spikes are drawn.
-        neurons: so many of each layer, evenly spread.
+        recording: the result of ``record(model)``.
+        sample: number of the sample in the batch whose spikes are drawn.
+        neurons: greatest number of neurons to draw of each layer, evenly spread.
 
     Returns:
         The figure and the axes of its rasters, ``[rows, columns]``, None where a column is shorter.
@@ -83,7 +83,15 @@ def atlas(recording: Recording, *, sample: int = 0, neurons: int = 48) -> tuple[
 
 
 def draw_shares(ax, rate: float, dead: float, full: float, color: str) -> None:
-    """Two bars at the right of a panel: the firing rate, and the shares of features never, sometimes, always firing."""
+    """Two bars at the right of a panel: the firing rate, and the shares of features that always, sometimes, never fire.
+
+    Args:
+        ax: axes of the panel.
+        rate: firing rate, from 0 to 1.
+        dead: share of features that never fire.
+        full: share of features that always fire.
+        color: colour of the firing rate.
+    """
     inset = ax.inset_axes([1.03, 0, 0.13, 1])
     inset.bar(0, 1, color="white", edgecolor=style.GREY, linewidth=0.6, width=0.8)
     inset.bar(0, rate, color=color, width=0.8)
@@ -107,9 +115,9 @@ def value_sets(recording: Recording, image: object | None = None, *, most: int =
     The ribbon names the set; the columns below it show which share of the values is 0, 1, 2, ...
 
     Args:
-        recording: what ``record(model)`` gave.
-        image: the network's input, any shape; adds it as the first column. The logits are the last.
-        most: integers from here on share a colour.
+        recording: the result of ``record(model)``.
+        image: the network's input, any shape, for a first column; None: no such column. The last column is the logits.
+        most: integers of this value or more share a colour.
 
     Returns:
         The figure and its two axes: the ribbon, the shares.
@@ -176,11 +184,11 @@ def logits(
     """Draw how the decision forms: the mean of the logits up to each time step; the last one is the model's output.
 
     Args:
-        recording: what ``record(model)`` gave.
-        classes: names of the classes; numbers without them.
-        label: the true class, marked.
-        sample: which one of the batch.
-        shown: so many classes get a colour, those that lead at the end (and the true one); the others are grey.
+        recording: the result of ``record(model)``.
+        classes: names of the classes, by label; a class without a name is drawn with its number.
+        label: number of the true class, which is marked; None: none is marked.
+        sample: number of the sample in the batch.
+        shown: number of classes in colour: those with the largest logits, and the true one. The others are grey.
 
     Raises:
         SpikformerError: nothing was recorded, no such sample, shown below 1.

@@ -43,7 +43,7 @@ def neuron(
     sample: int | None = None,
     title: str | None = None,
 ) -> tuple[Figure, np.ndarray]:
-    """Look at one neuron: its input current X, membrane H with threshold and resets, spikes, and surrogate gradient.
+    """Draw one neuron: its input current X, membrane H with threshold and resets, spikes, and surrogate gradient.
 
     The curve at the right of the membrane is the surrogate, sigma'(alpha (H - V_th)), over the same H; the last panel
     shows it over time: the share of a gradient that passes each step's threshold.
@@ -51,12 +51,13 @@ def neuron(
     Args:
         source: an input current X ``[T]``, which is run through the paper's neuron; or a record with membranes, whose
             current follows from H[t] and V[t-1] (paper, eq. 1).
-        tau: membrane time constant in time steps; a record brings its own.
-        threshold: V_th; a record brings its own.
-        alpha: steepness of the surrogate gradient.
-        neuron: of a record, as in ``membrane``.
-        sample: of a record, as in ``membrane``.
-        title: as in ``membrane``.
+        tau: membrane time constant, in time steps; a record has its own.
+        threshold: V_th; a record has its own.
+        alpha: slope of the surrogate gradient, per unit of H.
+        neuron: neuron of a record, as flat number or index within ``[...]``; None: the one whose number of spikes is
+            nearest to T / 2.
+        sample: number of the sample in the batch of a record; None: the first.
+        title: text in place of the layer's name; None: the name.
 
     Returns:
         The figure and its four axes: current, membrane, surrogate over time, surrogate over H.
@@ -75,9 +76,9 @@ def neuron_animation(source: LayerRecord | object, *, interval: int = 500, **opt
     """The neuron microscope step by step; keep it with ``.save("neuron.gif", writer="pillow")`` or ``.to_jshtml()``.
 
     Args:
-        source: as in ``neuron``.
-        options: further options of ``neuron``.
-        interval: milliseconds a step.
+        source: an input current X ``[T]``, or a record with membranes.
+        interval: duration of a step, in milliseconds.
+        options: further arguments of ``neuron``: tau, threshold, alpha, neuron, sample, title.
 
     Raises:
         SpikformerError: as ``neuron``.
@@ -124,7 +125,7 @@ def run_neuron(current: torch.Tensor, **lif) -> tuple[torch.Tensor, torch.Tensor
 
 
 def microscope() -> tuple[Figure, np.ndarray]:
-    """An empty microscope: current, membrane and surrogate above each other, the surrogate's curve at the right."""
+    """An empty figure: current, membrane and surrogate above each other, the surrogate's curve at the right."""
     fig = plt.figure(figsize=(8.2, 5.6))
     grid = fig.add_gridspec(3, 2, width_ratios=[4, 1.1], height_ratios=[1, 2.2, 1])
     current = fig.add_subplot(grid[0, 0])

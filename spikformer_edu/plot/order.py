@@ -16,8 +16,8 @@ def multiplication_order(width: int = 32, *, models: list[str] | None = None) ->
     Without softmax both give the same numbers; N = d is where they cost the same.
 
     Args:
-        width: d of a head, for the curves at the left.
-        models: presets to mark; all if None. The panel at the right gives each one's N / d.
+        width: width d of a head, for the curves in the left panel.
+        models: names of the presets to mark; None: all. The right panel gives N / d of each.
 
     Returns:
         The figure and its two axes.
@@ -63,7 +63,7 @@ def multiplication_order(width: int = 32, *, models: list[str] | None = None) ->
 
 
 def shorten(names: list[str], chosen: list) -> list[str]:
-    """Preset names, a line a data set: "cifar10-*" when all of it are there, else "imagenet-6-512, -8-512"."""
+    """Preset names, one line for each data set: "cifar10-*" if all are there, else "imagenet-6-512, -8-512"."""
     groups: dict[str, list[str]] = {}
     for name in names:
         dataset, _, size = name.partition("-")

@@ -14,14 +14,14 @@ from .style import image_of, plain, styled
 def samples(
     split: Split, info: DatasetInfo, columns: int = 8, draws: int = 2, seed: int = 0
 ) -> tuple[Figure, np.ndarray]:
-    """A grid of samples with their labels: first as they are, then as often augmented as there are draws.
+    """Draw a grid of samples with their labels: one row as they are, then rows with augmentation.
 
     Args:
-        split: where they are taken from, classes in turn.
-        info: of the same data set, for class names and colours.
-        columns: samples.
-        draws: rows of augmented samples.
-        seed: fixes the choice and the augmentation.
+        split: the split to take samples from, one of each class in turn.
+        info: the facts about the data set: class names, mean and std.
+        columns: number of samples.
+        draws: number of rows with augmentation.
+        seed: seed of the choice and of the augmentation.
 
     Returns:
         The figure, and its axes ``[1 + draws, columns]``.

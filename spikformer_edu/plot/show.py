@@ -1,4 +1,4 @@
-"""Figures in a notebook, with the words that a reader who cannot see them needs."""
+"""Show figures in a notebook, each with a description for readers who cannot see it."""
 
 import base64
 import io
@@ -16,9 +16,9 @@ def show(figure: Figure | FuncAnimation, alt: str, dpi: int = 96) -> None:
     """Display a figure, or an animation as an animated PNG, with its description, and close it.
 
     Args:
-        figure: what a function of ``se.plot`` returned first, or any matplotlib figure or animation.
-        alt: what a reader who cannot see it should know: what is drawn and what it shows, a sentence or two.
-        dpi: pixels an inch.
+        figure: figure or animation from a function of ``se.plot``, or any other of matplotlib.
+        alt: description for readers who cannot see it: what is drawn and what it shows, in a sentence or two.
+        dpi: resolution, in pixels per inch.
 
     Raises:
         SpikformerError: a description of less than 20 letters, or not in a notebook's environment (IPython missing).
@@ -29,7 +29,7 @@ def show(figure: Figure | FuncAnimation, alt: str, dpi: int = 96) -> None:
         from IPython.display import display
     except ImportError:
         raise SpikformerError("se.plot.show is for notebooks: pip install jupyter, or use fig.savefig(...)") from None
-    # Our own bytes instead of the notebook's: the same file on every build, with alt text, and shown once.
+    # We make the PNG instead of the notebook: the same file on every build, with alt text, and shown once.
     if isinstance(figure, FuncAnimation):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "animation.png"

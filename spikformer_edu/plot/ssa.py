@@ -1,4 +1,4 @@
-"""Spiking self-attention taken apart: one cell by hand, the order of its products, where it meets the threshold."""
+"""Spiking self-attention taken apart: one cell of SN(Q K^T V s), computed by hand."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,7 +18,7 @@ ROUNDING = 0.01  # of H: nearer to the threshold, low precision may fall on eith
 
 
 class Product:
-    """Everything between Q, K, V ``[T, N, d]`` of one head and its spikes, which ``spikes`` gives if they are known."""
+    """All steps from Q, K, V ``[T, N, d]`` of one head to its spikes; ``spikes``, if given, are the recorded ones."""
 
     pooled = False  # Q and K are drawn after a pool over the tokens
 
@@ -33,7 +33,7 @@ class Product:
             before = self.h[t] * (1 - self.s[t])  # V[t]
 
     def cell(self) -> tuple[int, int, int, int]:
-        """A cell worth tracing, (t, query, key, feature): a spike, its largest score whose V is 1."""
+        """A cell to trace, (t, query, key, feature): one that fires, with the key of its largest score whose V is 1."""
         fired = np.argwhere(self.s > 0)
         if not len(fired):
             return len(self.x) - 1, 0, 0, 0
@@ -60,23 +60,23 @@ def ssa(
     """Spiking self-attention by hand: two rows of bits -> AND -> popcount -> times s, V -> membrane -> spike.
 
     One cell of SN(Q K^T V s) is traced: where Q of the query and K of the key are both 1, how often, what the scores of
-    the query gather from one column of V, what that adds to a membrane, and whether it fires. Where the network pools Q
-    and K over the tokens, they are drawn after the pool, as they meet.
+    the query gather from one column of V, what that adds to a membrane, and whether it fires. If the network pools Q
+    and K over the tokens, they are drawn after the pool.
 
     Args:
-        q: spikes ``[T, N, d]`` or ``[N, d]`` of one head; or alone, a recording with q, k, v, scores and attn of the
-            block.
-        k: spikes of the same shape.
-        v: spikes of the same shape.
-        scale: s, for tensors; None: 0.125. A recording brings its own.
-        threshold: V_th, for tensors. A recording brings its own.
-        block: which block of a recording.
-        head: which head of a recording.
-        sample: which sample of a recording.
-        step: time step of the cell to trace; None, for this and the next three: a cell that fires.
-        query: token of its row.
-        key: token that is read.
-        feature: column of V and of the result.
+        q: spikes of Q ``[T, N, d]`` or ``[N, d]`` of one head; or, alone, a recording that holds q, k, v, scores and
+            attn of the block.
+        k: spikes of K, of the same shape; None with a recording.
+        v: spikes of V, of the same shape; None with a recording.
+        scale: factor s, for tensors; None: 0.125. A recording has its own.
+        threshold: V_th, for tensors. A recording has its own.
+        block: number of the block in a recording.
+        head: number of the head in a recording.
+        sample: number of the sample in a recording.
+        step: time step of the cell to trace; None: that of a cell that fires.
+        query: number of the query token, the row of the cell; None: that of a cell that fires.
+        key: number of the key token that the query is compared with; None: that of the cell's largest score.
+        feature: column of V and of the result; None: that of a cell that fires.
 
     Returns:
         The figure and its axes by name: q, k, v, and, scores, x, membrane, spikes.
@@ -97,15 +97,16 @@ def ssa_animation(q: Recording | object, k: object | None = None, v: object | No
                   **options) -> FuncAnimation:  # fmt: skip
     """Spiking self-attention by hand, key by key, step by step; ``.save("ssa.gif", writer="pillow")``.
 
-    In each time step the query meets its keys one after another (up to six of them, those it shares most bits
-    with), and its membrane then moves.
+    In each time step the query is compared with up to six keys, those with which it shares most ones; then its membrane
+    is updated.
 
     Args:
-        q: as in ``ssa``.
-        k: as in ``ssa``.
-        v: as in ``ssa``.
-        options: further options of ``ssa``.
-        interval: milliseconds a frame.
+        q: spikes of Q ``[T, N, d]`` or ``[N, d]`` of one head; or, alone, a recording that holds q, k, v, scores and
+            attn of the block.
+        k: spikes of K, of the same shape; None with a recording.
+        v: spikes of V, of the same shape; None with a recording.
+        interval: duration of a frame, in milliseconds.
+        options: further arguments of ``ssa``: scale, threshold, block, head, sample, step, query, key, feature.
 
     Raises:
         SpikformerError: as ``ssa``.
@@ -168,7 +169,7 @@ def product_of(q, k, v, scale, threshold, block, head, sample) -> Product:
 
 
 def pool_tokens(x: np.ndarray) -> np.ndarray:
-    """What ``qk_pool`` does to Q and K ``[T, N, d]``."""
+    """The max-pool over tokens of ``qk_pool``, for Q or K ``[T, N, d]``."""
     return F.max_pool1d(torch.from_numpy(x).transpose(1, 2), 3, stride=1, padding=1).transpose(1, 2).numpy()
 
 
@@ -211,7 +212,7 @@ def bitmap(ax, bits: np.ndarray, color: str) -> None:
 def frame(ax, row: int | None = None, column: int | None = None, color: str = "black") -> None:
     """Outline a row, a column, or the cell in both, of the matrix on ``ax``."""
     rows, columns = ax.images[0].get_array().shape
-    loose = [0.5 if size > 20 else 0.0 for size in (columns, rows)]  # thin rows would vanish under their own frame
+    loose = [0.5 if size > 20 else 0.0 for size in (columns, rows)]  # a frame would cover a thin row
     x, wide = (-0.5, columns) if column is None else (column - 0.5 - loose[0], 1 + 2 * loose[0])
     y, tall = (-0.5, rows) if row is None else (row - 0.5 - loose[1], 1 + 2 * loose[1])
     style_of_line = dict(fill=False, clip_on=False, zorder=4)
@@ -286,7 +287,7 @@ def draw_board(axes: dict, product: Product, cell: tuple[int, int, int, int], up
 
 
 def label_cells(ax, values: np.ndarray) -> None:
-    """Write the numbers into a matrix that is small enough to be read."""
+    """Write the numbers into a matrix if it is small enough to read them."""
     if max(values.shape) > 12:
         return
     for (row, column), value in np.ndenumerate(values):

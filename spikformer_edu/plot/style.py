@@ -22,7 +22,7 @@ from ..record import LayerRecord
 Q, K, V = "#0072B2", "#A50F26", "#0FA37A"
 SPIKE, MEMBRANE, THRESHOLD = "#000000", "#EC9F05", "#555555"
 GRADIENT = "#7B5EA7"
-GREY, LIGHT, PALE = "#8C8C8C", "#C2C2C2", "#E4E4E4"  # LIGHT: apart from V also where green looks grey
+GREY, LIGHT, PALE = "#8C8C8C", "#C2C2C2", "#E4E4E4"  # LIGHT differs from V even where green looks grey
 HEAT = "cividis"  # its lightness rises evenly: the same order in colour, in grey and for colour-blind readers
 
 RC = {
@@ -49,7 +49,7 @@ RC = {
 
 
 def styled(draw: Callable) -> Callable:
-    """Draw in the house style, leave matplotlib's settings as they were, and after an error no figure half drawn."""
+    """A decorator: draw in the house style, restore matplotlib's settings, and after an error close the new figures."""
 
     @wraps(draw)
     def styled(*args, **kwargs):
@@ -72,7 +72,14 @@ def axes_for(ax: Axes | None, figsize: tuple[float, float]) -> Iterator[tuple[Fi
 
 
 def animate(fig: Figure, show: Callable[[int], None], frames: int, interval: int) -> FuncAnimation:
-    """An animation whose every frame ``show`` draws in the house style, on the layout of the last frame."""
+    """An animation in the house style, with the layout of the last frame in all of them.
+
+    Args:
+        fig: the figure.
+        show: draws the frame of a number.
+        frames: number of frames.
+        interval: duration of a frame, in milliseconds.
+    """
     show(frames - 1)
     fig.canvas.draw()
     fig.set_layout_engine("none")
@@ -98,8 +105,12 @@ def color_of_product(name: str) -> str:
 def to_numpy(values: object, what: str) -> np.ndarray:
     """A tensor, array or list as a float array.
 
+    Args:
+        values: the numbers.
+        what: name of the values in an error message.
+
     Raises:
-        SpikformerError: not numbers, or none of them.
+        SpikformerError: not numbers, or no numbers at all.
     """
     try:
         tensor = values if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values, dtype=float))
@@ -114,9 +125,10 @@ def one_sample(values: LayerRecord | object, sample: int | None, what: str, fiel
     """Values of one sample ``[T, ...]`` out of a record or a tensor.
 
     Args:
-        values: a record ``[T, B, ...]``, of which sample 0 is drawn unless told otherwise; or a tensor, which is ``[T,
-            ...]`` of a single sample when ``sample`` is None and ``[T, B, ...]`` when it is given.
-        field: what is read from a record.
+        values: a record; or a tensor, ``[T, ...]`` of a single sample if ``sample`` is None, else ``[T, B, ...]``.
+        sample: number of the sample in the batch; None: the first of a record, or the tensor itself.
+        what: name of the values in an error message.
+        field: field of a record to read.
     """
     if isinstance(values, LayerRecord):
         values, sample = getattr(values, field), sample or 0
@@ -130,7 +142,11 @@ def one_sample(values: LayerRecord | object, sample: int | None, what: str, fiel
 
 
 def check_spikes(spikes: np.ndarray, what: str = "spikes") -> np.ndarray:
-    """Spikes, if that is what they are.
+    """The spikes, after a check that they are 0 or 1.
+
+    Args:
+        spikes: spikes of any shape.
+        what: name of the values in an error message.
 
     Raises:
         SpikformerError: a value that is neither 0 nor 1.
@@ -142,7 +158,11 @@ def check_spikes(spikes: np.ndarray, what: str = "spikes") -> np.ndarray:
 
 
 def check_finite(values: np.ndarray, what: str) -> np.ndarray:
-    """Values, if all are finite.
+    """The values, after a check that they are finite.
+
+    Args:
+        values: numbers of any shape.
+        what: name of the values in an error message.
 
     Raises:
         SpikformerError: NaN or inf among them.
@@ -154,7 +174,12 @@ def check_finite(values: np.ndarray, what: str) -> np.ndarray:
 
 
 def plain(text: str, most: int = 32) -> str:
-    """The name of a class or a folder as a figure shows it: on one line, at most so long, and never as a formula."""
+    """The name of a class or a folder for a figure: on one line, never as a formula.
+
+    Args:
+        text: the name.
+        most: greatest number of characters before "...".
+    """
     text = printable(text)
     text = text if len(text) <= most else f"{text[: most - 1]}..."
     text = text.replace("$", r"\$")
@@ -162,7 +187,7 @@ def plain(text: str, most: int = 32) -> str:
 
 
 def layer_title(values: LayerRecord | object, steps: int, title: str | None = None) -> str:
-    """What every figure says: the layer and T."""
+    """The title that every figure has: the layer and T."""
     name = title or (values.name if isinstance(values, LayerRecord) else None)
     return f"{name}, T = {steps}" if name else f"T = {steps}"
 
@@ -179,8 +204,8 @@ def image_of(image: object) -> np.ndarray:
     """An image as matplotlib shows it.
 
     Args:
-        image: ``[C, H, W]`` or ``[H, W]`` in any range, as the network sees it; two channels are event polarities;
-            frames ``[T, C, H, W]`` are averaged over T.
+        image: image ``[C, H, W]`` or ``[H, W]`` in any range, or frames ``[T, C, H, W]``, of which the mean over T is
+            shown. Two channels are event polarities.
 
     Returns:
         ``[H, W]`` or ``[H, W, 3]`` in [0, 1], scaled to its own range.

@@ -23,9 +23,9 @@ def training(log: str | Path | Iterable[Mapping], *, title: str | None = None) -
 
     Args:
         log: a ``metrics.csv``, the run folder that holds one, or its rows. Columns: ``epoch``, ``loss``, ``val_loss``,
-            ``accuracy``, ``val_accuracy``, ``lr``, ``rate``, and a layer or block each ``rate/<layer>``,
-            ``dead/<layer>``, ``grad/<block>``. An empty or missing value leaves a gap. ``data`` is for the title.
-        title: in place of the names of run and data set.
+            ``accuracy``, ``val_accuracy``, ``lr``, ``rate``, for each layer ``rate/<layer>`` and ``dead/<layer>``, for
+            each block ``grad/<block>``; ``data`` goes into the title. An empty or missing value leaves a gap.
+        title: text in place of the names of run and data set; None: these names.
 
     Returns:
         The figure and the axes of its panels, in that order.

@@ -1,4 +1,4 @@
-"""A run on disk, written so that nothing is ever half there, and read without executing anything.
+"""A run on disk: every file is written atomically, and reading one executes no code.
 
 config.json          recipe, network, data (class names, fingerprints), and where the run was made
 metrics.csv          a row an epoch
@@ -38,11 +38,11 @@ class Run:
     """A trained network and where it comes from.
 
     Attributes:
-        model: in evaluation mode.
-        recipe: how it was trained.
-        folder: where it was read from.
-        results: contents of ``results.json``; empty while the run is not finished.
-        data: what it was trained on.
+        model: the network, in evaluation mode.
+        recipe: the recipe that it was trained with.
+        folder: the run folder that it was read from.
+        results: content of ``results.json``; empty while the run is not finished.
+        data: the record of the data that it was trained on.
     """
 
     model: Spikformer
@@ -52,13 +52,20 @@ class Run:
     data: DataRecord
 
     def as_a_start(self, classes: Sequence[str]) -> str:
-        """What a network for these classes starts from, as a line."""
-        other = classes and self.data.places_of(classes) is None  # none: they are only known from files
+        """One line for the log of a run that starts from these weights.
+
+        Args:
+            classes: class names of the new network, by label; empty until they are read from files.
+        """
+        other = classes and self.data.places_of(classes) is None
         head = "; the head is new, for other classes" if other else ""
         return f"weights of {self.folder}, trained on {self.data.history}{head}"
 
     def align(self, info: DatasetInfo) -> None:
         """Bring the outputs of the network into the order of a data set's classes, in place.
+
+        Args:
+            info: the facts about the data set.
 
         Raises:
             SpikformerError: the data set has other classes.
@@ -81,14 +88,18 @@ class Run:
 
 def write_weights(path: Path, state: dict[str, Tensor]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    write_file(path, lambda file: file.write_bytes(save(tensors)))  # save_file would hide it from the group
+    write_file(path, lambda file: file.write_bytes(save(tensors)))  # save_file would make it unreadable to others
 
 
 def load_weights(model: Spikformer, path: Path) -> None:
     """Fill a network with the weights of a safetensors file.
 
+    Args:
+        model: the network to fill.
+        path: the file.
+
     Raises:
-        SpikformerError: the file is missing, truncated or foreign, or its weights are another network's.
+        SpikformerError: the file is missing, truncated or foreign, or its weights are those of another network.
     """
     try:
         weights = load(path.read_bytes())  # load_file takes no path that is not UTF-8
@@ -114,12 +125,15 @@ def _fill(model: Spikformer, weights: dict[str, Tensor], source: str | Path) -> 
 def read_config(folder: Path) -> tuple[Recipe, SpikformerConfig, DataRecord]:
     """The recipe, the network and the data of a run folder.
 
+    Args:
+        folder: the run folder.
+
     Raises:
         SpikformerError: no run there, or its ``config.json`` is broken.
     """
     path = folder / "config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte-order mark
         recipe = content["recipe"]
         return (
             Recipe(**recipe | {"augment": Augment(**recipe["augment"])}),
@@ -141,11 +155,11 @@ def read_config(folder: Path) -> tuple[Recipe, SpikformerConfig, DataRecord]:
 
 
 def load_run(run: str | Path, which: str = "best") -> Run:
-    """Load a trained network; it is float32, as it was trained, whatever PyTorch's default is.
+    """Load a trained network, in float32 independent of PyTorch's default dtype.
 
     Args:
         run: a run folder, or the name of a pretrained model of the package.
-        which: "best" or "last" weights.
+        which: weights to load: "best" or "last".
 
     Raises:
         SpikformerError: no run there, or its files are broken or do not belong together.
@@ -165,14 +179,14 @@ def load_run(run: str | Path, which: str = "best") -> Run:
 
 
 def start_from(model: Spikformer, run: str | Path, classes: Sequence[str]) -> Run:
-    """Fill a network with what a trained one has learned, in place.
+    """Fill a network with the weights of a trained one, in place.
 
     Neurons have no weights for single time steps, so T may differ. The head is taken over for the same classes, in any
-    order; for others it stays as it is. All attention variants have the same tensors, so another one is accepted: it
-    starts from weights that were learned for the first.
+    order; for other classes it stays as it is. All attention variants have the same tensors, so the attention may
+    differ too.
 
     Args:
-        model: the network to be filled.
+        model: the network to fill.
         run: a run folder, or the name of a pretrained model of the package.
         classes: class names of the data set that the network is for, by label.
 
@@ -198,7 +212,14 @@ def load_pretrained(name: str) -> Spikformer:
         name: a preset for which weights are packaged, for example "digits-2-64".
 
     Raises:
-        SpikformerError: no weights for that name; the line names those there are.
+        SpikformerError: no weights for that name; the line lists the names.
+
+    Examples:
+        >>> import torch, spikformer_edu as se
+        >>> model = se.load_pretrained("digits-2-64")
+        >>> images, labels = se.data.load("digits").test.fetch(torch.arange(5), None)
+        >>> model(images).argmax(1), labels
+        (tensor([1, 3, 4, 5, 8]), tensor([1, 3, 4, 5, 8]))
     """
     names = sorted(folder.name for folder in PRETRAINED.iterdir() if folder.is_dir())
     if name not in names:
@@ -209,7 +230,7 @@ def load_pretrained(name: str) -> Spikformer:
 def describe(
     recipe: Recipe, network: SpikformerConfig, context: DistributedContext, data: DataRecord
 ) -> dict[str, Any]:
-    """What ``config.json`` holds."""
+    """The content of ``config.json``."""
     return {
         "recipe": asdict(recipe),
         "network": asdict(network),

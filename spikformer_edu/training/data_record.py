@@ -1,4 +1,4 @@
-"""What a run was trained on: names of the data, of their classes, and fingerprints."""
+"""The data that a run was trained on: names, classes, fingerprints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from ..data import Split, Splits
 
 @dataclass(frozen=True)
 class DataRecord:
-    """What a run was trained on, so that no number measured on other data is taken for its own.
+    """The data that a run was trained on: measurements on other data can then be told apart.
 
     Attributes:
         dataset: name of the data set.
-        title: its full name.
-        trained_on: all data sets that the network has learned from, those of the weights it started from first.
-        simulated: whether any of them are simulated recordings.
+        title: full name of the data set.
+        trained_on: names of all data sets that the network has learned from, first those of its initial weights.
+        simulated: whether any of them holds simulated recordings.
         classes: class names, by output of the network.
-        splits: fingerprints of "train", "val" and "test"; None where there is no such split.
+        splits: fingerprints of "train", "val" and "test"; None for a split that is not there.
     """
 
     dataset: str
@@ -29,16 +29,26 @@ class DataRecord:
 
     @property
     def history(self) -> str:
-        """All data sets that the network has learned from, as text."""
+        """Names of all data sets that the network has learned from, as text."""
         return ", then ".join(self.trained_on)
 
     def holds(self, name: str, split: Split, classes: Sequence[str]) -> bool:
-        """Are these the very samples of the run's split of that name, in whatever order?"""
+        """Whether a split holds the samples of the run's split of that name, in any order.
+
+        Args:
+            name: name of the split: "train", "val" or "test".
+            split: the samples.
+            classes: class names of the samples, by label.
+        """
         own, other = self.splits[name], split.fingerprint(classes)
         return own is not None and other is not None and own["content"] == other["content"]
 
     def places_of(self, classes: Sequence[str]) -> list[int] | None:
-        """Which output of the network stands for each of these classes; None if it was trained on other ones."""
+        """For each class the number of its output of the network; None if it was trained on other classes.
+
+        Args:
+            classes: class names.
+        """
         if list(classes) == self.classes:
             return list(range(len(self.classes)))
         if sorted(classes) != sorted(self.classes) or len(set(classes)) < len(classes):
@@ -53,11 +63,11 @@ def difference(classes: Sequence[str], others: Sequence[str]) -> str:
 
 
 def describe_data(splits: Splits, before: DataRecord | None = None) -> DataRecord:
-    """What ``config.json`` says of the data.
+    """The data record of a new run.
 
     Args:
-        splits: what the network is trained, validated and tested on.
-        before: of the run whose weights it starts from.
+        splits: the samples that the network is trained, validated and tested on.
+        before: data record of the run that the initial weights come from; None: the network starts from random weights.
 
     Raises:
         SpikformerError: a file of the data set cannot be read.

@@ -16,8 +16,8 @@ class DistributedContext:
     """This process among all that train together.
 
     Attributes:
-        device: where it computes.
-        rank: which process this is, from 0; process 0 writes files.
+        device: device that this process computes on.
+        rank: number of this process, from 0; process 0 writes files.
         world: number of processes.
     """
 
@@ -26,7 +26,11 @@ class DistributedContext:
     world: int = 1
 
     def all_reduce_sum(self, *numbers: float) -> list[float]:
-        """The sum over all processes of each number."""
+        """The sum over all processes of each number.
+
+        Args:
+            numbers: the numbers of this process.
+        """
         if self.world == 1:
             return list(numbers)
         sums = torch.tensor(numbers, dtype=torch.float64, device=self.device)
@@ -34,7 +38,11 @@ class DistributedContext:
         return sums.tolist()
 
     def all_reduce_mean(self, tensor: Tensor) -> Tensor:
-        """The mean over all processes."""
+        """The mean over all processes.
+
+        Args:
+            tensor: the tensor of this process, of the same shape in all.
+        """
         if self.world == 1:
             return tensor
         total = tensor.clone()
@@ -42,11 +50,19 @@ class DistributedContext:
         return total / self.world
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all get the same answer."""
+        """Whether the flag is set in any process; all get the same answer.
+
+        Args:
+            flag: the flag of this process.
+        """
         return self.all_reduce_sum(float(flag))[0] > 0
 
     def broadcast(self, value):
-        """The value of process 0, for all."""
+        """The value of process 0, for all.
+
+        Args:
+            value: the value of this process; any object that can be pickled.
+        """
         if self.world == 1:
             return value
         box = [value]
@@ -54,19 +70,26 @@ class DistributedContext:
         return box[0]
 
     def sync_buffers(self, module: nn.Module) -> None:
-        """Give all processes the buffers of the first one's network: the running statistics of its norms."""
+        """Copy the buffers of process 0's network, the running statistics of its norms, to all processes.
+
+        Args:
+            module: the network of this process.
+        """
         if self.world > 1:
             for buffer in module.buffers():
                 if buffer.numel():  # a neuron at rest has an empty state
                     dist.broadcast(buffer, 0)
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have come to this line."""
         self.all_reduce_sum(0)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes a GPU when there is one.
+    """The device of that name.
+
+    Args:
+        name: "cpu", "cuda", "cuda:1", "mps", ...; "auto": a GPU if there is one, else the CPU.
 
     Raises:
         SpikformerError: unknown device, or none such on this machine.
@@ -83,12 +106,15 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise SpikformerError(f"device {name!r} is not available on this machine: use --device auto or cpu") from None
     if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # kernels and new tensors that name no device go there too
+        torch.cuda.set_device(device)  # also for kernels and new tensors that name no device
     return device
 
 
 def init_distributed(device: str) -> DistributedContext:
     """Join the processes that ``torchrun`` started, or compute alone on a device.
+
+    Args:
+        device: name of the device, as for ``choose_device``; with GPUs each process of ``torchrun`` has its own.
 
     Raises:
         SpikformerError: no such device, not started by ``torchrun``, or the other processes cannot be reached.
@@ -117,19 +143,19 @@ def init_distributed(device: str) -> DistributedContext:
 def shutdown() -> None:
     """Leave the group of processes, if there is one."""
     if dist.is_available() and dist.is_initialized():
-        # An old PyTorch (2.6; 2.15 does not) holds Python's lock while it waits for gloo's threads to end, for ever if
-        # one of them needs the lock to drop the tensors of the last message. Let them do that first.
+        # Old PyTorch versions (2.6 does, 2.15 does not) hold Python's lock while they wait for gloo's threads to end.
+        # They never return if a thread needs the lock to free the tensors of the last message: let it do so first.
         time.sleep(0.1)
         dist.destroy_process_group()
 
 
 def lost_peers(error: Exception) -> bool:
-    """Whether an error only says that another process has gone."""
+    """Whether an error only says that another process has ended."""
     return any(word in str(error) for word in ("onnection closed", "onnection reset", "gloo", "NCCL"))
 
 
 class _Total(torch.autograd.Function):
-    """The sum over all processes; so is its gradient, for each of them goes on with it."""
+    """The sum over all processes. Its gradient is the sum of their gradients, since all of them use the result."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -143,10 +169,15 @@ class _Total(torch.autograd.Function):
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm whose statistics are those of all processes; unlike torch's own, on any device.
+    """Batch norm with the statistics of all processes; unlike torch's own it runs on any device.
+
+    Args:
+        features: number of features.
+        eps: added to the variance, against division by zero.
+        momentum: share of the new statistics in the running ones.
 
     Attributes:
-        count: values of a feature in the last training batch, of all processes together; their shares may differ.
+        count: number of values of a feature in the last training batch, in all processes; their shares may differ.
     """
 
     def __init__(self, features: int, eps: float, momentum: float):
@@ -177,7 +208,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def sync_batch_norm(module: nn.Module) -> None:
-    """Turn every batch norm below a module into one over all processes, in place, with the same tensors."""
+    """Replace every batch norm in a module by one over all processes, in place, with the same tensors."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             norm = SyncBatchNorm(child.num_features, child.eps, child.momentum).to(child.weight)

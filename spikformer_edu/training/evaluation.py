@@ -1,4 +1,4 @@
-"""Accuracy and loss, and the samples that they are measured on."""
+"""Accuracy and loss, and the samples to measure them on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,13 @@ from .recipe import PRECISIONS, Recipe
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss and number of correct answers over ``total`` samples."""
+    """The result of an evaluation.
+
+    Attributes:
+        loss: mean cross-entropy over the samples.
+        correct: number of correct answers.
+        total: number of samples.
+    """
 
     loss: float
     correct: int
@@ -30,12 +36,16 @@ class Score:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Mixed precision for a forward pass; nothing changes at fp32."""
+    """Mixed precision for a forward pass; fp32 changes nothing."""
     return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
 
 
 def load_splits(recipe: Recipe, data_dir: Path | None = None) -> Splits:
     """The samples that a recipe trains, validates and tests on.
+
+    Args:
+        recipe: data set, time steps, augmentation and choice of samples.
+        data_dir: folder to look in for data; None: ``$SPIKFORMER_DATA``, else ``./data``.
 
     Raises:
         SpikformerError: the data are absent or do not fit the recipe.
@@ -54,6 +64,9 @@ def load_splits(recipe: Recipe, data_dir: Path | None = None) -> Splits:
 def check_readable(*splits: Split | None) -> None:
     """Read a sample of each split, so that an error in the test set shows before the training and not after it.
 
+    Args:
+        splits: the splits; None is skipped.
+
     Raises:
         SpikformerError: a split is not there, or its first sample cannot be read.
     """
@@ -63,12 +76,12 @@ def check_readable(*splits: Split | None) -> None:
 
 
 def splits_for(run: Run, dataset: str | None, data_dir: Path | None = None) -> Splits:
-    """The samples to show a trained network, whose outputs are brought into the order of their classes.
+    """Load samples for a trained network, and bring its outputs into the order of their classes.
 
     Args:
-        run: the network.
-        dataset: another data set with the same classes; None: the very samples of the run.
-        data_dir: where data sets are looked for.
+        run: the trained network.
+        dataset: name of another data set with the same classes; None: the samples of the run.
+        data_dir: folder to look in for data; None: ``$SPIKFORMER_DATA``, else ``./data``.
 
     Raises:
         SpikformerError: the data are absent, or have other classes.
@@ -82,13 +95,13 @@ def splits_for(run: Run, dataset: str | None, data_dir: Path | None = None) -> S
 
 
 def origin(run: Run, facts: DatasetInfo, own: bool, data_dir: Path | None = None) -> str:
-    """What has to be said beside a number: nothing, of real samples of the run.
+    """The note on the data that belongs beside a measured number; empty for real samples of the run itself.
 
     Args:
-        run: the network.
-        facts: of the data that it was shown.
+        run: the trained network.
+        facts: the facts about the data set that was measured on.
         own: whether these are samples of the run.
-        data_dir: where data sets are looked for.
+        data_dir: folder to look in for data; None: ``$SPIKFORMER_DATA``, else ``./data``.
     """
     if own and not (run.data.simulated or facts.simulated):
         return ""
@@ -102,9 +115,16 @@ def origin(run: Run, facts: DatasetInfo, own: bool, data_dir: Path | None = None
 def evaluate(
     model: Spikformer, split: Split, context: DistributedContext, batch_size: int = 100, precision: str = "fp32"
 ) -> Score:
-    """Loss (cross-entropy, no smoothing) and accuracy of a model, in evaluation mode, on all of a split.
+    """Loss (cross-entropy without label smoothing) and accuracy of a network, in evaluation mode, on all of a split.
 
     Several processes share the work; each gets the whole score.
+
+    Args:
+        model: the network.
+        split: the samples.
+        context: device, and processes that share the work.
+        batch_size: number of samples in a batch of one process.
+        precision: fp32, or bf16 or fp16 for automatic mixed precision.
     """
     loss, correct = 0.0, 0
     with evaluating(model):

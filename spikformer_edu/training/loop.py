@@ -34,7 +34,7 @@ from .stopping import Asked, Stopping
 
 @dataclass
 class Progress:
-    """Where a run stands; together with weights and optimizer, all that is needed to go on."""
+    """The position of a run; together with weights and optimizer it is all that is needed to go on."""
 
     epoch: int = 0  # complete epochs
     batch: int = 0  # batches done in the epoch under way
@@ -69,18 +69,18 @@ def decay_towards(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What changes how a run is computed and kept, but not what its recipe is."""
+    """Options that change how a run is computed and kept, but not its recipe."""
 
     data_dir: Path | None = None
     """Where data sets are; else $SPIKFORMER_DATA, else ./data."""
     workers: int = 0
-    """Processes that read data, for each that computes; 0: the same one. Never changes the result."""
+    """Number of processes that read data, for each one that computes; 0: it reads itself. Never changes the result."""
     compile: bool = False
     """Compile the network with torch.compile: slow to start, then faster on a GPU."""
     activation_checkpointing: bool = False
     """Save memory: keep only the input of each block, and compute the block again in the backward pass."""
     keep: int = 0
-    """Keep the weights of that many last epochs too, as epoch-NNN.safetensors."""
+    """Also keep the weights of this many last epochs, as epoch-NNN.safetensors."""
     tensorboard: bool = False
     """Write the log for TensorBoard as well."""
 
@@ -94,10 +94,10 @@ def train(recipe: Recipe, folder: Path, context: DistributedContext, options: Ru
     """Train a network, or go on with a run that was interrupted, and measure the test set once at the end.
 
     Args:
-        recipe: everything that shapes the weights.
-        folder: the run; if it holds an interrupted run of this recipe, that one goes on to the same end.
-        context: where to compute; of several processes each calls this.
-        options: how to compute and what to keep.
+        recipe: everything that determines the weights.
+        folder: the run folder; an interrupted run of this recipe in it is continued and ends with the same weights.
+        context: where to compute; if there are several processes, each calls this function.
+        options: how to compute and what to keep; None: the defaults.
 
     Returns:
         The score on the test set, of the weights in ``best.safetensors``.
@@ -105,7 +105,7 @@ def train(recipe: Recipe, folder: Path, context: DistributedContext, options: Ru
     Raises:
         SpikformerError: a setting would do nothing, the data are absent, the folder cannot be written or holds another
             run, the batch does not divide among processes and parts, memory runs out, or the loss is not finite (the
-            line says at which step, and which checkpoint is good).
+            line names the step and the last good checkpoint).
     """
     options, folder = options or RunOptions(), expand(folder)
     check_recipe(recipe)
@@ -127,7 +127,7 @@ def train(recipe: Recipe, folder: Path, context: DistributedContext, options: Ru
             raise SpikformerError(f"{said}, and {how_to_go_on(folder, options.data_dir)}") from None
         except Exception as error:
             if options.compile and does_not_compile(error):
-                reason = " ".join(str(error).partition("\n\n")[0].split())[:200]  # then it tells how to debug PyTorch
+                reason = " ".join(str(error).partition("\n\n")[0].split())[:200]  # the rest is about debugging PyTorch
                 raise SpikformerError(
                     f"--compile does not work here ({reason}): install a C++ compiler, or leave it out"
                     f" and {how_to_go_on(folder, options.data_dir)}"
@@ -141,13 +141,13 @@ def train(recipe: Recipe, folder: Path, context: DistributedContext, options: Ru
 
 def does_not_compile(error: Exception) -> bool:
     """Whether an error comes from torch.compile itself: no compiler on this machine, or code that it cannot take."""
-    from torch._dynamo.exc import TorchDynamoException  # slow to import, and there only for this
+    from torch._dynamo.exc import TorchDynamoException  # slow to import, and needed only here
 
     return isinstance(error, TorchDynamoException)
 
 
 class Trainer:
-    """A run under way: the network, its optimizer, and where it stands."""
+    """A run under way: the network, its optimizer, and its progress."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class Trainer:
             )
         torch.manual_seed(recipe.seed)
         self.network = recipe.network_for(splits.info)
-        self.model = Spikformer(self.network).to(context.device, torch.float32)  # whatever PyTorch's default is
+        self.model = Spikformer(self.network).to(context.device, torch.float32)  # not PyTorch's default dtype
         before = None
         if recipe.init_from and not (folder / "resume.pt").exists():
             before = start_from(self.model, recipe.init_from, splits.info.classes)
@@ -203,7 +203,7 @@ class Trainer:
         return self.average or self.model
 
     def run(self) -> Score:
-        """Train to the end, from wherever the folder stands, and measure the test set."""
+        """Train to the end, from the last checkpoint in the folder if there is one, and measure the test set."""
         if (self.folder / "resume.pt").exists():
             self.resume()
         elif self.context.rank == 0:
@@ -223,7 +223,7 @@ class Trainer:
         return score
 
     def epoch(self) -> None:
-        """What is left of an epoch, then its row in the log and a checkpoint.
+        """Train for the rest of an epoch, then write its row in the log and a checkpoint.
 
         Raises:
             Asked: the process was asked to end; a checkpoint was written first.
@@ -272,7 +272,7 @@ class Trainer:
             a = recipe.augment
             mixing = dict(mixup=a.mixup, cutmix=a.cutmix, generator=random, probability=a.mix_probability)
             inputs, targets = mixup_cutmix(inputs, targets, self.network.num_classes, **mixing)
-            labels = targets.argmax(1)  # of two mixed labels the one with the larger share counts
+            labels = targets.argmax(1)  # accuracy takes the label with the larger share
         watched = self.rates.step()
         network = self.parallel if watched else self.compiled  # compiled code sees no hooks
         self.optimizer.zero_grad(set_to_none=True)
@@ -286,7 +286,7 @@ class Trainer:
                 with autocast(self.context.device, recipe.precision):
                     logits = network(x)
                 part = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
-                # Every sample counts alike, whatever its part and process; over the processes gradients are averaged.
+                # All samples have the same weight, in every part and process; DDP averages gradients over processes.
                 self.scaler.scale(part * (len(y) * self.context.world / together)).backward()
             loss += part.item() * len(y) / len(targets)
             outputs.append(logits.detach())
@@ -308,18 +308,18 @@ class Trainer:
         progress.correct += int((torch.cat(outputs).argmax(1) == labels).sum())
 
     def finish_epoch(self) -> None:
-        """Validate, keep the weights, write the epoch's row, and let the next one begin."""
+        """Validate, keep the weights, write the epoch's row, and reset the counts for the next epoch."""
         progress, context, val = self.progress, self.context, self.splits.val
         whole = self.together()
         row = {"epoch": progress.epoch + 1, "loss": whole.loss / whole.seen, "accuracy": whole.correct / whole.seen}
         context.sync_buffers(self.measured)  # what is measured is what is kept; DDP does the same before every step
-        self.rates.close()  # what is measured below is no training step
+        self.rates.close()  # validation is not a training step
         try:
             with self.stop.at_once():
                 if val is not None:
                     score = evaluate(self.measured, val, context, precision=self.recipe.precision)
                     row |= {"val_loss": score.loss, "val_accuracy": score.accuracy}
-        except BaseException:  # whatever it is, the steps of this epoch are not lost
+        except BaseException:  # no error may lose the steps of this epoch
             self.save(whole)
             raise
         rates = self.rates.pop(context.all_reduce_mean)
@@ -366,12 +366,12 @@ class Trainer:
         write_csv(self.folder / "metrics.csv", [{"epoch": r["epoch"], "data": data} | r for r in self.progress.rows])
 
     def together(self) -> Progress:
-        """Where all processes stand, with what they counted added up."""
+        """The progress of all processes, with their counts added up."""
         loss, correct, seen = self.context.all_reduce_sum(self.progress.loss, self.progress.correct, self.progress.seen)
         return replace(self.progress, loss=loss, correct=int(correct), seen=int(seen))
 
     def save(self, progress: Progress) -> None:
-        """Write all that is needed to go on from here; other processes stand where the first one does."""
+        """Write all that is needed to go on from here; process 0 does so for all."""
         if self.context.rank:
             return
         state = {
@@ -385,7 +385,7 @@ class Trainer:
         write_file(self.folder / "resume.pt", lambda file: torch.save(state, file))
 
     def resume(self) -> None:
-        """Stand where the run in the folder was interrupted.
+        """Continue at the point where the run in the folder was interrupted.
 
         Raises:
             SpikformerError: the run has another recipe (the line names the options) or other data, or a broken file.
@@ -402,7 +402,7 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
             self.rates.load_state_dict(state["rates"])
             self.progress = Progress(**state["progress"])
-        except Exception as error:  # whatever torch says of a damaged file
+        except Exception as error:  # torch raises many kinds of errors for a damaged file
             reason = str(error).splitlines()[0]
             raise SpikformerError(f"{path} is broken ({reason}): start again in another --out") from None
         best = self.folder / "best.safetensors"
@@ -410,5 +410,5 @@ class Trainer:
             raise SpikformerError(f"{best} is gone, and the end of the run needs it: start again in another --out")
         if not self.context.rank and self.progress.rows and not (self.folder / "metrics.csv").exists():
             self.write_log()
-        if self.context.rank:  # the first process goes on counting for all
+        if self.context.rank:  # process 0 holds the counts of all
             self.progress.loss, self.progress.correct, self.progress.seen = 0.0, 0, 0

@@ -1,4 +1,4 @@
-"""Memory of a training: saved by activation checkpointing, measured, and missed in one line."""
+"""Memory in training: activation checkpointing saves it, the peak is measured, a lack of it is one line."""
 
 import math
 import sys
@@ -16,7 +16,7 @@ from .distributed import SyncBatchNorm
 
 
 def checkpoint_blocks(model: Spikformer) -> None:
-    """Let every encoder block keep only its input, and compute itself again in the backward pass."""
+    """Keep only the input of every encoder block, and compute the block again in the backward pass."""
     for block in model.blocks:
         contexts = partial(_first_and_second_time, block)
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)
@@ -28,7 +28,7 @@ def _first_and_second_time(block: nn.Module) -> tuple[AbstractContextManager, Ab
 
 @contextmanager
 def _statistics_as_they_are(block: nn.Module) -> Iterator[None]:
-    """The second time, norms must not move their running statistics again."""
+    """The second computation of a block must not update the running statistics again."""
     norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm1d | SyncBatchNorm)]
     before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
@@ -43,7 +43,14 @@ def _statistics_as_they_are(block: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def enough_memory(advice: str) -> Iterator[None]:
-    """Say in one line that memory ran out, on whatever device, and what to do."""
+    """Report in one line that memory ran out, on any device, and what to do.
+
+    Args:
+        advice: the end of that line.
+
+    Raises:
+        SpikformerError: memory ran out inside the block.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -54,7 +61,7 @@ def enough_memory(advice: str) -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most bytes held so far: by tensors on a GPU, else by this process; nan where it cannot be asked."""
+    """Peak memory so far, in bytes: of tensors on a GPU, else of this process; nan where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

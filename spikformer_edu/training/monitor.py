@@ -1,4 +1,4 @@
-"""What is watched while a network trains: firing rates, gradients, TensorBoard."""
+"""Watch a network while it trains: firing rates, gradients, TensorBoard."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,15 +21,20 @@ class Rates:
     Nothing is attached to the model on the other steps, and nothing waits for the device before ``pop``.
 
     Args:
-        model: the network itself, not a wrapper around it. On the steps watched it runs as it is without compilation.
-        every: watch one training step in so many, the first of each epoch included.
+        model: the network itself, not a wrapper around it. On the steps that are watched it runs without compilation.
+        every: watch one training step in this many, beginning with the first of each epoch.
 
     Examples:
-        >>> rates = Rates(model)
-        >>> for images, labels in batches:
-        ...     rates.step()                 # before the forward pass
-        ...     ...                          # forward, backward, optimizer
-        >>> rates.pop()                      # {"sps.0": (rate, dead), ...} of the epoch, and start again
+        >>> import torch, spikformer_edu as se
+        >>> from spikformer_edu.training.monitor import Rates
+        >>> model = se.load_pretrained("digits-2-64")
+        >>> rates = Rates(model, every=2)
+        >>> for images, labels in se.data.batches(se.data.load("digits").val, 90):
+        ...     watched = rates.step()               # before the forward pass
+        ...     logits = model(images)               # then backward pass and optimizer step
+        >>> found = rates.pop()                      # {"sps.0": (rate, dead), ...}, and start again
+        >>> all(0 < rate < 1 for rate, dead in found.values())
+        True
     """
 
     def __init__(self, model: Spikformer, every: int = 8):
@@ -44,7 +49,7 @@ class Rates:
         self.steps, self.sums, self.counts = 0, {}, {}
 
     def step(self) -> bool:
-        """Say that a training step begins; true when it is watched."""
+        """Begin a training step; the result says whether it is watched."""
         self.close()
         watched = self.steps % self.every == 0
         if watched:
@@ -55,15 +60,19 @@ class Rates:
         return watched
 
     def state_dict(self) -> dict:
-        """What has been counted so far, for a checkpoint in the middle of an epoch."""
+        """The counts so far, for a checkpoint in the middle of an epoch."""
         return {"steps": self.steps, "sums": self.sums, "counts": self.counts}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what ``state`` gave."""
+        """Continue from a checkpoint.
+
+        Args:
+            state: the result of ``state_dict``.
+        """
         self.steps, self.sums, self.counts = state["steps"], dict(state["sums"]), dict(state["counts"])
 
     def close(self) -> None:
-        """Leave nothing on the model."""
+        """Remove all hooks from the model."""
         self.attached.close()
 
     @torch.no_grad()
@@ -75,7 +84,7 @@ class Rates:
         """Layer -> (firing rate, share of features that never fired), of the steps watched since the last ``pop``.
 
         Args:
-            mean: takes the mean over all processes that train together.
+            mean: function that takes the mean of a tensor over all processes; without one this process is alone.
         """
         self.close()
         found = {}
@@ -87,11 +96,11 @@ class Rates:
 
 
 def firing_warning(rates: dict[str, tuple[float, float]], saturated: float = 0.95) -> str | None:
-    """One line when layers are silent or saturated, with what to try; None when all is well.
+    """A line about silent and saturated layers, with what to try; None if there are none.
 
     Args:
-        rates: what ``Rates.pop`` gave.
-        saturated: firing rate from which a layer counts as saturated.
+        rates: the result of ``Rates.pop``.
+        saturated: firing rate, from 0 to 1, from which on a layer counts as saturated.
     """
     silent = [name for name, (rate, _) in rates.items() if rate == 0]
     full = [name for name, (rate, _) in rates.items() if rate >= saturated]
@@ -108,6 +117,9 @@ def firing_warning(rates: dict[str, tuple[float, float]], saturated: float = 0.9
 def open_tensorboard(folder: Path):
     """A writer of TensorBoard's files.
 
+    Args:
+        folder: the run folder; the files go to its subfolder "tensorboard".
+
     Raises:
         SpikformerError: TensorBoard is not installed, or does not fit the packages beside it.
     """
@@ -122,7 +134,7 @@ def open_tensorboard(folder: Path):
 
 
 def gradient_norms(model: nn.Module) -> dict[str, float]:
-    """Norm of the gradient that the last step left behind, by part: a stage of the SPS, half a block, the head."""
+    """Norm of the gradient of the last step, by part: a stage of the SPS, half a block, the head."""
     squares: dict[str, Tensor] = {}
     for name, p in model.named_parameters():
         part = ".".join(name.split(".")[: {"sps": 2, "blocks": 3}.get(name.split(".")[0], 1)])

@@ -1,4 +1,4 @@
-"""What a run will take, before it starts: the whole recipe, its derived numbers, and a measured step."""
+"""Plan a run before it starts: the whole recipe, the numbers that follow from it, and a measured step."""
 
 import os
 import time
@@ -28,25 +28,26 @@ class Plan:
     """The numbers that follow from a recipe, and from one step measured here.
 
     Attributes:
-        data: the data set.
-        start: what the weights start from, as a line; None: from nothing.
-        source: what the step was measured on.
-        images: training images.
-        steps: optimizer steps an epoch.
-        total_steps: in all.
-        lr: highest learning rate after scaling.
-        parameters: to be trained.
+        data: name of the data set.
+        start: a line about the run that the initial weights come from; None: the weights are random.
+        source: the images that the step was measured on, as text.
+        images: number of training images.
+        steps: optimizer steps in an epoch.
+        total_steps: optimizer steps in the whole run.
+        lr: highest learning rate, after scaling with the batch size.
+        parameters: number of parameters to train.
         flops: floating-point operations of a training step for one image, forward and backward, 2 a multiply-add.
-        saved_bytes: what autograd keeps of one image until the backward pass; with ``--activation-checkpointing`` the
-            inputs of all blocks, and one block as a whole.
-        bytes: estimate of the memory of one process: weights, gradients, two AdamW moments, the running mean of the
-            weights where there is one, gradients on their way to other processes, what autograd keeps.
-        room: memory of the GPU, or this process's share of the machine's; None where it cannot be asked.
-        step_images: images in the measured step.
-        step_seconds: median of three, after one that is not counted.
-        hours: of the whole run in one process at that speed, without reading data.
-        activation_checkpointing: as the training was asked to.
-        compile: as the training was asked to.
+        saved_bytes: bytes that autograd keeps for one image until the backward pass; with activation checkpointing
+            those for the inputs of all blocks and for one whole block.
+        bytes: estimate of the memory of one process, in bytes: weights, gradients, two AdamW moments, the running mean
+            of the weights if there is one, buffers to exchange gradients between processes, what autograd keeps.
+        room: memory of the GPU, or this process's share of the machine's, in bytes; None where the system does not
+            tell.
+        step_images: number of images in the measured step.
+        step_seconds: time of a step, the median of three after one that is not counted.
+        hours: duration of the whole run in one process at that speed, without reading data.
+        activation_checkpointing: whether the run uses activation checkpointing.
+        compile: whether the run compiles the network.
     """
 
     data: str
@@ -76,15 +77,15 @@ def plan(
     activation_checkpointing: bool = False,
     compile: bool = False,
 ) -> Plan:
-    """Count and measure, on images of the data set where they are, else on random ones.
+    """Count and measure, on images of the data set if they are on this machine, else on random images.
 
     Args:
-        recipe: what is to be trained.
-        context: where.
-        data_dir: where data sets are looked for; nothing is downloaded.
-        step_images: images in the measured step.
-        activation_checkpointing: as in ``RunOptions``.
-        compile: as in ``RunOptions``; compiled code may keep less than is estimated here.
+        recipe: the recipe of the run.
+        context: device and processes of the run.
+        data_dir: folder to look in for data; None: ``$SPIKFORMER_DATA``, else ``./data``. Nothing is downloaded.
+        step_images: number of images in the measured step.
+        activation_checkpointing: keep only the input of each block, as in ``RunOptions``.
+        compile: compile the network, as in ``RunOptions``; compiled code may keep less than is estimated here.
 
     Raises:
         SpikformerError: a setting would do nothing, the number of training images is not known, not enough memory, or
@@ -180,7 +181,7 @@ def plan(
 
 
 def bytes_for_backward(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """What autograd keeps of a forward pass until the backward pass, the weights themselves left out."""
+    """Bytes that autograd keeps of a forward pass until the backward pass, without the weights themselves."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -197,7 +198,7 @@ def bytes_for_backward(model: nn.Module, forward: Callable[[], Tensor]) -> int:
 
 
 def room_of(context: DistributedContext) -> int | None:
-    """Memory of the GPU, or this process's share of the machine's, in bytes; None where it cannot be asked."""
+    """Memory of the GPU, or this process's share of the machine's, in bytes; None where the system does not tell."""
     if context.device.type == "cuda":
         return torch.cuda.get_device_properties(context.device).total_memory
     try:
@@ -215,7 +216,13 @@ def parts_that_fit(recipe: Recipe, context: DistributedContext, p: Plan) -> int 
 
 
 def describe_plan(recipe: Recipe, context: DistributedContext, p: Plan) -> str:
-    """The recipe in full, what follows from it, and what differs from the official code, as text."""
+    """The whole recipe, the numbers that follow from it, and the differences from the official code, as text.
+
+    Args:
+        recipe: the recipe of the run.
+        context: device and processes of the run.
+        p: the plan of the run.
+    """
     own = asdict(recipe_for(recipe.dataset))
     lines = [f"recipe of {p.data} (* differs from the data set's own)"]
     for name, value in asdict(recipe).items():

@@ -1,4 +1,4 @@
-"""Recipes: everything that shapes the weights of a trained network, as data."""
+"""Recipes: everything that determines the weights of a trained network, as data."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -57,9 +57,9 @@ class Recipe:
     precision: str = "fp32"
     """fp32, or bf16 or fp16 for automatic mixed precision."""
     sync_bn: bool = False
-    """Batch statistics over all processes instead of in each."""
+    """Take the statistics of batch norms over all processes instead of in each."""
     ema_decay: float = 0.0
-    """Decay a step of a running mean of the weights, which is then what is measured and kept; 0 is off."""
+    """Decay per step of a running mean of the weights, which is then measured and kept; 0 is off."""
     seed: int = 0
     """Fixes initial weights, order and augmentation."""
     samples_per_class: int | None = None
@@ -69,7 +69,7 @@ class Recipe:
     split_seed: int | None = None
     """Another choice of samples for --samples-per-class, --val-fraction, and the test set where none is official."""
     augment: Augment = field(default_factory=Augment)
-    """What is done to training samples."""
+    """Augmentation of training samples."""
 
     def __post_init__(self):
         if self.init_from is not None:
@@ -107,17 +107,25 @@ class Recipe:
         return configure(self.model, attention=self.attention, **steps)
 
     def network_for(self, facts: DatasetInfo) -> SpikformerConfig:
-        """The network that is trained on a data set, with its classes and channels."""
+        """The network that is trained on a data set, with its classes and channels.
+
+        Args:
+            facts: the facts about the data set.
+        """
         classes = {"num_classes": facts.num_classes} if facts.num_classes else {}  # 0 until the files are read
         return replace(self.network, in_channels=facts.channels, **classes)
 
     def mixes(self, epoch: int) -> bool:
-        """Whether mixup or cutmix is on in that epoch, counted from 0."""
+        """Whether mixup or cutmix is on in an epoch.
+
+        Args:
+            epoch: number of the epoch, from 0.
+        """
         a = self.augment
         return bool(a.mixup or a.cutmix) and (a.mix_epochs is None or epoch < a.mix_epochs)
 
 
-# The official code's, but for what is said to be ours.
+# The settings of the official code, except where a comment says that they are ours.
 _CIFAR10 = Recipe(
     dataset="cifar10",
     model="cifar10-4-384",
@@ -165,13 +173,17 @@ RECIPES: dict[str, Recipe] = {
     "imagenet": _IMAGENET,
     "folder": replace(_IMAGENET, dataset="folder", model="imagenet-8-384"),  # ours
 }
+"""The recipe of each data set."""
 
 
-OFFICIAL_SPLITS = ("cifar10", "cifar100", "dvsgesture", "imagenet")  # there split_seed alone chooses nothing
+OFFICIAL_SPLITS = ("cifar10", "cifar100", "dvsgesture", "imagenet")  # for these split_seed alone has no effect
 
 
 def recipe_for(dataset: str) -> Recipe:
     """The recipe of a data set.
+
+    Args:
+        dataset: name of the data set, a key of ``RECIPES``.
 
     Raises:
         SpikformerError: no recipe for that name; the line names the nearest.
@@ -182,12 +194,15 @@ def recipe_for(dataset: str) -> Recipe:
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Nothing is asked for that would do nothing because what it modifies is off.
+    """Refuse a setting that does nothing because what it modifies is off.
 
-    Values of the data set's own recipe, and of a bare ``Recipe``, count as not asked for.
+    Values of the data set's own recipe, and the defaults of ``Recipe``, are always allowed.
+
+    Args:
+        recipe: the recipe to check.
 
     Raises:
-        SpikformerError: such a setting; the line names what it needs.
+        SpikformerError: a setting does nothing; the line names what it needs.
     """
     a = recipe.augment
     operations = a.randaugment > 0, "augment.randaugment above 0"
@@ -213,7 +228,17 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:
-    """Learning rate after ``epoch`` passes (fractions count): linear warm-up, cosine to the floor, then the floor."""
+    """The learning rate at a point of the training: linear warm-up, cosine to ``min_lr``, then ``min_lr``.
+
+    Args:
+        recipe: learning rates and numbers of epochs.
+        epoch: passes over the training set so far, with fractions.
+
+    Examples:
+        >>> from spikformer_edu.training import learning_rate, recipe_for
+        >>> [round(learning_rate(recipe_for("cifar10"), epoch), 6) for epoch in (0, 10, 20, 160, 300)]
+        [1e-05, 0.000255, 0.0005, 0.000255, 1e-05]
+    """
     highest = recipe.scaled_lr
     if epoch < recipe.warmup_epochs:
         return recipe.warmup_lr + (highest - recipe.warmup_lr) * epoch / recipe.warmup_epochs
@@ -224,7 +249,7 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
 
 
 _AUGMENTATION = "random numbers of the augmentation are our own; its operations and strengths are the official ones"
-# What a reader who compares with the official code would find, by data set; printed by --dry-run.
+# Differences from the official code, by data set; printed by --dry-run.
 DEVIATIONS: dict[str, tuple[str, ...]] = {
     "all": (
         "the learning rate moves with every step, not once an epoch",

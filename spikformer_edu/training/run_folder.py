@@ -1,4 +1,4 @@
-"""The folder of a run: chosen, locked while a process trains, left tidy."""
+"""The folder of a run: choose it, lock it while a process trains, clean it up afterwards."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ LOCK = ".lock"  # in a run folder while a process trains into it; a killed one l
 
 
 def summary(folder: Path, score: Score) -> str:
-    """What a reader wants to know of a finished run."""
+    """A summary of a finished run, as text."""
     with open(folder / "metrics.csv", newline="", encoding="utf-8") as log:
         rows = list(csv.DictReader(log))
     last, seconds = rows[-1], sum(float(row["seconds"]) for row in rows)
@@ -44,6 +44,12 @@ def summary(folder: Path, score: Score) -> str:
 def common_folder(recipe: Recipe, out: Path | None, resume: bool, context: DistributedContext) -> Path:
     """The run folder, chosen and locked by process 0 for all.
 
+    Args:
+        recipe: the recipe of the run.
+        out: the folder that the user named; None: the next free one in ``runs``.
+        resume: go on with the run in the folder.
+        context: the processes.
+
     Raises:
         SpikformerError: as ``run_folder``, in every process.
     """
@@ -60,7 +66,12 @@ def common_folder(recipe: Recipe, out: Path | None, resume: bool, context: Distr
 
 
 def run_folder(recipe: Recipe, out: Path | None, resume: bool) -> Path:
-    """Where the run goes, locked: never into a folder that holds another one, even if both are started at once.
+    """Choose and lock the folder of a run; two runs never share one, even if they start at the same time.
+
+    Args:
+        recipe: the recipe of the run.
+        out: the folder that the user named; None: the next free one in ``runs``.
+        resume: go on with the run in the folder.
 
     Raises:
         SpikformerError: a run is there and --resume was not given, nothing is there to resume, another process trains
@@ -72,7 +83,7 @@ def run_folder(recipe: Recipe, out: Path | None, resume: bool) -> Path:
 
 
 def choose_folder(recipe: Recipe, folder: Path | None, resume: bool) -> Path:
-    """The folder of a new run, taken, or of the one to be resumed."""
+    """The folder of a new run, marked with an empty config.json, or of the run to be resumed."""
     if resume:
         if folder is None:
             raise SpikformerError(f"no run of {recipe.model} in runs/ to resume: leave out --resume, or give --out")
@@ -102,6 +113,9 @@ def has_config(folder: Path) -> bool:
 def take(folder: Path) -> bool:
     """Mark a folder as this run's with an empty config.json, which training fills; false if it is taken.
 
+    Args:
+        folder: the folder; made if need be.
+
     Raises:
         SpikformerError: the folder cannot be written.
     """
@@ -120,7 +134,10 @@ def take(folder: Path) -> bool:
 
 
 def lock(folder: Path) -> None:
-    """Let no other process train into a folder until this one ends; the system ends the lock, even of a killed one.
+    """Lock a folder against other processes that train, until this one ends; the lock ends even if it is killed.
+
+    Args:
+        folder: the run folder.
 
     Raises:
         SpikformerError: another process trains there, or the folder cannot be written.
@@ -149,6 +166,9 @@ def lock(folder: Path) -> None:
 def check_figures(folder: Path) -> None:
     """Find out before the training whether figures can be drawn into a folder after it.
 
+    Args:
+        folder: the folder for the figures.
+
     Raises:
         SpikformerError: they cannot.
     """
@@ -157,7 +177,12 @@ def check_figures(folder: Path) -> None:
 
 
 def let_go(folder: Path, new: bool) -> None:
-    """Remove the lock, and every trace of a new run that ended before its first checkpoint: it may be tried again."""
+    """Remove the lock, and all files of a new run that ended before its first checkpoint, so it can start again.
+
+    Args:
+        folder: the run folder.
+        new: whether the run began now, without ``--resume``.
+    """
     with suppress(OSError):
         (folder / LOCK).unlink()
     if not has_config(folder) or (new and not (folder / "resume.pt").exists()):
@@ -168,11 +193,11 @@ def let_go(folder: Path, new: bool) -> None:
 
 
 def check_same_recipe(recipe: Recipe, folder: Path) -> None:
-    """A run goes on as it began.
+    """Check that a run is resumed with its own recipe.
 
     Args:
-        recipe: what is to be trained.
-        folder: the run.
+        recipe: the recipe that is asked for.
+        folder: the run folder.
 
     Raises:
         SpikformerError: the run in the folder has another recipe; the line names the options.
@@ -186,7 +211,7 @@ def check_same_recipe(recipe: Recipe, folder: Path) -> None:
 
 
 def _typed(name: str, value: Any) -> str:
-    """A value as it is given on the command line."""
+    """An option as it is written on the command line."""
     group, dot, last = name.replace("_", "-").rpartition(".")
     if isinstance(value, bool):
         return f"--{group}{dot}{'' if value else 'no-'}{last}"
@@ -194,7 +219,7 @@ def _typed(name: str, value: Any) -> str:
 
 
 def how_to_go_on(folder: Path, data_dir: Path | None) -> str:
-    """The end of an error line: what to type for a run that ended before its time."""
+    """The end of an error line: how to go on with a run that was stopped."""
     if not (folder / "resume.pt").exists():
         return "start again"
     data = [] if data_dir is None else ["--data-dir", str(data_dir)]
@@ -202,10 +227,14 @@ def how_to_go_on(folder: Path, data_dir: Path | None) -> str:
 
 
 def check_same_data(data: DataRecord, folder: Path) -> DataRecord:
-    """What the run in a folder says of its data, if the data here are the same, in the same order.
+    """The data record of the run in a folder, after a check that the data here are the same, in the same order.
+
+    Args:
+        data: record of the data here.
+        folder: the run folder.
 
     Raises:
-        SpikformerError: they are not; the line says in what they differ.
+        SpikformerError: they are not the same; the line names the difference.
     """
     own = read_config(folder)[2]
     what = None

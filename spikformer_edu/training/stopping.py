@@ -1,4 +1,4 @@
-"""What SIGTERM, SIGHUP and Ctrl-C do to a training: it finishes a step or a file first, and leaves all else at once."""
+"""How SIGTERM, SIGHUP and Ctrl-C end a training: a step or a file is finished first, all else ends at once."""
 
 import signal
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ class Asked(KeyboardInterrupt):
 
 
 class Stopping:
-    """Listens while it is entered.
+    """Handles these signals inside its ``with`` block.
 
     Attributes:
-        asked: a signal has come, and work that may not be left halfway should end soon.
+        asked: whether a signal has come; work that may not be interrupted should then end soon.
     """
 
     def __init__(self):
@@ -43,10 +43,10 @@ class Stopping:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """For work that may be left anywhere.
+        """A block of work that may be interrupted anywhere.
 
         Raises:
-            Asked: now or later, when a signal comes or has come.
+            Asked: a signal comes inside the block, or has come before it.
         """
         self.waits = False
         try:
