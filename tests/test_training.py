@@ -264,8 +264,8 @@ def after(owner, name, when):
 
     setattr(owner, name, then)
 
-leave = train.leave
-train.leave = lambda: (signal.raise_signal(signal.SIGTERM), shutdown())  # comes late, and does no harm
+shutdown = train.shutdown
+train.shutdown = lambda: (signal.raise_signal(signal.SIGTERM), shutdown())  # comes late, and does no harm
 if moment == "start of readers":
     after(base, "start_reading", lambda loader: loader.num_workers)
 else:
