@@ -9,6 +9,7 @@ torch.Size([4, 1, 4, 64, 16])
 """
 
 from importlib import import_module
+from types import ModuleType
 
 from .attention import ATTENTION
 from .convert import load_official
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> ModuleType:
     if name == "plot":  # brings matplotlib along: only for those who draw
         return import_module(".plot", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ from .errors import SpikformerError
 TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]{8}-.+")  # names of files that a killed process may leave behind
 
 
-def expand(path: str | Path) -> Path:
+def expand(path: str | os.PathLike[str]) -> Path:
     """A path in which ``~`` and ``~name`` stand for home folders; no shell does it in ``--out=~/run``.
 
     Raises:

@@ -8,13 +8,15 @@ FLOPs are multiply-accumulates of one image in one time step, rate is the firing
 1 needs no multiplication, and none at all where it is 0 (M. Horowitz, ISSCC 2014).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from threading import get_ident
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -191,7 +193,7 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
     products, thread, handles = _Products(), get_ident(), []
     unseen = {f"blocks.{i}.attn": getattr(block, "attn", block) for i, block in enumerate(model.blocks)}
 
-    def count_layer(name: str, module: nn.Module, args: tuple, out: Tensor) -> None:
+    def count_layer(name: str, module: nn.Conv2d | nn.Linear, args: tuple[Tensor], out: Tensor) -> None:
         (x,) = args
         if isinstance(module, nn.Conv2d):
             flops = out[0].numel() * module.weight[0].numel()
@@ -243,11 +245,13 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
 class _Products(TorchDispatchMode):
     """The factors of every product of matrices that this thread runs, in order."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.factors: list[tuple] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if func.overloadpacket in flop_registry:
             self.factors.append(args)

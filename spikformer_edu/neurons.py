@@ -12,7 +12,8 @@ u >= tau V_th. That is all there is to the mapping: no approximation is involved
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
 
 import snntorch as snn
 import torch
@@ -26,13 +27,13 @@ BACKENDS = ("fused", "snntorch")
 
 class _SigmoidSpike(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, slope: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.slope = slope
         return (x >= 0).to(x.dtype)  # >=: Q K^T V s lies on a grid, exact ties are common
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         sigma = torch.sigmoid(ctx.slope * x)
         return grad * ctx.slope * sigma * (1 - sigma), None
@@ -55,6 +56,16 @@ class Sigmoid:
 
     def __call__(self, x: Tensor) -> Tensor:
         return _SigmoidSpike.apply(x, self.slope)
+
+
+class LIFOptions(TypedDict, total=False):
+    """Options of ``LIF`` that a layer hands on to its neurons."""
+
+    tau: float
+    alpha: float
+    learn_beta: bool
+    learn_threshold: bool
+    backend: str
 
 
 class LIF(snn.Leaky):
@@ -80,6 +91,10 @@ class LIF(snn.Leaky):
 
     Source: paper, eq. 1-3 and appendix C.1.
     """
+
+    beta: Tensor
+    threshold: Tensor
+    _constants: tuple[Sequence[tuple[Tensor | None, int | None]], tuple[float, float]]
 
     def __init__(
         self,

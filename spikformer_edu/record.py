@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import index
 from threading import Lock, get_ident
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +103,7 @@ def feature_rates(name: str, spikes: Tensor) -> Tensor:
 
     A feature is what owns weights of its own, a channel of SPS or an output of a linear layer; all positions share it.
     """
+    positions: tuple[int, ...]
     if name.startswith("sps."):
         positions = (0, 1, 3, 4)  # [T, B, C, H, W]
     else:
@@ -193,7 +195,19 @@ class Recording:
         return Summary(_summarise(record) for record in self.layers())
 
 
-class Summary(list):
+class LayerSummary(TypedDict):
+    """One line of a ``Summary``."""
+
+    layer: str
+    kind: str
+    shape: tuple[int, ...]
+    values: str
+    rate: float | None
+    dead: float | None
+    saturated: float | None
+
+
+class Summary(list[LayerSummary]):
     """What ``Recording.summary`` gives: a list of dicts, one a layer, that prints as a table.
 
     Keys: ``layer``, ``kind``, ``shape`` (time first), ``values`` (the value set, as text), ``rate`` (share of ones
@@ -208,22 +222,29 @@ class Summary(list):
         rows = []
         for line in self:
             shape = " x ".join(map(str, line["shape"]))
-            shares = (percent(line[key]) for key in ("rate", "dead", "saturated"))
+            shares = [percent(share) for share in (line["rate"], line["dead"], line["saturated"])]
             rows.append((line["layer"], shape, line["values"], *shares))
         return table(("layer", "shape [T, B, ...]", "values", "rate", "dead", "saturated"), rows, left=3)
 
     __repr__ = __str__
 
 
-def _summarise(record: LayerRecord) -> dict:
-    line = {"layer": record.name, "kind": record.kind, "shape": tuple(record.values.shape)}
-    line |= {"values": value_set(record.values), "rate": None, "dead": None, "saturated": None}
+def _summarise(record: LayerRecord) -> LayerSummary:
+    rate = dead = saturated = None
     if record.kind == "spikes":
         per_feature = feature_rates(record.name, record.values)
-        line["rate"] = float(per_feature.mean())
-        line["dead"] = float((per_feature == 0).float().mean())
-        line["saturated"] = float((per_feature == 1).float().mean())
-    return line
+        rate = float(per_feature.mean())
+        dead = float((per_feature == 0).float().mean())
+        saturated = float((per_feature == 1).float().mean())
+    return LayerSummary(
+        layer=record.name,
+        kind=record.kind,
+        shape=tuple(record.values.shape),
+        values=value_set(record.values),
+        rate=rate,
+        dead=dead,
+        saturated=saturated,
+    )
 
 
 def value_set(values: Tensor) -> str:
@@ -307,7 +328,7 @@ class record:
                 self.attached.callback(module.register_forward_hook(hook).remove)
         return self.recording
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.attached.close()
 
     def _listen_to_membranes(self) -> None:
@@ -322,7 +343,7 @@ class record:
     def _here(self, keep: Callable[..., None]) -> Callable[..., None]:
         """Call ``keep`` only in the thread that opened the block."""
 
-        def listener(*args) -> None:
+        def listener(*args: object) -> None:
             if get_ident() == self.thread:
                 keep(*args)
 
@@ -354,7 +375,7 @@ class record:
 
     def _keep(self, name: str, kind: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
         record = self.recording._records[name] = LayerRecord(name, kind, self._chosen(output))
-        if kind != "spikes":
+        if not isinstance(module, LIF):
             return
         record.membranes, record.v_threshold = self._potentials.pop(name, None), module.v_threshold
         record.tau, record.beta = module.tau, float(module.beta.detach().clamp(0, 1))  # as Leaky clamps it
