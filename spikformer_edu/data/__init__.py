@@ -2,7 +2,9 @@
 
 import inspect
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -58,7 +60,7 @@ def info(name: str) -> DatasetInfo:
     return module(name).INFO
 
 
-def local_info(name: str, data_dir=None) -> DatasetInfo:
+def local_info(name: str, data_dir: str | Path | None = None) -> DatasetInfo:
     """The facts about a data set as it lies on this machine: recordings there may be simulated.
 
     Raises:
@@ -68,7 +70,7 @@ def local_info(name: str, data_dir=None) -> DatasetInfo:
     return found.local_info(data_dir) if hasattr(found, "local_info") else found.INFO
 
 
-def load(name: str, data_dir=None, **options) -> Splits:
+def load(name: str, data_dir: str | Path | None = None, **options: Any) -> Splits:
     """A data set's training, validation and test splits.
 
     Args:
@@ -105,7 +107,7 @@ def load(name: str, data_dir=None, **options) -> Splits:
         return loader(data_dir=data_dir, **options)
 
 
-def count(name: str, data_dir=None) -> dict[str, int]:
+def count(name: str, data_dir: str | Path | None = None) -> dict[str, int]:
     """Samples on this machine, by split; empty when the files are not here. Nothing is downloaded or unpacked.
 
     Raises:

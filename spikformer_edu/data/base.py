@@ -58,7 +58,7 @@ class DatasetInfo:
     samples: dict[str, int] = field(default_factory=dict)
     simulated: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.classes:
             object.__setattr__(self, "num_classes", len(self.classes))
         if self.simulated and "simulated" not in self.title:
@@ -149,7 +149,7 @@ class Absent(Split):
         return None
 
     @property
-    def targets(self) -> Tensor:
+    def targets(self) -> Tensor:  # type: ignore[override]  # no sample, so no label to be set
         raise SpikformerError(self.reason)
 
 
@@ -212,7 +212,7 @@ def stratified_split(
         cut = min(max(1, round(share * len(mine))), len(mine) - 1) if share else 0
         val.append(mine[:cut][:samples_per_class])
         rest.append(mine[cut:][:samples_per_class])
-    return tuple(torch.from_numpy(np.sort(np.concatenate(part))) for part in (rest, val))
+    return torch.from_numpy(np.sort(np.concatenate(rest))), torch.from_numpy(np.sort(np.concatenate(val)))
 
 
 class _Batches(Dataset):

@@ -102,7 +102,7 @@ class Cache:
         warnings.warn(lost, stacklevel=2)
 
 
-def _digest(text: str, body: bytes) -> bytes:
+def _digest(text: str, body: bytes | memoryview) -> bytes:
     digest = hashlib.sha256(text.encode())
     digest.update(body)
     return digest.digest()

@@ -3,6 +3,7 @@
 import os
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from .base import DatasetInfo, Splits, stratified_split
 from .cache import Arrays, Cache
 from .files import PICTURES, absent, class_folders, digest, download, listing, places, unpack
 from .images import Images, decode
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
 
 INFO = DatasetInfo(
     name="cifar10",
@@ -56,11 +60,7 @@ def load(
         SpikformerError: absent and not to be downloaded, a class missing, or a file that cannot be read.
     """
     check_augment(info.name, augment, ("flip", "crop_padding", "randaugment", "erasing"))
-    source = find(data_dir, info)
-    if source is None:
-        fetch(data_dir, info)
-        source = find(data_dir, info)
-    kind, folder = source
+    kind, folder = find(data_dir, info) or fetch(data_dir, info)
     read = _read_batches if kind == "batches" else _read_folders
     arrays = {name: read(info, folder, name, places(info, data_dir)[-1]) for name in ("train", "test")}
     targets = {name: torch.from_numpy(part["targets"]) for name, part in arrays.items()}
@@ -107,8 +107,11 @@ def count(data_dir: str | Path | None, info: DatasetInfo = INFO) -> dict[str, in
     }
 
 
-def fetch(data_dir: str | Path | None, info: DatasetInfo) -> None:
+def fetch(data_dir: str | Path | None, info: DatasetInfo) -> tuple[str, Path]:
     """Unpack the published archive, after downloading it if it is not there.
+
+    Returns:
+        What ``find`` then gives.
 
     Raises:
         SpikformerError: no network, or a damaged archive.
@@ -123,11 +126,13 @@ def fetch(data_dir: str | Path | None, info: DatasetInfo) -> None:
         except SpikformerError as error:
             raise absent(info, data_dir, f" and {error}") from None
     unpack(archive, place)
-    if find(data_dir, info) is None:
+    found = find(data_dir, info)
+    if found is None:
         raise SpikformerError(f"{archive} holds no {PUBLISHED[info.name][1]}: {info.obtain}")
+    return found
 
 
-def _published(info: DatasetInfo):
+def _published(info: DatasetInfo) -> "type[CIFAR10]":
     import torchvision
 
     return getattr(torchvision.datasets, PUBLISHED[info.name][0])

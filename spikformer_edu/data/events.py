@@ -151,7 +151,7 @@ def write_events(path: Path, events: np.ndarray) -> None:
 
     def write(file: Path) -> None:
         if path.suffix == ".npz":
-            np.savez(file, **{name: events[name] for name in "txyp"})
+            np.savez(file, t=events["t"], x=events["x"], y=events["y"], p=events["p"])
         else:
             _write_aedat4(file, events)
         if len(read_events(file)) != len(events):
@@ -300,7 +300,16 @@ def simulate(
     ]
 
 
-def _recording(changes, before, level, part, size, period, noise, random) -> np.ndarray:
+def _recording(
+    changes: np.ndarray,
+    before: np.ndarray,
+    level: np.ndarray,
+    part: slice,
+    size: int,
+    period: int,
+    noise: float,
+    random: np.random.Generator,
+) -> np.ndarray:
     """The events of one image: ``changes[k, pixel]`` of them in step k, equally far apart in log intensity."""
     total, steps = len(changes), len(level) - 1
     changed = changes[:, part]

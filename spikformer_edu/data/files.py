@@ -91,7 +91,8 @@ def listing(
     Raises:
         SpikformerError: a class has no folder, or no file in it, or a folder cannot be read.
     """
-    found, left_out = [], Counter()
+    found: list[dict[str, os.DirEntry]] = []
+    left_out: Counter[str] = Counter()
     for name in classes:
         files = {}
         try:

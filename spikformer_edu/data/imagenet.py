@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..errors import SpikformerError
 from .augment import Augment, check_augment
-from .base import Absent, DatasetInfo, Split, Splits
+from .base import Absent, DatasetInfo, Splits
 from .cache import Arrays, Cache
 from .files import PICTURES, absent, class_folders, loose_files, places
 from .imagenet_labels import WNID, Labels, labels, unlabelled
@@ -118,8 +118,11 @@ def count(data_dir: str | Path | None) -> dict[str, int]:
     Raises:
         SpikformerError: some classes are missing, or nothing says which class an image has.
     """
-    place, counts = find(data_dir), {}
-    for split in ("train", "val") if place else ():
+    place = find(data_dir)
+    if place is None:
+        return {}
+    counts = {}
+    for split in ("train", "val"):
         kind, files = layout(place, split)
         if kind == "shards":
             counts[f"{split} shards"] = len(files)
@@ -131,7 +134,7 @@ def count(data_dir: str | Path | None) -> dict[str, int]:
     return counts
 
 
-def source(info: DatasetInfo, place: Path, split: str, root: Path) -> tuple[Split, tuple[str, ...]]:
+def source(info: DatasetInfo, place: Path, split: str, root: Path) -> tuple[Pictures | Absent, tuple[str, ...]]:
     """All images of train or val, without augmentation (``Absent`` if there are none), and the wnids, where known."""
     kind, files = layout(place, split)
     if not kind:
@@ -166,9 +169,12 @@ def _from_loose(
 ) -> tuple[Pictures, tuple[str, ...]]:
     """Images without class folders."""
     named = labels(place, split, root)
-    found = [_class_of(PurePosixPath(file), "", named) for file in files]
-    if None in found:
-        raise unlabelled(place, place / split / files[found.index(None)])
+    found = []
+    for file in files:
+        label = _class_of(PurePosixPath(file), "", named)
+        if label is None:
+            raise unlabelled(place, place / split / file)
+        found.append(label)
     targets, wnids = _ranks(found, f"{place / split}", info.num_classes)
     names = np.array([os.fsencode(file) for file in files])
     return Pictures(place / split, names, torch.from_numpy(targets), info, None), wnids
@@ -235,8 +241,8 @@ def _images(file: Path, named: Labels) -> Iterator[tuple[PurePosixPath, int, int
                 raise ValueError(f"{path} is a link, not an image")
             elif suffix in PICTURES:
                 images[path] = start, entry.size
-            elif suffix == ".cls":
-                numbers[path.with_suffix("")] = int(tar.extractfile(entry).read())
+            elif suffix == ".cls" and (content := tar.extractfile(entry)):
+                numbers[path.with_suffix("")] = int(content.read())
         for path, (start, length) in images.items():
             number = numbers.get(path.with_suffix(""))
             yield path, start, length, _class_of(path, archive, named) if number is None else number

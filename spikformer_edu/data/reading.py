@@ -82,8 +82,9 @@ def outlive_signals(worker: int) -> None:
 
 
 def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process().pid
-    while signal.sigwaitinfo((signal.SIGTERM,)).si_pid != parent:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a process that another one started
+    while signal.sigwaitinfo((signal.SIGTERM,)).si_pid != parent.pid:
         pass
     os._exit(0)
 
