@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from ..model import Spikformer
 from ..modes import eager
 from ..neurons import LIF
 from ..record import _sources, feature_rates
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Rates:
@@ -41,7 +45,9 @@ class Rates:
         self._start()
 
     def _start(self) -> None:
-        self.steps, self.sums, self.counts = 0, {}, {}
+        self.steps = 0
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
 
     def step(self) -> bool:
         """Say that a training step begins; true when it is watched."""
@@ -105,7 +111,7 @@ def firing_warning(rates: dict[str, tuple[float, float]], saturated: float = 0.9
     return "; ".join(said) or None
 
 
-def open_tensorboard(folder: Path):
+def open_tensorboard(folder: Path) -> "SummaryWriter":
     """A writer of TensorBoard's files.
 
     Raises:
