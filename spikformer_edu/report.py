@@ -188,9 +188,10 @@ def _figures(subject: Subject, whole: Recording, first: Recording, report: Energ
             lambda: plot.ssa(first),
         )
         drawings.insert(7, by_hand)
-    if subject.log is not None:
+    log = subject.log
+    if log is not None:
         health = "Loss, accuracy, firing rates and learning rate over the epochs."
-        drawings.append(("training", "Training health", health, lambda: plot.training(subject.log)))
+        drawings.append(("training", "Training health", health, lambda: plot.training(log)))
     for name, title, alt, draw in drawings:
         yield name, title, alt, draw()[0]
 

@@ -31,7 +31,7 @@ def multiplication_order(width: int = 32, *, models: list[str] | None = None) ->
         if name not in PRESETS:
             raise SpikformerError(f"unknown model {name!r}: {nearest(name, PRESETS)}")
     chosen = [PRESETS[name] for name in (models or PRESETS)]
-    sizes = {}  # (N, d) -> names
+    sizes: dict[tuple[int, int], list[str]] = {}  # (N, d) -> names
     for p in chosen:
         tokens = (p.image_size // p.config.patch_size) ** 2
         sizes.setdefault((tokens, p.config.dim // p.config.heads), []).append(p.name)

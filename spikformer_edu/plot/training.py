@@ -4,6 +4,7 @@ import csv
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import SupportsFloat
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -98,7 +99,9 @@ def read_log(log: str | Path | Iterable[Mapping]) -> tuple[list[Mapping], str]:
 def column(rows: list[Mapping], name: str) -> np.ndarray:
     """One column as numbers; NaN where a row has none."""
 
-    def number(value: object) -> float:
+    def number(value: str | SupportsFloat | None) -> float:
+        if value is None:
+            return float("nan")
         try:
             return float(value)
         except (TypeError, ValueError):
@@ -138,9 +141,15 @@ def label_layers(ax: Axes, names: list[str]) -> None:
     """A legend while the layers are few; else the first, the last, and the one that ends highest."""
     short = [style.plain(name.partition("/")[2]) for name in names]
     lines = ax.get_lines()
-    chosen = range(len(short))
+    chosen = list(range(len(short)))
     if len(short) > 6:
-        ends = np.nan_to_num([line.get_ydata()[-1] for line in lines], nan=-np.inf)
+        ends = np.nan_to_num([np.asarray(line.get_ydata())[-1] for line in lines], nan=-np.inf)
         chosen = sorted({0, int(np.argmax(ends)), len(short) - 1})
-    outside = dict(loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
-    ax.legend([lines[i] for i in chosen], [short[i] for i in chosen], fontsize=9, **outside)
+    ax.legend(
+        [lines[i] for i in chosen],
+        [short[i] for i in chosen],
+        fontsize=9,
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+        borderaxespad=0,
+    )
