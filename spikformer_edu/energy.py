@@ -104,7 +104,7 @@ class EnergyReport:
         spiking = {name: sum(cost.pj[name] for cost in self.layers) for name in CONVENTIONS}
         return spiking | {"ann": MAC * self.ann_flops}
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Everything in it, ready for JSON; energies in pJ."""
         return {
             "time_steps": self.time_steps,
@@ -214,7 +214,7 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
             layer, real = f"{name}.{product}", ones is None
             costs.append(LayerCost(layer, flops, time_steps, *rate_and_mean(shown), real, ann_flops))
 
-    def here(count: Callable, *names: object) -> Callable:
+    def here(count: Callable[..., None], *names: object) -> Callable[..., None]:
         return lambda *args: count(*names, *args) if get_ident() == thread else None
 
     try:
@@ -247,10 +247,10 @@ class _Products(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.factors: list[tuple] = []
+        self.factors: list[tuple[Tensor, ...]] = []  # of one product each
 
     def __torch_dispatch__(
-        self, func: OpOverload, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+        self, func: OpOverload, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> object:
         kwargs = kwargs or {}
         if func.overloadpacket in flop_registry:
@@ -263,7 +263,9 @@ class _Products(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def _two_products(factors: list[tuple], module: SpikingSelfAttention, v: Tensor) -> list[tuple]:
+def _two_products(
+    factors: list[tuple[Tensor, ...]], module: SpikingSelfAttention, v: Tensor
+) -> list[tuple[str, int, int, list[tuple[Tensor, bool]]]]:
     """The products a b and c d that ``mix`` has made, in the order in which it did; none if they are others.
 
     Returns:

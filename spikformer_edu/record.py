@@ -359,7 +359,7 @@ class record:
                 raise SpikformerError(f"samples={self.samples.tolist()}: the batch holds {batch}, numbered from 0")
         return values.detach().index_select(1, self.samples.to(values.device))
 
-    def _keep_logits(self, module: nn.Module, inputs: tuple, tokens: Tensor) -> None:
+    def _keep_logits(self, module: nn.Module, inputs: tuple[Tensor], tokens: Tensor) -> None:
         head = self.model.head  # called as a function: hooks on the head are not for us
         # Detached, or autocast would keep a copy of the weight without history, and the model's own call would use it.
         weight, bias = head.weight.detach(), head.bias.detach()
@@ -373,7 +373,7 @@ class record:
         # X[t] enters as u[t] = ... + X[t], so dL/du = dL/dX; and dL/dH = dL/du du/dH with u = tau H.
         record.gradients = self._chosen(gradient) * tau
 
-    def _keep(self, name: str, kind: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def _keep(self, name: str, kind: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         record = self.recording._records[name] = LayerRecord(name, kind, self._chosen(output))
         if not isinstance(module, LIF):
             return

@@ -124,7 +124,7 @@ class Traffic(TorchDispatchMode):
         self.bytes = 0
 
     def __torch_dispatch__(
-        self, func: OpOverload, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+        self, func: OpOverload, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> object:
         out = func(*args, **(kwargs or {}))
         if not func.is_view:

@@ -22,7 +22,7 @@ class Shape:
     model: str
     batch_cpu: int
     batch_gpu: int
-    overrides: dict = field(default_factory=dict)
+    overrides: dict[str, int] = field(default_factory=dict)
 
 
 SHAPES = {

@@ -215,7 +215,7 @@ def stratified_split(
     return torch.from_numpy(np.sort(np.concatenate(rest))), torch.from_numpy(np.sort(np.concatenate(val)))
 
 
-class _Batches(Dataset):
+class _Batches(Dataset[tuple[Tensor, Tensor] | SpikformerError]):
     """Batch number -> batch. All randomness is drawn from (seed, epoch, batch number), so neither the number of
     workers nor where a run was interrupted changes a batch."""
 
@@ -296,7 +296,7 @@ def batches(
     return _unwrapped(loader)
 
 
-def _unwrapped(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+def _unwrapped(loader: DataLoader[tuple[Tensor, Tensor] | SpikformerError]) -> Iterator[tuple[Tensor, Tensor]]:
     with readers():
         with torch.device("cpu"):  # whatever PyTorch's default is, where the loader would draw a seed
             read = start_reading(loader)

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -50,7 +51,7 @@ class Cache:
         with suppress(SpikformerError):
             self.folders.append(expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "spikformer_edu" / name)
 
-    def get(self, key: dict, build: Callable[[], Arrays], compress: bool = False) -> Arrays:
+    def get(self, key: dict[str, Any], build: Callable[[], Arrays], compress: bool = False) -> Arrays:
         """The entry of that key, built and stored when it is not there.
 
         Args:

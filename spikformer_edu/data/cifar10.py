@@ -163,8 +163,8 @@ def _read_folders(info: DatasetInfo, folder: Path, name: str, root: Path) -> Arr
     return Cache(info.name, root).get(key, lambda: _decode_all(info, name, entries))
 
 
-def _decode_all(info: DatasetInfo, name: str, entries: list[dict[str, os.DirEntry]]) -> Arrays:
-    def pixels(entry: os.DirEntry) -> np.ndarray:
+def _decode_all(info: DatasetInfo, name: str, entries: list[dict[str, os.DirEntry[str]]]) -> Arrays:
+    def pixels(entry: os.DirEntry[str]) -> np.ndarray:
         image = np.asarray(decode(entry.path, entry.path))
         if image.shape[:2] != (info.image_size, info.image_size):
             size = f"{image.shape[1]} x {image.shape[0]}"

@@ -111,12 +111,14 @@ def _npy(path: Path) -> tuple[np.ndarray, ...]:
     return 1000 * t, x, y, p
 
 
-def _named(source: Mapping | np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:
+def _named(source: Mapping[str, np.ndarray] | np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:
     """The columns of a file that gives each a name."""
-    chosen = [next((name for name in group if name in names), None) for group in NAMES]
-    for (name, *_), found in zip(NAMES, chosen, strict=True):
+    chosen = []
+    for group in NAMES:
+        found = next((name for name in group if name in names), None)
         if found is None:
-            raise ValueError(f"it has no {name!r}, only {', '.join(names)}")
+            raise ValueError(f"it has no {group[0]!r}, only {', '.join(names)}")
+        chosen.append(found)
     return _columns(*(source[name] for name in chosen))
 
 

@@ -77,7 +77,7 @@ def _names(folder: Path, folders: bool) -> list[str]:
 
 def listing(
     folder: Path, classes: list[str] | tuple[str, ...], suffixes: tuple[str, ...]
-) -> list[dict[str, os.DirEntry]]:
+) -> list[dict[str, os.DirEntry[str]]]:
     """The files of each class by their path inside it, in the order of torchvision's ImageFolder.
 
     Subfolders and links are followed. What is left out is said in one warning: files with other suffixes, hidden ones,
@@ -91,7 +91,7 @@ def listing(
     Raises:
         SpikformerError: a class has no folder, or no file in it, or a folder cannot be read.
     """
-    found: list[dict[str, os.DirEntry]] = []
+    found: list[dict[str, os.DirEntry[str]]] = []
     left_out: Counter[str] = Counter()
     for name in classes:
         files = {}
@@ -130,9 +130,9 @@ def _has(name: str, suffixes: tuple[str, ...]) -> bool:
     return name.lower().endswith(suffixes)
 
 
-def _walk(folder: str) -> Iterator[tuple[str, os.DirEntry]]:
+def _walk(folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """All files in a folder and its subfolders, in any order, with their path inside it."""
-    pending: list[tuple[str, tuple]] = [("", ())]
+    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
     while pending:
         inside, above = pending.pop()
         here = os.path.join(folder, inside) if inside else folder
@@ -149,7 +149,7 @@ def _walk(folder: str) -> Iterator[tuple[str, os.DirEntry]]:
                     pending.append((path, (*above, identity)))
 
 
-def digest(files: list[dict[str, os.DirEntry]]) -> str:
+def digest(files: list[dict[str, os.DirEntry[str]]]) -> str:
     """A number that changes when the name or the content of any file does.
 
     Raises:

@@ -100,16 +100,20 @@ def find(data_dir: str | Path | None) -> Path | None:
     return None
 
 
-def layout(place: Path, split: str) -> tuple[str, list]:
-    """How a split lies there, "folders", "shards" (tar files), "loose" or "" (not at all), and what there is of it."""
+def layout(place: Path, split: str) -> tuple[str, list[str], list[Path]]:
+    """How a split lies there, "folders", "shards" (tar files), "loose" or "" (not at all), and what there is of it.
+
+    Returns:
+        That word; the names of the class folders, or of the loose images; the tar files.
+    """
     folders = [name for name in class_folders(place / split) if WNID.fullmatch(name)]
     files = shards(place, split)
     if len(folders) == INFO.num_classes or (folders and not files):
-        return "folders", folders
+        return "folders", folders, []
     if files:
-        return "shards", files
+        return "shards", [], files
     loose = loose_files(place / split, PICTURES)
-    return ("loose", loose) if loose else ("", [])
+    return "loose" if loose else "", loose, []
 
 
 def count(data_dir: str | Path | None) -> dict[str, int]:
@@ -123,7 +127,7 @@ def count(data_dir: str | Path | None) -> dict[str, int]:
         return {}
     counts = {}
     for split in ("train", "val"):
-        kind, files = layout(place, split)
+        kind, _, files = layout(place, split)
         if kind == "shards":
             counts[f"{split} shards"] = len(files)
             _check_labelled(place, split, files[0], places(INFO, data_dir)[-1])
@@ -136,18 +140,20 @@ def count(data_dir: str | Path | None) -> dict[str, int]:
 
 def source(info: DatasetInfo, place: Path, split: str, root: Path) -> tuple[Pictures | Absent, tuple[str, ...]]:
     """All images of train or val, without augmentation (``Absent`` if there are none), and the wnids, where known."""
-    kind, files = layout(place, split)
+    kind, names, files = layout(place, split)
     if not kind:
         return Absent(f"no {split} images in {place.absolute()}: {INFO.obtain}"), ()
     if kind == "folders":
-        if len(files) != info.num_classes:
+        if len(names) != info.num_classes:
             raise SpikformerError(
-                f"{place / split} has {len(files):,} class folders, ImageNet-1k has {info.num_classes:,}: "
+                f"{place / split} has {len(names):,} class folders, ImageNet-1k has {info.num_classes:,}: "
                 "add the missing ones, or use --dataset folder for another set of classes"
             )
-        images, wnids = pictures(info, place / split, files), tuple(files)
+        images, wnids = pictures(info, place / split, names), tuple(names)
+    elif kind == "shards":
+        images, wnids = _from_shards(info, place, split, files, root)
     else:
-        images, wnids = (_from_shards if kind == "shards" else _from_loose)(info, place, split, files, root)
+        images, wnids = _from_loose(info, place, split, names, root)
     found, expected = len(images), info.samples[split]
     if found > expected:
         raise SpikformerError(
@@ -224,10 +230,13 @@ def _index(place: Path, files: list[Path], named: Labels, num_classes: int) -> A
     }
 
 
-def _images(file: Path, named: Labels) -> Iterator[tuple[PurePosixPath, int, int, str | int | None]]:
+Found = tuple[PurePosixPath, int, int, str | int | None]  # name, start, length and class of an image
+
+
+def _images(file: Path, named: Labels) -> Iterator[Found]:
     """Name, start, length and class of each image in a tar file, or in tar files inside it."""
 
-    def inside(tar: tarfile.TarFile, archive: str, offset: int) -> Iterator:
+    def inside(tar: tarfile.TarFile, archive: str, offset: int) -> Iterator[Found]:
         images, numbers = {}, {}  # <key>.cls may come before or after its image
         for entry in tar:
             path, start = PurePosixPath(entry.name), offset + entry.offset_data

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,6 +19,8 @@ NO_FILES = "too many open files: lower --workers, or raise the limit (ulimit -n)
 NO_SHARED_MEMORY = (
     "too little shared memory for the processes that read data: lower --workers, or raise it (Docker: --shm-size=8g)"
 )
+
+Batch = TypeVar("Batch")
 
 
 class ReadersError(SpikformerError):
@@ -42,7 +45,7 @@ def readers() -> Iterator[None]:
         raise ReadersError(NO_SHARED_MEMORY if "Bus error" in said else KILLED) from None
 
 
-def start_reading(loader: DataLoader) -> Iterator:
+def start_reading(loader: DataLoader[Batch]) -> Iterator[Batch]:
     """The batches of a loader, whose processes get no signal before they can stand it.
 
     Raises:

@@ -5,7 +5,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..errors import SpikformerError, nearest
-from ..presets import PRESETS
+from ..presets import PRESETS, Preset
 from . import style
 
 
@@ -62,7 +62,7 @@ def multiplication_order(width: int = 32, *, models: list[str] | None = None) ->
     return fig, np.array([left, right])
 
 
-def shorten(names: list[str], chosen: list) -> list[str]:
+def shorten(names: list[str], chosen: list[Preset]) -> list[str]:
     """Preset names, a line a data set: "cifar10-*" when all of it are there, else "imagenet-6-512, -8-512"."""
     groups: dict[str, list[str]] = {}
     for name in names:

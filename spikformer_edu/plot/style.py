@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.animation import FuncAnimation
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -84,7 +85,7 @@ def animate(fig: Figure, show: Callable[[int], None], frames: int, interval: int
     fig.canvas.draw()
     fig.set_layout_engine("none")
 
-    def frame(number: int) -> list:
+    def frame(number: int) -> list[Artist]:
         with plt.style.context(RC):
             show(number)
         return []

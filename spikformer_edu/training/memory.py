@@ -22,7 +22,7 @@ def checkpoint_blocks(model: Spikformer) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)
 
 
-def _first_and_second_time(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+def _first_and_second_time(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     return nullcontext(), _statistics_as_they_are(block)
 
 

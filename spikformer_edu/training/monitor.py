@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -60,11 +60,11 @@ class Rates:
         self.steps += 1
         return watched
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """What has been counted so far, for a checkpoint in the middle of an epoch."""
         return {"steps": self.steps, "sums": self.sums, "counts": self.counts}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state`` gave."""
         self.steps, self.sums, self.counts = state["steps"], dict(state["sums"]), dict(state["counts"])
 
@@ -73,7 +73,7 @@ class Rates:
         self.attached.close()
 
     @torch.no_grad()
-    def _count(self, name: str, module: nn.Module, inputs: tuple, spikes: Tensor) -> None:
+    def _count(self, name: str, module: nn.Module, inputs: tuple[Tensor], spikes: Tensor) -> None:
         self.sums[name] = feature_rates(name, spikes) + self.sums.get(name, 0)
         self.counts[name] = self.counts.get(name, 0) + 1
 

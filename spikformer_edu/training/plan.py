@@ -119,11 +119,11 @@ def plan(
         start = start_from(model, recipe.init_from, facts.classes).as_a_start(facts.classes)  # or it does not fit
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.scaled_lr, fused=True)
 
-    def loss_of(network: Callable, x: Tensor, y: Tensor) -> Tensor:
+    def loss_of(network: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
         with autocast(context.device, recipe.precision):
             return F.cross_entropy(network(x).float(), y, label_smoothing=recipe.label_smoothing)
 
-    def step(network: Callable) -> None:
+    def step(network: Callable[[Tensor], Tensor]) -> None:
         loss_of(network, x, y).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
