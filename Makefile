@@ -12,7 +12,7 @@ help:
 	@echo "make lab     Jupyter opens on the first chapter"
 	@echo "make notebooks   run every script in tutorials/src and write its notebook (ARGS='05' for one chapter)"
 	@echo "make serve   the documentation at http://127.0.0.1:8000 (make docs: into site/)"
-	@echo "make lint    style"
+	@echo "make lint    style, put right where a tool can do it"
 	@echo "make pretrained   train the packaged digits model anew (pretrained-cifar10: the other one, two hours)"
 
 .venv/package: pyproject.toml
@@ -35,6 +35,7 @@ test: .venv/dev
 style: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy spikformer_edu
 
 tests: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)
@@ -66,6 +67,7 @@ serve: .venv/docs
 lint: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/mypy spikformer_edu
 
 # The CIFAR-10 model that comes with the package: one time step first, then four. About two hours on two cores.
 CIFAR10 := --dataset cifar10 --model cifar10-2-128 --cooldown-epochs 0 --batch-size 64 --lr-batch-size 64 --precision bf16 \

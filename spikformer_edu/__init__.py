@@ -10,6 +10,7 @@ Examples:
 """
 
 from importlib import import_module
+from types import ModuleType
 
 from .attention import ATTENTION
 from .convert import load_official
@@ -47,7 +48,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> ModuleType:
     if name == "plot":  # brings matplotlib along: only for those who draw
         return import_module(".plot", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ from .errors import SpikformerError
 TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]{8}-.+")  # names of files that a killed process may leave behind
 
 
-def expand(path: str | Path) -> Path:
+def expand(path: str | os.PathLike[str]) -> Path:
     """Replace ``~`` and ``~name`` at the start of a path by home folders; in ``--out=~/run`` no shell does it.
 
     Args:

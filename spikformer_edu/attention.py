@@ -5,12 +5,15 @@ neuron turns the result into spikes, and a last linear layer mixes the heads. Th
 lines: whether Q and K are spikes or real, whether V is, and how scores are made of Q and K.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from .errors import SpikformerError
-from .neurons import LIF
+from .neurons import LIF, LIFOptions
 
 
 class SpikingLinear(nn.Module):
@@ -22,7 +25,7 @@ class SpikingLinear(nn.Module):
         lif: options of the ``LIF``.
     """
 
-    def __init__(self, dim_in: int, dim_out: int, **lif):
+    def __init__(self, dim_in: int, dim_out: int, **lif: Unpack[LIFOptions]):
         super().__init__()
         self.linear = nn.Linear(dim_in, dim_out)
         self.bn = nn.BatchNorm1d(dim_out)
@@ -70,7 +73,7 @@ class SpikingSelfAttention(nn.Module):
         learn_scale: bool = False,
         qk_pool: bool = False,
         qkv_bias: bool = True,
-        **lif,
+        **lif: Unpack[LIFOptions],
     ):
         super().__init__()
         if heads < 1 or dim % heads:
@@ -86,20 +89,22 @@ class SpikingSelfAttention(nn.Module):
         self.pool = nn.MaxPool1d(3, stride=1, padding=1) if qk_pool else None
         self.attn = LIF(v_threshold=0.5, **lif)
         self.proj = SpikingLinear(dim, dim, **lif)
-        self.on_mix = []  # functions called with q, k, v and the result of mix; record() and energy() add theirs
+        # Functions called with q, k, v and the result of mix; record() and energy() add theirs.
+        self.on_mix: list[Callable[[Tensor, Tensor, Tensor, Tensor], None]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = norm_tokens(self.bn, self.qkv(x))  # [T, B, N, 3D]
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d]
         q, k, v = self.q(q), self.k(k), self.v(v)
-        if self.pool is not None:
-            q, k = self.pool_tokens(q), self.pool_tokens(k)
+        q, k = self.pool_tokens(q), self.pool_tokens(k)
         mixed = self.mix(q, k, v)  # [T, B, h, N, d]
         for listener in tuple(self.on_mix):
             listener(q, k, v, mixed)
         return self.proj(self.attn(mixed).transpose(2, 3).flatten(3))  # [T, B, N, D]
 
     def pool_tokens(self, x: Tensor) -> Tensor:
+        if self.pool is None:
+            return x
         tokens_last = x.transpose(3, 4)  # [T, B, h, d, N]
         return self.pool(tokens_last.flatten(0, 2)).view_as(tokens_last).transpose(3, 4)
 

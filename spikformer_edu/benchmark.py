@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +19,9 @@ from .errors import SpikformerError, nearest
 from .provenance import provenance
 from .table import Table
 from .training import choose_device
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PRECISIONS = ("fp32", "bf16")
 AXES = {"time_steps": "time steps T", "batch": "batch B", "tokens": "tokens N", "dim": "width D"}
@@ -177,26 +180,27 @@ def show(part: Comparison) -> str:
         label = label_of(r) if r.point is None else f"{label_of(r)}, {r.point}"
         times = [f"{1000 * t:.1f}" for t in (r.median, min(r.seconds), max(r.seconds))]
         rates = [f"{r.batch / r.median:.1f}", number(r.to_ours), number(r.to_spikingjelly)]
-        work = [number(r.flops / 1e9, ".3g"), f"{100 * r.share:.0f} %", number(r.traffic and r.traffic / 1e9, ".3g")]
+        share = "" if r.share is None else f"{100 * r.share:.0f} %"
+        work = [number(r.flops / 1e9, ".3g"), share, number(r.traffic and r.traffic / 1e9, ".3g")]
         rows.append([label, r.mode, *times, *rates, *work, number(r.memory and r.memory / 2**20, ".0f")])
     used = [i for i in range(len(header)) if any(row[i] for row in rows)]
     text = str(Table([header[i] for i in used], [[row[i] for i in used] for row in rows], "llr"))
-    rates = {name: statistics.median(values) / 1e9 for name, values in part.rates.items()}
-    machine = "matmul {matmul:.0f} GFLOP/s, convolution {conv:.0f} GFLOP/s, copy {copy:.1f} GB/s".format(**rates)
+    best = {name: statistics.median(values) / 1e9 for name, values in part.rates.items()}
+    machine = "matmul {matmul:.0f} GFLOP/s, convolution {conv:.0f} GFLOP/s, copy {copy:.1f} GB/s".format(**best)
     sizes = {(r.batch, r.tokens) for r in part.results}
     where = ", B = {}, {} tokens".format(*sizes.pop()) if len(sizes) == 1 else ""
     lines = [f"{part.title}{where}, {part.precision}; in the same rounds: {machine}", text]
     return "\n".join(lines + [f"skipped {name}: {reason}" for name, reason in part.skipped.items()])
 
 
-def draw(tables: list[Comparison], where: str):
+def draw(tables: list[Comparison], where: str) -> "Figure":
     """A figure of all tables: bars for single points, curves for a sweep."""
     from .plot import style
 
     return style.styled(_draw_sweep if tables[0].title in (*SWEEPS, "orders") else _draw_points)(tables, where)
 
 
-def _draw_points(tables: list[Comparison], where: str):
+def _draw_points(tables: list[Comparison], where: str) -> "Figure":
     """Time of a step, median and range, a panel for each shape and mode, a bar for each peer and precision."""
     import matplotlib.pyplot as plt
 
@@ -208,7 +212,7 @@ def _draw_points(tables: list[Comparison], where: str):
     fig, axes = plt.subplots(len(titles), 2, squeeze=False, figsize=(11, (1.2 + 0.3 * longest) * len(titles)))
     for row, title in zip(axes, titles, strict=True):
         for ax, mode in zip(row, ("train", "eval"), strict=True):
-            labels = []
+            labels: list[str] = []
             for part in (t for t in tables if t.title == title):
                 for r in (r for r in part.results if r.mode == mode):
                     y, ms = len(labels), [1000 * t for t in r.seconds]
@@ -229,7 +233,7 @@ def _draw_points(tables: list[Comparison], where: str):
     return fig
 
 
-def _draw_sweep(tables: list[Comparison], where: str):
+def _draw_sweep(tables: list[Comparison], where: str) -> "Figure":
     """Time and memory of a training step against what the sweep varies, a row for each table."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator
@@ -243,13 +247,13 @@ def _draw_sweep(tables: list[Comparison], where: str):
     for row, part in zip(axes, tables, strict=True):
         orders = part.title == "orders"
         train = [r for r in part.results if r.mode == "train"]
-        points = sorted({r.point for r in train})
+        points = sorted({r.point for r in train if r.point is not None})
         for i, peer in enumerate(dict.fromkeys(r.peer for r in train)):
             line = [r for r in train if r.peer == peer]
             look = dict(color=colors[i % len(colors)], marker="os^Dv<>"[i % 7], label=f"${peer}$" if orders else peer)
             row[0].plot([r.point for r in line], [1000 * r.median for r in line], **look)
-            if kept := [r for r in line if r.memory]:
-                row[1].plot([r.point for r in kept], [r.memory / 2**20 for r in kept], **look)
+            if kept := {r.point: r.memory / 2**20 for r in line if r.memory}:
+                row[1].plot(list(kept), list(kept.values()), **look)
         what = "product of attention, forward and backward, B = 1" if orders else f"training step, B = {train[0].batch}"
         for ax, label in zip(row, ("ms", "peak memory, MB"), strict=False):
             ax.set(xscale="log", yscale="log", ylabel=label)

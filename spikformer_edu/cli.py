@@ -13,12 +13,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .atomic import expand
 from .errors import SpikformerError, printable
 
-Options = TypeVar("Options")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
 
 
 def run(main: Callable[..., Any], prog: str, default: Callable[[], Any] | None = None) -> None:
@@ -68,7 +72,7 @@ def run(main: Callable[..., Any], prog: str, default: Callable[[], Any] | None =
 def sigterm_interrupts() -> Iterator[None]:
     """Let SIGTERM end a command as Ctrl-C does: half-done files are removed on the way out."""
 
-    def interrupt(number: int, _) -> None:
+    def interrupt(number: int, _: FrameType | None) -> None:
         raise KeyboardInterrupt(number)
 
     before = signal.getsignal(signal.SIGTERM)
@@ -99,9 +103,10 @@ def parse(options: type[Options], prog: str, default: Options | None = None, des
     text = io.StringIO()
     try:
         with contextlib.redirect_stderr(text):
-            given = tyro.cli(
-                options, prog=prog, description=description, **({} if default is None else {"default": default})
-            )
+            if default is None:
+                given = tyro.cli(options, prog=prog, description=description)
+            else:
+                given = tyro.cli(options, prog=prog, description=description, default=default)
     except SystemExit as stop:
         if not stop.code:  # --help
             sys.stdout.flush()

@@ -9,6 +9,7 @@ import argparse
 import os
 import re
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ RULES = (
 NEVER_CALLED = re.compile(r"(block\.\d+\.norm[12]|norm)\.(weight|bias)|pos_embed")
 
 
-def load_official(model: Spikformer, source: str | os.PathLike | dict) -> Spikformer:
+def load_official(model: Spikformer, source: str | os.PathLike[str] | dict[str, Any]) -> Spikformer:
     """Load a checkpoint of the official code into a model, in place.
 
     The layers that the official code builds and never calls (``norm1``, ``norm2``, ``norm``, ``pos_embed``) are
@@ -96,7 +97,7 @@ def _official_names(name: str, op: str) -> list[str]:
     return [name.format(qkv=letter, op=op) for letter in letters]
 
 
-def _read(path: str | os.PathLike) -> object:
+def _read(path: str | os.PathLike[str]) -> object:
     """What is in a file: tensors and plain containers, and the ``Namespace`` in which timm keeps a run's arguments."""
     path = expand(path)
     try:
@@ -128,7 +129,7 @@ def _unwrap(checkpoint: object) -> dict[str, Tensor]:
     return without_prefix(checkpoint, "patch_embed.proj_conv.weight", "the checkpoint")
 
 
-def without_prefix(state: dict[str, Tensor], first: str, source: str | os.PathLike) -> dict[str, Tensor]:
+def without_prefix(state: dict[str, Tensor], first: str, source: str | os.PathLike[str]) -> dict[str, Tensor]:
     """A state dict without what DistributedDataParallel, torch.compile or another wrapper put before every name.
 
     Args:

@@ -16,6 +16,7 @@ from .data import MODULES, PAPER, Absent, batches, cifar10dvs, count, info, load
 from .data.cache import Cache, CacheWarning
 from .data.events import simulate, write_events
 from .data.files import data_folder, places, sweep
+from .data.images import Images
 from .data.reading import readers
 from .data.recordings import Recordings
 from .errors import SpikformerError, nearest, printable
@@ -74,7 +75,12 @@ class Simulate:
 
 def main(command: Info | Prepare | Simulate) -> None:
     """List data sets, prepare one for training, or simulate event recordings."""
-    {Info: show, Prepare: prepare, Simulate: write}[type(command)](command)
+    if isinstance(command, Info):
+        show(command)
+    elif isinstance(command, Prepare):
+        prepare(command)
+    else:
+        write(command)
 
 
 def show(command: Info) -> None:
@@ -225,13 +231,14 @@ def sources(command: Simulate) -> tuple[torch.Tensor, np.ndarray, tuple[str, ...
         pictures, targets = images()
     else:
         split = load("cifar10", command.data_dir).train
+        assert isinstance(split, Images)  # CIFAR-10 is kept in memory
         pictures, targets = split.pixels, split.targets
-    chosen = [(targets == label).nonzero().squeeze(1)[: command.per_class] for label in range(10)]
-    fewest = min(len(part) for part in chosen)
+    parts = [(targets == label).nonzero().squeeze(1)[: command.per_class] for label in range(10)]
+    fewest = min(len(part) for part in parts)
     if fewest < command.per_class:
         raise SpikformerError(f"per_class={command.per_class}: {command.source} has {fewest} images of one class")
-    chosen = torch.cat(chosen)
-    pictures, targets = pictures[chosen], targets[chosen].numpy()
+    chosen = torch.cat(parts)
+    pictures = pictures[chosen]
     if command.source == "cifar10":
         pictures = pictures.float().mean(1) / 255  # of the chosen alone
-    return pictures, targets, info(command.source).classes
+    return pictures, targets[chosen].numpy(), info(command.source).classes

@@ -8,13 +8,15 @@ FLOPs are multiply-accumulates of one image in one time step, rate is the firing
 2014). An input of 1 needs the addition only, an input of 0 nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from threading import get_ident
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -102,7 +104,7 @@ class EnergyReport:
         spiking = {name: sum(cost.pj[name] for cost in self.layers) for name in CONVENTIONS}
         return spiking | {"ann": MAC * self.ann_flops}
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The whole report, ready for JSON; energies in pJ."""
         return {
             "time_steps": self.time_steps,
@@ -206,7 +208,7 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
     products, thread, handles = _Products(), get_ident(), []
     unseen = {f"blocks.{i}.attn": getattr(block, "attn", block) for i, block in enumerate(model.blocks)}
 
-    def count_layer(name: str, module: nn.Module, args: tuple, out: Tensor) -> None:
+    def count_layer(name: str, module: nn.Conv2d | nn.Linear, args: tuple[Tensor], out: Tensor) -> None:
         (x,) = args
         if isinstance(module, nn.Conv2d):
             flops = out[0].numel() * module.weight[0].numel()
@@ -227,7 +229,7 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
             layer, real = f"{name}.{product}", ones is None
             costs.append(LayerCost(layer, flops, time_steps, *rate_and_mean(shown), real, ann_flops))
 
-    def here(count: Callable, *names: object) -> Callable:
+    def here(count: Callable[..., None], *names: object) -> Callable[..., None]:
         return lambda *args: count(*names, *args) if get_ident() == thread else None
 
     try:
@@ -258,11 +260,13 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
 class _Products(TorchDispatchMode):
     """The factors of every product of matrices that this thread runs, in order."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.factors: list[tuple] = []
+        self.factors: list[tuple[Tensor, ...]] = []  # of one product each
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if func.overloadpacket in flop_registry:
             self.factors.append(args)
@@ -274,7 +278,9 @@ class _Products(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def _two_products(factors: list[tuple], module: SpikingSelfAttention, v: Tensor) -> list[tuple]:
+def _two_products(
+    factors: list[tuple[Tensor, ...]], module: SpikingSelfAttention, v: Tensor
+) -> list[tuple[str, int, int, list[tuple[Tensor, bool]]]]:
     """The two products a b and c d of ``mix``, in the order in which they ran; an empty list if it made others.
 
     Args:

@@ -25,6 +25,7 @@ from .training import Run, load_run
 
 def folded(weight: Tensor, bias: Tensor | None, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
     """A layer and the batch norm behind it as one layer, in evaluation mode: weights ``[out, ...]``, bias ``[out]``."""
+    assert bn.running_mean is not None and bn.running_var is not None  # evaluation mode needs them
     gain = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
     before = bn.running_mean.double() - (0 if bias is None else bias.double())
     return weight.double() * gain.view(-1, *[1] * (weight.dim() - 1)), bn.bias.double() - before * gain
@@ -64,7 +65,7 @@ def header(run: Run, facts: DatasetInfo) -> dict[str, Any]:
         "heads": config.heads,
         "timeSteps": config.time_steps,
         "pool": list(config.pool),
-        "scale": [float(block.attn.scale) for block in model.blocks],
+        "scale": [float(m.scale) for m in model.modules() if isinstance(m, SpikingSelfAttention)],
         "neurons": neurons,  # of u = tau H: u[t] = beta u[t-1] (1 - S[t-1]) + X[t], a spike where u >= threshold
         "channels": config.in_channels,
         "imageSize": facts.image_size,

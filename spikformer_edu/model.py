@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from .attention import ATTENTION, SpikingLinear
 from .errors import SpikformerError, nearest
-from .neurons import BACKENDS, LIF
+from .neurons import BACKENDS, LIF, LIFOptions
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class SpikformerConfig:
     backend: str = "fused"
     """Code of the neurons: "fused", or "snntorch" for the plain loop (``LIF`` says where they differ)."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "pool", tuple(bool(p) for p in self.pool))  # JSON has no tuples
         for name in ("dim", "depth", "heads", "num_classes", "in_channels", "time_steps", "mlp_ratio"):
             value = getattr(self, name)
@@ -87,9 +88,9 @@ class SpikformerConfig:
         return 2 ** sum(self.pool)
 
     @property
-    def lif(self) -> dict:
+    def lif(self) -> LIFOptions:
         """Options of every LIF in the network."""
-        return dict(
+        return LIFOptions(
             tau=self.tau, learn_beta=self.learn_beta, learn_threshold=self.learn_threshold, backend=self.backend
         )
 
@@ -104,7 +105,7 @@ class SpikingConv(nn.Module):
         lif: options of the ``LIF``.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, pool: bool, **lif):
+    def __init__(self, channels_in: int, channels_out: int, pool: bool, **lif: Unpack[LIFOptions]):
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(channels_out)
@@ -117,7 +118,7 @@ class SpikingConv(nn.Module):
     def forward_image(self, x: Tensor, time_steps: int) -> Tensor:
         """What ``forward`` gives for T copies of an image ``[B, C_in, H, W]``, at the cost of one convolution."""
         x, bn = self.conv(x), self.bn  # [B, C_out, H, W]
-        if bn.training and bn.running_var is not None:
+        if bn.training and bn.running_var is not None and bn.num_batches_tracked is not None:
             # Copies have the statistics of one image, but Bessel's correction n / (n - 1) becomes Tn / (Tn - 1).
             variance = bn.running_var.data  # .data: autograd checks the buffer's version, but never reads it
             share = 1 / (bn.num_batches_tracked + 1) if bn.momentum is None else bn.momentum  # None: a plain mean
@@ -148,15 +149,16 @@ class SPS(nn.Sequential):
     Shapes: frames ``[T, B, C, H, W]`` or images ``[B, C, H, W]`` -> ``[T, B, D, H/P, W/P]`` in {0, 1, 2}.
     """
 
-    def __init__(self, in_channels: int, dim: int, pool: tuple[bool, ...], **lif):
+    def __init__(self, in_channels: int, dim: int, pool: tuple[bool, ...], **lif: Unpack[LIFOptions]):
         widths = [in_channels, dim // 8, dim // 4, dim // 2, dim]
         super().__init__(*(SpikingConv(widths[i], widths[i + 1], pool[i], **lif) for i in range(4)))
         self.rpe = SpikingConv(dim, dim, pool=False, **lif)
         # Convolutions and pools run faster with the channels of a pixel side by side; tokens then need no copy.
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor, time_steps: int) -> Tensor:
+    def forward(self, x: Tensor, time_steps: int) -> Tensor:  # type: ignore[override]  # T, which Sequential's has not
         first, *stages, rpe = self
+        assert isinstance(first, SpikingConv)
         x = first(x) if x.dim() == 5 else first.forward_image(x, time_steps)
         for stage in stages:
             x = stage(x)
@@ -172,7 +174,7 @@ class MLP(nn.Module):
         lif: options of both ``LIF``.
     """
 
-    def __init__(self, dim: int, hidden: int, **lif):
+    def __init__(self, dim: int, hidden: int, **lif: Unpack[LIFOptions]):
         super().__init__()
         self.hidden = SpikingLinear(dim, hidden, **lif)
         self.out = SpikingLinear(hidden, dim, **lif)

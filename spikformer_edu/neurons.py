@@ -11,7 +11,8 @@ u[t] = beta u[t-1] (1 - S[t-1]) + X[t], where beta = 1 - 1/tau, and fires at u >
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
 
 import snntorch as snn
 import torch
@@ -25,13 +26,13 @@ BACKENDS = ("fused", "snntorch")
 
 class _SigmoidSpike(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, slope: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.slope = slope
         return (x >= 0).to(x.dtype)  # >=, not >: Q K^T V s lies on a grid, where exact ties are common
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         sigma = torch.sigmoid(ctx.slope * x)
         return grad * ctx.slope * sigma * (1 - sigma), None
@@ -54,6 +55,16 @@ class Sigmoid:
 
     def __call__(self, x: Tensor) -> Tensor:
         return _SigmoidSpike.apply(x, self.slope)
+
+
+class LIFOptions(TypedDict, total=False):
+    """Options of ``LIF`` that a layer hands on to its neurons."""
+
+    tau: float
+    alpha: float
+    learn_beta: bool
+    learn_threshold: bool
+    backend: str
 
 
 class LIF(snn.Leaky):
@@ -83,6 +94,10 @@ class LIF(snn.Leaky):
         >>> se.LIF()(torch.full((6,), 1.5))  # H charges to 0.75, then to 1.125, fires and is reset
         tensor([0., 1., 0., 1., 0., 1.])
     """
+
+    beta: Tensor
+    threshold: Tensor
+    _constants: tuple[Sequence[tuple[Tensor | None, int | None]], tuple[float, float]]
 
     def __init__(
         self,

@@ -85,7 +85,10 @@ class Subject:
         return (self.inputs[0] * std + mean).clamp(0, 1) if self.info.mean else self.inputs[0]
 
 
-def page_of(subject: Subject, whole: Recording, report: EnergyReport, figures: list[tuple]) -> str:
+Drawing = tuple[str, str, str, bytes, float]  # file name, title, alternative text, PNG, width in inches
+
+
+def page_of(subject: Subject, whole: Recording, report: EnergyReport, figures: list[Drawing]) -> str:
     """The page: facts, figures, the layer table, the energy table."""
     model, info = subject.model, subject.info
     output = whole.logits.mean(0)

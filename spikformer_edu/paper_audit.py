@@ -1,5 +1,7 @@
 """The paper's own energy figures, taken apart: which way of counting gives Table 2?"""
 
+from typing import Any
+
 from .energy import AC, MAC, count_flops
 from .model import SpikformerConfig
 from .presets import PRESETS, preset
@@ -16,7 +18,7 @@ PUBLISHED = {
 PUBLISHED_ANN = ("imagenet-8-512", 8.33, 38.340)
 
 
-class Audit(list):
+class Audit(list[dict[str, Any]]):
     """A list of dicts that prints as a table."""
 
     def __str__(self) -> str:
@@ -86,8 +88,8 @@ def audit_ann() -> Audit:
     for product, flops in products.items():
         for first in (True, False):
             for head in (True, False):
-                total = parts["other convs"] + parts["linear"] + flops
-                total = (total + first * parts["first conv"] + head * parts["head"]) / 1e9
+                counted = parts["other convs"] + parts["linear"] + flops
+                total = (counted + first * parts["first conv"] + head * parts["head"]) / 1e9
                 rows.append(
                     {
                         "attention": product,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import index
 from threading import Lock, get_ident
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -106,6 +107,7 @@ def feature_rates(name: str, spikes: Tensor) -> Tensor:
         name: name of the layer, as in ``layer_names(model)``.
         spikes: spikes of the layer, ``[T, B, ...]``.
     """
+    positions: tuple[int, ...]
     if name.startswith("sps."):
         positions = (0, 1, 3, 4)  # [T, B, C, H, W]
     else:
@@ -208,7 +210,19 @@ class Recording:
         return Summary(_summarise(record) for record in self.layers())
 
 
-class Summary(list):
+class LayerSummary(TypedDict):
+    """One line of a ``Summary``."""
+
+    layer: str
+    kind: str
+    shape: tuple[int, ...]
+    values: str
+    rate: float | None
+    dead: float | None
+    saturated: float | None
+
+
+class Summary(list[LayerSummary]):
     """What ``Recording.summary`` returns: a list of dicts, one a layer, that prints as a table.
 
     Keys: ``layer``, ``kind``, ``shape`` (time first), ``values`` (the value set, as text), ``rate`` (share of ones
@@ -225,7 +239,7 @@ class Summary(list):
         rows = []
         for line in self:
             shape = " x ".join(map(str, line["shape"]))
-            shares = (percent(line[key]) for key in ("rate", "dead", "saturated"))
+            shares = [percent(share) for share in (line["rate"], line["dead"], line["saturated"])]
             rows.append((line["layer"], shape, line["values"], *shares))
         return Table(("layer", "shape [T, B, ...]", "values", "rate", "dead", "saturated"), rows, "lllr")
 
@@ -235,15 +249,22 @@ class Summary(list):
     __repr__ = __str__
 
 
-def _summarise(record: LayerRecord) -> dict:
-    line = {"layer": record.name, "kind": record.kind, "shape": tuple(record.values.shape)}
-    line |= {"values": value_set(record.values), "rate": None, "dead": None, "saturated": None}
+def _summarise(record: LayerRecord) -> LayerSummary:
+    rate = dead = saturated = None
     if record.kind == "spikes":
         per_feature = feature_rates(record.name, record.values)
-        line["rate"] = float(per_feature.mean())
-        line["dead"] = float((per_feature == 0).float().mean())
-        line["saturated"] = float((per_feature == 1).float().mean())
-    return line
+        rate = float(per_feature.mean())
+        dead = float((per_feature == 0).float().mean())
+        saturated = float((per_feature == 1).float().mean())
+    return LayerSummary(
+        layer=record.name,
+        kind=record.kind,
+        shape=tuple(record.values.shape),
+        values=value_set(record.values),
+        rate=rate,
+        dead=dead,
+        saturated=saturated,
+    )
 
 
 def value_set(values: Tensor) -> str:
@@ -333,7 +354,7 @@ class record:
                 self.attached.callback(module.register_forward_hook(hook).remove)
         return self.recording
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.attached.close()
 
     def _listen_to_membranes(self) -> None:
@@ -348,7 +369,7 @@ class record:
     def _here(self, keep: Callable[..., None]) -> Callable[..., None]:
         """A function that calls ``keep``, but only in the thread that opened the block."""
 
-        def listener(*args) -> None:
+        def listener(*args: object) -> None:
             if get_ident() == self.thread:
                 keep(*args)
 
@@ -364,7 +385,7 @@ class record:
                 raise SpikformerError(f"samples={self.samples.tolist()}: the batch holds {batch}, numbered from 0")
         return values.detach().index_select(1, self.samples.to(values.device))
 
-    def _keep_logits(self, module: nn.Module, inputs: tuple, tokens: Tensor) -> None:
+    def _keep_logits(self, module: nn.Module, inputs: tuple[Tensor], tokens: Tensor) -> None:
         head = self.model.head  # used as numbers, not called: hooks on the head must not run
         # Detached, or autocast would keep a copy of the weight without history, and the model's own call would use it.
         weight, bias = head.weight.detach(), head.bias.detach()
@@ -378,9 +399,9 @@ class record:
         # X[t] enters as u[t] = ... + X[t], so dL/du = dL/dX; and dL/dH = dL/du du/dH with u = tau H.
         record.gradients = self._chosen(gradient) * tau
 
-    def _keep(self, name: str, kind: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def _keep(self, name: str, kind: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         record = self.recording._records[name] = LayerRecord(name, kind, self._chosen(output))
-        if kind != "spikes":
+        if not isinstance(module, LIF):
             return
         record.membranes, record.v_threshold = self._potentials.pop(name, None), module.v_threshold
         record.tau, record.beta = module.tau, float(module.beta.detach().clamp(0, 1))  # as Leaky clamps it

@@ -6,6 +6,8 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
+from matplotlib.animation import FuncAnimation
+from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont, ImageSequence
 
@@ -64,7 +66,7 @@ def write_report(subject: Subject, out: Path, animate: bool = False) -> Path:
                         frames = [_with_note(frame, subject.note) for frame in ImageSequence.Iterator(image)]
                         duration = image.info["duration"]
                     frames[0].save(file, save_all=True, append_images=frames[1:], duration=duration, loop=0)
-                plt.close(movie._fig)
+                plt.close(movie._fig)  # type: ignore[attr-defined]  # it has no public name
         page = out / "report.html"
         page.write_text(page_of(subject, whole, report, figures), encoding="utf-8")
     except OSError as error:
@@ -91,7 +93,9 @@ def _spiking(model: Spikformer) -> bool:
     return type(model.blocks[0].attn) is SpikingSelfAttention
 
 
-def _figures(subject: Subject, whole: Recording, first: Recording, report: EnergyReport) -> Iterator[tuple]:
+def _figures(
+    subject: Subject, whole: Recording, first: Recording, report: EnergyReport
+) -> Iterator[tuple[str, str, str, Figure]]:
     """File name, title, alternative text and figure, one after another."""
     model, picture = subject.model, subject.picture
     blocks = [f"blocks.{i}.attn" for i in range(len(model.blocks))]
@@ -100,7 +104,7 @@ def _figures(subject: Subject, whole: Recording, first: Recording, report: Energ
     spikes = first[f"{blocks[0]}.q"] if _spiking(model) else attn
     rows, columns = token_grid(late.values.shape[-1], picture)
     middle = rows // 2 * columns + columns // 2
-    drawings: list[tuple[str, str, str, Callable]] = [
+    drawings: list[tuple[str, str, str, Callable[[], tuple[Figure, object]]]] = [
         (
             "logits",
             "The decision over time",
@@ -188,14 +192,15 @@ def _figures(subject: Subject, whole: Recording, first: Recording, report: Energ
             lambda: plot.ssa(first),
         )
         drawings.insert(7, by_hand)
-    if subject.log is not None:
+    log = subject.log
+    if log is not None:
         health = "Loss, accuracy, firing rates and learning rate over the epochs."
-        drawings.append(("training", "Training health", health, lambda: plot.training(subject.log)))
+        drawings.append(("training", "Training health", health, lambda: plot.training(log)))
     for name, title, alt, draw in drawings:
         yield name, title, alt, draw()[0]
 
 
-def _animations(model: Spikformer, first: Recording) -> Iterator[tuple]:
+def _animations(model: Spikformer, first: Recording) -> Iterator[tuple[str, FuncAnimation]]:
     yield "neuron", plot.neuron_animation(first["blocks.0.attn.attn"])
     if _spiking(model):
         yield "ssa", plot.ssa_animation(first)

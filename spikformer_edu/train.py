@@ -42,7 +42,8 @@ def main(options: Options) -> None:
 
     Start it with `torchrun --nproc-per-node N -m spikformer_edu.train ...` to train on N GPUs.
     """
-    recipe, how = (kind(**{f.name: getattr(options, f.name) for f in fields(kind)}) for kind in (Recipe, RunOptions))
+    recipe = Recipe(**{f.name: getattr(options, f.name) for f in fields(Recipe)})
+    how = RunOptions(**{f.name: getattr(options, f.name) for f in fields(RunOptions)})
     context = init_distributed(options.device)
     folder = None
     try:
@@ -97,6 +98,7 @@ def defaults(arguments: list[str]) -> Options:
     usual = Options(**vars(recipe_for((datasets or [""])[0] or "digits")))
     if [a for a in arguments if a in ("--resume", "--no-resume")][-1:] != ["--resume"]:
         return usual
+    folder: Path | None
     if out := given("--out"):
         folder = expand(out[-1])
     else:

@@ -221,6 +221,12 @@ def test_compiled_networks_are_counted_before_compilation():
     assert compiled == (plain[0], None)
 
 
+def test_of_spikingjelly_the_network_is_compiled_and_not_the_reset():
+    pytest.importorskip("spikingjelly")
+    model = peers.Step("spikingjelly+compile", toy(), "fp32", CPU).model
+    assert model.net._compiled_call_impl is not None and model._compiled_call_impl is None
+
+
 class Clock:
     """A clock that stands still until somebody works."""
 

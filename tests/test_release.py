@@ -39,7 +39,8 @@ def source(tmp_path_factory):
     pytest.importorskip("setuptools", minversion="77", reason="no setuptools of at least 77: nothing was built")
     folder = tmp_path_factory.mktemp("source")
     files = ["pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"]
-    for name in [*files, "spikformer_edu/__init__.py", "spikformer_edu/version.py", "tests/test_release.py"]:
+    package = [f"spikformer_edu/{name}" for name in ("__init__.py", "version.py", "py.typed")]
+    for name in [*files, *package, "tests/test_release.py"]:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (folder / "out").mkdir()
@@ -110,7 +111,8 @@ def test_the_source_archive_has_changelog_and_citation_and_not_half_of_the_tests
     with tarfile.open(next(source.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml"} <= names
-    assert "spikformer_edu/__init__.py" in names and not any(name.startswith("tests") for name in names)
+    assert {"spikformer_edu/__init__.py", "spikformer_edu/py.typed"} <= names
+    assert not any(name.startswith("tests") for name in names)
 
 
 def test_the_paper_is_the_same_in_both_citations():

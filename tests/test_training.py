@@ -433,8 +433,8 @@ def test_a_run_is_resumed_by_one_process_at_a_time_and_a_killed_one_blocks_nobod
 
 
 def test_a_process_that_reads_data_holds_no_lock(tmp_path):
-    code = "import os, sys, time; from pathlib import Path; from spikformer_edu.training.run_folder import lock; lock(Path())"
-    code += "; child = os.fork(); print(child, flush=True) if child else None; time.sleep(100)"
+    code = "import os, sys, time; from pathlib import Path; from spikformer_edu.training.run_folder import lock"
+    code += "; lock(Path()); child = os.fork(); print(child, flush=True) if child else None; time.sleep(100)"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     child = int(process.stdout.readline())
     try:

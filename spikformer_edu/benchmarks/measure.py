@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -123,11 +124,13 @@ class Traffic(TorchDispatchMode):
     tensor counts as if it were written out.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
         out = func(*args, **(kwargs or {}))
         if not func.is_view:
             tensors = {id(x): x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)}
@@ -154,7 +157,7 @@ def count(name: str, case: Case, precision: str, device: torch.device) -> dict[s
     return found
 
 
-def works(step: Step | Product) -> dict[str, Callable[[], None]]:
+def works(step: Step | Product) -> dict[str, Callable[[], object]]:
     return {"train": step.train, "eval": step.evaluate}
 
 
@@ -162,11 +165,10 @@ def probes(precision: str, device: torch.device) -> dict[str, tuple[float, Calla
     """Work that shows the best rate of the machine: name -> (operations or bytes, work)."""
     dtype, gpu = PRECISIONS[precision], device.type != "cpu"
     n, images, copied = (8192, 1024, 2**30) if gpu else (1024, 16, 2**28)
-    options = dict(device=device, dtype=dtype)
-    a, b, out = (torch.randn(n, n, **options) for _ in range(3))
-    x = torch.randn(images, 192, 16, 16, **options).to(memory_format=torch.channels_last)
-    kernel = torch.randn(192, 192, 3, 3, **options).to(memory_format=torch.channels_last)
-    source = torch.ones(copied // dtype.itemsize, **options)
+    a, b, out = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(3))
+    x = torch.randn(images, 192, 16, 16, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    kernel = torch.randn(192, 192, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    source = torch.ones(copied // dtype.itemsize, device=device, dtype=dtype)
     target = torch.empty_like(source)
 
     def conv() -> None:
@@ -199,7 +201,7 @@ def measure(
         memory: also measure peak memory, in a process for each entry.
     """
     skipped: dict[str, str] = {}
-    ready: list[tuple[Callable[[], None], Result]] = []
+    ready: list[tuple[Callable[[], object], Result]] = []
     for name, point, case in tqdm(entries, f"{title}, {precision}: warm up", leave=False, disable=None):
         label = name if point is None else f"{name} at {point}"
         try:
@@ -244,7 +246,7 @@ def compare(table: Comparison) -> None:
         result.share = result.flops / result.median / table.best_rate
 
 
-def peak_memory(name: str, case: Case, precision: str, device: torch.device) -> dict[str, int | None]:
+def peak_memory(name: str, case: Case, precision: str, device: torch.device) -> dict[str, int]:
     """Peak memory of a step, by mode, measured alone in a new process, with everything that the peer keeps.
 
     On a GPU it is what PyTorch allocated. On a CPU under Linux it is by how much the process grew: its peak resident
@@ -304,15 +306,11 @@ def _status(key: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key + ":"))
 
 
-def _with(case: Case, **fields) -> Case:
-    return replace(case, config=replace(case.config, **fields))
-
-
 SWEEPS: dict[str, tuple[tuple[int, ...], Callable[[Case, int], Case]]] = {
-    "time_steps": ((1, 2, 4, 8), lambda case, t: _with(case, time_steps=t)),
+    "time_steps": ((1, 2, 4, 8), lambda case, t: replace(case, config=replace(case.config, time_steps=t))),
     "batch": ((1, 2, 4, 8, 16), lambda case, b: replace(case, batch=b)),
     "tokens": ((16, 64, 144, 256), lambda case, n: replace(case, image_size=math.isqrt(n) * case.config.patch_size)),
-    "dim": ((128, 256, 384, 512), lambda case, d: _with(case, dim=d, heads=d // 32)),
+    "dim": ((128, 256, 384, 512), lambda case, d: replace(case, config=replace(case.config, dim=d, heads=d // 32))),
 }
 PRODUCT_TOKENS = (64, 256, 576, 1024, 2304)
 
@@ -334,9 +332,8 @@ def sweep(
     Returns:
         The table; over tokens also a second one, of the product of attention alone, in both orders, for one sample.
     """
-    points, at = SWEEPS[kind]
-    if kind == "batch":
-        points = sorted({max(1, point * case.batch // 4) for point in points})
+    usual, at = SWEEPS[kind]
+    points = sorted({max(1, point * case.batch // 4) for point in usual}) if kind == "batch" else usual
     entries = [(name, point, at(case, point)) for point in points for name in peers]
     tables = [measure(entries, kind, precision, device, rounds, memory)]
     if kind == "tokens":

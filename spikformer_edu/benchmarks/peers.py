@@ -22,7 +22,7 @@ class Shape:
     model: str
     batch_cpu: int
     batch_gpu: int
-    overrides: dict = field(default_factory=dict)
+    overrides: dict[str, int] = field(default_factory=dict)
 
 
 SHAPES = {
@@ -102,8 +102,12 @@ class ViT(nn.Module):
                 stem.append(nn.MaxPool2d(3, stride=2, padding=1))
         self.stem = nn.Sequential(*stem)
         self.position = nn.Sequential(*self.conv(c.dim, c.dim))
-        options = dict(dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
-        layers = (nn.TransformerEncoderLayer(c.dim, c.heads, c.mlp_ratio * c.dim, **options) for _ in range(c.depth))
+        layers = (
+            nn.TransformerEncoderLayer(
+                c.dim, c.heads, c.mlp_ratio * c.dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(c.depth)
+        )
         self.blocks = nn.Sequential(*layers)
         self.head = nn.Linear(c.dim, c.num_classes)
 
@@ -121,7 +125,7 @@ class ViT(nn.Module):
 class SpikingJelly(nn.Module):
     """SpikingJelly's own Spikformer of the same size; its state is reset after every call, as its users must do."""
 
-    def __init__(self, case: Case, **neuron):
+    def __init__(self, case: Case, **neuron: object):
         super().__init__()
         try:
             from spikingjelly.activation_based.functional import reset_net
@@ -152,8 +156,8 @@ class SpikingJelly(nn.Module):
         self.reset(self.net)
         return logits
 
-    def compile(self) -> None:
-        self.net.compile(dynamic=False)  # not the reset
+    def compile(self, *, dynamic: bool) -> None:
+        self.net.compile(dynamic=dynamic)  # not the reset
 
 
 def _spikingjelly(case: Case, precision: str, device: torch.device) -> nn.Module:

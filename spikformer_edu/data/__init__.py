@@ -2,7 +2,9 @@
 
 import inspect
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -65,7 +67,7 @@ def info(name: str) -> DatasetInfo:
     return module(name).INFO
 
 
-def local_info(name: str, data_dir=None) -> DatasetInfo:
+def local_info(name: str, data_dir: str | Path | None = None) -> DatasetInfo:
     """The facts about a data set as it is on this machine, where recordings may be simulated.
 
     Args:
@@ -79,7 +81,7 @@ def local_info(name: str, data_dir=None) -> DatasetInfo:
     return found.local_info(data_dir) if hasattr(found, "local_info") else found.INFO
 
 
-def load(name: str, data_dir=None, **options) -> Splits:
+def load(name: str, data_dir: str | Path | None = None, **options: Any) -> Splits:
     """A data set's training, validation and test splits.
 
     Args:
@@ -125,7 +127,7 @@ def load(name: str, data_dir=None, **options) -> Splits:
         return loader(data_dir=data_dir, **options)
 
 
-def count(name: str, data_dir=None) -> dict[str, int]:
+def count(name: str, data_dir: str | Path | None = None) -> dict[str, int]:
     """Samples on this machine, by split; empty when the files are not here. Nothing is downloaded or unpacked.
 
     Args:

@@ -54,7 +54,7 @@ class Augment:
     mix_epochs: int | None = None
     """Mixing ends after this many epochs; None: never."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("flip", "erasing", "mix_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SpikformerError(f"{name}={getattr(self, name)}: give a probability from 0 to 1")
@@ -111,29 +111,33 @@ def augment_images(
     Returns:
         ``[B, C, H, W]``, float32.
     """
-    train = augment is not None and generator is not None
-    if train:
-        if augment.crop_padding:
-            pixels = random_crop(pixels, augment.crop_padding, generator)
-        if augment.flip:
-            pixels = random_flip(pixels, augment.flip, generator)
-        if augment.randaugment:
-            pixels = rand_augment(
-                pixels,
-                augment.operations,
-                augment.randaugment,
-                augment.magnitude,
-                augment.magnitude_std,
-                mean,
-                generator,
-            )
-    scale = 1 / (255 * pixels.new_tensor(std, dtype=torch.float32).view(-1, 1, 1))
-    shift = 255 * pixels.new_tensor(mean, dtype=torch.float32).view(-1, 1, 1)
-    images = pixels.float().sub_(shift).mul_(scale)
-    if train and augment.erasing:
+    if augment is None or generator is None:
+        return _normalise(pixels, mean, std)
+    if augment.crop_padding:
+        pixels = random_crop(pixels, augment.crop_padding, generator)
+    if augment.flip:
+        pixels = random_flip(pixels, augment.flip, generator)
+    if augment.randaugment:
+        pixels = rand_augment(
+            pixels,
+            augment.operations,
+            augment.randaugment,
+            augment.magnitude,
+            augment.magnitude_std,
+            mean,
+            generator,
+        )
+    images = _normalise(pixels, mean, std)
+    if augment.erasing:
         chosen = uniform(len(images), generator=generator) < augment.erasing
         images = erase(images, chosen, (0.02, 1 / 3), (0.3, 1 / 0.3), generator)
     return images
+
+
+def _normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    scale = 1 / (255 * pixels.new_tensor(std, dtype=torch.float32).view(-1, 1, 1))
+    shift = 255 * pixels.new_tensor(mean, dtype=torch.float32).view(-1, 1, 1)
+    return pixels.float().sub_(shift).mul_(scale)
 
 
 def augment_frames(frames: Tensor, augment: Augment | None, generator: Generator | None) -> Tensor:

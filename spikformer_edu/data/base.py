@@ -59,7 +59,7 @@ class DatasetInfo:
     samples: dict[str, int] = field(default_factory=dict)
     simulated: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.classes:
             object.__setattr__(self, "num_classes", len(self.classes))
         if self.simulated and "simulated" not in self.title:
@@ -71,7 +71,7 @@ class DatasetInfo:
         return f"{self.name} (simulated)" if self.simulated else self.name
 
 
-class Split(Dataset):
+class Split(Dataset[tuple[Tensor, int]]):
     """Labelled samples. Subclasses set ``targets`` and say how a batch of them is read.
 
     ``split[3]`` is one sample, as it is. A ``DataLoader`` takes a split; frames of events then come batch first,
@@ -189,7 +189,7 @@ class Absent(Split):
         return None
 
     @property
-    def targets(self) -> Tensor:
+    def targets(self) -> Tensor:  # type: ignore[override]  # no sample, so no label to be set
         raise SpikformerError(self.reason)
 
 
@@ -262,10 +262,10 @@ def stratified_split(
         cut = min(max(1, round(share * len(mine))), len(mine) - 1) if share else 0
         val.append(mine[:cut][:samples_per_class])
         rest.append(mine[cut:][:samples_per_class])
-    return tuple(torch.from_numpy(np.sort(np.concatenate(part))) for part in (rest, val))
+    return torch.from_numpy(np.sort(np.concatenate(rest))), torch.from_numpy(np.sort(np.concatenate(val)))
 
 
-class _Batches(Dataset):
+class _Batches(Dataset[tuple[Tensor, Tensor] | SpikformerError]):
     """Batch number -> batch. All random numbers are drawn from (seed, epoch, batch number), so neither the number of
     workers nor an interruption of the run changes a batch."""
 
@@ -346,7 +346,7 @@ def batches(
     return _unwrapped(loader)
 
 
-def _unwrapped(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+def _unwrapped(loader: DataLoader[tuple[Tensor, Tensor] | SpikformerError]) -> Iterator[tuple[Tensor, Tensor]]:
     with readers():
         others = set(active_children())
         with torch.device("cpu"):  # the loader would draw a seed on PyTorch's default device
@@ -358,7 +358,7 @@ def _unwrapped(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
                     raise batch
                 yield batch
         finally:
-            if processes:
-                read._shutdown_workers()  # PyTorch asks them to end, and waits for some seconds
-                for process in processes:
-                    process.kill()  # one that is still starting would print a traceback: what it was to read is gone
+            if shutdown := getattr(read, "_shutdown_workers", None):
+                shutdown()  # PyTorch asks them to end, and waits for some seconds
+            for process in processes:
+                process.kill()  # one that is still starting would print a traceback: what it was to read is gone

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -51,7 +52,7 @@ class Cache:
         with suppress(SpikformerError):
             self.folders.append(expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "spikformer_edu" / name)
 
-    def get(self, key: dict, build: Callable[[], Arrays], compress: bool = False) -> Arrays:
+    def get(self, key: dict[str, Any], build: Callable[[], Arrays], compress: bool = False) -> Arrays:
         """The entry of that key, built and stored when it is not there.
 
         Args:
@@ -103,7 +104,7 @@ class Cache:
         warnings.warn(lost, stacklevel=2)
 
 
-def _digest(text: str, body: bytes) -> bytes:
+def _digest(text: str, body: bytes | memoryview) -> bytes:
     digest = hashlib.sha256(text.encode())
     digest.update(body)
     return digest.digest()

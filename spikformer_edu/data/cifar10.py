@@ -3,6 +3,7 @@
 import os
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from .base import DatasetInfo, Splits, stratified_split
 from .cache import Arrays, Cache
 from .files import PICTURES, absent, class_folders, digest, download, listing, places, unpack
 from .images import Images, decode
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
 
 INFO = DatasetInfo(
     name="cifar10",
@@ -57,11 +61,7 @@ def load(
         SpikformerError: absent and cannot be downloaded, a class missing, or a file that cannot be read.
     """
     check_augment(info.name, augment, ("flip", "crop_padding", "randaugment", "erasing"))
-    source = find(data_dir, info)
-    if source is None:
-        fetch(data_dir, info)
-        source = find(data_dir, info)
-    kind, folder = source
+    kind, folder = find(data_dir, info) or fetch(data_dir, info)
     read = _read_batches if kind == "batches" else _read_folders
     arrays = {name: read(info, folder, name, places(info, data_dir)[-1]) for name in ("train", "test")}
     targets = {name: torch.from_numpy(part["targets"]) for name, part in arrays.items()}
@@ -112,12 +112,15 @@ def count(data_dir: str | Path | None, info: DatasetInfo = INFO) -> dict[str, in
     }
 
 
-def fetch(data_dir: str | Path | None, info: DatasetInfo) -> None:
+def fetch(data_dir: str | Path | None, info: DatasetInfo) -> tuple[str, Path]:
     """Unpack the published archive, after downloading it if it is not there.
 
     Args:
         data_dir: folder to look in; None: ``$SPIKFORMER_DATA``, else ``./data``.
         info: the facts about the data set.
+
+    Returns:
+        What ``find`` then gives.
 
     Raises:
         SpikformerError: no network, or a damaged archive.
@@ -132,11 +135,13 @@ def fetch(data_dir: str | Path | None, info: DatasetInfo) -> None:
         except SpikformerError as error:
             raise absent(info, data_dir, f" and {error}") from None
     unpack(archive, place)
-    if find(data_dir, info) is None:
+    found = find(data_dir, info)
+    if found is None:
         raise SpikformerError(f"{archive} holds no {PUBLISHED[info.name][1]}: {info.obtain}")
+    return found
 
 
-def _published(info: DatasetInfo):
+def _published(info: DatasetInfo) -> "type[CIFAR10]":
     import torchvision
 
     return getattr(torchvision.datasets, PUBLISHED[info.name][0])
@@ -167,8 +172,8 @@ def _read_folders(info: DatasetInfo, folder: Path, name: str, root: Path) -> Arr
     return Cache(info.name, root).get(key, lambda: _decode_all(info, name, entries))
 
 
-def _decode_all(info: DatasetInfo, name: str, entries: list[dict[str, os.DirEntry]]) -> Arrays:
-    def pixels(entry: os.DirEntry) -> np.ndarray:
+def _decode_all(info: DatasetInfo, name: str, entries: list[dict[str, os.DirEntry[str]]]) -> Arrays:
+    def pixels(entry: os.DirEntry[str]) -> np.ndarray:
         image = np.asarray(decode(entry.path, entry.path))
         if image.shape[:2] != (info.image_size, info.image_size):
             size = f"{image.shape[1]} x {image.shape[0]}"

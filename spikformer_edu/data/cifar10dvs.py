@@ -15,6 +15,7 @@ from .events import READERS
 from .files import absent, class_folders, listing, places, unpack
 from .recordings import Recordings, check_frame_size, check_steps, first_nine_tenths
 
+TIME_STEPS = 16  # T, unless told otherwise
 INFO = DatasetInfo(
     name="cifar10dvs",
     title="CIFAR10-DVS",
@@ -31,7 +32,7 @@ INFO = DatasetInfo(
     licence="as stated on its figshare page",
     citation="H. Li et al., CIFAR10-DVS: An Event-Stream Dataset for Object Classification, "
     "Frontiers in Neuroscience 11:309, 2017",
-    time_steps=16,
+    time_steps=TIME_STEPS,
     samples={"train": 9_000, "test": 1_000},
 )
 LABEL = "SIMULATED.txt"  # marks a folder of simulated recordings; its subfolders are the classes
@@ -41,7 +42,7 @@ SUFFIXES = tuple(suffix for suffix in READERS if suffix != ".npy")
 def load(
     data_dir: str | Path | None = None,
     augment: Augment | None = None,
-    time_steps: int = INFO.time_steps,
+    time_steps: int = TIME_STEPS,
     image_size: int = INFO.image_size,
     samples_per_class: int | None = None,
     split_seed: int | None = None,
@@ -90,7 +91,7 @@ def load(
     labels = torch.arange(len(entries)).repeat_interleave(torch.tensor([len(files) for files in entries]))
     cache = Cache("cifar10dvs", places(INFO, data_dir)[-1])
 
-    def split(indices, augment: Augment | None) -> Recordings:
+    def split(indices: torch.Tensor, augment: Augment | None) -> Recordings:
         return Recordings(folder, [names[i] for i in indices], labels[indices], time_steps, image_size, augment, cache)
 
     train, test = (torch.tensor(part) for part in first_nine_tenths([len(files) for files in entries], split_seed))
@@ -104,7 +105,7 @@ def load(
     )
 
 
-def find(data_dir: str | Path | None, time_steps: int = INFO.time_steps) -> Path | None:
+def find(data_dir: str | Path | None, time_steps: int = TIME_STEPS) -> Path | None:
     """The folder with the class folders: the data set's, the data directory, or one that SpikingJelly made in them."""
     for place in places(INFO, data_dir):
         for folder in (

@@ -15,6 +15,7 @@ from .cache import Arrays, Cache
 from .events import simulate, to_frames
 from .recordings import Frames, check_frame_size, check_steps
 
+TIME_STEPS = 8  # T, unless told otherwise
 INFO = replace(
     digits.INFO,
     name="digits-dvs",
@@ -23,7 +24,7 @@ INFO = replace(
     mean=(),
     std=(),
     obtain="simulated from scikit-learn's digits",
-    time_steps=8,
+    time_steps=TIME_STEPS,
     simulated=True,
 )
 LOOPS = 2  # rounds along the path that each digit makes
@@ -32,7 +33,7 @@ LOOPS = 2  # rounds along the path that each digit makes
 def load(
     data_dir: str | Path | None = None,
     augment: Augment | None = None,
-    time_steps: int = INFO.time_steps,
+    time_steps: int = TIME_STEPS,
     image_size: int = INFO.image_size,
     samples_per_class: int | None = None,
     split_seed: int | None = None,

@@ -14,6 +14,7 @@ from .cache import Cache
 from .files import absent, class_folders, places, unpack
 from .recordings import Recordings, check_frame_size, check_steps
 
+TIME_STEPS = 16  # T, unless told otherwise
 INFO = DatasetInfo(
     name="dvsgesture",
     title="DVS128 Gesture",
@@ -40,7 +41,7 @@ INFO = DatasetInfo(
     "into that folder",
     licence="CC BY 4.0",
     citation="A. Amir et al., A Low Power, Fully Event-Based Gesture Recognition System, CVPR 2017",
-    time_steps=16,
+    time_steps=TIME_STEPS,
     samples={"train": 1_077, "test": 264},
 )
 FOLDERS = {"train": "ibmGestureTrain", "test": "ibmGestureTest"}
@@ -49,7 +50,7 @@ FOLDERS = {"train": "ibmGestureTrain", "test": "ibmGestureTest"}
 def load(
     data_dir: str | Path | None = None,
     augment: Augment | None = None,
-    time_steps: int = INFO.time_steps,
+    time_steps: int = TIME_STEPS,
     image_size: int = INFO.image_size,
     samples_per_class: int | None = None,
     split_seed: int | None = None,
@@ -77,19 +78,19 @@ def load(
             archive = place / f"{folder}.tar.gz"
             if archive.is_file() and not (place / folder).is_dir():
                 unpack(archive, place)
-    place = find(data_dir)
-    if place is None:
+    root = find(data_dir)
+    if root is None:
         raise absent(INFO, data_dir)
     cache = Cache("dvsgesture", places(INFO, data_dir)[-1])
     parts = {}
-    for split, folder in FOLDERS.items():
-        names, labels = _walk(place / folder)
-        if len(names) < INFO.samples[split]:
+    for part, folder in FOLDERS.items():
+        files, labels = _walk(root / folder)
+        if len(files) < INFO.samples[part]:
             warnings.warn(
-                f"{place / folder} holds {len(names):,} of {INFO.samples[split]:,} recordings of {INFO.title}",
+                f"{root / folder} holds {len(files):,} of {INFO.samples[part]:,} recordings of {INFO.title}",
                 stacklevel=3,
             )
-        parts[split] = place / folder, names, torch.tensor(labels)
+        parts[part] = root / folder, files, torch.tensor(labels)
 
     def split(name: str, indices: torch.Tensor, augment: Augment | None) -> Recordings:
         folder, names, labels = parts[name]

@@ -118,12 +118,14 @@ def _npy(path: Path) -> tuple[np.ndarray, ...]:
     return 1000 * t, x, y, p
 
 
-def _named(source: Mapping | np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:
+def _named(source: Mapping[str, np.ndarray] | np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:
     """The columns of a file that gives each a name."""
-    chosen = [next((name for name in group if name in names), None) for group in NAMES]
-    for (name, *_), found in zip(NAMES, chosen, strict=True):
+    chosen = []
+    for group in NAMES:
+        found = next((name for name in group if name in names), None)
         if found is None:
-            raise ValueError(f"it has no {name!r}, only {', '.join(names)}")
+            raise ValueError(f"it has no {group[0]!r}, only {', '.join(names)}")
+        chosen.append(found)
     return _columns(*(source[name] for name in chosen))
 
 
@@ -162,7 +164,7 @@ def write_events(path: Path, events: np.ndarray) -> None:
 
     def write(file: Path) -> None:
         if path.suffix == ".npz":
-            np.savez(file, **{name: events[name] for name in "txyp"})
+            np.savez(file, t=events["t"], x=events["x"], y=events["y"], p=events["p"])
         else:
             _write_aedat4(file, events)
         if len(read_events(file)) != len(events):
@@ -324,7 +326,16 @@ def simulate(
     ]
 
 
-def _recording(changes, before, level, part, size, period, noise, random) -> np.ndarray:
+def _recording(
+    changes: np.ndarray,
+    before: np.ndarray,
+    level: np.ndarray,
+    part: slice,
+    size: int,
+    period: int,
+    noise: float,
+    random: np.random.Generator,
+) -> np.ndarray:
     """The events of one image: ``changes[k, pixel]`` of them in step k, equally far apart in log intensity."""
     total, steps = len(changes), len(level) - 1
     changed = changes[:, part]

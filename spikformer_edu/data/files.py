@@ -80,7 +80,7 @@ def _names(folder: Path, folders: bool) -> list[str]:
 
 def listing(
     folder: Path, classes: list[str] | tuple[str, ...], suffixes: tuple[str, ...]
-) -> list[dict[str, os.DirEntry]]:
+) -> list[dict[str, os.DirEntry[str]]]:
     """The files of each class by their path inside it, in the order of torchvision's ImageFolder.
 
     Subfolders and links are followed. One warning says what is left out: files with other suffixes, hidden files, and
@@ -94,7 +94,8 @@ def listing(
     Raises:
         SpikformerError: a class has no folder, or no file in it, or a folder cannot be read.
     """
-    found, left_out = [], Counter()
+    found: list[dict[str, os.DirEntry[str]]] = []
+    left_out: Counter[str] = Counter()
     for name in classes:
         files = {}
         try:
@@ -132,9 +133,9 @@ def _has(name: str, suffixes: tuple[str, ...]) -> bool:
     return name.lower().endswith(suffixes)
 
 
-def _walk(folder: str) -> Iterator[tuple[str, os.DirEntry]]:
+def _walk(folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """All files in a folder and its subfolders, in any order, with their path inside it."""
-    pending: list[tuple[str, tuple]] = [("", ())]
+    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
     while pending:
         inside, above = pending.pop()
         here = os.path.join(folder, inside) if inside else folder
@@ -151,7 +152,7 @@ def _walk(folder: str) -> Iterator[tuple[str, os.DirEntry]]:
                     pending.append((path, (*above, identity)))
 
 
-def digest(files: list[dict[str, os.DirEntry]]) -> str:
+def digest(files: list[dict[str, os.DirEntry[str]]]) -> str:
     """A hash that changes when the name or the content of any file does.
 
     Args:

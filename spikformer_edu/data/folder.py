@@ -76,14 +76,15 @@ def load(
         )
     whole = {name: pictures(info, place, classes) for name, place in parts.items()}
     if "all" in whole:
-        train, test = stratified_split(whole["all"].targets, TEST_SHARE, None, split_seed)
+        rest, held = stratified_split(whole["all"].targets, TEST_SHARE, None, split_seed)
         counts = whole["all"].targets.bincount()
         if counts.min() < 2:
             name = classes[int(counts.argmin())]
             raise SpikformerError(f"class {name!r} has one image: training and test need one each")
         return assemble(
             info,
-            *(part(whole["all"], p, info, None) for p in (train, test)),
+            part(whole["all"], rest, info, None),
+            part(whole["all"], held, info, None),
             None,
             augment,
             samples_per_class,
@@ -93,7 +94,7 @@ def load(
     val = whole.get("val") if "test" in whole else None
     if val is not None and val_fraction:
         raise SpikformerError(f"{parts['val']} validates: leave out val_fraction={val_fraction} or that folder")
-    test = whole.get("test", whole.get("val"))
+    test = whole["test"] if "test" in whole else whole["val"]
     return assemble(info, whole["train"], test, val, augment, samples_per_class, split_seed, val_fraction)
 
 

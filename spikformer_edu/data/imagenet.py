@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..errors import SpikformerError
 from .augment import Augment, check_augment
-from .base import Absent, DatasetInfo, Split, Splits
+from .base import Absent, DatasetInfo, Splits
 from .cache import Arrays, Cache
 from .files import PICTURES, absent, class_folders, loose_files, places
 from .imagenet_labels import WNID, Labels, labels, unlabelled
@@ -100,16 +100,25 @@ def find(data_dir: str | Path | None) -> Path | None:
     return None
 
 
-def layout(place: Path, split: str) -> tuple[str, list]:
-    """The layout of a split ("folders", "shards" for tar files, "loose", "" for none), and its folders or files."""
+def layout(place: Path, split: str) -> tuple[str, list[str], list[Path]]:
+    """The layout of a split, and what there is of it.
+
+    Args:
+        place: the folder of the data set.
+        split: "train" or "val".
+
+    Returns:
+        "folders", "shards" (tar files), "loose" or "" (no such images); the names of the class folders, or of the loose
+        images; the tar files.
+    """
     folders = [name for name in class_folders(place / split) if WNID.fullmatch(name)]
     files = shards(place, split)
     if len(folders) == INFO.num_classes or (folders and not files):
-        return "folders", folders
+        return "folders", folders, []
     if files:
-        return "shards", files
+        return "shards", [], files
     loose = loose_files(place / split, PICTURES)
-    return ("loose", loose) if loose else ("", [])
+    return "loose" if loose else "", loose, []
 
 
 def count(data_dir: str | Path | None) -> dict[str, int]:
@@ -121,9 +130,12 @@ def count(data_dir: str | Path | None) -> dict[str, int]:
     Raises:
         SpikformerError: some classes are missing, or nothing says which class an image has.
     """
-    place, counts = find(data_dir), {}
-    for split in ("train", "val") if place else ():
-        kind, files = layout(place, split)
+    place = find(data_dir)
+    if place is None:
+        return {}
+    counts = {}
+    for split in ("train", "val"):
+        kind, _, files = layout(place, split)
         if kind == "shards":
             counts[f"{split} shards"] = len(files)
             _check_labelled(place, split, files[0], places(INFO, data_dir)[-1])
@@ -134,20 +146,22 @@ def count(data_dir: str | Path | None) -> dict[str, int]:
     return counts
 
 
-def source(info: DatasetInfo, place: Path, split: str, root: Path) -> tuple[Split, tuple[str, ...]]:
+def source(info: DatasetInfo, place: Path, split: str, root: Path) -> tuple[Pictures | Absent, tuple[str, ...]]:
     """All images of train or val, without augmentation (``Absent`` if there are none), and the wnids if known."""
-    kind, files = layout(place, split)
+    kind, names, files = layout(place, split)
     if not kind:
         return Absent(f"no {split} images in {place.absolute()}: {INFO.obtain}"), ()
     if kind == "folders":
-        if len(files) != info.num_classes:
+        if len(names) != info.num_classes:
             raise SpikformerError(
-                f"{place / split} has {len(files):,} class folders, ImageNet-1k has {info.num_classes:,}: "
+                f"{place / split} has {len(names):,} class folders, ImageNet-1k has {info.num_classes:,}: "
                 "add the missing ones, or use --dataset folder for another set of classes"
             )
-        images, wnids = pictures(info, place / split, files), tuple(files)
+        images, wnids = pictures(info, place / split, names), tuple(names)
+    elif kind == "shards":
+        images, wnids = _from_shards(info, place, split, files, root)
     else:
-        images, wnids = (_from_shards if kind == "shards" else _from_loose)(info, place, split, files, root)
+        images, wnids = _from_loose(info, place, split, names, root)
     found, expected = len(images), info.samples[split]
     if found > expected:
         raise SpikformerError(
@@ -169,9 +183,12 @@ def _from_loose(
 ) -> tuple[Pictures, tuple[str, ...]]:
     """Images without class folders."""
     named = labels(place, split, root)
-    found = [_class_of(PurePosixPath(file), "", named) for file in files]
-    if None in found:
-        raise unlabelled(place, place / split / files[found.index(None)])
+    found = []
+    for file in files:
+        label = _class_of(PurePosixPath(file), "", named)
+        if label is None:
+            raise unlabelled(place, place / split / file)
+        found.append(label)
     targets, wnids = _ranks(found, f"{place / split}", info.num_classes)
     names = np.array([os.fsencode(file) for file in files])
     return Pictures(place / split, names, torch.from_numpy(targets), info, None), wnids
@@ -221,10 +238,13 @@ def _index(place: Path, files: list[Path], named: Labels, num_classes: int) -> A
     }
 
 
-def _images(file: Path, named: Labels) -> Iterator[tuple[PurePosixPath, int, int, str | int | None]]:
+Found = tuple[PurePosixPath, int, int, str | int | None]  # name, start, length and class of an image
+
+
+def _images(file: Path, named: Labels) -> Iterator[Found]:
     """Name, start, length and class of each image in a tar file, or in tar files inside it."""
 
-    def inside(tar: tarfile.TarFile, archive: str, offset: int) -> Iterator:
+    def inside(tar: tarfile.TarFile, archive: str, offset: int) -> Iterator[Found]:
         images, numbers = {}, {}  # <key>.cls may come before or after its image
         for entry in tar:
             path, start = PurePosixPath(entry.name), offset + entry.offset_data
@@ -238,8 +258,8 @@ def _images(file: Path, named: Labels) -> Iterator[tuple[PurePosixPath, int, int
                 raise ValueError(f"{path} is a link, not an image")
             elif suffix in PICTURES:
                 images[path] = start, entry.size
-            elif suffix == ".cls":
-                numbers[path.with_suffix("")] = int(tar.extractfile(entry).read())
+            elif suffix == ".cls" and (content := tar.extractfile(entry)):
+                numbers[path.with_suffix("")] = int(content.read())
         for path, (start, length) in images.items():
             number = numbers.get(path.with_suffix(""))
             yield path, start, length, _class_of(path, archive, named) if number is None else number

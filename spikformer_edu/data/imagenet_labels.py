@@ -54,7 +54,8 @@ def _devkit(path: Path) -> Labels:
         meta, truth = ((path / name).read_bytes() for name in names)
     else:
         with tarfile.open(path) as tar:
-            meta, truth = (tar.extractfile(f"{LABELS[0]}/{name}").read() for name in names)
+            files = [tar.extractfile(f"{LABELS[0]}/{name}") for name in names]
+            meta, truth = (file.read() for file in files if file is not None)
     synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
     wnids = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
     return {f"ILSVRC2012_val_{i:08d}": wnids[int(number)] for i, number in enumerate(truth.split(), 1)}

@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,8 +14,11 @@ from .augment import Augment, augment_images, uniform
 from .base import Absent, DatasetInfo, Split, Splits, digests, stratified_split
 from .files import PICTURES, listing
 
+if TYPE_CHECKING:
+    from PIL import Image
 
-def decode(content: str | Path | io.BytesIO, name: str):
+
+def decode(content: str | Path | io.BytesIO, name: str) -> "Image.Image":
     """An image file as an RGB image of Pillow.
 
     Transparent pixels become white, 16-bit grey keeps its upper 8 bits (as Pillow does for 16-bit colour), and the
@@ -30,7 +34,7 @@ def decode(content: str | Path | io.BytesIO, name: str):
     from PIL import Image
 
     try:
-        image = Image.open(content)
+        image: Image.Image = Image.open(content)
         if image.mode in ("I", "F"):
             raise ValueError("32-bit pixels, whose white is unknown: save it with 8 or 16 bits")
         if image.mode.startswith("I;16"):
@@ -201,7 +205,9 @@ def pictures(info: DatasetInfo, folder: Path, classes: list[str] | tuple[str, ..
     return Pictures(folder, names, targets, info, None)
 
 
-def part(whole: Split, indices: torch.Tensor, info: DatasetInfo, augment: Augment | None) -> Split:
+def part(
+    whole: Pictures | Absent, indices: torch.Tensor, info: DatasetInfo, augment: Augment | None
+) -> Pictures | Absent:
     """Some of the images, with augmentation."""
     if isinstance(whole, Absent):
         return whole
@@ -211,9 +217,9 @@ def part(whole: Split, indices: torch.Tensor, info: DatasetInfo, augment: Augmen
 
 def assemble(
     info: DatasetInfo,
-    train: Split,
-    test: Split,
-    val: Split | None,
+    train: Pictures | Absent,
+    test: Pictures | Absent,
+    val: Pictures | Absent | None,
     augment: Augment | None,
     samples_per_class: int | None,
     split_seed: int | None,

@@ -66,7 +66,11 @@ def rand_augment(
     return pixels
 
 
-def _kernel(name: str) -> Callable:
+# Images, strength in [0, 1] and sign of each, colour of what moves in -> images.
+Operation = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def _kernel(name: str) -> Operation:
     def apply(x: Tensor, level: Tensor, sign: Tensor, fill: Tensor) -> Tensor:
         from torchvision.transforms.v2 import functional
 
@@ -75,7 +79,7 @@ def _kernel(name: str) -> Callable:
     return apply
 
 
-def _geometry(matrix: Callable) -> Callable:
+def _geometry(matrix: Callable[[Tensor, Tensor, int, int], list[Tensor]]) -> Operation:
     def apply(x: Tensor, level: Tensor, sign: Tensor, fill: Tensor) -> Tensor:
         moved = warp(x, matrix(level * sign, torch.zeros_like(level), *x.shape[-2:]), fill)
         return moved.round_().clamp_(0, 255).byte()
@@ -83,7 +87,7 @@ def _geometry(matrix: Callable) -> Callable:
     return apply
 
 
-def _enhance(degenerate: Callable) -> Callable:
+def _enhance(degenerate: Callable[[Tensor], Tensor]) -> Operation:
     """Away from, or towards, an image without colour, contrast, brightness or edges: factor 1 +- 0.9 level."""
 
     def apply(x: Tensor, level: Tensor, sign: Tensor, fill: Tensor) -> Tensor:
@@ -94,7 +98,7 @@ def _enhance(degenerate: Callable) -> Callable:
     return apply
 
 
-def _pixelwise(function: Callable) -> Callable:
+def _pixelwise(function: Callable[[Tensor, Tensor], Tensor]) -> Operation:
     def apply(x: Tensor, level: Tensor, sign: Tensor, fill: Tensor) -> Tensor:
         return function(x.int(), level.view(-1, 1, 1, 1).to(x.device, non_blocking=True)).byte()
 

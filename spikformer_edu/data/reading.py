@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from typing import TypeVar
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -19,6 +20,8 @@ NO_FILES = "too many open files: lower --workers, or raise the limit (ulimit -n)
 NO_SHARED_MEMORY = (
     "too little shared memory for the processes that read data: lower --workers, or raise it (Docker: --shm-size=8g)"
 )
+
+Batch = TypeVar("Batch")
 
 
 class ReadersError(SpikformerError):
@@ -43,7 +46,7 @@ def readers() -> Iterator[None]:
         raise ReadersError(NO_SHARED_MEMORY if "Bus error" in said else KILLED) from None
 
 
-def start_reading(loader: DataLoader) -> Iterator:
+def start_reading(loader: DataLoader[Batch]) -> Iterator[Batch]:
     """The batches of a loader, whose processes receive no signal before they have set their handlers.
 
     Args:
@@ -91,8 +94,9 @@ def outlive_signals(worker: int) -> None:
 
 
 def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process().pid
-    while signal.sigwaitinfo((signal.SIGTERM,)).si_pid != parent:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a process that another one started
+    while signal.sigwaitinfo((signal.SIGTERM,)).si_pid != parent.pid:
         pass
     os._exit(0)
 

@@ -13,6 +13,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,9 @@ class FusedLIF(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, current: Tensor, beta: float, threshold: float, slope: float, keep: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, current: Tensor, beta: float, threshold: float, slope: float, keep: bool
+    ) -> tuple[Tensor, Tensor]:
         not_fired = torch.empty_like(current[0])  # dense, and channels_last where the current is
 
         def steps(count: int) -> Tensor:
@@ -66,7 +69,7 @@ class FusedLIF(torch.autograd.Function):
         return spikes, u
 
     @staticmethod
-    def backward(ctx, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True
             raise SpikformerError('a fused LIF has no second derivatives: take backend="snntorch"')
         if grad is None:  # the loss does not depend on the spikes

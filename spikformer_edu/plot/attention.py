@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from ..errors import SpikformerError
@@ -150,7 +151,14 @@ def token_grid(tokens: int, image: object | None) -> tuple[int, int]:
     return rows, tokens // rows
 
 
-def draw_map(ax: Axes, values: np.ndarray, image: object | None, *, query=None, limits=None):
+def draw_map(
+    ax: Axes,
+    values: np.ndarray,
+    image: object | None,
+    *,
+    query: int | None = None,
+    limits: tuple[float, float] | None = None,
+) -> AxesImage:
     """Token values ``[rows, columns]`` in heat colours over the image in grey; the query's outline in blue."""
     rows, columns = values.shape
     low, high = limits or (float(values.min()), float(values.max()))

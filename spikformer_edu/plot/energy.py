@@ -64,8 +64,8 @@ def energy(report: EnergyReport, *, convention: str = "integer") -> tuple[Figure
         Patch(color=style.Q, label="products of attention"),
     ]
     if convention == "integer":
-        extra = dict(facecolor=style.MEMBRANE, hatch="////", edgecolor="white")
-        handles.append(Patch(label="added by counting integers by value", **extra))
+        label = "added by counting integers by value"
+        handles.append(Patch(facecolor=style.MEMBRANE, hatch="////", edgecolor="white", label=label))
     left.legend(handles=handles, loc="upper left")
 
     for x, (key, value) in enumerate(totals.items()):

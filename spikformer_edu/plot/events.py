@@ -5,6 +5,7 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from mpl_toolkits.mplot3d import Axes3D
 
 from ..data.events import EVENT, SENSOR, to_frames
 from ..errors import SpikformerError
@@ -51,7 +52,9 @@ def events(
     fig = plt.figure(figsize=(10, 6.2 + 1.4 * more), layout="none")
     fig.subplots_adjust(left=0.04, right=0.985, top=0.9, bottom=0.06, wspace=0.08, hspace=0.28)
     rows = fig.add_gridspec(2 + more, time_steps, height_ratios=[3.6, *[1] * (1 + more)])
-    cube = fig.add_axes((0.0, 0.22 + 0.14 * more, 1.0, 0.74 - 0.14 * more), projection="3d", computed_zorder=False)
+    cube: Axes3D = fig.add_axes(
+        (0.0, 0.22 + 0.14 * more, 1.0, 0.74 - 0.14 * more), projection="3d", computed_zorder=False
+    )
     some = recording[np.linspace(0, len(recording) - 1, min(shown, len(recording))).astype(int)]
     first, last = recording["t"].min(), recording["t"].max()  # time stamps may go back, and all may be the same
     milliseconds, end = (some["t"] - first) / 1000, max(int(last - first), 1) / 1000

@@ -44,10 +44,11 @@ def landscape(
         raise SpikformerError("give a record with membranes, or a dict of them by name")
     rows = []
     for name, item in membranes.items():
-        own = item.v_threshold if isinstance(item, LayerRecord) else threshold
-        values = item.membrane if isinstance(item, LayerRecord) else item
-        steps = len(values)
-        rows.append((name, steps, own, style.check_finite(style.to_numpy(values, "membranes"), "membranes").ravel()))
+        h, own = style.to_numpy(item.membrane if isinstance(item, LayerRecord) else item, "membranes"), threshold
+        if isinstance(item, LayerRecord):
+            assert item.v_threshold is not None  # where there is a membrane, there is a neuron
+            own = item.v_threshold
+        rows.append((name, len(h), own, style.check_finite(h, "membranes").ravel()))
     # The axis fits the data but always shows the threshold; the text says how much lies beyond it.
     low = max(-3.0, min(-0.6, *(float(np.quantile(h, 0.001)) for *_, h in rows)))
     high = min(4.0, max(2.0, *(float(np.quantile(h, 0.999)) for *_, h in rows)))

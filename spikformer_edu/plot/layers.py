@@ -90,6 +90,7 @@ def membrane(
     if isinstance(membranes, LayerRecord):
         potentials = style.one_sample(membranes, sample, "membranes", field="membrane")
         fired = style.one_sample(membranes, sample, "spikes")
+        assert membranes.v_threshold is not None  # where there is a membrane, there is a neuron
         threshold = membranes.v_threshold
     else:
         potentials = style.one_sample(membranes, sample, "membranes")
@@ -99,7 +100,7 @@ def membrane(
     if fired.shape != potentials.shape:
         raise SpikformerError(f"spikes of shape {list(fired.shape)} for membranes of shape {list(potentials.shape)}")
     where = pick_neuron(fired, neuron)
-    h, s = potentials[(slice(None), *where)], fired[(slice(None), *where)]
+    h, s = one_neuron(potentials, where), one_neuron(fired, where)
     label = f"neuron {', '.join(map(str, where))}" if where else ""
     with style.axes_for(ax, (6.4, 3.2)) as (fig, ax):
         draw_membrane(ax, h, s, threshold)
@@ -117,14 +118,21 @@ def pick_neuron(fired: np.ndarray, neuron: int | Sequence[int] | None) -> tuple[
         counts = fired.sum(0).reshape(-1)
         neuron = int(np.abs(counts - len(fired) / 2).argmin())
     try:
-        if np.ndim(neuron) == 0:
-            return tuple(int(i) for i in np.unravel_index(int(neuron), shape)) if shape else ()
-        index = tuple(int(i) for i in neuron)
+        asked = np.asarray(neuron)
+        if asked.ndim == 0:
+            return tuple(int(i) for i in np.unravel_index(int(asked), shape)) if shape else ()
+        index = tuple(int(i) for i in asked)
         np.ravel_multi_index(index, shape)
     except (ValueError, TypeError) as error:
         count = int(np.prod(shape))
         raise SpikformerError(f"neuron={neuron}: the layer is {list(shape)}, {count} neurons from 0") from error
     return index
+
+
+def one_neuron(values: np.ndarray, neuron: tuple[int, ...]) -> np.ndarray:
+    """What one neuron of a layer ``[T, ...]`` does: ``[T]``."""
+    index: tuple[slice | int, ...] = (slice(None), *neuron)
+    return values[index]
 
 
 def draw_membrane(
@@ -153,9 +161,18 @@ def draw_membrane(
     fired = steps[shown][s[shown] == 1]
     ax.vlines(fired, top - 0.06 * room, top + 0.06 * room, color=style.SPIKE, linewidth=2.2, zorder=3)
     if labels:
-        at = dict(xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", va="center")
-        ax.annotate(f"$V_{{th}}$ = {threshold:g}", (1, threshold), fontsize=10, color=style.THRESHOLD, **at)
-        ax.annotate("spikes", (1, top), fontsize=10, **at)
+        texts = ((f"$V_{{th}}$ = {threshold:g}", threshold, style.THRESHOLD), ("spikes", top, None))
+        for text, y, color in texts:
+            ax.annotate(
+                text,
+                (1, y),
+                xycoords=("axes fraction", "data"),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=10,
+                color=color,
+            )
 
 
 def recorded(recording: Recording, kind: str | None = "spikes") -> list[LayerRecord]:

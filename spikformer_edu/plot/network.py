@@ -37,8 +37,8 @@ def atlas(recording: Recording, *, sample: int = 0, neurons: int = 48) -> tuple[
     records = recorded(recording)
     columns: dict[str, list[LayerRecord]] = {}
     for record in records:
-        part = record.name.split(".")
-        columns.setdefault(part[0] if part[0] == "sps" else ".".join(part[:2]), []).append(record)
+        parts = record.name.split(".")
+        columns.setdefault(parts[0] if parts[0] == "sps" else ".".join(parts[:2]), []).append(record)
     height = max(len(column) for column in columns.values())
     steps = len(records[0].values)
     fig, grid = plt.subplots(height, len(columns), figsize=(1 + 2.55 * len(columns), 1 + 1.15 * height), squeeze=False)
@@ -82,7 +82,7 @@ def atlas(recording: Recording, *, sample: int = 0, neurons: int = 48) -> tuple[
     return fig, axes
 
 
-def draw_shares(ax, rate: float, dead: float, full: float, color: str) -> None:
+def draw_shares(ax: Axes, rate: float, dead: float, full: float, color: str) -> None:
     """Two bars at the right of a panel: the firing rate, and the shares of features that always, sometimes, never fire.
 
     Args:
@@ -92,16 +92,16 @@ def draw_shares(ax, rate: float, dead: float, full: float, color: str) -> None:
         full: share of features that always fire.
         color: colour of the firing rate.
     """
-    inset = ax.inset_axes([1.03, 0, 0.13, 1])
+    inset = ax.inset_axes((1.03, 0, 0.13, 1))
     inset.bar(0, 1, color="white", edgecolor=style.GREY, linewidth=0.6, width=0.8)
     inset.bar(0, rate, color=color, width=0.8)
     start = 0.0
-    for share, look in (
-        (full, dict(facecolor="black")),
-        (1 - dead - full, dict(facecolor=style.PALE)),
-        (dead, dict(facecolor="white", hatch="/////")),
+    for share, face, hatch in (
+        (full, "black", None),
+        (1 - dead - full, style.PALE, None),
+        (dead, "white", "/////"),
     ):
-        inset.bar(1, share, bottom=start, edgecolor="black", linewidth=0.6, width=0.8, **look)
+        inset.bar(1, share, bottom=start, facecolor=face, hatch=hatch, edgecolor="black", linewidth=0.6, width=0.8)
         start += share
     inset.set_xlim(-0.5, 1.5)
     inset.set_ylim(0, 1)
@@ -162,7 +162,10 @@ def value_sets(recording: Recording, image: object | None = None, *, most: int =
     names = dict(binary="{0, 1}", integer="integers", grid="multiples of s", real="real")
     present = {kind_of(values) for _, values in columns}
     ribbon.legend(
-        handles=[Patch(label=names[k], **looks[k]) for k in looks if k in present],
+        handles=[
+            Patch(label=names[k], facecolor=look["facecolor"], hatch=look.get("hatch"))
+            for k, look in looks.items() if k in present
+        ],
         loc="center left", bbox_to_anchor=(1.005, 0.5), handleheight=1.2,
     )  # fmt: skip
     handles = [Patch(facecolor="white", edgecolor=style.GREY, label="0")]

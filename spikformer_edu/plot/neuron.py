@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +14,7 @@ from ..errors import SpikformerError
 from ..neurons import LIF
 from ..record import LayerRecord
 from . import style
-from .layers import draw_membrane, pick_neuron
+from .layers import draw_membrane, one_neuron, pick_neuron
 
 
 @dataclass
@@ -72,7 +73,7 @@ def neuron(
 
 
 @style.styled
-def neuron_animation(source: LayerRecord | object, *, interval: int = 500, **options) -> FuncAnimation:
+def neuron_animation(source: LayerRecord | object, *, interval: int = 500, **options: Any) -> FuncAnimation:
     """The neuron microscope step by step; keep it with ``.save("neuron.gif", writer="pillow")`` or ``.to_jshtml()``.
 
     Args:
@@ -83,7 +84,7 @@ def neuron_animation(source: LayerRecord | object, *, interval: int = 500, **opt
     Raises:
         SpikformerError: as ``neuron``.
     """
-    defaults = dict(tau=2.0, threshold=1.0, alpha=4.0, neuron=None, sample=None, title=None)
+    defaults: dict[str, Any] = dict(tau=2.0, threshold=1.0, alpha=4.0, neuron=None, sample=None, title=None)
     trace = trace_of(source, **(defaults | options))
     fig, axes = microscope()
 
@@ -95,31 +96,43 @@ def neuron_animation(source: LayerRecord | object, *, interval: int = 500, **opt
     return style.animate(fig, show, len(trace.h), interval)
 
 
-def trace_of(source, tau, threshold, alpha, neuron, sample, title) -> Trace:
+def trace_of(
+    source: LayerRecord | object,
+    tau: float,
+    threshold: float,
+    alpha: float,
+    neuron: int | Sequence[int] | None,
+    sample: int | None,
+    title: str | None,
+) -> Trace:
     """The numbers behind the microscope."""
     if isinstance(source, LayerRecord):
         membranes = style.check_finite(style.one_sample(source, sample, "membranes", field="membrane"), "membranes")
         spikes = style.one_sample(source, sample, "spikes")
         where = pick_neuron(spikes, neuron)
-        h, s = membranes[(slice(None), *where)], spikes[(slice(None), *where)]
+        h, s = one_neuron(membranes, where), one_neuron(spikes, where)
         before = np.concatenate([[0], (h * (1 - s))[:-1]])  # V[t-1]
         if source.tau is not None:
             tau = source.tau
         beta = 1 - 1 / tau if source.beta is None else source.beta  # it may have been learned
         x = tau * (h - beta * before)
         name = f"{style.layer_title(source, len(h), title)}, neuron {', '.join(map(str, where))}"
+        assert source.v_threshold is not None  # where there is a membrane, there is a neuron
         return Trace(x, h, s, source.v_threshold, alpha, name)
     x = style.check_finite(style.to_numpy(source, "current"), "current")
     if x.ndim != 1:
         raise SpikformerError(f"current of shape {list(x.shape)}: give the current of one neuron, [T]")
-    h, s = run_neuron(torch.from_numpy(x), tau=tau, v_threshold=threshold, alpha=alpha)
-    return Trace(x, h.numpy(), s.numpy(), threshold, alpha, style.layer_title(source, len(x), title or "one neuron"))
+    membrane, fired = run_neuron(torch.from_numpy(x), tau, threshold, alpha)
+    name = style.layer_title(source, len(x), title or "one neuron")
+    return Trace(x, membrane.numpy(), fired.numpy(), threshold, alpha, name)
 
 
 @torch.no_grad()
-def run_neuron(current: torch.Tensor, **lif) -> tuple[torch.Tensor, torch.Tensor]:
+def run_neuron(
+    current: torch.Tensor, tau: float = 2.0, v_threshold: float = 1.0, alpha: float = 4.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Membrane H and spikes ``[T, ...]`` of the paper's neuron for a current ``[T, ...]``."""
-    layer = LIF(**lif)
+    layer = LIF(tau, v_threshold, alpha)
     spikes, u = layer.loop(current)
     return torch.stack(u) / layer.tau, spikes
 

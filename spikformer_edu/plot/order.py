@@ -5,7 +5,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..errors import SpikformerError, nearest
-from ..presets import PRESETS
+from ..presets import PRESETS, Preset
 from . import style
 
 
@@ -31,7 +31,7 @@ def multiplication_order(width: int = 32, *, models: list[str] | None = None) ->
         if name not in PRESETS:
             raise SpikformerError(f"unknown model {name!r}: {nearest(name, PRESETS)}")
     chosen = [PRESETS[name] for name in (models or PRESETS)]
-    sizes = {}  # (N, d) -> names
+    sizes: dict[tuple[int, int], list[str]] = {}  # (N, d) -> names
     for p in chosen:
         tokens = (p.image_size // p.config.patch_size) ** 2
         sizes.setdefault((tokens, p.config.dim // p.config.heads), []).append(p.name)
@@ -62,7 +62,7 @@ def multiplication_order(width: int = 32, *, models: list[str] | None = None) ->
     return fig, np.array([left, right])
 
 
-def shorten(names: list[str], chosen: list) -> list[str]:
+def shorten(names: list[str], chosen: list[Preset]) -> list[str]:
     """Preset names, one line for each data set: "cifar10-*" if all are there, else "imagenet-6-512, -8-512"."""
     groups: dict[str, list[str]] = {}
     for name in names:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.animation import FuncAnimation
 from matplotlib.figure import Figure
 
 from ..errors import SpikformerError
@@ -33,9 +33,9 @@ def show(figure: Figure | FuncAnimation, alt: str, dpi: int = 96) -> None:
     if isinstance(figure, FuncAnimation):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "animation.png"
-            figure.save(path, writer=PillowWriter(fps=1000 / figure._interval), dpi=dpi)
+            figure.save(path, writer="pillow", dpi=dpi)
             data = path.read_bytes()
-        plt.close(figure._fig)
+        plt.close(figure._fig)  # type: ignore[attr-defined]  # an animation's figure has no public name
     else:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})

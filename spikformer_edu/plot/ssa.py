@@ -1,10 +1,13 @@
 """Spiking self-attention taken apart: one cell of SN(Q K^T V s), computed by hand."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.animation import FuncAnimation
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -22,7 +25,18 @@ class Product:
 
     pooled = False  # Q and K are drawn after a pool over the tokens
 
-    def __init__(self, q, k, v, scale, threshold, title, tau=2.0, beta=0.5, spikes=None):
+    def __init__(
+        self,
+        q: np.ndarray,
+        k: np.ndarray,
+        v: np.ndarray,
+        scale: float,
+        threshold: float,
+        title: str,
+        tau: float = 2.0,
+        beta: float = 0.5,
+        spikes: np.ndarray | None = None,
+    ):
         self.q, self.k, self.v, self.scale, self.threshold, self.title = q, k, v, scale, threshold, title
         self.counts = q @ k.transpose(0, 2, 1)  # [T, N, N]: how many ones Q_i and K_j share
         self.x = self.counts @ v * scale  # [T, N, d]
@@ -56,7 +70,7 @@ def ssa(
     query: int | None = None,
     key: int | None = None,
     feature: int | None = None,
-) -> tuple[Figure, dict]:
+) -> tuple[Figure, dict[str, Axes]]:
     """Spiking self-attention by hand: two rows of bits -> AND -> popcount -> times s, V -> membrane -> spike.
 
     One cell of SN(Q K^T V s) is traced: where Q of the query and K of the key are both 1, how often, what the scores of
@@ -94,7 +108,7 @@ def ssa(
 
 @style.styled
 def ssa_animation(q: Recording | object, k: object | None = None, v: object | None = None, *, interval: int = 500,
-                  **options) -> FuncAnimation:  # fmt: skip
+                  **options: Any) -> FuncAnimation:  # fmt: skip
     """Spiking self-attention by hand, key by key, step by step; ``.save("ssa.gif", writer="pillow")``.
 
     In each time step the query is compared with up to six keys, those with which it shares most ones; then its membrane
@@ -111,7 +125,7 @@ def ssa_animation(q: Recording | object, k: object | None = None, v: object | No
     Raises:
         SpikformerError: as ``ssa``.
     """
-    defaults = dict(scale=None, threshold=0.5, block=0, head=0, sample=0)
+    defaults: dict[str, Any] = dict(scale=None, threshold=0.5, block=0, head=0, sample=0)
     where = {name: options.pop(name, None) for name in ("step", "query", "key", "feature")}
     product = product_of(q, k, v, **(defaults | options))
     _, i, _, c = choose_cell(product, **where)
@@ -130,7 +144,16 @@ def ssa_animation(q: Recording | object, k: object | None = None, v: object | No
     return style.animate(fig, show, len(frames), interval)
 
 
-def product_of(q, k, v, scale, threshold, block, head, sample) -> Product:
+def product_of(
+    q: Recording | object,
+    k: object | None,
+    v: object | None,
+    scale: float | None,
+    threshold: float,
+    block: int,
+    head: int,
+    sample: int,
+) -> Product:
     """Q, K, V of one head out of tensors or out of a recording."""
     if isinstance(q, Recording):
         layers = {name: q[f"blocks.{block}.attn.{name}"] for name in ("q", "k", "v", "attn", "scores")}
@@ -145,8 +168,11 @@ def product_of(q, k, v, scale, threshold, block, head, sample) -> Product:
         if scores.pooled:
             parts[:2] = (pool_tokens(part) for part in parts[:2])
         scale = scores.scale if scale is None else scale
-        parts, spikes = parts[:3], parts[3]
-        product = Product(*parts, scale, neuron.v_threshold, title, neuron.tau, neuron.beta, spikes)
+        assert scale is not None and neuron.v_threshold is not None  # recorded with scores and with a neuron,
+        assert neuron.tau is not None and neuron.beta is not None  # as these
+        product = Product(
+            parts[0], parts[1], parts[2], scale, neuron.v_threshold, title, neuron.tau, neuron.beta, parts[3]
+        )
         product.pooled = scores.pooled
         away = np.abs(product.h - product.threshold) > ROUNDING
         if ((product.h >= product.threshold) != product.s)[away].any():
@@ -165,7 +191,7 @@ def product_of(q, k, v, scale, threshold, block, head, sample) -> Product:
         shapes = ", ".join(str(list(part.shape)) for part in parts)
         raise SpikformerError(f"Q, K, V of shapes {shapes}: give three of the same shape [T, N, d]")
     parts = [style.check_spikes(part, name) for part, name in zip(parts, "QKV", strict=True)]
-    return Product(*parts, 0.125 if scale is None else scale, threshold, title)
+    return Product(parts[0], parts[1], parts[2], 0.125 if scale is None else scale, threshold, title)
 
 
 def pool_tokens(x: np.ndarray) -> np.ndarray:
@@ -173,19 +199,27 @@ def pool_tokens(x: np.ndarray) -> np.ndarray:
     return F.max_pool1d(torch.from_numpy(x).transpose(1, 2), 3, stride=1, padding=1).transpose(1, 2).numpy()
 
 
-def choose_cell(product: Product, step, query, key, feature) -> tuple[int, int, int, int]:
+def choose_cell(
+    product: Product, step: int | None, query: int | None, key: int | None, feature: int | None
+) -> tuple[int, int, int, int]:
     """The cell asked for, completed by one that fires."""
-    asked = dict(step=step, query=query, key=key, feature=feature)
     steps, tokens, width = product.x.shape
-    cell = []
-    for (name, value), default, size in zip(asked.items(), product.cell(), (steps, tokens, tokens, width), strict=True):
-        if value is not None and not 0 <= value < size:
-            raise SpikformerError(f"{name}={value}: there are {size}, numbered from 0")
-        cell.append(default if value is None else value)
-    return tuple(cell)
+    t, i, j, c = product.cell()
+
+    def choose(name: str, asked: int | None, usual: int, size: int) -> int:
+        if asked is not None and not 0 <= asked < size:
+            raise SpikformerError(f"{name}={asked}: there are {size}, numbered from 0")
+        return usual if asked is None else asked
+
+    return (
+        choose("step", step, t, steps),
+        choose("query", query, i, tokens),
+        choose("key", key, j, tokens),
+        choose("feature", feature, c, width),
+    )
 
 
-def board() -> tuple[Figure, dict]:
+def board() -> tuple[Figure, dict[str, Axes]]:
     """Empty axes, in the order of the computation: Q, K, V above; AND in the middle; scores, X, membrane below."""
     fig = plt.figure(figsize=(11, 7.6))
     rows = fig.add_gridspec(3, 1, height_ratios=[3, 1.25, 3])
@@ -195,7 +229,7 @@ def board() -> tuple[Figure, dict]:
     return fig, {name: fig.add_subplot(cell) for name, cell in cells.items()}
 
 
-def bitmap(ax, bits: np.ndarray, color: str) -> None:
+def bitmap(ax: Axes, bits: np.ndarray, color: str) -> None:
     """A matrix of zeros and ones: white and one colour, with a grid while it is small."""
     ax.imshow(bits, cmap=ListedColormap(["white", color]), vmin=0, vmax=1, aspect="auto")
     rows, columns = bits.shape
@@ -209,19 +243,22 @@ def bitmap(ax, bits: np.ndarray, color: str) -> None:
     ax.spines[:].set_visible(True)
 
 
-def frame(ax, row: int | None = None, column: int | None = None, color: str = "black") -> None:
+def frame(ax: Axes, row: int | None = None, column: int | None = None, color: str = "black") -> None:
     """Outline a row, a column, or the cell in both, of the matrix on ``ax``."""
-    rows, columns = ax.images[0].get_array().shape
+    rows, columns = ax.images[0].get_size()
     loose = [0.5 if size > 20 else 0.0 for size in (columns, rows)]  # a frame would cover a thin row
     x, wide = (-0.5, columns) if column is None else (column - 0.5 - loose[0], 1 + 2 * loose[0])
     y, tall = (-0.5, rows) if row is None else (row - 0.5 - loose[1], 1 + 2 * loose[1])
-    style_of_line = dict(fill=False, clip_on=False, zorder=4)
-    if not any(loose):
-        ax.add_patch(Rectangle((x, y), wide, tall, edgecolor="white", linewidth=4.5, **style_of_line))
-    ax.add_patch(Rectangle((x, y), wide, tall, edgecolor=color, linewidth=1.3 if any(loose) else 2.4, **style_of_line))
+    lines = [(color, 1.3)] if any(loose) else [("white", 4.5), (color, 2.4)]
+    for edge, width in lines:
+        ax.add_patch(
+            Rectangle((x, y), wide, tall, edgecolor=edge, linewidth=width, fill=False, clip_on=False, zorder=4)
+        )
 
 
-def draw_board(axes: dict, product: Product, cell: tuple[int, int, int, int], upto: int | None = None) -> None:
+def draw_board(
+    axes: dict[str, Axes], product: Product, cell: tuple[int, int, int, int], upto: int | None = None
+) -> None:
     """Everything at one time step; the membrane up to the step ``upto``."""
     t, i, j, c = cell
     q, k, v, counts = product.q[t], product.k[t], product.v[t], product.counts[t]
@@ -273,7 +310,7 @@ def draw_board(axes: dict, product: Product, cell: tuple[int, int, int, int], up
     ax.set_ylabel("query")
     frame(ax, row=i, column=c)
     for name in ("scores", "x"):
-        rows, columns = axes[name].images[0].get_array().shape
+        rows, columns = axes[name].images[0].get_size()
         axes[name].set_xticks([0, columns - 1] if columns > 1 else [0])
         axes[name].set_yticks([0, rows - 1] if rows > 1 else [0])
         axes[name].spines[:].set_visible(True)
@@ -286,7 +323,7 @@ def draw_board(axes: dict, product: Product, cell: tuple[int, int, int, int], up
     style.time_axis(ax, steps)
 
 
-def label_cells(ax, values: np.ndarray) -> None:
+def label_cells(ax: Axes, values: np.ndarray) -> None:
     """Write the numbers into a matrix if it is small enough to read them."""
     if max(values.shape) > 12:
         return

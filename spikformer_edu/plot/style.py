@@ -7,11 +7,13 @@ differ in lightness too, so that they stay apart in grey print and for colour-bl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.animation import FuncAnimation
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -47,15 +49,18 @@ RC = {
     "hatch.linewidth": 0.6,
 }
 
+Arguments = ParamSpec("Arguments")
+Drawn = TypeVar("Drawn")
 
-def styled(draw: Callable) -> Callable:
+
+def styled(draw: Callable[Arguments, Drawn]) -> Callable[Arguments, Drawn]:
     """A decorator: draw in the house style, restore matplotlib's settings, and after an error close the new figures."""
 
     @wraps(draw)
-    def styled(*args, **kwargs):
+    def styled(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Drawn:
         before = plt.get_fignums()
         try:
-            with plt.rc_context(RC):
+            with plt.style.context(RC):
                 return draw(*args, **kwargs)
         except BaseException:
             for number in set(plt.get_fignums()) - set(before):
@@ -68,7 +73,10 @@ def styled(draw: Callable) -> Callable:
 @contextmanager
 def axes_for(ax: Axes | None, figsize: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
     """The figure and axes to draw on: those given, or new ones."""
-    yield (ax.figure, ax) if ax is not None else plt.subplots(figsize=figsize)
+    if ax is None:
+        yield plt.subplots(figsize=figsize)
+    else:
+        yield ax.figure, ax  # type: ignore[misc]  # in a SubFigure too, which draws all that a Figure does
 
 
 def animate(fig: Figure, show: Callable[[int], None], frames: int, interval: int) -> FuncAnimation:
@@ -84,8 +92,8 @@ def animate(fig: Figure, show: Callable[[int], None], frames: int, interval: int
     fig.canvas.draw()
     fig.set_layout_engine("none")
 
-    def frame(number: int) -> list:
-        with plt.rc_context(RC):
+    def frame(number: int) -> list[Artist]:
+        with plt.style.context(RC):
             show(number)
         return []
 
@@ -214,12 +222,13 @@ def image_of(image: object) -> np.ndarray:
         SpikformerError: another shape, or NaN.
     """
     array = check_finite(to_numpy(image, "image"), "image pixels")
+    shape = list(array.shape)
     if array.ndim == 4:
         array = array.mean(0)
     if array.ndim == 2:
         array = array[None]
     if array.ndim != 3 or array.shape[0] not in (1, 2, 3):
-        raise SpikformerError(f"image of shape {list(np.shape(image))}: give [C, H, W] with 1, 2 or 3 channels")
+        raise SpikformerError(f"image of shape {shape}: give [C, H, W] with 1, 2 or 3 channels")
     array = (array - array.min()) / max(float(np.ptp(array)), 1e-12)
     if array.shape[0] == 1:
         return array[0]

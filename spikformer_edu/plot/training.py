@@ -4,6 +4,7 @@ import csv
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, SupportsFloat
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +17,7 @@ from . import style
 
 
 @style.styled
-def training(log: str | Path | Iterable[Mapping], *, title: str | None = None) -> tuple[Figure, np.ndarray]:
+def training(log: str | Path | Iterable[Mapping[str, Any]], *, title: str | None = None) -> tuple[Figure, np.ndarray]:
     """Draw how a run went: loss, accuracy, firing rate, dead features and gradient norm by layer, learning rate.
 
     Only the panels whose columns the log has are drawn.
@@ -36,7 +37,7 @@ def training(log: str | Path | Iterable[Mapping], *, title: str | None = None) -
     rows, name = read_log(log)
     columns = {key for row in rows for key in row}
     epochs = column(rows, "epoch") if "epoch" in columns else np.arange(1, len(rows) + 1)
-    groups = {
+    groups: dict[str, list[str]] = {
         "loss": [c for c in ("loss", "val_loss") if c in columns],
         "accuracy, %": [c for c in ("accuracy", "val_accuracy") if c in columns],
         "firing rate, %": sorted_layers(columns, "rate/") or [c for c in ("rate",) if c in columns],
@@ -76,7 +77,7 @@ def training(log: str | Path | Iterable[Mapping], *, title: str | None = None) -
     return fig, axes[: len(groups)]
 
 
-def read_log(log: str | Path | Iterable[Mapping]) -> tuple[list[Mapping], str]:
+def read_log(log: str | Path | Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str]:
     """Rows of a log, and what to call it."""
     name = ""
     if isinstance(log, (str, Path)):
@@ -95,10 +96,12 @@ def read_log(log: str | Path | Iterable[Mapping]) -> tuple[list[Mapping], str]:
     return rows, name
 
 
-def column(rows: list[Mapping], name: str) -> np.ndarray:
+def column(rows: list[Mapping[str, Any]], name: str) -> np.ndarray:
     """One column as numbers; NaN where a row has none."""
 
-    def number(value: object) -> float:
+    def number(value: str | SupportsFloat | None) -> float:
+        if value is None:
+            return float("nan")
         try:
             return float(value)
         except (TypeError, ValueError):
@@ -111,7 +114,7 @@ def sorted_layers(columns: set[str], prefix: str) -> list[str]:
     """The columns of a prefix in network order: SPS, blocks by number, the rest."""
     order = ["q", "k", "v", "attn", "proj", "hidden", "out"]
 
-    def place(key: str) -> tuple:
+    def place(key: str) -> tuple[int, int, int, str]:
         parts = key.removeprefix(prefix).split(".")
         stage = {"sps": 0, "blocks": 1}.get(parts[0], 2)
         number = int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 99
@@ -120,14 +123,14 @@ def sorted_layers(columns: set[str], prefix: str) -> list[str]:
     return sorted((key for key in columns if key.startswith(prefix)), key=place)
 
 
-def series_look(key: str) -> dict:
+def series_look(key: str) -> dict[str, Any]:
     """Training as a solid grey line, validation as a dashed blue one."""
     if key.startswith("val_"):
         return dict(color=style.Q, linestyle="--", marker="o", markersize=3, label="validation")
     return dict(color="#444444", marker="o", markersize=3, label="training" if key in ("loss", "accuracy") else key)
 
 
-def layer_look(number: int, count: int) -> dict:
+def layer_look(number: int, count: int) -> dict[str, Any]:
     """Depth as colour: early layers dark, late layers bright."""
     return dict(
         color=plt.get_cmap(style.HEAT)(0.92 * number / max(count - 1, 1)), linewidth=1.3, marker="o", markersize=2
@@ -138,9 +141,15 @@ def label_layers(ax: Axes, names: list[str]) -> None:
     """A legend while the layers are few; else the first, the last, and the one that ends highest."""
     short = [style.plain(name.partition("/")[2]) for name in names]
     lines = ax.get_lines()
-    chosen = range(len(short))
+    chosen = list(range(len(short)))
     if len(short) > 6:
-        ends = np.nan_to_num([line.get_ydata()[-1] for line in lines], nan=-np.inf)
+        ends = np.nan_to_num([np.asarray(line.get_ydata())[-1] for line in lines], nan=-np.inf)
         chosen = sorted({0, int(np.argmax(ends)), len(short) - 1})
-    outside = dict(loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
-    ax.legend([lines[i] for i in chosen], [short[i] for i in chosen], fontsize=9, **outside)
+    ax.legend(
+        [lines[i] for i in chosen],
+        [short[i] for i in chosen],
+        fontsize=9,
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+        borderaxespad=0,
+    )

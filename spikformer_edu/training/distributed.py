@@ -3,12 +3,15 @@
 import os
 import time
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import SpikformerError
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class DistributedContext:
         """
         return self.all_reduce_sum(float(flag))[0] > 0
 
-    def broadcast(self, value):
+    def broadcast(self, value: Value) -> Value:
         """The value of process 0, for all.
 
         Args:
@@ -158,13 +161,13 @@ class _Total(torch.autograd.Function):
     """The sum over all processes. Its gradient is the sum of their gradients, since all of them use the result."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return _Total.forward(ctx, grad)
 
 
@@ -179,6 +182,11 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     Attributes:
         count: number of values of a feature in the last training batch, in all processes; their shares may differ.
     """
+
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def __init__(self, features: int, eps: float, momentum: float):
         super().__init__(features, eps, momentum)
@@ -211,6 +219,7 @@ def sync_batch_norm(module: nn.Module) -> None:
     """Replace every batch norm in a module by one over all processes, in place, with the same tensors."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert child.momentum is not None  # a mean over all batches, which no norm here has
             norm = SyncBatchNorm(child.num_features, child.eps, child.momentum).to(child.weight)
             norm.load_state_dict(child.state_dict())
             setattr(module, name, norm.train(child.training))

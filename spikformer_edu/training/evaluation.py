@@ -134,5 +134,5 @@ def evaluate(
                 logits = model(inputs.to(context.device))
             loss += F.cross_entropy(logits.float(), targets, reduction="sum").item()
             correct += int((logits.argmax(1) == targets).sum())
-    loss, correct = context.all_reduce_sum(loss, correct)
-    return Score(loss / len(split), int(correct), len(split))
+    total, right = context.all_reduce_sum(loss, correct)
+    return Score(total / len(split), int(right), len(split))

@@ -84,7 +84,7 @@ class RunOptions:
     tensorboard: bool = False
     """Write the log for TensorBoard as well."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("workers", "keep"):
             if getattr(self, name) < 0:
                 raise SpikformerError(f"{name}={getattr(self, name)}: give 0 or more")
@@ -179,7 +179,7 @@ class Trainer:
             before = start_from(self.model, recipe.init_from, splits.info.classes)
             if context.rank == 0:
                 print(before.as_a_start(splits.info.classes), flush=True)
-        self.data = describe_data(splits, before and before.data)
+        self.data = describe_data(splits, before.data if before else None)
         if recipe.sync_bn and context.world > 1:
             sync_batch_norm(self.model)
         self.average = copy.deepcopy(self.model).eval() if recipe.ema_decay else None
@@ -270,8 +270,9 @@ class Trainer:
         if recipe.mixes(progress.epoch):
             random = generator_for(recipe.seed, progress.epoch, progress.batch, self.context.rank)
             a = recipe.augment
-            mixing = dict(mixup=a.mixup, cutmix=a.cutmix, generator=random, probability=a.mix_probability)
-            inputs, targets = mixup_cutmix(inputs, targets, self.network.num_classes, **mixing)
+            inputs, targets = mixup_cutmix(
+                inputs, targets, self.network.num_classes, a.mixup, a.cutmix, random, a.mix_probability
+            )
             labels = targets.argmax(1)  # accuracy takes the label with the larger share
         watched = self.rates.step()
         network = self.parallel if watched else self.compiled  # compiled code sees no hooks
@@ -279,10 +280,10 @@ class Trainer:
         together = min(recipe.batch_size, len(self.splits.train))  # samples in all processes, whose shares may differ
         number_of_parts = min(recipe.grad_accum_steps, together // self.context.world)  # the same in each of them
         parts = zip(*(x.tensor_split(number_of_parts, dim) for x, dim in ((inputs, -4), (targets, 0))), strict=True)
-        outputs, loss = [], 0.0
+        outputs, loss, parallel = [], 0.0, self.parallel
         for number, (x, y) in enumerate(parts, 1):
             last = number == number_of_parts  # gradients are summed over the processes only once
-            with nullcontext() if last or self.context.world == 1 else self.parallel.no_sync():
+            with nullcontext() if last or not isinstance(parallel, DistributedDataParallel) else parallel.no_sync():
                 with autocast(self.context.device, recipe.precision):
                     logits = network(x)
                 part = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
@@ -293,10 +294,10 @@ class Trainer:
         if not math.isfinite(loss):
             good = self.folder / "resume.pt"
             where = f"epoch {progress.epoch + 1}, step {progress.batch + 1}, learning rate {lr:.2g}"
-            elsewhere, last = (" in another --out", good) if good.exists() else ("", "none yet")
+            elsewhere, checkpoint = (" in another --out", str(good)) if good.exists() else ("", "none yet")
             raise SpikformerError(
                 f"loss is {loss} in {where}: start again{elsewhere} with a lower --lr or more --warmup-epochs; "
-                f"last good checkpoint: {last}"
+                f"last good checkpoint: {checkpoint}"
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -333,7 +334,8 @@ class Trainer:
         row |= {f"grad/{part}": norm for part, norm in progress.gradients.items()}
         row |= {f"rate/{layer}": rate for layer, (rate, _) in rates.items()}
         row |= {f"dead/{layer}": dead for layer, (_, dead) in rates.items()}
-        progress.epoch, progress.batch, progress.loss, progress.correct, progress.seen = row["epoch"], 0, 0.0, 0, 0
+        progress.epoch += 1
+        progress.batch, progress.loss, progress.correct, progress.seen = 0, 0.0, 0, 0
         progress.seconds, progress.gradients = 0.0, {}
         progress.rows.append(row)
         best = val is None or row["val_loss"] < progress.best_val_loss

@@ -22,7 +22,7 @@ def checkpoint_blocks(model: Spikformer) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)
 
 
-def _first_and_second_time(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+def _first_and_second_time(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     return nullcontext(), _statistics_as_they_are(block)
 
 
@@ -30,15 +30,16 @@ def _first_and_second_time(block: nn.Module) -> tuple[AbstractContextManager, Ab
 def _statistics_as_they_are(block: nn.Module) -> Iterator[None]:
     """The second computation of a block must not update the running statistics again."""
     norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm1d | SyncBatchNorm)]
-    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
+    counts = ((norm, norm.num_batches_tracked) for norm in norms)
+    before = [(norm, norm.momentum, count, count.clone()) for norm, count in counts if count is not None]
+    for norm, *_ in before:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum, count in before:
+        for norm, momentum, count, kept in before:
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+            count.copy_(kept)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from ..model import Spikformer
 from ..modes import eager
 from ..neurons import LIF
 from ..record import _sources, feature_rates
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Rates:
@@ -46,7 +50,9 @@ class Rates:
         self._start()
 
     def _start(self) -> None:
-        self.steps, self.sums, self.counts = 0, {}, {}
+        self.steps = 0
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
 
     def step(self) -> bool:
         """Begin a training step; the result says whether it is watched."""
@@ -59,11 +65,11 @@ class Rates:
         self.steps += 1
         return watched
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """The counts so far, for a checkpoint in the middle of an epoch."""
         return {"steps": self.steps, "sums": self.sums, "counts": self.counts}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint.
 
         Args:
@@ -76,7 +82,7 @@ class Rates:
         self.attached.close()
 
     @torch.no_grad()
-    def _count(self, name: str, module: nn.Module, inputs: tuple, spikes: Tensor) -> None:
+    def _count(self, name: str, module: nn.Module, inputs: tuple[Tensor], spikes: Tensor) -> None:
         self.sums[name] = feature_rates(name, spikes) + self.sums.get(name, 0)
         self.counts[name] = self.counts.get(name, 0) + 1
 
@@ -114,7 +120,7 @@ def firing_warning(rates: dict[str, tuple[float, float]], saturated: float = 0.9
     return "; ".join(said) or None
 
 
-def open_tensorboard(folder: Path):
+def open_tensorboard(folder: Path) -> "SummaryWriter":
     """A writer of TensorBoard's files.
 
     Args:

@@ -120,11 +120,11 @@ def plan(
         start = start_from(model, recipe.init_from, facts.classes).as_a_start(facts.classes)  # or it does not fit
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.scaled_lr, fused=True)
 
-    def loss_of(network: Callable, x: Tensor, y: Tensor) -> Tensor:
+    def loss_of(network: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
         with autocast(context.device, recipe.precision):
             return F.cross_entropy(network(x).float(), y, label_smoothing=recipe.label_smoothing)
 
-    def step(network: Callable) -> None:
+    def step(network: Callable[[Tensor], Tensor]) -> None:
         loss_of(network, x, y).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -207,11 +207,11 @@ def room_of(context: DistributedContext) -> int | None:
         return None
 
 
-def parts_that_fit(recipe: Recipe, context: DistributedContext, p: Plan) -> int | None:
+def parts_that_fit(recipe: Recipe, context: DistributedContext, p: Plan, room: int) -> int | None:
     """The smallest ``--grad-accum-steps`` at which a step fits into nine tenths of the room; None if none does."""
     share = recipe.batch_size // context.world
     fixed = p.bytes - share // recipe.grad_accum_steps * p.saved_bytes
-    fitting = (k for k in range(1, share + 1) if share % k == 0 and fixed + share // k * p.saved_bytes < 0.9 * p.room)
+    fitting = (k for k in range(1, share + 1) if share % k == 0 and fixed + share // k * p.saved_bytes < 0.9 * room)
     return next(fitting, None)
 
 
@@ -267,7 +267,7 @@ def describe_plan(recipe: Recipe, context: DistributedContext, p: Plan) -> str:
 def _remedy(recipe: Recipe, context: DistributedContext, p: Plan) -> list[str]:
     if p.room is None or p.bytes < 0.9 * p.room:
         return []
-    parts = parts_that_fit(recipe, context, p)
+    parts = parts_that_fit(recipe, context, p, p.room)
     advice = f"add --grad-accum-steps {parts}" if parts else "use a smaller model, or more processes"
     advice += "" if p.activation_checkpointing else ", or try --activation-checkpointing"
     return [f"  too much             there are {p.room / 2**30:.1f} GiB a process: {advice}"]

@@ -71,7 +71,7 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     """Augmentation of training samples."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.init_from is not None:
             object.__setattr__(self, "init_from", str(self.init_from))  # JSON has no paths
         for name in ("epochs", "batch_size", "grad_accum_steps", "lr_batch_size"):
@@ -112,8 +112,9 @@ class Recipe:
         Args:
             facts: the facts about the data set.
         """
-        classes = {"num_classes": facts.num_classes} if facts.num_classes else {}  # 0 until the files are read
-        return replace(self.network, in_channels=facts.channels, **classes)
+        network = self.network
+        classes = facts.num_classes or network.num_classes  # 0 until the files are read
+        return replace(network, in_channels=facts.channels, num_classes=classes)
 
     def mixes(self, epoch: int) -> bool:
         """Whether mixup or cutmix is on in an epoch.

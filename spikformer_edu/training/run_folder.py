@@ -96,9 +96,9 @@ def choose_folder(recipe: Recipe, folder: Path | None, resume: bool) -> Path:
         return folder
     if folder is None:
         number = 1
-        while (folder := Path("runs") / f"{recipe.model}-{number}").exists() or not take(folder):
+        while (free := Path("runs") / f"{recipe.model}-{number}").exists() or not take(free):
             number += 1
-        return folder
+        return free
     if not take(folder):
         raise SpikformerError(f"{folder} holds a run already: give --resume to go on with it, or another --out")
     return folder

@@ -1,8 +1,9 @@
 """How SIGTERM, SIGHUP and Ctrl-C end a training: a step or a file is finished first, all else ends at once."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 
 # A scheduler's request to end, Ctrl-C, and a terminal that was closed (there is no such signal on Windows).
 REQUESTS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
@@ -19,9 +20,9 @@ class Stopping:
         asked: whether a signal has come; work that may not be interrupted should then end soon.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asked, self.waits = False, True
-        self.before: dict[int, signal.Handlers] = {}
+        self.before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> "Stopping":
         for number in REQUESTS:
@@ -30,11 +31,11 @@ class Stopping:
                     self.before[number] = signal.signal(number, self._ask)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler or signal.SIG_DFL)  # None: it was not set by Python
 
-    def _ask(self, number: int, _) -> None:
+    def _ask(self, number: int, _: FrameType | None) -> None:
         again, self.asked = self.asked, True
         if again and number == signal.SIGINT:  # a second SIGTERM is usual: from torchrun and from the scheduler
             raise KeyboardInterrupt
