@@ -14,7 +14,8 @@ from tqdm import tqdm
 from .atomic import write_atomically
 from .data import MODULES, PAPER, Absent, batches, cifar10dvs, count, info, load, local_info
 from .data.cache import Cache, CacheWarning
-from .data.events import simulate, write_events
+from .data.camera import simulate
+from .data.events import write_events
 from .data.files import data_folder, places, sweep
 from .data.images import Images
 from .data.reading import readers

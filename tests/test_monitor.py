@@ -8,7 +8,7 @@ from reference import awaken
 
 import spikformer_edu as se
 from spikformer_edu.data import load
-from spikformer_edu.record import feature_rates
+from spikformer_edu.layer_record import feature_rates
 from spikformer_edu.training import DistributedContext, Recipe
 from spikformer_edu.training.loop import RunOptions, Trainer
 from spikformer_edu.training.monitor import Rates, firing_warning

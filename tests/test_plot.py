@@ -16,10 +16,11 @@ import torch
 import spikformer_edu as se
 from spikformer_edu import plot
 from spikformer_edu.energy import CONVENTIONS, energy
+from spikformer_edu.layer_record import LayerRecord
 from spikformer_edu.plot import style
 from spikformer_edu.plot.neuron import run_neuron
 from spikformer_edu.plot.ssa import product_of
-from spikformer_edu.record import LayerRecord, Recording
+from spikformer_edu.record import Recording
 
 
 @pytest.fixture(autouse=True)

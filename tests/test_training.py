@@ -245,7 +245,7 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in these tests: sums o
 SIGNALLED = """
 import multiprocessing, os, signal, subprocess, sys
 from spikformer_edu import cli, train
-from spikformer_edu.data import base
+from spikformer_edu.data import loading
 from spikformer_edu.training.loop import Trainer
 
 method, moment, *numbers = sys.argv[1].split(",")
@@ -267,7 +267,7 @@ def after(owner, name, when):
 shutdown = train.shutdown
 train.shutdown = lambda: (signal.raise_signal(signal.SIGTERM), shutdown())  # comes late, and does no harm
 if moment == "start of readers":
-    after(base, "start_reading", lambda loader: loader.num_workers)
+    after(loading, "start_reading", lambda loader: loader.num_workers)
 else:
     after(Trainer, "step", lambda trainer, *batch: (trainer.progress.epoch, trainer.progress.batch) == (1, 2))
 del sys.argv[1]

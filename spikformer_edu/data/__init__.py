@@ -10,7 +10,8 @@ import torch
 
 from ..errors import SpikformerError, nearest
 from .augment import PAPER, Augment, mixup_cutmix
-from .base import Absent, DatasetInfo, Split, Splits, batches
+from .base import Absent, DatasetInfo, Split, Splits
+from .loading import batches
 
 MODULES = {
     "digits": "digits",

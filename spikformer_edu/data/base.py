@@ -2,18 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing import active_children
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from ..errors import SpikformerError
-from .reading import outlive_signals, readers, share, start_reading
 
 FILES_READ = 16  # number of files whose content a fingerprint covers
 
@@ -263,102 +261,3 @@ def stratified_split(
         val.append(mine[:cut][:samples_per_class])
         rest.append(mine[cut:][:samples_per_class])
     return torch.from_numpy(np.sort(np.concatenate(rest))), torch.from_numpy(np.sort(np.concatenate(val)))
-
-
-class _Batches(Dataset[tuple[Tensor, Tensor] | SpikformerError]):
-    """Batch number -> batch. All random numbers are drawn from (seed, epoch, batch number), so neither the number of
-    workers nor an interruption of the run changes a batch."""
-
-    def __init__(self, split: Split, batches: list[Tensor], seed: int, epoch: int, augment: bool, start: int):
-        self.split, self.batches, self.seed, self.epoch, self.augment = split, batches, seed, epoch, augment
-        self.start = start
-
-    def __len__(self) -> int:
-        return max(0, len(self.batches) - self.start)
-
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor] | SpikformerError:
-        number += self.start
-        generator = generator_for(self.seed, self.epoch, number) if self.augment else None
-        try:
-            with torch.device("cpu"):  # even if PyTorch's default is another
-                batch = self.split.fetch(self.batches[number], generator)
-            if get_worker_info() is not None:
-                share(batch)
-        except SpikformerError as error:
-            return error  # raised in a worker process it would be wrapped in that worker's traceback
-        return batch
-
-
-def generator_for(*numbers: int) -> torch.Generator:
-    """A random generator that depends only on the numbers given."""
-    state = 0x9E3779B97F4A7C15
-    for number in numbers:  # splitmix64: neighbouring numbers give unrelated streams
-        state = (state + number + 1) * 0xBF58476D1CE4E5B9 % 2**64
-        state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
-    return torch.Generator("cpu").manual_seed(state % 2**63)
-
-
-def batches(
-    split: Split,
-    batch_size: int,
-    *,
-    train: bool = False,
-    seed: int = 0,
-    epoch: int = 0,
-    rank: int = 0,
-    world: int = 1,
-    start: int = 0,
-    workers: int = 0,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of one epoch.
-
-    Args:
-        split: the samples to read.
-        batch_size: samples in a batch of one process; the last batch may be smaller in evaluation.
-        train: shuffle, augment and drop the last incomplete batch (kept when it is the only one).
-        seed: seed of the order and the augmentation, together with the epoch.
-        epoch: number of the epoch, from 0.
-        rank: number of this process, from 0.
-        world: number of processes.
-        start: number of batches to skip, when an interrupted epoch goes on.
-        workers: number of processes that read ahead; 0: this process reads. The batches are the same.
-
-    Raises:
-        SpikformerError: batch_size below 1.
-    """
-    if batch_size < 1:
-        raise SpikformerError(f"batch size {batch_size}: give at least 1")
-    order = torch.arange(len(split), device="cpu")
-    if train:
-        order = torch.randperm(len(split), generator=generator_for(seed, epoch), device="cpu")
-        whole = len(order) // (batch_size * world) * batch_size * world
-        order = order[:whole] if whole else order
-    mine = order[rank::world]
-    chunks = list(mine.split(batch_size)) if len(mine) else []
-    loader = DataLoader(
-        _Batches(split, chunks, seed, epoch * world + rank, augment=train, start=start),
-        batch_size=None,
-        num_workers=workers if split.device.type == "cpu" else 0,  # what is on a GPU is not read by processes
-        worker_init_fn=outlive_signals,
-        pin_memory=split.device.type == "cpu" and torch.cuda.is_available(),
-        generator=generator_for(seed, epoch),  # otherwise the loader would draw from the global one
-    )
-    return _unwrapped(loader)
-
-
-def _unwrapped(loader: DataLoader[tuple[Tensor, Tensor] | SpikformerError]) -> Iterator[tuple[Tensor, Tensor]]:
-    with readers():
-        others = set(active_children())
-        with torch.device("cpu"):  # the loader would draw a seed on PyTorch's default device
-            read = start_reading(loader)
-        processes = set(active_children()) - others
-        try:
-            for batch in read:
-                if isinstance(batch, SpikformerError):
-                    raise batch
-                yield batch
-        finally:
-            if shutdown := getattr(read, "_shutdown_workers", None):
-                shutdown()  # PyTorch asks them to end, and waits for some seconds
-            for process in processes:
-                process.kill()  # one that is still starting would print a traceback: what it was to read is gone

@@ -12,7 +12,8 @@ from . import digits
 from .augment import Augment, check_augment
 from .base import Splits
 from .cache import Arrays, Cache
-from .events import simulate, to_frames
+from .camera import simulate
+from .events import to_frames
 from .recordings import Frames, check_frame_size, check_steps
 
 TIME_STEPS = 8  # T, unless told otherwise

@@ -8,7 +8,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from ..errors import SpikformerError
-from ..record import LayerRecord
+from ..layer_record import LayerRecord
 from . import style
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..errors import SpikformerError
-from ..record import LayerRecord
+from ..layer_record import LayerRecord
 from . import style
 
 

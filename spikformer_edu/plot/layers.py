@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import SpikformerError
-from ..record import LayerRecord, Recording
+from ..layer_record import LayerRecord
+from ..record import Recording
 from . import style
 
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..errors import SpikformerError
-from ..record import LayerRecord, Recording, feature_rates, value_set
+from ..layer_record import LayerRecord, feature_rates, value_set
+from ..record import Recording
 from . import style
 from .layers import draw_raster, recorded
 

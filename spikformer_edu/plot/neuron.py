@@ -11,8 +11,8 @@ from matplotlib.animation import FuncAnimation
 from matplotlib.figure import Figure
 
 from ..errors import SpikformerError
+from ..layer_record import LayerRecord
 from ..neurons import LIF
-from ..record import LayerRecord
 from . import style
 from .layers import draw_membrane, one_neuron, pick_neuron
 

@@ -5,7 +5,8 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from ..data.base import DatasetInfo, Split, generator_for
+from ..data.base import DatasetInfo, Split
+from ..data.loading import generator_for
 from ..errors import SpikformerError
 from .style import image_of, plain, styled
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..errors import SpikformerError, printable
-from ..record import LayerRecord
+from ..layer_record import LayerRecord
 
 Q, K, V = "#0072B2", "#A50F26", "#0FA37A"
 SPIKE, MEMBRANE, THRESHOLD = "#000000", "#EC9F05", "#555555"

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..atomic import expand, write_csv, write_file, write_json
 from ..data import Splits, batches, mixup_cutmix
-from ..data.base import generator_for
+from ..data.loading import generator_for
 from ..data.reading import ReadersError, readers
 from ..errors import SpikformerError
 from ..model import Spikformer

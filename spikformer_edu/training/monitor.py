@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SpikformerError
+from ..layer_record import feature_rates
 from ..model import Spikformer
 from ..modes import eager
 from ..neurons import LIF
-from ..record import _sources, feature_rates
+from ..record import _sources
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
