@@ -513,7 +513,7 @@ for seed in range(SEEDS):
 # does not contain the cue, and the cell of the cue does not contain a digit. This is only true if no convolution
 # combines cells. So we replace the SPS by a spiking patch embedding that turns each cell into one token. It has no
 # position embedding, because the position of a cell does not matter. Everything else is the paper's network: D = 64,
-# two heads, one block, T = 2.
+# four heads, one block, T = 2.
 
 
 # %% tags=["cued"]
@@ -735,8 +735,8 @@ se.plot.show(
 # We see three possible reasons. First, SSA learns most slowly and ends with the highest loss of the five, so part of
 # the gap may be a matter of speed. Second, for SSA, LeakyReLU and ReLU the best of the three learning rates was the
 # highest, so an even higher rate might be better. Third, most of ReLU's sums are within the range of the surrogate
-# here: 3 % are without a gradient, against 20 % on the digits above, where N d was about the same. So size alone does
-# not decide.
+# here: 3 % are without a gradient, against 20 % on the digits above. But N d is 9 x 16 = 144 here and was 16 x 16 = 256
+# there, so part of this difference may be size.
 #
 # All five attend to the same token: in every seed of every variant the token of the cue gives a higher score to the
 # digit asked for than to the other digits and the empty cells. We did not test whether the variants depend on this, as
