@@ -11,6 +11,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from . import cli
 from .atomic import write_atomically
 from .data import MODULES, PAPER, Absent, batches, cifar10dvs, count, info, load, local_info
 from .data.cache import Cache, CacheWarning
@@ -243,3 +244,7 @@ def sources(command: Simulate) -> tuple[torch.Tensor, np.ndarray, tuple[str, ...
     if command.source == "cifar10":
         pictures = pictures.float().mean(1) / 255  # of the chosen alone
     return pictures, targets[chosen].numpy(), info(command.source).classes
+
+
+if __name__ == "__main__":
+    cli.run(main, "python -m spikformer_edu.data")

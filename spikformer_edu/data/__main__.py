@@ -1,7 +1,6 @@
-"""``python -m spikformer_edu.data``, which is ``data_command.py``."""
+"""``python -m spikformer_edu.data`` runs ``data_command.py``, which stands above this folder."""
 
-from .. import cli
-from ..data_command import main
+import runpy
 
 if __name__ == "__main__":
-    cli.run(main, "python -m spikformer_edu.data")
+    runpy.run_module("spikformer_edu.data_command", run_name="__main__")

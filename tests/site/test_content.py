@@ -104,8 +104,8 @@ def test_commands_and_options_exist(page, tmp_path, monkeypatch):
 
 def parse(name: str, arguments: list[str]) -> None:
     """Read a command line as the command itself does, and check the names in it."""
-    package = importlib.util.find_spec(name).submodule_search_locations is not None
-    module = importlib.import_module(f"{name}.__main__" if package else name)
+    where = {"spikformer_edu": "spikformer_edu.__main__", "spikformer_edu.data": "spikformer_edu.data_command"}
+    module = importlib.import_module(where.get(name, name))
     main = module.run if name == "spikformer_edu" else module.main
     options = next(iter(typing.get_type_hints(main).values()))
     default = None
