@@ -23,7 +23,7 @@ import spikformer_edu as se
 from spikformer_edu.benchmark import draw, label_of
 from spikformer_edu.benchmarks.measure import Comparison, Result
 from spikformer_edu.data import digits_dvs
-from spikformer_edu.data.camera import simulate
+from spikformer_edu.data.simulated_camera import simulate
 from spikformer_edu.energy import CONVENTIONS
 from spikformer_edu.paper_audit import audit_ann, audit_ann_rest, audit_paper
 from spikformer_edu.plot import style

@@ -15,12 +15,12 @@ from . import cli
 from .atomic import write_atomically
 from .data import MODULES, PAPER, Absent, batches, cifar10dvs, count, info, load, local_info
 from .data.cache import Cache, CacheWarning
-from .data.camera import simulate
 from .data.events import write_events
 from .data.files import data_folder, places, sweep
 from .data.images import Images
-from .data.reading import readers
 from .data.recordings import Recordings
+from .data.simulated_camera import simulate
+from .data.workers import readers
 from .errors import SpikformerError, nearest, printable
 
 FORMATS = ("aedat4", "npz")

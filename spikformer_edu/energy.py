@@ -22,8 +22,8 @@ from torch.utils.flop_counter import flop_registry
 
 from .attention import SpikingSelfAttention
 from .errors import SpikformerError
+from .eval_mode import check_network, eager, evaluating
 from .model import Spikformer, SpikformerConfig
-from .modes import check_network, eager, evaluating
 from .table import Table
 
 MAC, AC = 4.6, 0.9  # pJ

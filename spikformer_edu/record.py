@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from .attention import SpikingSelfAttention
 from .errors import SpikformerError, nearest
+from .eval_mode import check_network, eager
 from .layer_record import LayerRecord, Summary, summarise
 from .model import Block, Spikformer
-from .modes import check_network, eager
 from .neurons import LIF
 
 

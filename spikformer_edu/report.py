@@ -17,9 +17,9 @@ from .attention import SpikingSelfAttention
 from .energy import EnergyReport, energy
 from .errors import SpikformerError
 from .model import Spikformer
-from .page import Subject, page_of
 from .plot.attention import token_grid
 from .record import Recording, record
+from .report_page import Subject, page_of
 
 
 def write_report(subject: Subject, out: Path, animate: bool = False) -> Path:

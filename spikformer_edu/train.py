@@ -20,7 +20,7 @@ from .training.run_folder import (
     let_go,
     summary,
 )
-from .training.stopping import ignoring_sigterm
+from .training.signals import ignoring_sigterm
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ class Options:
 
 def main(options: Options) -> None:
     """Draw rasters, membranes, attention maps, rates and energy of a trained network: PNG files and one HTML page."""
-    from .page import Subject
     from .report import write_report
+    from .report_page import Subject
 
     run = load_run(options.checkpoint, options.which)
     splits = splits_for(run, options.dataset, options.data_dir)

@@ -9,8 +9,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import spikformer_edu as se
+from spikformer_edu.eval_mode import evaluating
 from spikformer_edu.layer_record import feature_rates, value_set
-from spikformer_edu.modes import evaluating
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ import torch
 import spikformer_edu as se
 from spikformer_edu import report, visualize
 from spikformer_edu.data import info
-from spikformer_edu.page import Subject
 from spikformer_edu.report import write_report
+from spikformer_edu.report_page import Subject
 from spikformer_edu.training import load_splits
 from spikformer_edu.visualize import Options, main
 

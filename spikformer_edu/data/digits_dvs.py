@@ -12,9 +12,9 @@ from . import digits
 from .augment import Augment, check_augment
 from .base import Splits
 from .cache import Arrays, Cache
-from .camera import simulate
 from .events import to_frames
 from .recordings import Frames, check_frame_size, check_steps
+from .simulated_camera import simulate
 
 TIME_STEPS = 8  # T, unless told otherwise
 INFO = replace(

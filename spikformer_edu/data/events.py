@@ -208,7 +208,7 @@ def to_frames(events: np.ndarray, time_steps: int, size: int = SENSOR, sensor: i
 
     Examples:
         >>> import torch
-        >>> from spikformer_edu.data.camera import simulate
+        >>> from spikformer_edu.data.simulated_camera import simulate
         >>> from spikformer_edu.data.events import to_frames
         >>> (events,) = simulate(torch.eye(8)[None], seeds=[0], size=32)  # a bright diagonal that moves
         >>> frames = to_frames(events, time_steps=4, size=32, sensor=32)

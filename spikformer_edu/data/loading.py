@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..errors import SpikformerError
 from .base import Split
-from .reading import outlive_signals, readers, share, start_reading
+from .workers import outlive_signals, readers, share, start_reading
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor] | SpikformerError]):

@@ -3,7 +3,7 @@
 ``ax`` is one axes, or an array or dict of axes where the figure has several panels.
 """
 
-from . import backend  # noqa: F401, before anything that imports matplotlib
+from . import matplotlib_backend  # noqa: F401, before anything that imports matplotlib
 from .attention import attention, attention_over_time
 from .energy import energy
 from .events import events
@@ -11,7 +11,7 @@ from .landscape import landscape
 from .layers import firing_rates, membrane, raster
 from .network import atlas, logits, value_sets
 from .neuron import neuron, neuron_animation
-from .order import multiplication_order
+from .product_order import multiplication_order
 from .samples import samples
 from .show import show
 from .ssa import ssa, ssa_animation

@@ -9,8 +9,8 @@ from mpl_toolkits.mplot3d import Axes3D
 
 from ..data.events import EVENT, SENSOR, to_frames
 from ..errors import SpikformerError
+from ..eval_mode import evaluating
 from ..model import Spikformer
-from ..modes import evaluating
 from .style import image_of, styled
 
 FELL, ROSE = "#D55E00", "#0072B2"  # polarity 0 and 1, as in every figure of event frames

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from ..data import DatasetInfo, Split, Splits, batches, load
 from ..data.files import data_folder
+from ..eval_mode import evaluating
 from ..model import Spikformer
-from ..modes import evaluating
 from .checkpoint import Run
 from .distributed import DistributedContext
 from .recipe import PRECISIONS, Recipe

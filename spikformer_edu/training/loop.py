@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..atomic import expand, write_csv, write_file, write_json
 from ..data import Splits, batches, mixup_cutmix
 from ..data.loading import generator_for
-from ..data.reading import ReadersError, readers
+from ..data.workers import ReadersError, readers
 from ..errors import SpikformerError
 from ..model import Spikformer
 from .checkpoint import describe, load_weights, start_from, write_weights
@@ -29,7 +29,7 @@ from .memory import checkpoint_blocks, enough_memory, peak_memory
 from .monitor import Rates, firing_warning, gradient_norms, open_tensorboard
 from .recipe import Recipe, check_recipe, learning_rate
 from .run_folder import check_same_data, check_same_recipe, how_to_go_on
-from .stopping import Asked, Stopping
+from .signals import Asked, Stopping
 
 
 @dataclass

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SpikformerError
+from ..eval_mode import eager
 from ..layer_record import feature_rates
 from ..model import Spikformer
-from ..modes import eager
 from ..neurons import LIF
 from ..record import _sources
 

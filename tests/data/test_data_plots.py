@@ -9,8 +9,8 @@ from making import some_events
 import spikformer_edu as se
 from spikformer_edu import SpikformerError
 from spikformer_edu.data import PAPER, load
-from spikformer_edu.data.camera import simulate
 from spikformer_edu.data.events import EVENT, to_frames
+from spikformer_edu.data.simulated_camera import simulate
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

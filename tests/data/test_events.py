@@ -6,9 +6,9 @@ import torch
 from making import some_events, write_npz
 
 from spikformer_edu import SpikformerError
-from spikformer_edu.data.camera import simulate
 from spikformer_edu.data.digits_dvs import images as digits
 from spikformer_edu.data.events import EVENT, read_events, read_frames, steps_back, to_frames, write_events
+from spikformer_edu.data.simulated_camera import simulate
 
 T = 16
 

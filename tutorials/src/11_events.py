@@ -36,10 +36,10 @@ import torch.nn.functional as F
 from tonic.transforms import ToFrame
 
 from spikformer_edu.data.augment import augment_frames
-from spikformer_edu.data.camera import simulate
 from spikformer_edu.data.cifar10dvs import LABEL
 from spikformer_edu.data.digits_dvs import images as padded_digits
 from spikformer_edu.data.events import EVENT, read_events, to_frames, write_events
+from spikformer_edu.data.simulated_camera import simulate
 from spikformer_edu.plot import style
 from spikformer_edu.training import DistributedContext, evaluate
 

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from spikformer_edu.data.camera import simulate
 from spikformer_edu.data.digits_dvs import images as padded_digits
 from spikformer_edu.data.events import EVENT, to_frames
+from spikformer_edu.data.simulated_camera import simulate
 from spikformer_edu.training import DistributedContext, evaluate
 
 torch.manual_seed(0)
