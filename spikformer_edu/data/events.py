@@ -222,9 +222,8 @@ def to_frames(events: np.ndarray, time_steps: int, size: int = SENSOR, sensor: i
     for i, frame in enumerate(frames):  # slice by slice, so that all of it stays in the processor's cache
         part = events[step * i :] if i == time_steps - 1 else events[step * i : step * (i + 1)]
         x, y, p = (part[name].astype(np.uint16) for name in "xyp")  # 16 bits hold every address: 2 x 128 x 128
-        if size != sensor:
-            x, y = x * size // sensor, y * size // sensor
-        np.add.at(frame, ((p * size + y) * size + x).astype(np.intp), ones[: len(part)])
+        column, row = (x, y) if size == sensor else (x * size // sensor, y * size // sensor)
+        np.add.at(frame, ((p * size + row) * size + column).astype(np.intp), ones[: len(part)])
     return frames.astype(np.min_scalar_type(int(frames.max()))).reshape(time_steps, 2, size, size)
 
 

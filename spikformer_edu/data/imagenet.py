@@ -288,7 +288,7 @@ def _ranks(found: list[str | int], where: str, num_classes: int) -> tuple[np.nda
         raise SpikformerError(f"{where} has images of {len(wnids):,} classes, not {num_classes:,}: add the rest")
     rank = {wnid: i for i, wnid in enumerate(wnids)}
     targets = np.array([rank[label] if isinstance(label, str) else label for label in found], dtype=np.int64)
-    if not len(targets) or targets.min() < 0 or targets.max() >= num_classes:
+    if not len(targets) or np.min(targets) < 0 or np.max(targets) >= num_classes:
         raise SpikformerError(f"{where} has no images with labels from 0 to {num_classes - 1}")
     return targets, tuple(wnids)
 

@@ -117,7 +117,7 @@ def pick_neuron(fired: np.ndarray, neuron: int | Sequence[int] | None) -> tuple[
     shape = fired.shape[1:]
     if neuron is None:
         counts = fired.sum(0).reshape(-1)
-        neuron = int(np.abs(counts - len(fired) / 2).argmin())
+        neuron = int(np.argmin(np.abs(counts - len(fired) / 2)))
     try:
         asked = np.asarray(neuron)
         if asked.ndim == 0:

@@ -9,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.typing import ColorType
 
 from ..errors import SpikformerError
 from ..layer_record import LayerRecord, feature_rates, value_set
@@ -133,13 +134,13 @@ def value_sets(recording: Recording, image: object | None = None, *, most: int =
     fig, (ribbon, shares) = plt.subplots(
         2, 1, sharex=True, figsize=(1.8 + 0.42 * len(columns), 5.2), height_ratios=[0.5, 3]
     )
-    looks = {
+    looks: dict[str, dict[str, str]] = {
         "binary": dict(facecolor="black"),
         "integer": dict(facecolor=style.MEMBRANE, hatch="...."),
         "grid": dict(facecolor="#F6D9A0", hatch="...."),
         "real": dict(facecolor="#B9C7D8", hatch="\\\\\\\\"),
     }
-    levels = ["black", *(plt.get_cmap("YlOrBr")(x) for x in np.linspace(0.55, 0.15, most - 1))]
+    levels: list[ColorType] = ["black", *(plt.get_cmap("YlOrBr")(float(x)) for x in np.linspace(0.55, 0.15, most - 1))]
     for x, (_, values) in enumerate(columns):
         kind = kind_of(values)
         ribbon.bar(x, 1, width=1, edgecolor="white", linewidth=0.8, **looks[kind])
