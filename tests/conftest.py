@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from spikformer_edu import cli
+
 CHROMIUM = Path("/usr/bin/chromium")  # Debian's package
 
 CPU_SECONDS = 30  # of this process; a test that takes more and is not marked slow is named in the summary
@@ -68,6 +70,24 @@ def one_line():
             assert word in message, f"{word!r} is not in: {message}"
 
     return check
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """Run a command in this process, which takes no seconds to start: exit code, standard output, standard error."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # cli.run changes it for the whole process
+
+    def run(main, prog: str, *arguments, default=None) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [prog, *map(str, arguments)])
+        code = 0
+        with warnings.catch_warnings():
+            try:
+                cli.run(main, prog, default=default)
+            except SystemExit as stop:
+                code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

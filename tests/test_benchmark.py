@@ -283,6 +283,7 @@ def test_ratios_are_taken_within_a_round():
     assert [r.share for r in results] == [0.5, 0.25, 0.5]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
 def test_memory_of_the_two_orders():
     case = measure.SWEEPS["tokens"][1](toy(batch=1), 1024)
@@ -310,6 +311,7 @@ def test_points_of_a_sweep():
     assert all(measure.SWEEPS["tokens"][1](case, n).tokens == n for n in measure.PRODUCT_TOKENS)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_batches_goes_around_the_one_given():
     tables = measure.sweep("batch", toy(batch=4), ("ours",), "fp32", CPU, rounds=1, memory=False)
     assert [r.batch for r in tables[0].results if r.mode == "train"] == [1, 2, 4, 8, 16]

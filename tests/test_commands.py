@@ -90,9 +90,16 @@ def test_help(module):
         (["--data-dir", ".", "--dataset", "folder", "--model", "digits-2-64"], "folder"),
     ],
 )
-def test_train_refuses_in_one_line(arguments, says, tmp_path):
-    assert says in refused(run("spikformer_edu.train", *arguments, cwd=tmp_path))
+def test_train_refuses_in_one_line(arguments, says, tmp_path, monkeypatch, run_here):
+    monkeypatch.chdir(tmp_path)
+    prog = "python -m spikformer_edu.train"
+    code, _, err = run_here(train.main, prog, *arguments, default=lambda: train.defaults(sys.argv[1:]))
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and says in err
     assert not any(tmp_path.iterdir())
+
+
+def test_a_process_that_refuses_ends_with_two(tmp_path):
+    assert "epochs=0: give at least 1" in refused(run("spikformer_edu.train", "--epochs", "0", cwd=tmp_path))
 
 
 def test_train_warns_of_a_schedule_that_only_climbs(tmp_path):
@@ -217,6 +224,7 @@ def test_resume_goes_on_where_a_run_was_killed_before_it_began(tmp_path):
     assert done.returncode == 0 and json.loads((tmp_path / "config.json").read_text())["recipe"]["epochs"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_before_its_first_checkpoint_does_not_block_the_next(tmp_path):
     options = (
         "--samples-per-class",
@@ -303,6 +311,7 @@ def packaged(tmp_path):
     return shutil.copytree(PRETRAINED / "digits-2-64", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_evaluate_shows_the_record_beside_the_same_measurement_only(packaged):
     shutil.copy(packaged / "best.safetensors", packaged / "last.safetensors")
     for other in (["--which", "last"], ["--dataset", "digits"], ["--split", "val"]):

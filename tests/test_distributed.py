@@ -188,6 +188,7 @@ def talk_and_shut_down(rank, world, store):
         shutdown()
 
 
+@pytest.mark.slow
 def test_leaving_at_once_after_the_last_message_ends(tmp_path):
     group = mp.spawn(talk_and_shut_down, (2, tmp_path / "store"), nprocs=2, join=False)
     limit = time.monotonic() + 600  # only a hang reaches it
@@ -235,6 +236,7 @@ def test_torchrun_trains_and_only_the_first_process_writes_and_speaks(tmp_path):
     assert again.results == results and again.recipe == replace(again.recipe, sync_bn=True)
 
 
+@pytest.mark.slow
 def test_only_the_first_process_holds_the_run_and_all_are_told_when_another_does(tmp_path):
     long = [
         *SMALL,
@@ -263,6 +265,7 @@ def test_only_the_first_process_holds_the_run_and_all_are_told_when_another_does
     assert ended.returncode == 0 and not (tmp_path / "new" / ".lock").exists(), ended.stderr
 
 
+@pytest.mark.slow
 def test_torchrun_that_is_asked_to_stop_saves_the_run(tmp_path):
     """It hands SIGTERM to each process and to those that read for it."""
     folder = tmp_path / "run"
@@ -295,6 +298,7 @@ def test_torchrun_that_is_asked_to_stop_saves_the_run(tmp_path):
     assert not (folder / ".lock").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -326,6 +330,7 @@ def test_more_processes_than_samples(tmp_path, monkeypatch, one_line):
     assert (score.loss, score.correct, score.total) == (0, 0, 10)  # this process has nothing to add
 
 
+@pytest.mark.slow
 def test_a_plan_of_several_processes_is_printed_once():
     done = torchrun(*SMALL, "--dry-run")
     assert done.returncode == 0 and done.stdout.count("recipe of digits") == 1, done.stderr
@@ -351,6 +356,7 @@ def test_a_numbered_gpu_is_the_current_one(monkeypatch):
     assert choose_device("cuda:1") == torch.device("cuda:1") == chosen[0]
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_ends_the_job_with_its_reason(tmp_path):
     done = torchrun(*SMALL, "--batch-size", 33, "--out", tmp_path / "run")
     assert done.returncode != 0

@@ -408,6 +408,7 @@ def test_of_two_runs_into_one_folder_the_second_is_refused(tmp_path):
     assert (tmp_path / "run" / "results.json").exists() and not (tmp_path / "run" / LOCK).exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_by_one_process_at_a_time_and_a_killed_one_blocks_nobody(tmp_path):
     command = [*COMMAND, "--samples-per-class", "1", "--batch-size", "10", "--epochs", "1000", "--out", "run"]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ONE_THREAD)
@@ -779,6 +780,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_facts(tmp_path, monkey
     assert not (tmp_path / "last.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_killed_is_said_and_the_last_checkpoint_stays(tmp_path):
     folder = tmp_path / "run"
     command = [*COMMAND, "--epochs", "1000", "--workers", "1", "--out", folder]

@@ -266,6 +266,7 @@ def test_readers_leave_signals_to_the_process_that_they_read_for():
     assert (code, err) == (0, "") and out == "asked\n" * 4 + "1258 1258\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["sys.exit(3)", "os.kill(os.getpid(), signal.SIGKILL)"])
 def test_readers_end_with_the_process_that_they_read_for(end):
     assert reads("next(reading)", end) == (3 if "exit" in end else -signal.SIGKILL, "", "")

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,21 +24,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*holds .* of")
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(run_here):
     """Run the command in this process: exit code, standard output, standard error."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # cli.run changes it for the whole process
-
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["data", *map(str, arguments)])
-        code = 0
-        with warnings.catch_warnings():
-            try:
-                cli.run(command.main, "python -m spikformer_edu.data")
-            except SystemExit as stop:
-                code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(run_here, command.main, "python -m spikformer_edu.data")
 
 
 def snapshot(folder) -> dict:
