@@ -30,10 +30,10 @@ def layer_names(model: Spikformer) -> list[str]:
     Raises:
         SpikformerError: not a Spikformer, but a wrapper around one.
     """
-    return list(_sources(model))
+    return list(layer_sources(model))
 
 
-def _sources(model: Spikformer) -> dict[str, nn.Module]:
+def layer_sources(model: Spikformer) -> dict[str, nn.Module]:
     """Recordable name -> the module it comes from."""
     check_network(model)
     sources: dict[str, nn.Module] = {}
@@ -154,7 +154,7 @@ class record:
         samples: Iterable[int] | None = None,
         compact: bool = False,
     ):
-        sources = _sources(model)
+        sources = layer_sources(model)
         if isinstance(layers, str):
             layers = [layers]
         chosen = list(sources) if layers is None else list(layers)

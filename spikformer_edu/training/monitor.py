@@ -14,7 +14,7 @@ from ..eval_mode import eager
 from ..layer_record import feature_rates
 from ..model import Spikformer
 from ..neurons import LIF
-from ..record import _sources
+from ..record import layer_sources
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -46,7 +46,7 @@ class Rates:
         if every < 1:
             raise SpikformerError(f"every={every}: watch one step in 1 or more")
         self.model, self.every = model, every
-        self.layers = {name: module for name, module in _sources(model).items() if isinstance(module, LIF)}
+        self.layers = {name: module for name, module in layer_sources(model).items() if isinstance(module, LIF)}
         self.attached = ExitStack()
         self._start()
 
