@@ -89,7 +89,7 @@ def defaults(arguments: list[str]) -> Options:
     """
 
     def given(option: str) -> list[str]:
-        pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+        pairs = zip(arguments, [*arguments, ""][1:], strict=True)
         return [b if a == option else a.partition("=")[2] for a, b in pairs if a.partition("=")[0] == option]
 
     datasets = given("--dataset")

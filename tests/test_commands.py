@@ -98,6 +98,15 @@ def test_train_refuses_in_one_line(arguments, says, tmp_path, monkeypatch, run_h
     assert not any(tmp_path.iterdir())
 
 
+def test_without_options_the_digits_are_trained(tmp_path):
+    """As ``make train`` does; the first line is enough here."""
+    command = [sys.executable, "-u", "-m", "spikformer_edu.train"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        first = running.stdout.readline()
+        running.kill()
+    assert first.startswith("digits-2-64 on digits, 24 epochs on "), running.stderr
+
+
 def test_a_process_that_refuses_ends_with_two(tmp_path):
     assert "epochs=0: give at least 1" in refused(run("spikformer_edu.train", "--epochs", "0", cwd=tmp_path))
 
