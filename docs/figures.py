@@ -37,6 +37,9 @@ IMAGES = DOCS / "images"
 BENCHMARK = DOCS / "results" / "benchmark_cpu.json"
 CIFAR10 = DOCS / "results" / "cifar10.json"
 CIFAR10_FIRST = DOCS / "results" / "cifar10-2-128-t1"  # the run at T = 1, from which the packaged one started
+CIFAR10_SMALL = PRETRAINED / "cifar10-2-128"
+PAPER_FIRST = DOCS / "results" / "cifar10-4-384-t1"  # the same for the paper's network
+PAPER = PRETRAINED / "cifar10-4-384"
 MODEL = "digits-2-64"  # the packaged network
 SAMPLES = 16  # test digits that it is shown
 DPI = 120
@@ -128,7 +131,7 @@ def results_training() -> Figure:
 
 def results_cifar10() -> Figure:
     """Both runs in a row."""
-    first, then = (read_log(folder)[0] for folder in (CIFAR10_FIRST, PRETRAINED / "cifar10-2-128"))
+    first, then = (read_log(folder)[0] for folder in (CIFAR10_FIRST, CIFAR10_SMALL))
     rows = [row | {"epoch": number} for number, row in enumerate([*first, *then], 1)]
     fig, axes = se.plot.training(rows, title=f"cifar10-2-128: {len(first)} epochs at T = 1, {len(then)} at T = 4")
     for ax in axes:
@@ -186,16 +189,25 @@ def recorded(folder: Path) -> str:
     about = json.loads((folder / "config.json").read_text())["provenance"]
     rows = read_log(folder)[0]
     minutes, threads = sum(float(row["seconds"]) for row in rows) / 60, about["threads"]
+    chosen = [
+        ("weights of", f"epoch {r['best_epoch']} of {r['epochs']}, the last: all training images were trained on")
+    ]
+    if r["val_accuracy"] is not None:
+        chosen = [
+            ("weights of", f"epoch {r['best_epoch']} of {r['epochs']}, the one with the lowest validation loss"),
+            ("validation accuracy", f"{100 * r['val_accuracy']:.2f} %"),
+        ]
     facts = [
         ("test accuracy", f"**{100 * r['accuracy']:.2f} % ({r['correct']:,} of {r['total']:,})**, measured once"),
         ("test loss", f"{r['loss']:.4f} (cross-entropy)"),
-        ("weights of", f"epoch {r['best_epoch']} of {r['epochs']}, the one with the lowest validation loss"),
-        ("validation accuracy", f"{100 * r['val_accuracy']:.2f} %"),
+        *chosen,
         ("training time", f"{minutes:.1f} minutes"),
         ("on", f"{about['device']}, {threads} thread{'s' if threads > 1 else ''}"),
         ("versions", f"Python {about['python']}, PyTorch {about['torch']}, snnTorch {about['snntorch']}"),
         ("commit", about["commit"]),
     ]
+    if not about["command"].startswith("python"):
+        return listed([*facts, ("training step", about["command"])])
     command = about["command"].replace("--weights", "--init-from")  # what that option is called today
     return f"{listed(facts)}\n\n```bash\n{command}\n```"
 
@@ -209,7 +221,31 @@ def table_cifar10_first() -> str:
 
 
 def table_cifar10() -> str:
-    return recorded(PRETRAINED / "cifar10-2-128")
+    return recorded(CIFAR10_SMALL)
+
+
+def table_cifar10_paper_first() -> str:
+    return recorded(PAPER_FIRST)
+
+
+def table_cifar10_paper() -> str:
+    return recorded(PAPER)
+
+
+def table_overview() -> str:
+    """Every accuracy that was measured, beside the paper's."""
+    rows = []
+    for folder in (PRETRAINED / MODEL, PAPER_FIRST, PAPER, CIFAR10_FIRST, CIFAR10_SMALL):
+        config, r = (json.loads((folder / name).read_text()) for name in ("config.json", "results.json"))
+        model, steps = config["recipe"]["model"], config["network"]["time_steps"]
+        published = PRESETS[model].paper_accuracy or {}
+        seconds = sum(float(row["seconds"]) for row in read_log(folder)[0])
+        paper = f"{published[steps]:.2f}" if steps in published else ""
+        ours = f"{100 * r['accuracy']:.2f}"
+        cells = (config["data"]["title"], f"`{model}`", config["provenance"]["device"], f"{steps}", ours, paper)
+        rows.append((*cells, f"{seconds / 60:.1f}"))
+    header = ("data set", "network", "trained on", "T", "test accuracy, %", "the paper's, %", "minutes of this stage")
+    return Table(header, rows, "lllr").markdown()
 
 
 def table_cifar10_steps() -> str:
@@ -328,7 +364,10 @@ def table_ann_audit() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     make.__name__.removeprefix("table_").replace("_", "-"): make
     for make in (
+        table_overview,
         table_digits,
+        table_cifar10_paper_first,
+        table_cifar10_paper,
         table_cifar10_first,
         table_cifar10,
         table_cifar10_steps,
