@@ -35,7 +35,6 @@ test: .venv/dev
 style: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy spikformer_edu
 
 tests: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)
