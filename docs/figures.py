@@ -34,7 +34,9 @@ from spikformer_edu.training.checkpoint import PRETRAINED
 
 DOCS = Path(__file__).parent
 IMAGES = DOCS / "images"
-BENCHMARK = DOCS / "results" / "benchmark_cpu.json"
+ON_CPU = DOCS / "results" / "benchmark_cpu.json"
+ON_GPU = DOCS / "results" / "benchmark_h100.json"
+PROTOTYPE = DOCS / "results" / "prototype_h100.json"
 CIFAR10 = DOCS / "results" / "cifar10.json"
 CIFAR10_FIRST = DOCS / "results" / "cifar10-2-128-t1"  # the run at T = 1, from which the packaged one started
 CIFAR10_SMALL = PRETRAINED / "cifar10-2-128"
@@ -140,8 +142,8 @@ def results_cifar10() -> Figure:
 
 
 def results_benchmark() -> Figure:
-    about = benchmark()["provenance"]
-    return draw(measured(), f"{about['device']}, CPU threads: {about['threads']}")
+    about = benchmark(ON_CPU)["provenance"]
+    return draw(measured(ON_CPU), f"{about['device']}, CPU threads: {about['threads']}")
 
 
 PICTURES: dict[str, Callable[[], Figure]] = {
@@ -164,15 +166,15 @@ PICTURES: dict[str, Callable[[], Figure]] = {
 # Tables ------------------------------------------------------------------------------------------------------------
 
 
-def benchmark() -> dict:
-    """The measurement on a CPU, with where and how it was made."""
-    return json.loads(BENCHMARK.read_text())
+def benchmark(file: Path) -> dict:
+    """A measurement, with where and how it was made."""
+    return json.loads(file.read_text())
 
 
-def measured() -> list[Comparison]:
+def measured(file: Path) -> list[Comparison]:
     """The same as the benchmark's own tables."""
     tables = []
-    for part in benchmark()["tables"]:
+    for part in benchmark(file)["tables"]:
         results = [Result(**{key: value for key, value in r.items() if key != "median"}) for r in part["results"]]
         tables.append(Comparison(**part | {"results": results}))
     return tables
@@ -280,30 +282,31 @@ def table_cifar10_energy() -> str:
     )
 
 
-def table_benchmark() -> str:
+def compared(file: Path) -> str:
     """Median time of a step, and the ratio to ours: a table for each network."""
     parts = []
     header = ("peer", "precision", "train, ms", "/ ours", "eval, ms", "/ ours")
-    for title in dict.fromkeys(part.title for part in measured()):
+    for title in dict.fromkeys(part.title for part in measured(file)):
         rows = []
-        for part in (part for part in measured() if part.title == title):
+        for part in (part for part in measured(file) if part.title == title):
             for peer in dict.fromkeys(label_of(r) for r in part.results):
                 row = [peer, part.precision]
                 for mode in ("train", "eval"):
                     (r,) = (r for r in part.results if label_of(r) == peer and r.mode == mode)
-                    row += [f"{1000 * r.median:,.0f}", f"{r.to_ours:.2f}"]
+                    row += [f"{1000 * r.median:,.{0 if file == ON_CPU else 1}f}", f"{r.to_ours:.2f}"]
                 rows.append(row)
         parts.append(f"**{title}, B = {part.results[0].batch}**\n\n{Table(header, rows, 'llr').markdown()}")
-    widest = max((r for part in measured() for r in part.results), key=lambda r: max(r.seconds) / min(r.seconds))
+    widest = max((r for part in measured(file) for r in part.results), key=lambda r: max(r.seconds) / min(r.seconds))
     factor = max(widest.seconds) / min(widest.seconds)
-    parts.append(f"In the row with the widest spread the slowest round took {factor:.0f} times as long as the fastest.")
+    spread = f"{factor:.0f}" if factor >= 2 else f"{factor:.1f}"
+    parts.append(f"In the row with the widest spread the slowest round took {spread} times as long as the fastest.")
     return "\n\n".join(parts)
 
 
-def table_provenance() -> str:
-    """Where and how the benchmark was run, and what its peers are."""
-    about = benchmark()["provenance"]
-    peers = {r.peer for part in measured() for r in part.results}
+def made_how(file: Path) -> str:
+    """Where and how a benchmark was run, and what its peers are."""
+    about = benchmark(file)["provenance"]
+    peers = {r.peer for part in measured(file) for r in part.results}
     versions = f"Python {about['python']}, PyTorch {about['torch']}, snnTorch {about['snntorch']}, "
     facts = [
         *((f"`{name}`", text) for name, text in about["peers"].items() if name in peers),
@@ -312,6 +315,33 @@ def table_provenance() -> str:
         ("commit", about["commit"]),
     ]
     return listed(facts) + f"\n\n```bash\n{about['command']}\n```"
+
+
+def table_benchmark() -> str:
+    return compared(ON_CPU)
+
+
+def table_provenance() -> str:
+    return made_how(ON_CPU)
+
+
+def table_benchmark_gpu() -> str:
+    return compared(ON_GPU)
+
+
+def table_provenance_gpu() -> str:
+    return made_how(ON_GPU)
+
+
+def table_prototype_gpu() -> str:
+    """Times of a training step, the package beside the prototype, launched one by one or as a graph."""
+    steps = json.loads(PROTOTYPE.read_text())["steps"]
+    kinds = [name for name in steps[0] if name not in ("batch", "time_steps")]
+    rows = [
+        (f"T = {step['time_steps']}, B = {step['batch']}", *(f"{1000 * step[kind]:.2f}" for kind in kinds))
+        for step in steps
+    ]
+    return Table(("training step, ms", *kinds), rows).markdown()
 
 
 def table_published() -> str:
@@ -375,6 +405,9 @@ TABLES: dict[str, Callable[[], str]] = {
         table_cifar10_energy,
         table_benchmark,
         table_provenance,
+        table_benchmark_gpu,
+        table_provenance_gpu,
+        table_prototype_gpu,
         table_published,
         table_energy_audit,
         table_ann_audit,
