@@ -244,10 +244,12 @@ def table_overview() -> str:
         seconds = sum(float(row["seconds"]) for row in read_log(folder)[0])
         paper = f"{published[steps]:.2f}" if steps in published else ""
         ours = f"{100 * r['accuracy']:.2f}"
-        cells = (config["data"]["title"], f"`{model}`", config["provenance"]["device"], f"{steps}", ours, paper)
-        rows.append((*cells, f"{seconds / 60:.1f}"))
-    header = ("data set", "network", "trained on", "T", "test accuracy, %", "the paper's, %", "minutes of this stage")
-    return Table(header, rows, "lllr").markdown()
+        about = config["provenance"]
+        gpu, threads = about["device"].startswith("NVIDIA"), about["threads"]
+        where = about["device"].split()[1] if gpu else f"{threads} CPU thread{'s' if threads > 1 else ''}"
+        rows.append((config["data"]["dataset"], f"`{model}`", f"{steps}", ours, paper, where, f"{seconds / 60:.1f}"))
+    header = ("data set", "network", "T", "ours, %", "paper, %", "trained on", "minutes")
+    return Table(header, rows, "llrrrlr").markdown()
 
 
 def table_cifar10_steps() -> str:

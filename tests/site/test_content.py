@@ -180,7 +180,7 @@ def test_results_say_where_they_were_measured_and_what_was_not():
     measured, published = page.split("\n## Published\n")
     assert "95.19" in published
     for line in (line for line in measured.splitlines() if "95.19" in line):  # in the paper's column, or said to be its
-        assert line.startswith("| CIFAR-10 | `cifar10-4-384`") or "paper reports 95.19" in line
+        assert line.startswith("| cifar10 | `cifar10-4-384`") or "paper reports 95.19" in line
 
 
 def test_the_test_set_is_measured_once(tmp_path):
