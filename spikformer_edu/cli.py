@@ -42,7 +42,7 @@ def run(main: Callable[..., Any], prog: str, default: Callable[[], Any] | None =
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     # Matplotlib warns of every character of a class name that its font does not have.
     warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing from", category=UserWarning)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {printable(message)}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {printable(message)}")
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller: `>&-`
             setattr(sys, name, open(os.devnull, "w"))
@@ -54,18 +54,23 @@ def run(main: Callable[..., Any], prog: str, default: Callable[[], Any] | None =
             main(parse(options, prog, None if default is None else default(), main.__doc__))
             sys.stdout.flush()  # now, while a pipe without a reader is still caught below
     except SpikformerError as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
+        say(f"error: {printable(error)}")
         sys.exit(2)
     except BrokenPipeError:  # the reader of the output has ended: `| head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would flush it again at the end
         sys.exit(141)  # what a shell reports for a program that SIGPIPE ended
     except OSError as error:  # a disk, a folder or a variable of this machine; a traceback would say no more
         file = f"cannot use {printable(error.filename)}: " if error.filename else ""
-        print(f"error: {file}{error.strerror or printable(error)}", file=sys.stderr)
+        say(f"error: {file}{error.strerror or printable(error)}")
         sys.exit(2)
     except KeyboardInterrupt as stop:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))  # what a shell reports for that signal
+
+
+def say(line: str) -> None:
+    """A line on stderr in one write: processes that share it must not mix their lines."""
+    sys.stderr.write(line + "\n")
 
 
 @contextlib.contextmanager
