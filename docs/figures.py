@@ -56,7 +56,7 @@ def network() -> tuple[se.Spikformer, Tensor]:
 
 
 def concept_neuron() -> Figure:
-    """Input below the threshold for ever, leak, one exact tie, strong input."""
+    """Input that never reaches the threshold, leak, one exact tie, strong input."""
     current = [0.9] * 5 + [0.0] * 3 + [1.55] * 4 + [0.0] * 2 + [2.0] + [0.0] * 2 + [3.0] * 3
     fig, _ = se.plot.neuron(current, title="one LIF neuron, tau = 2")
     return fig

@@ -160,18 +160,7 @@ def content(folder):
 def trained(tmp_path_factory):
     """A finished run of one step an epoch whose every option is unlike the defaults."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    options = (
-        "--samples-per-class",
-        "1",
-        "--batch-size",
-        "10",
-        "--time-steps",
-        "1",
-        "--epochs",
-        "2",
-        "--augment.mixup",
-        "0.5",
-    )
+    options = tuple("--samples-per-class 1 --batch-size 10 --time-steps 1 --epochs 2 --augment.mixup 0.5".split())
     options += ("--ema-decay", "0.5", "--seed", "3", "--no-figures", "--device", "cpu")
     done = run("spikformer_edu.train", *options, "--out", folder)
     assert done.returncode == 0, done.stderr
@@ -217,36 +206,14 @@ def test_resume_overwrites_no_run_that_has_no_checkpoint(packaged):
 
 def test_resume_goes_on_where_a_run_was_killed_before_it_began(tmp_path):
     (tmp_path / "config.json").touch()
-    options = (
-        "--samples-per-class",
-        "1",
-        "--batch-size",
-        "10",
-        "--time-steps",
-        "1",
-        "--epochs",
-        "1",
-        "--warmup-epochs",
-        "0",
-    )
+    options = tuple("--samples-per-class 1 --batch-size 10 --time-steps 1 --epochs 1 --warmup-epochs 0".split())
     done = run("spikformer_edu.train", *options, "--no-figures", "--device", "cpu", "--out", tmp_path, "--resume")
     assert done.returncode == 0 and json.loads((tmp_path / "config.json").read_text())["recipe"]["epochs"] == 1
 
 
 @pytest.mark.slow
 def test_a_run_that_fails_before_its_first_checkpoint_does_not_block_the_next(tmp_path):
-    options = (
-        "--samples-per-class",
-        "2",
-        "--batch-size",
-        "10",
-        "--time-steps",
-        "1",
-        "--epochs",
-        "1",
-        "--warmup-epochs",
-        "0",
-    )
+    options = tuple("--samples-per-class 2 --batch-size 10 --time-steps 1 --epochs 1 --warmup-epochs 0".split())
     options += ("--no-figures", "--device", "cpu", "--out", tmp_path / "run")
     (tmp_path / "bin").mkdir()
     no_compiler = {k: v for k, v in os.environ.items() if k != "CXX"} | {"PATH": str(tmp_path / "bin")}

@@ -169,7 +169,7 @@ def test_two_processes_equal_one_with_the_whole_batch(two_processes, name):
 
 @pytest.mark.parametrize("parts", PARTS)
 def test_a_step_on_unequal_shares_has_the_gradient_of_the_whole(two_processes, parts):
-    """Three samples and two: each counts a fifth. Processes have equally many parts, or they would wait for ever."""
+    """Three samples and two: each counts a fifth. Processes have equally many parts, or one would wait without end."""
     made = trainer(two_processes, DistributedContext(torch.device("cpu")), 1)
     inputs, targets = made.splits.train.fetch(torch.arange(5), None)
     for together in PARTS[parts]:
