@@ -1,7 +1,6 @@
 """The batches of an epoch, read by this process or by others; the same whoever reads them."""
 
 from collections.abc import Iterator
-from multiprocessing import active_children
 
 import torch
 from torch import Tensor
@@ -95,17 +94,15 @@ def batches(
 
 def _unwrapped(loader: DataLoader[tuple[Tensor, Tensor] | SpikformerError]) -> Iterator[tuple[Tensor, Tensor]]:
     with readers():
-        others = set(active_children())
         with torch.device("cpu"):  # the loader would draw a seed on PyTorch's default device
             read = start_reading(loader)
-        processes = set(active_children()) - others
         try:
             for batch in read:
                 if isinstance(batch, SpikformerError):
                     raise batch
                 yield batch
         finally:
-            if shutdown := getattr(read, "_shutdown_workers", None):
+            if shutdown := getattr(read, "_shutdown_workers", None):  # other processes read
                 shutdown()  # PyTorch asks them to end, and waits for some seconds
-            for process in processes:
+            for process in getattr(read, "_workers", ()):
                 process.kill()  # one that is still starting would print a traceback: what it was to read is gone
