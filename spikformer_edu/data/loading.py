@@ -1,6 +1,8 @@
 """The batches of an epoch, read by this process or by others; the same whoever reads them."""
 
+from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -9,6 +11,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ..errors import SpikformerError
 from .base import Split
 from .workers import outlive_signals, readers, share, start_reading
+
+AHEAD = 4  # steps that may wait on a GPU for their turn: it never waits for the next one, and few batches need room
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor] | SpikformerError]):
@@ -26,13 +30,19 @@ class _Batches(Dataset[tuple[Tensor, Tensor] | SpikformerError]):
         number += self.start
         generator = generator_for(self.seed, self.epoch, number) if self.augment else None
         try:
-            with torch.device("cpu"):  # even if PyTorch's default is another
+            with on_cpu():
                 batch = self.split.fetch(self.batches[number], generator)
             if get_worker_info() is not None:
                 share(batch)
         except SpikformerError as error:
             return error  # raised in a worker process it would be wrapped in that worker's traceback
         return batch
+
+
+def on_cpu() -> AbstractContextManager[object]:
+    """New tensors are made on the CPU inside the block, whatever PyTorch's default device is."""
+    # The context of a device looks at every call of PyTorch, which takes longer than many a small one: only if need be.
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 def generator_for(*numbers: int) -> torch.Generator:
@@ -92,9 +102,43 @@ def batches(
     return _unwrapped(loader)
 
 
+def ahead(read: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches, on a device. On a GPU each is made while the GPU still computes the steps before it.
+
+    Args:
+        read: the batches, from ``batches``.
+        device: the device that computes, on its current stream.
+    """
+    if device.type != "cuda":
+        for inputs, targets in read:
+            yield inputs.to(device), targets.to(device)
+        return
+    main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    side.wait_stream(main)
+    begun: deque[torch.cuda.Event] = deque()
+
+    def make() -> tuple[tuple[Tensor, ...], torch.cuda.Event] | None:
+        with torch.cuda.stream(side):
+            batch = next(read, None)  # a split on the GPU is augmented here, on the side stream
+            if batch is None:
+                return None
+            return tuple(tensor.to(device, non_blocking=True) for tensor in batch), side.record_event()
+
+    following = make()
+    while following is not None:
+        ((inputs, targets), made), following = following, make()
+        main.wait_event(made)
+        for tensor in (inputs, targets):
+            tensor.record_stream(main)  # made on the side stream: its memory is not free before main has used it
+        yield inputs, targets
+        begun.append(main.record_event(torch.cuda.Event(blocking=True)))
+        if len(begun) > AHEAD:
+            begun.popleft().synchronize()
+
+
 def _unwrapped(loader: DataLoader[tuple[Tensor, Tensor] | SpikformerError]) -> Iterator[tuple[Tensor, Tensor]]:
     with readers():
-        with torch.device("cpu"):  # the loader would draw a seed on PyTorch's default device
+        with on_cpu():  # the loader draws a seed
             read = start_reading(loader)
         try:
             for batch in read:
