@@ -115,7 +115,7 @@ def test_variants_of_ours_are_one_network():
     logits = {}
     for name in ("ours", "snntorch", "ours+channels_last"):
         step = peers.Step(name, toy(), "fp32", CPU)
-        logits[name] = step.forward().detach()
+        logits[name] = step.forward(step.inputs).detach()
     assert logits["ours"].shape == (2, 10) and logits["ours"].std() > 0
     assert torch.equal(logits["ours"], logits["snntorch"])
     assert torch.allclose(logits["ours"], logits["ours+channels_last"], atol=1e-2)
@@ -152,7 +152,7 @@ def test_spikingjelly_starts_every_step_afresh():
     pytest.importorskip("spikingjelly.activation_based.model.spikformer")
     step = peers.Step("spikingjelly", toy(), "fp32", CPU)
     step.model.eval()
-    assert torch.equal(step.forward(), step.forward())
+    assert torch.equal(step.forward(step.inputs), step.forward(step.inputs))
 
 
 def test_what_cannot_run_says_why():
@@ -247,7 +247,9 @@ def test_peers_take_turns(monkeypatch):
     log, clock = [], Clock(monkeypatch)
 
     class Fake:
-        def __init__(self, name, *_):
+        warmup = 1
+
+        def __init__(self, name, *_, **__):
             self.name = name
 
         def train(self):
