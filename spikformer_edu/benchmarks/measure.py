@@ -274,7 +274,7 @@ def measure(
             try:
                 counted = count(name, case, precision, device)
                 if error := trials[name]():
-                    raise RuntimeError(error)
+                    raise Unavailable(error)
                 peak = peak_memory(name, case, precision, device) if memory else {}
                 gc.collect()  # the network that was counted
                 before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0

@@ -92,8 +92,6 @@ def epochs_in(minutes: float, recipe: Recipe, context: DistributedContext, split
     epoch = steps * step_seconds(recipe, context, splits, options)
     epochs = context.broadcast(int(60 * minutes / epoch) - recipe.cooldown_epochs)
     if epochs < 1:
-        least = (1 + recipe.cooldown_epochs) * epoch / 60
-        raise SpikformerError(
-            f"minutes={minutes:g}: an epoch takes {epoch / 60:.2g} minutes here, give over {least:.2g}"
-        )
+        least = 1.1 * (1 + recipe.cooldown_epochs) * epoch / 60
+        raise SpikformerError(f"minutes={minutes:.2g}: an epoch takes {epoch / 60:.2g} here, give at least {least:.2g}")
     return epochs
