@@ -19,6 +19,7 @@ from .training.run_folder import (
     common_folder,
     has_config,
     let_go,
+    settle,
     summary,
 )
 from .training.signals import ignoring_sigterm
@@ -61,15 +62,24 @@ def main(options: Options) -> None:
             if options.resume:
                 choose_folder(recipe, options.out, options.resume)
             if context.rank == 0:
-                asked = {"activation_checkpointing": how.activation_checkpointing, "compile": how.compile}
-                print(describe_plan(recipe, context, plan(recipe, context, how.data_dir, **asked)))
+                p = plan(
+                    recipe,
+                    context,
+                    how.data_dir,
+                    activation_checkpointing=how.activation_checkpointing,
+                    compile=how.compile,
+                    cuda_graph=how.cuda_graph,
+                )
+                print(describe_plan(recipe, context, p))
             return
         folder = common_folder(recipe, options.out, options.resume, context)
         if options.figures:
             check_figures(folder / "figures")
+        recipe = settle(recipe, folder, context.device)
         if context.rank == 0:
             data = local_info(recipe.dataset, options.data_dir).label
-            print(f"{recipe.model} on {data}, {recipe.epochs} epochs on {context.device}, into {folder}", flush=True)
+            where = f"on {context.device} in {recipe.precision}"
+            print(f"{recipe.model} on {data}, {recipe.epochs} epochs {where}, into {folder}", flush=True)
             if recipe.warmup_epochs >= recipe.epochs:
                 warnings.warn(
                     f"the learning rate only climbs: {recipe.warmup_epochs} warm-up epochs of {recipe.epochs} in all;"

@@ -643,7 +643,8 @@ def test_a_setting_that_was_not_asked_for_is_no_offence(recipe):
 def test_a_recipe_takes_a_path_and_the_log_holds_it(finished, tmp_path):
     recipe = replace(TINY, epochs=1, init_from=finished[0])
     train(recipe, tmp_path, CPU)
-    assert load_run(tmp_path).recipe == recipe and recipe.init_from == str(finished[0])
+    assert load_run(tmp_path).recipe == replace(recipe, precision="fp32")  # chosen for the CPU
+    assert recipe.init_from == str(finished[0])
 
 
 @pytest.mark.slow

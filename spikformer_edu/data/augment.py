@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import SpikformerError, nearest
 from .randaugment import OPERATIONS, rand_augment, warp
+from .transfer import per_channel, send
 
 Generator = torch.Generator
 
@@ -135,8 +136,8 @@ def augment_images(
 
 
 def _normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    scale = 1 / (255 * pixels.new_tensor(std, dtype=torch.float32).view(-1, 1, 1))
-    shift = 255 * pixels.new_tensor(mean, dtype=torch.float32).view(-1, 1, 1)
+    scale = 1 / (255 * per_channel(std, pixels.device))
+    shift = 255 * per_channel(mean, pixels.device)
     return pixels.float().sub_(shift).mul_(scale)
 
 
@@ -228,7 +229,7 @@ def _integer(generator: Generator) -> int:
 
 
 def _where(chosen: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    return torch.where(chosen.to(x.device, non_blocking=True).view(-1, 1, 1, 1), x, y)
+    return torch.where(send(chosen, x.device).view(-1, 1, 1, 1), x, y)
 
 
 def random_flip(x: Tensor, probability: float, generator: Generator) -> Tensor:
@@ -239,7 +240,8 @@ def random_flip(x: Tensor, probability: float, generator: Generator) -> Tensor:
 def random_crop(x: Tensor, padding: int, generator: Generator) -> Tensor:
     """A window of the image's own size cut from each padded image of ``[B, C, H, W]``."""
     batch, channels, height, width = x.shape
-    corner = torch.randint(2 * padding + 1, (2, batch, 1), generator=generator).to(x.device, non_blocking=True)
+    corner = torch.randint(2 * padding + 1, (2, batch, 1), generator=generator)
+    corner = send(corner, x.device)
     rows = (corner[0] + torch.arange(height, device=x.device)).view(batch, 1, height, 1)
     columns = (corner[1] + torch.arange(width, device=x.device)).view(batch, 1, 1, width)
     sample = torch.arange(batch, device=x.device).view(-1, 1, 1, 1)
@@ -267,11 +269,10 @@ def erase(
     fits = (tall < height) & (wide < width)
     top, left = (draws[2] * (height - tall + 1)).floor(), (draws[3] * (width - wide + 1)).floor()
     boxes = torch.stack([top, top + tall, left, left + wide], 2).long()  # [B, 10, 4]
-    first = fits.int().argmax(1)
-    for i in (chosen & fits.any(1)).nonzero().squeeze(1).tolist():
-        a, b, c, d = boxes[i, first[i]].tolist()
-        x[i, :, a:b, c:d] = 0
-    return x
+    first = boxes[torch.arange(batch), fits.int().argmax(1)]  # [B, 4]
+    box = send(first * (chosen & fits.any(1))[:, None], x.device).view(batch, 4, 1, 1, 1).unbind(1)  # empty: 0 to 0
+    row, column = torch.arange(height, device=x.device).view(-1, 1), torch.arange(width, device=x.device)
+    return x.masked_fill_((row >= box[0]) & (row < box[1]) & (column >= box[2]) & (column < box[3]), 0)
 
 
 PAPER: dict[str, Augment] = {

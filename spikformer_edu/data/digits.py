@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .augment import Augment, check_augment
 from .base import DatasetInfo, Split, Splits, digests
+from .transfer import send
 
 INFO = DatasetInfo(
     name="digits",
@@ -45,7 +46,7 @@ class Digits(Split):
         self.images, self.targets, self.device = images, targets, images.device
 
     def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        indices = indices.to(self.device, non_blocking=True)
+        indices = send(indices, self.device)
         pixels = render(self.images[indices], generator)
         return (pixels - INFO.mean[0]) / INFO.std[0], self.targets[indices]
 
@@ -72,7 +73,7 @@ def render(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         if generator is None:
             return torch.full((len(images),), (low + high) / 2, dtype=torch.float32, device=images.device)
         drawn = torch.empty(len(images), dtype=torch.float32).uniform_(low, high, generator=generator)
-        return drawn.to(images.device, non_blocking=True)
+        return send(drawn, images.device)
 
     angle, shear = draw(-0.15, 0.15), draw(-0.12, 0.12)
     wide, tall = MARGIN * draw(0.88, 1.12), MARGIN * draw(0.88, 1.12)

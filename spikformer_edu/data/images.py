@@ -13,6 +13,7 @@ from ..errors import SpikformerError
 from .augment import Augment, augment_images, uniform
 from .base import Absent, DatasetInfo, Split, Splits, digests, stratified_split
 from .files import PICTURES, listing
+from .transfer import send
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,7 +63,7 @@ class Images(Split):
         self.device = pixels.device
 
     def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        indices = indices.to(self.device, non_blocking=True)
+        indices = send(indices, self.device)
         images = augment_images(self.pixels[indices], self.augment, self.info.mean, self.info.std, generator)
         return images, self.targets[indices]
 

@@ -1,5 +1,6 @@
 """The batches of an epoch, read by this process or by others; the same whoever reads them."""
 
+from collections import deque
 from collections.abc import Iterator
 
 import torch
@@ -9,6 +10,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ..errors import SpikformerError
 from .base import Split
 from .workers import outlive_signals, readers, share, start_reading
+
+AHEAD = 4  # steps that may wait on a GPU for their turn: it never waits for the next one, and few batches need room
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor] | SpikformerError]):
@@ -90,6 +93,40 @@ def batches(
         generator=generator_for(seed, epoch),  # otherwise the loader would draw from the global one
     )
     return _unwrapped(loader)
+
+
+def ahead(read: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches, on a device. On a GPU each is made while the GPU still computes the steps before it.
+
+    Args:
+        read: the batches, from ``batches``.
+        device: the device that computes, on its current stream.
+    """
+    if device.type != "cuda":
+        for inputs, targets in read:
+            yield inputs.to(device), targets.to(device)
+        return
+    main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    side.wait_stream(main)
+    begun: deque[torch.cuda.Event] = deque()
+
+    def make() -> tuple[tuple[Tensor, ...], torch.cuda.Event] | None:
+        with torch.cuda.stream(side):
+            batch = next(read, None)  # a split on the GPU is augmented here, on the side stream
+            if batch is None:
+                return None
+            return tuple(tensor.to(device, non_blocking=True) for tensor in batch), side.record_event()
+
+    following = make()
+    while following is not None:
+        ((inputs, targets), made), following = following, make()
+        main.wait_event(made)
+        for tensor in (inputs, targets):
+            tensor.record_stream(main)  # made on the side stream: its memory is not free before main has used it
+        yield inputs, targets
+        begun.append(main.record_event(torch.cuda.Event(blocking=True)))
+        if len(begun) > AHEAD:
+            begun.popleft().synchronize()
 
 
 def _unwrapped(loader: DataLoader[tuple[Tensor, Tensor] | SpikformerError]) -> Iterator[tuple[Tensor, Tensor]]:

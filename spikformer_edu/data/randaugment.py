@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .transfer import per_channel, send
+
 Generator = torch.Generator
 
 
@@ -23,7 +25,7 @@ def warp(x: Tensor, matrix: list[Tensor], fill: Tensor | float = 0.0, mode: str 
     height, width = x.shape[-2:]
     a, b, c, d, e, f = matrix
     theta = torch.stack([a, b * height / width, 2 * c / width, d * width / height, e, 2 * f / height], 1).view(-1, 2, 3)
-    grid = F.affine_grid(theta.to(x.device, non_blocking=True), list(x.shape), align_corners=False)
+    grid = F.affine_grid(send(theta, x.device), list(x.shape), align_corners=False)
     return F.grid_sample(x.float() - fill, grid, mode=mode, padding_mode="zeros", align_corners=False) + fill
 
 
@@ -51,7 +53,7 @@ def rand_augment(
         ``[B, C, H, W]``, uint8.
     """
     names = OPERATIONS[operations]
-    fill = pixels.new_tensor([round(255 * m) for m in mean], dtype=torch.float32).view(-1, 1, 1)
+    fill = per_channel(tuple(float(round(255 * m)) for m in mean), pixels.device)
     pixels = pixels.clone()
     for _ in range(count):
         kind = torch.randint(2 * len(names), (len(pixels),), generator=generator)  # the upper half: unchanged
@@ -61,7 +63,7 @@ def rand_augment(
         for number, name in enumerate(names):
             chosen = (kind == number).nonzero().squeeze(1)
             if len(chosen):
-                here = chosen.to(pixels.device, non_blocking=True)
+                here = send(chosen, pixels.device)
                 pixels[here] = _OPERATION[name](pixels[here], level[chosen], sign[chosen], fill)
     return pixels
 
@@ -91,7 +93,7 @@ def _enhance(degenerate: Callable[[Tensor], Tensor]) -> Operation:
     """Away from, or towards, an image without colour, contrast, brightness or edges: factor 1 +- 0.9 level."""
 
     def apply(x: Tensor, level: Tensor, sign: Tensor, fill: Tensor) -> Tensor:
-        factor = (1 + 0.9 * level * sign).clamp_min(0.1).view(-1, 1, 1, 1).to(x.device, non_blocking=True)
+        factor = send((1 + 0.9 * level * sign).clamp_min(0.1).view(-1, 1, 1, 1), x.device)
         plain = degenerate(x).float()
         return (plain + factor * (x.float() - plain)).round_().clamp_(0, 255).byte()
 
@@ -100,7 +102,7 @@ def _enhance(degenerate: Callable[[Tensor], Tensor]) -> Operation:
 
 def _pixelwise(function: Callable[[Tensor, Tensor], Tensor]) -> Operation:
     def apply(x: Tensor, level: Tensor, sign: Tensor, fill: Tensor) -> Tensor:
-        return function(x.int(), level.view(-1, 1, 1, 1).to(x.device, non_blocking=True)).byte()
+        return function(x.int(), send(level.view(-1, 1, 1, 1), x.device)).byte()
 
     return apply
 

@@ -13,6 +13,7 @@ from .augment import Augment, augment_frames
 from .base import Split, digests
 from .cache import Arrays, Cache
 from .events import SENSOR, cut
+from .transfer import send
 
 
 class Frames(Split):
@@ -31,7 +32,7 @@ class Frames(Split):
         self.device = frames.device
 
     def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        indices = indices.to(self.device, non_blocking=True)
+        indices = send(indices, self.device)
         frames = self.frames[indices].float().transpose(0, 1)  # [T, B, 2, H, W]
         return augment_frames(frames, self.augment, generator), self.targets[indices]
 

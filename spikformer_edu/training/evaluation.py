@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ..data import DatasetInfo, Split, Splits, batches, load
 from ..data.files import data_folder
+from ..data.loading import ahead
 from ..eval_mode import evaluating
 from ..model import Spikformer
 from .checkpoint import Run
@@ -37,7 +38,13 @@ class Score:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Mixed precision for a forward pass; fp32 changes nothing."""
-    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
+    # Each weight is rounded once in a pass anyway. A CUDA graph must do it in every step, not find it done.
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32", cache_enabled=False)
+
+
+def dtype_of_sums(device: torch.device) -> torch.dtype:
+    """The dtype for sums over many samples: Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def load_splits(recipe: Recipe, data_dir: Path | None = None) -> Splits:
@@ -126,13 +133,14 @@ def evaluate(
         batch_size: number of samples in a batch of one process.
         precision: fp32, or bf16 or fp16 for automatic mixed precision.
     """
-    loss, correct = 0.0, 0
+    sums = torch.zeros(2, dtype=dtype_of_sums(context.device), device=context.device)  # read once, at the end
     with evaluating(model):
-        for inputs, targets in batches(split, batch_size, rank=context.rank, world=context.world):
-            targets = targets.to(context.device)
+        read = batches(split, batch_size, rank=context.rank, world=context.world)
+        for inputs, targets in ahead(read, context.device):
             with autocast(context.device, precision):
-                logits = model(inputs.to(context.device))
-            loss += F.cross_entropy(logits.float(), targets, reduction="sum").item()
-            correct += int((logits.argmax(1) == targets).sum())
+                logits = model(inputs)
+            sums[0] += F.cross_entropy(logits.float(), targets, reduction="sum")
+            sums[1] += (logits.argmax(1) == targets).sum()
+    loss, correct = sums.tolist()
     total, right = context.all_reduce_sum(loss, correct)
     return Score(total / len(split), int(right), len(split))

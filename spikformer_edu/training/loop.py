@@ -4,8 +4,11 @@ import copy
 import math
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +20,25 @@ from tqdm import tqdm
 
 from ..atomic import expand, write_csv, write_file, write_json
 from ..data import Splits, batches, mixup_cutmix
-from ..data.loading import generator_for
+from ..data.loading import ahead, generator_for
 from ..data.workers import ReadersError, readers
-from ..errors import SpikformerError
+from ..errors import SpikformerError, nearest
 from ..model import Spikformer
 from .checkpoint import describe, load_weights, start_from, write_weights
+from .cuda_graph import CaptureError, GraphedStep
 from .data_record import describe_data
 from .distributed import DistributedContext, lost_peers, sync_batch_norm
-from .evaluation import Score, autocast, check_readable, evaluate, load_splits
+from .evaluation import Score, autocast, check_readable, dtype_of_sums, evaluate, load_splits
 from .memory import checkpoint_blocks, enough_memory, peak_memory
 from .monitor import Rates, firing_warning, gradient_norms, open_tensorboard
 from .recipe import Recipe, check_recipe, learning_rate
-from .run_folder import check_same_data, check_same_recipe, how_to_go_on
+from .run_folder import check_same_data, check_same_recipe, how_to_go_on, settle
 from .signals import Asked, Stopping
+
+# On a GPU, where Python runs ahead of the device: steps from one look at the losses to the next, and from one step
+# whose firing rates are counted to the next. Both stop or slow the device. A CPU has done its step when Python goes on.
+READ_EVERY, WATCH_EVERY = 50, 400
+CUDA_GRAPH = ("auto", "on", "off")
 
 
 @dataclass
@@ -77,10 +86,14 @@ class RunOptions:
     """Number of processes that read data, for each one that computes; 0: it reads itself. Never changes the result."""
     compile: bool = False
     """Compile the network with torch.compile: slow to start, then faster on a GPU."""
+    cuda_graph: str = "auto"
+    """Record a training step once and start it as a whole: auto (where a GPU can), on (or say why not), off."""
     activation_checkpointing: bool = False
     """Save memory: keep only the input of each block, and compute the block again in the backward pass."""
+    checkpoint_every: int = 1
+    """Write weights, log and what --resume needs after every so many epochs, and whenever the run ends or stops."""
     keep: int = 0
-    """Also keep the weights of this many last epochs, as epoch-NNN.safetensors."""
+    """Also keep the weights of this many last epochs that were written, as epoch-NNN.safetensors."""
     tensorboard: bool = False
     """Write the log for TensorBoard as well."""
 
@@ -88,6 +101,42 @@ class RunOptions:
         for name in ("workers", "keep"):
             if getattr(self, name) < 0:
                 raise SpikformerError(f"{name}={getattr(self, name)}: give 0 or more")
+        if self.checkpoint_every < 1:
+            raise SpikformerError(f"checkpoint_every={self.checkpoint_every}: give at least 1")
+        if self.cuda_graph not in CUDA_GRAPH:
+            raise SpikformerError(f"unknown cuda_graph {self.cuda_graph!r}: {nearest(self.cuda_graph, CUDA_GRAPH)}")
+
+
+def why_no_graph(recipe: Recipe, context: DistributedContext, options: RunOptions) -> str | None:
+    """Why a training step is not a CUDA graph; None if it is one.
+
+    Args:
+        recipe: the recipe of the run, with its precision settled.
+        context: device and processes of the run.
+        options: how the run is computed.
+
+    Raises:
+        SpikformerError: it was asked for, and cannot be.
+    """
+    if options.cuda_graph == "off":
+        return "--cuda-graph off"
+    if context.device.type != "cuda":
+        reason = f"the device is {context.device.type}, no CUDA GPU"
+    elif torch.cuda.get_device_capability(context.device) < (7, 0):
+        reason = "the GPU is older than compute capability 7.0"
+    elif context.world > 1:
+        reason = f"{context.world} processes train together"
+    elif recipe.precision == "fp16":
+        reason = "with fp16 the scale of the loss changes from step to step"
+    elif options.compile:
+        reason = "--compile starts its kernels itself"
+    elif options.activation_checkpointing:
+        reason = "--activation-checkpointing looks at random states in a step"
+    else:
+        return None
+    if options.cuda_graph == "on":
+        raise SpikformerError(f"--cuda-graph on: {reason}; leave it out")
+    return reason
 
 
 def train(recipe: Recipe, folder: Path, context: DistributedContext, options: RunOptions | None = None) -> Score:
@@ -104,12 +153,15 @@ def train(recipe: Recipe, folder: Path, context: DistributedContext, options: Ru
 
     Raises:
         SpikformerError: a setting would do nothing, the data are absent, the folder cannot be written or holds another
-            run, the batch does not divide among processes and parts, memory runs out, or the loss is not finite (the
-            line names the step and the last good checkpoint).
+            run, the batch does not divide among processes and parts, there can be no CUDA graph and one is asked for,
+            memory runs out, or the loss is not finite (the line names the step and the last good checkpoint).
     """
     options, folder = options or RunOptions(), expand(folder)
     check_recipe(recipe)
+    recipe = settle(recipe, folder, context.device)
     remedy = "" if options.activation_checkpointing else "--activation-checkpointing, or "
+    if why_no_graph(recipe, context, options) is None:
+        remedy = f"--cuda-graph off, or {remedy}"
     with Stopping() as stop:
         try:
             with stop.at_once():
@@ -158,8 +210,10 @@ class Trainer:
         options: RunOptions,
         stop: Stopping | None = None,
     ):
+        recipe = settle(recipe, folder, context.device)
         self.recipe, self.folder, self.context, self.splits, self.options = recipe, folder, context, splits, options
         self.stop = stop or Stopping()
+        gpu = context.device.type == "cuda"
         parts = context.world * recipe.grad_accum_steps
         if recipe.batch_size % parts:
             raise SpikformerError(
@@ -184,18 +238,30 @@ class Trainer:
             sync_batch_norm(self.model)
         self.average = copy.deepcopy(self.model).eval() if recipe.ema_decay else None
         groups = parameter_groups(self.model, recipe.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.warmup_lr, fused=True)
+        # A number is part of a CUDA graph and would stay as it was; a tensor is read anew in every step.
+        self.lr = torch.tensor(recipe.warmup_lr, dtype=torch.float32, device=context.device) if gpu else None
+        lr = recipe.warmup_lr if self.lr is None else self.lr
+        self.optimizer = torch.optim.AdamW(groups, lr=lr, fused=True, capturable=gpu)
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=recipe.precision == "fp16")
         if options.activation_checkpointing:
             checkpoint_blocks(self.model)
         self.parallel = DistributedDataParallel(self.model) if context.world > 1 else self.model
         self.compiled = torch.compile(self.parallel, dynamic=False) if options.compile else self.parallel
+        self.graphed = None
+        if why_no_graph(recipe, context, options) is None:
+            self.graphed = GraphedStep(partial(self.work, self.parallel))
         self.board = None
         if options.tensorboard and context.rank == 0:
             self.board = open_tensorboard(folder)
             self.board.add_text("data", splits.info.label)
-        self.progress, self.rates = Progress(), Rates(self.model)
+        self.progress = Progress()
+        self.rates = Rates(self.model, every=WATCH_EVERY) if gpu else Rates(self.model)
         self.steps = max(1, len(splits.train) // recipe.batch_size)  # an epoch
+        # What ``work`` told of the last steps, on the device, and the number of samples of each of these steps.
+        self.told = torch.zeros(READ_EVERY if gpu else 1, 3, dtype=dtype_of_sums(context.device), device=context.device)
+        self.unread: list[int] = []
+        self.gradients: dict[str, Tensor] = {}  # of the last step; after one in a graph, p.grad may be an older one
+        self.unwritten: dict[str, dict[str, Tensor]] = {}  # file -> weights of an epoch that it will hold
 
     @property
     def measured(self) -> Spikformer:
@@ -243,44 +309,94 @@ class Trainer:
         )
         title, hidden = f"epoch {progress.epoch + 1}", True if context.rank else None  # None: shown on a terminal only
         started, stop = time.perf_counter(), False
-        with tqdm(loader, title, self.steps, initial=progress.batch, leave=False, disable=hidden) as bar:
+        made = ahead(loader, context.device)
+        with tqdm(made, title, self.steps, initial=progress.batch, leave=False, disable=hidden) as bar:
             for inputs, targets in bar:
-                self.step(inputs.to(context.device), targets.to(context.device))
-                bar.set_postfix(loss=f"{progress.loss / progress.seen:.3f}")
+                self.step(inputs, targets)
+                if not self.unread:  # just read: the device has nothing left to do
+                    bar.set_postfix(loss=f"{progress.loss / progress.seen:.3f}")
                 if progress.batch == self.steps:
-                    progress.gradients = gradient_norms(self.model)
-                if stop := context.any_rank(self.stop.asked):
+                    progress.gradients = gradient_norms(self.gradients)
+                if context.world == 1 or not self.unread:  # to ask other processes is to wait for them
+                    stop = context.any_rank(self.stop.asked)
+                if stop:
                     break
+        self.read()
         progress.seconds += time.perf_counter() - started
         if progress.batch == self.steps and not stop:
             self.finish_epoch()
-        self.save(self.together())
-        if context.any_rank(
-            self.stop.asked
-        ):  # all wait here until the first has saved: a job ends with its first process
-            raise Asked
+        last = progress.epoch == recipe.epochs + recipe.cooldown_epochs
+        due = progress.batch == 0 and (last or progress.epoch % self.options.checkpoint_every == 0)
+        if due or context.any_rank(self.stop.asked):
+            self.save(self.together())
+            if context.any_rank(self.stop.asked):  # all wait here until the first has saved: a job ends with it
+                raise Asked
 
     def step(self, inputs: Tensor, targets: Tensor) -> None:
-        """One optimizer step on a batch."""
+        """One optimizer step on a batch. On a GPU it waits for nothing, but that every fiftieth reads the losses.
+
+        Args:
+            inputs: images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]``, on the device.
+            targets: labels ``[B]``, on the device.
+
+        Raises:
+            SpikformerError: a loss was not finite.
+        """
         recipe, progress = self.recipe, self.progress
-        lr = learning_rate(recipe, progress.epoch + progress.batch / self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        labels = targets
+        self.set_lr(learning_rate(recipe, progress.epoch + progress.batch / self.steps))
         if recipe.mixes(progress.epoch):
             random = generator_for(recipe.seed, progress.epoch, progress.batch, self.context.rank)
             a = recipe.augment
             inputs, targets = mixup_cutmix(
                 inputs, targets, self.network.num_classes, a.mixup, a.cutmix, random, a.mix_probability
             )
-            labels = targets.argmax(1)  # accuracy takes the label with the larger share
-        watched = self.rates.step()
-        network = self.parallel if watched else self.compiled  # compiled code sees no hooks
+        if self.rates.step():  # watched: neither compiled code nor a CUDA graph sees hooks
+            told, self.gradients = self.work(self.parallel, inputs, targets)
+        elif self.graphed is not None:
+            told, self.gradients = self.replay(self.graphed, inputs, targets)
+        else:
+            told, self.gradients = self.work(self.compiled, inputs, targets)
+        self.told[len(self.unread)].copy_(told)
+        self.unread.append(len(targets))
+        progress.batch += 1
+        if len(self.unread) == len(self.told) or progress.batch == self.steps:
+            self.read()
+
+    def replay(self, graphed: GraphedStep, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """``work`` as a CUDA graph; one that was not asked for, and cannot be, is given up."""
+        try:
+            return graphed(inputs, targets)
+        except CaptureError as error:
+            if self.options.cuda_graph == "on":
+                raise
+            warnings.warn(f"{error}; this run goes on without one", stacklevel=1)
+            self.graphed = None
+            return self.work(self.parallel, inputs, targets)
+
+    def work(
+        self, network: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the device does in a step: forward and backward pass, optimizer, running mean of the weights.
+
+        Nothing here waits for the device, so all of it can be a CUDA graph.
+
+        Args:
+            network: the network, or what compiles or wraps it.
+            inputs: images or frames.
+            targets: labels ``[B]``, or shares of all classes ``[B, K]`` after mixup.
+
+        Returns:
+            The loss, the number of correct answers, and 0 (NaN for an input with NaN or inf), as one tensor; and the
+            gradients, by the name of the parameter.
+        """
+        recipe, parallel = self.recipe, self.parallel
         self.optimizer.zero_grad(set_to_none=True)
+        labels = targets if targets.dim() == 1 else targets.argmax(1)  # accuracy takes the label with the larger share
         together = min(recipe.batch_size, len(self.splits.train))  # samples in all processes, whose shares may differ
         number_of_parts = min(recipe.grad_accum_steps, together // self.context.world)  # the same in each of them
         parts = zip(*(x.tensor_split(number_of_parts, dim) for x, dim in ((inputs, -4), (targets, 0))), strict=True)
-        outputs, loss, parallel = [], 0.0, self.parallel
+        told = torch.zeros_like(self.told[0])
+        answers = []
         for number, (x, y) in enumerate(parts, 1):
             last = number == number_of_parts  # gradients are summed over the processes only once
             with nullcontext() if last or not isinstance(parallel, DistributedDataParallel) else parallel.no_sync():
@@ -289,24 +405,50 @@ class Trainer:
                 part = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
                 # All samples have the same weight, in every part and process; DDP averages gradients over processes.
                 self.scaler.scale(part * (len(y) * self.context.world / together)).backward()
-            loss += part.item() * len(y) / len(targets)
-            outputs.append(logits.detach())
-        if not math.isfinite(loss):
-            good = self.folder / "resume.pt"
-            where = f"epoch {progress.epoch + 1}, step {progress.batch + 1}, learning rate {lr:.2g}"
-            elsewhere, checkpoint = (" in another --out", str(good)) if good.exists() else ("", "none yet")
-            raise SpikformerError(
-                f"loss is {loss} in {where}: start again{elsewhere} with a lower --lr or more --warmup-epochs; "
-                f"last good checkpoint: {checkpoint}"
-            )
+            told[0] += part.detach().to(told.dtype) * len(y) / len(targets)
+            answers.append(logits.detach().argmax(1))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
             decay_towards(self.average, self.model, recipe.ema_decay)
-        progress.batch += 1
-        progress.seen += len(labels)
-        progress.loss += loss * len(labels)
-        progress.correct += int((torch.cat(outputs).argmax(1) == labels).sum())
+        told[1] = (torch.cat(answers) == labels).sum()
+        told[2] = 0 * inputs.sum()
+        return told, {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of the next step, without waiting for the device."""
+        if self.lr is not None:
+            self.lr.fill_(lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr if self.lr is None else self.lr
+
+    def read(self) -> None:
+        """Wait for the device, and add up what the steps since the last call have told.
+
+        Raises:
+            SpikformerError: the loss or the input of a step was not finite; the line names the first one.
+        """
+        progress = self.progress
+        first = progress.batch - len(self.unread)
+        told = self.told[: len(self.unread)].tolist()
+        for batch, samples, (loss, correct, clean) in zip(range(first, progress.batch), self.unread, told, strict=True):
+            if not (math.isfinite(loss) and math.isfinite(clean)):
+                self.refuse(batch, loss if math.isfinite(clean) else None)
+            progress.loss += loss * samples
+            progress.correct += int(correct)
+            progress.seen += samples
+        self.unread.clear()
+
+    def refuse(self, batch: int, loss: float | None) -> None:
+        """End the run because of a step in this epoch: its loss, or with None its input, was not finite."""
+        progress, good = self.progress, self.folder / "resume.pt"
+        lr = learning_rate(self.recipe, progress.epoch + batch / self.steps)
+        where = f"epoch {progress.epoch + 1}, step {batch + 1}, learning rate {lr:.2g}"
+        elsewhere, checkpoint = (" in another --out", str(good)) if good.exists() else ("", "none yet")
+        what, remedy = f"loss is {loss}", f"start again{elsewhere} with a lower --lr or more --warmup-epochs"
+        if loss is None:
+            what, remedy = "input holds NaN or inf", "check the data and their normalisation"
+        raise SpikformerError(f"{what} in {where}: {remedy}; last good checkpoint: {checkpoint}")
 
     def finish_epoch(self) -> None:
         """Validate, keep the weights, write the epoch's row, and reset the counts for the next epoch."""
@@ -326,7 +468,7 @@ class Trainer:
         rates = self.rates.pop(context.all_reduce_mean)
         row |= {
             "rate": sum(rate for rate, _ in rates.values()) / len(rates),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": learning_rate(self.recipe, progress.epoch + (self.steps - 1) / self.steps),  # of the last step
             "images_per_s": whole.seen / progress.seconds,
             "seconds": progress.seconds,
             "peak_memory_gib": peak_memory(context.device) / 2**30,
@@ -343,15 +485,8 @@ class Trainer:
             progress.best_epoch, progress.best_val_loss = progress.epoch, row.get("val_loss", math.inf)
         if context.rank:
             return
-        if best:
-            write_weights(self.folder / "best.safetensors", self.measured.state_dict())
-        write_weights(self.folder / "last.safetensors", self.measured.state_dict())
-        if self.options.keep:
-            write_weights(self.folder / f"epoch-{progress.epoch:03}.safetensors", self.measured.state_dict())
-            kept = self.folder.glob("epoch-*.safetensors")
-            for old in sorted(kept, key=lambda file: (len(file.name), file.name))[: -self.options.keep]:
-                old.unlink()  # 999 comes before 1000
-        self.write_log()
+        weights = {name: tensor.detach().clone() for name, tensor in self.measured.state_dict().items()}
+        self.unwritten |= {"last": weights, "best": weights} if best else {"last": weights}
         if self.board is not None:
             for name, value in row.items():
                 self.board.add_scalar(name, value, progress.epoch)
@@ -361,6 +496,21 @@ class Trainer:
         print(f"epoch {progress.epoch:>3}  {figures}  {row['images_per_s']:.0f} images/s", flush=True)
         if warning := firing_warning(rates):
             print(f"warning: {warning}", file=sys.stderr)
+
+    def write_weights(self) -> None:
+        """Write the weights and the rows of the epochs that ended since the last call.
+
+        Until then they are kept on the device: the best epoch may not be the last one.
+        """
+        for name in sorted(self.unwritten):  # the best ones first
+            write_weights(self.folder / f"{name}.safetensors", self.unwritten[name])
+        if self.options.keep:
+            write_weights(self.folder / f"epoch-{self.progress.epoch:03}.safetensors", self.unwritten["last"])
+            kept = self.folder.glob("epoch-*.safetensors")
+            for old in sorted(kept, key=lambda file: (len(file.name), file.name))[: -self.options.keep]:
+                old.unlink()  # 999 comes before 1000
+        self.unwritten = {}
+        self.write_log()
 
     def write_log(self) -> None:
         """Write metrics.csv: a row an epoch."""
@@ -373,13 +523,18 @@ class Trainer:
         return replace(self.progress, loss=loss, correct=int(correct), seen=int(seen))
 
     def save(self, progress: Progress) -> None:
-        """Write all that is needed to go on from here; process 0 does so for all."""
+        """Write what the last epochs left, and all that is needed to go on from here; process 0 does so for all."""
         if self.context.rank:
             return
+        if self.unwritten:
+            self.write_weights()
+        optimizer = self.optimizer.state_dict()
+        for group in optimizer["param_groups"]:
+            group["lr"] = float(group["lr"])  # a tensor on a GPU
         state = {
             "model": self.model.state_dict(),
             "average": self.average and self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "scaler": self.scaler.state_dict(),
             "rates": self.rates.state_dict(),
             "progress": asdict(progress),
@@ -401,6 +556,8 @@ class Trainer:
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
+            for group in self.optimizer.param_groups:  # the run may have been on a CPU, or on a GPU
+                group |= {"lr": group["lr"] if self.lr is None else self.lr, "capturable": self.lr is not None}
             self.scaler.load_state_dict(state["scaler"])
             self.rates.load_state_dict(state["rates"])
             self.progress = Progress(**state["progress"])

@@ -140,11 +140,14 @@ def open_tensorboard(folder: Path) -> "SummaryWriter":
     return SummaryWriter(folder / "tensorboard")
 
 
-def gradient_norms(model: nn.Module) -> dict[str, float]:
-    """Norm of the gradient of the last step, by part: a stage of the SPS, half a block, the head."""
+def gradient_norms(gradients: dict[str, Tensor]) -> dict[str, float]:
+    """Norm of the gradient of a step, by part: a stage of the SPS, half a block, the head.
+
+    Args:
+        gradients: the gradients, by the name of the parameter.
+    """
     squares: dict[str, Tensor] = {}
-    for name, p in model.named_parameters():
+    for name, gradient in gradients.items():
         part = ".".join(name.split(".")[: {"sps": 2, "blocks": 3}.get(name.split(".")[0], 1)])
-        if p.grad is not None:
-            squares[part] = squares.get(part, 0) + p.grad.float().square().sum()
+        squares[part] = squares.get(part, 0) + gradient.float().square().sum()
     return {part: float(square.sqrt()) for part, square in squares.items()}

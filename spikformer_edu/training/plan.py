@@ -18,9 +18,10 @@ from ..provenance import provenance
 from .checkpoint import start_from
 from .distributed import DistributedContext
 from .evaluation import autocast, check_readable, load_splits
-from .loop import parameter_groups
+from .loop import RunOptions, parameter_groups, why_no_graph
 from .memory import checkpoint_blocks, enough_memory
 from .recipe import DEVIATIONS, Recipe, check_recipe, recipe_for
+from .run_folder import settle
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Plan:
         hours: duration of the whole run in one process at that speed, without reading data.
         activation_checkpointing: whether the run uses activation checkpointing.
         compile: whether the run compiles the network.
+        precision: precision that the run computes in.
+        no_graph: why a step of the run is not a CUDA graph; None if it is one.
     """
 
     data: str
@@ -67,6 +70,8 @@ class Plan:
     hours: float
     activation_checkpointing: bool = False
     compile: bool = False
+    precision: str = "fp32"
+    no_graph: str | None = None
 
 
 def plan(
@@ -76,6 +81,7 @@ def plan(
     step_images: int = 2,
     activation_checkpointing: bool = False,
     compile: bool = False,
+    cuda_graph: str = "auto",
 ) -> Plan:
     """Count and measure, on images of the data set if they are on this machine, else on random images.
 
@@ -86,12 +92,16 @@ def plan(
         step_images: number of images in the measured step.
         activation_checkpointing: keep only the input of each block, as in ``RunOptions``.
         compile: compile the network, as in ``RunOptions``; compiled code may keep less than is estimated here.
+        cuda_graph: make a step a CUDA graph, as in ``RunOptions``; the step that is measured here is none.
 
     Raises:
-        SpikformerError: a setting would do nothing, the number of training images is not known, not enough memory, or
-            weights that do not fit.
+        SpikformerError: a setting would do nothing, the number of training images is not known, not enough memory,
+            weights that do not fit, or a CUDA graph is asked for where there can be none.
     """
     check_recipe(recipe)
+    recipe = settle(recipe, None, context.device)
+    options = RunOptions(compile=compile, cuda_graph=cuda_graph, activation_checkpointing=activation_checkpointing)
+    no_graph = why_no_graph(recipe, context, options)
     facts, source = info(recipe.dataset), "random images"
     known, inputs, images = facts.samples.get("train"), None, None
     if count(recipe.dataset, data_dir):
@@ -177,6 +187,8 @@ def plan(
         total * recipe.batch_size * median / step_images / 3600,
         activation_checkpointing,
         compile,
+        recipe.precision,
+        no_graph,
     )
 
 
@@ -248,6 +260,8 @@ def describe_plan(recipe: Recipe, context: DistributedContext, p: Plan) -> str:
         f" x {per_process // recipe.grad_accum_steps}",
         f"  optimizer steps      {p.steps:,} an epoch, {p.total_steps:,} in all",
         f"  highest lr           {p.lr:.3g} = {recipe.lr:.3g} x sqrt({recipe.batch_size} / {recipe.lr_batch_size})",
+        f"  precision            {p.precision}" + (", chosen for this device" if recipe.precision == "auto" else ""),
+        f"  CUDA graph           {'yes' if p.no_graph is None else f'no: {p.no_graph}'}",
         f"  operations           {p.flops / 1e9:.2f} GFLOP an image (forward and backward),"
         f" {p.flops * p.total_steps * recipe.batch_size / 1e15:,.4g} PFLOP in all",
         f"  memory a process     about {p.bytes / 2**30:.2f} GiB (estimate: weights, gradients, AdamW,"

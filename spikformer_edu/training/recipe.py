@@ -54,8 +54,8 @@ class Recipe:
     """AdamW weight decay of matrices and kernels; biases and norms have none."""
     label_smoothing: float = 0.1
     """Probability mass taken from the label and spread over all classes."""
-    precision: str = "fp32"
-    """fp32, or bf16 or fp16 for automatic mixed precision."""
+    precision: str = "auto"
+    """fp32, or bf16 or fp16 for automatic mixed precision; auto: bf16 or fp16 as the GPU has it, fp32 on a CPU."""
     sync_bn: bool = False
     """Take the statistics of batch norms over all processes instead of in each."""
     ema_decay: float = 0.0
@@ -90,8 +90,9 @@ class Recipe:
             raise SpikformerError(f"label_smoothing={self.label_smoothing}: give a share from 0 to below 1")
         if not 0 <= self.weight_decay < math.inf:
             raise SpikformerError(f"weight_decay={self.weight_decay}: give a finite number, 0 or more")
-        if self.precision not in PRECISIONS:
-            raise SpikformerError(f"unknown precision {self.precision!r}: {nearest(self.precision, PRECISIONS)}")
+        if self.precision not in ("auto", *PRECISIONS):
+            known = ("auto", *PRECISIONS)
+            raise SpikformerError(f"unknown precision {self.precision!r}: {nearest(self.precision, known)}")
         if not 0 <= self.ema_decay < 1:
             raise SpikformerError(f"ema_decay={self.ema_decay}: give a decay from 0 to below 1")
 
@@ -124,6 +125,21 @@ class Recipe:
         """
         a = self.augment
         return bool(a.mixup or a.cutmix) and (a.mix_epochs is None or epoch < a.mix_epochs)
+
+
+def precision_for(device: torch.device) -> str:
+    """What ``precision="auto"`` stands for on a device.
+
+    bf16 on GPUs that multiply it fast (compute capability 8.0), fp16 on those that multiply only that fast (7.0, such
+    as a T4), fp32 elsewhere.
+
+    Args:
+        device: the device that computes.
+    """
+    if device.type != "cuda":
+        return "fp32"
+    capability = torch.cuda.get_device_capability(device)
+    return "bf16" if capability >= (8, 0) else "fp16" if capability >= (7, 0) else "fp32"
 
 
 # The settings of the official code, except where a comment says that they are ours.
@@ -280,7 +296,7 @@ DEVIATIONS: dict[str, tuple[str, ...]] = {
         "it grows with the square root of the batch size; the official code leaves it as it is",
         "the convolution of a still image is done once, not T times; the statistics of its norm are those of T copies",
         "layers that the official code builds and never calls are not built",
-        "mixed precision is an option (bf16, fp16); the official code always trains at fp16",
+        "the precision is what the device computes fast (bf16, fp16 or fp32); the official code always trains at fp16",
         "order and augmentation depend on (seed, epoch, batch) alone",
         "the test set is measured once, at the end; the official code reports the best epoch on it",
     ),

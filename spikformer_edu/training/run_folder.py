@@ -6,16 +6,18 @@ import math
 import os
 import shlex
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..errors import SpikformerError
 from .checkpoint import read_config
 from .data_record import DataRecord, difference
 from .distributed import DistributedContext
 from .evaluation import Score
-from .recipe import Recipe
+from .recipe import Recipe, precision_for
 
 LOCK = ".lock"  # in a run folder while a process trains into it; a killed one leaves the file behind, but no lock
 
@@ -192,8 +194,23 @@ def let_go(folder: Path, new: bool) -> None:
                 empty.rmdir()
 
 
+def settle(recipe: Recipe, folder: Path | None, device: torch.device) -> Recipe:
+    """The recipe with a precision instead of "auto": that of the run in the folder, else the best one for the device.
+
+    Args:
+        recipe: the recipe that is asked for.
+        folder: the run folder; None: there is none.
+        device: the device that computes.
+    """
+    if recipe.precision != "auto":
+        return recipe
+    if folder is not None and (folder / "resume.pt").exists() and has_config(folder):
+        return replace(recipe, precision=read_config(folder)[0].precision)  # a run keeps what it began with
+    return replace(recipe, precision=precision_for(device))
+
+
 def check_same_recipe(recipe: Recipe, folder: Path) -> None:
-    """Check that a run is resumed with its own recipe.
+    """Check that a run is resumed with its own recipe; the precision "auto" is whatever the run has.
 
     Args:
         recipe: the recipe that is asked for.
@@ -203,6 +220,8 @@ def check_same_recipe(recipe: Recipe, folder: Path) -> None:
         SpikformerError: the run in the folder has another recipe; the line names the options.
     """
     given, own = asdict(recipe), asdict(read_config(folder)[0])
+    if recipe.precision == "auto":
+        given["precision"] = own["precision"]
     for values in (given, own):
         values |= {f"augment.{name}": value for name, value in values.pop("augment").items()}
     different = [f"{_typed(n, given[n])} differs from the run's {own[n]}" for n in own if given[n] != own[n]]

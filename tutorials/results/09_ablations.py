@@ -147,7 +147,7 @@ def ranges(model: se.Spikformer, x: Tensor, y: Tensor) -> list[dict]:
         F.cross_entropy(model(x), y).backward()
     for handle in handles:
         handle.remove()
-    norms = gradient_norms(model)
+    norms = gradient_norms({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     found = []
     for i, current in enumerate(currents):
         h = rec[f"blocks.{i}.attn.attn"].membrane
