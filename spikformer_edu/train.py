@@ -62,15 +62,7 @@ def main(options: Options) -> None:
             if options.resume:
                 choose_folder(recipe, options.out, options.resume)
             if context.rank == 0:
-                p = plan(
-                    recipe,
-                    context,
-                    how.data_dir,
-                    activation_checkpointing=how.activation_checkpointing,
-                    compile=how.compile,
-                    cuda_graph=how.cuda_graph,
-                )
-                print(describe_plan(recipe, context, p))
+                print(describe_plan(recipe, context, plan(recipe, context, how)))
             return
         folder = common_folder(recipe, options.out, options.resume, context)
         if options.figures:
