@@ -14,7 +14,7 @@ import torch
 from . import cli
 from .atomic import write_file, write_json
 from .benchmarks.measure import SWEEPS, Comparison, Result, measure, sweep
-from .benchmarks.peers import CHANGES, PEERS, SHAPES, Case, case_of, split_name
+from .benchmarks.peers import CHANGES, PEERS, SHAPES, Case, case_of, split_name, usual_peers
 from .errors import SpikformerError, nearest
 from .provenance import provenance
 from .table import Table
@@ -30,8 +30,8 @@ NOTES = (
     "peers take turns, and ratios are medians of the ratios round by round; above 1 is slower than the reference",
     "GFLOP counts matrix products and convolutions, two operations a multiply-accumulate, neurons not at all",
     "share: of the faster of a large matrix product and a large convolution, timed in the same rounds",
-    "GB: an estimate, as if every operator read its inputs from memory and wrote its outputs there, once each",
-    "MB: peak memory of a step alone in its own process, weights and optimizer included, loaded libraries not",
+    "GB: an estimate, as if every operator and every Triton kernel moved each of its inputs and outputs once",
+    "MB: peak memory of a step, weights and optimizer included, loaded libraries not; on a GPU what PyTorch allocated",
 )
 
 
@@ -42,9 +42,10 @@ class Options:
     imagenet-8-768), toy (to try the command)."""
     precisions: tuple[str, ...] = PRECISIONS
     """fp32, bf16 (autocast)."""
-    peers: tuple[str, ...] = ("ours", "snntorch", "spikingjelly", "spikingjelly+channels_last", *list(PEERS)[3:])
-    """Any of ours, snntorch, spikingjelly, spikingjelly-torch, spikingjelly-triton, vit; +channels_last and +compile
-    change one: vit+channels_last+compile. Ours keeps its stem in channels_last anyway."""
+    peers: tuple[str, ...] | None = None
+    """Any of ours, snntorch, spikingjelly, spikingjelly-torch, spikingjelly-triton, vit; those that suit the device
+    unless given. +channels_last, +compile and, on a GPU, +graph change one: vit+channels_last+compile. On a GPU ours is
+    replayed as a CUDA graph; ours+eager is without it, ours+plain also without the fused operations."""
     rounds: int = 7
     """Number of turns of each peer."""
     batch_size: int | None = None
@@ -103,10 +104,10 @@ def check(options: Options) -> None:
         for name in names:
             if name not in known:
                 raise SpikformerError(f"unknown {kind} {name!r}: {nearest(name, known)}")
-    for name in options.peers:
+    for name in options.peers or ():
         split_name(name)
     for kind in ("shapes", "precisions", "peers"):
-        if not getattr(options, kind):
+        if getattr(options, kind) == ():
             raise SpikformerError(f"--{kind} names none: give at least one")
     if options.sweep not in (None, *SWEEPS):
         raise SpikformerError(f"unknown sweep {options.sweep!r}: {nearest(options.sweep, SWEEPS)}")
@@ -126,8 +127,9 @@ def describe(options: Options, device: torch.device) -> dict[str, Any]:
         spikingjelly = importlib.metadata.version("spikingjelly")
     except importlib.metadata.PackageNotFoundError:
         spikingjelly = None
-    peers = {base: PEERS[base].about for base in dict.fromkeys(split_name(name)[0] for name in options.peers)}
-    changes = {f"+{c}": CHANGES[c] for name in options.peers for c in split_name(name)[1]}
+    names = options.peers or usual_peers(device)
+    peers = {base: PEERS[base].about for base in dict.fromkeys(split_name(name)[0] for name in names)}
+    changes = {f"+{c}": CHANGES[c] for name in names for c in split_name(name)[1]}
     if spikingjelly and "spikingjelly" in peers and device.type in ("cpu", "cuda"):
         from spikingjelly.activation_based.functional import neuron_implementation
 
@@ -144,14 +146,15 @@ def describe(options: Options, device: torch.device) -> dict[str, Any]:
 
 def runs(options: Options, device: torch.device) -> Iterable[list[Comparison]]:
     """The measurements that were asked for, one shape and precision at a time."""
+    peers = options.peers or usual_peers(device)
     cases: dict[str, Case] = {name: case_of(name, options.batch_size, device) for name in options.shapes}
     for precision in options.precisions:
         if options.sweep is not None:
             case = cases[options.shapes[0]]
-            yield sweep(options.sweep, case, options.peers, precision, device, options.rounds, options.memory)
+            yield sweep(options.sweep, case, peers, precision, device, options.rounds, options.memory)
             continue
         for name, case in cases.items():
-            entries = [(peer, None, case) for peer in options.peers]
+            entries = [(peer, None, case) for peer in peers]
             title = f"{name}, T = {case.config.time_steps}"
             yield [measure(entries, title, precision, device, options.rounds, options.memory)]
 

@@ -2,15 +2,16 @@
 
 import sys
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from . import cli, visualize
 from .atomic import expand
 from .data import local_info
 from .errors import SpikformerError
-from .training import Recipe, RunOptions, init_distributed, recipe_for, shutdown, train
+from .training import Recipe, RunOptions, init_distributed, load_splits, recipe_for, shutdown, train
 from .training.checkpoint import read_config
+from .training.pace import epochs_in
 from .training.plan import describe_plan, plan
 from .training.run_folder import (
     check_figures,
@@ -26,6 +27,12 @@ from .training.signals import ignoring_sigterm
 
 @dataclass(frozen=True)
 class Options(RunOptions, Recipe):
+    recipe: str = "paper"
+    """Where the defaults come from: paper for the data set's own recipe; for minutes on a GPU fast-t1, then fast-t4
+    with --init-from (cifar10). Every other option changes one value."""
+    minutes: float | None = None
+    """Train as many epochs as fit into so many minutes, from steps that are measured first; then give no --epochs.
+    Validation and writing come on top. A run that is resumed keeps its number of epochs."""
     out: Path | None = None
     """Run folder; runs/MODEL-NUMBER, with the next free number, unless given."""
     resume: bool = False
@@ -48,19 +55,14 @@ def main(options: Options) -> None:
     context = init_distributed(options.device)
     folder = None
     try:
+        if options.minutes is not None and not (options.resume and options.out and has_config(options.out)):
+            splits = load_splits(recipe, options.data_dir)
+            recipe = replace(recipe, epochs=epochs_in(options.minutes, recipe, context, splits, how))
         if options.dry_run:
             if options.resume:
                 choose_folder(recipe, options.out, options.resume)
             if context.rank == 0:
-                p = plan(
-                    recipe,
-                    context,
-                    how.data_dir,
-                    activation_checkpointing=how.activation_checkpointing,
-                    compile=how.compile,
-                    cuda_graph=how.cuda_graph,
-                )
-                print(describe_plan(recipe, context, p))
+                print(describe_plan(recipe, context, plan(recipe, context, how)))
             return
         folder = common_folder(recipe, options.out, options.resume, context)
         if options.figures:
@@ -95,7 +97,8 @@ def defaults(arguments: list[str]) -> Options:
         arguments: the command line, without the name of the command.
 
     Raises:
-        SpikformerError: two data sets are given, no such data set or model, or the run's config.json is broken.
+        SpikformerError: two data sets are given, --epochs and --minutes are, no such data set, recipe or model, or the
+            run's config.json is broken.
     """
 
     def given(option: str) -> list[str]:
@@ -105,7 +108,10 @@ def defaults(arguments: list[str]) -> Options:
     datasets = given("--dataset")
     if len(set(datasets)) > 1:
         raise SpikformerError(f"--dataset is given as {' and as '.join(datasets)}: give one")
-    usual = Options(**vars(recipe_for((datasets or [""])[0] or "digits")))
+    if given("--epochs") and given("--minutes"):
+        raise SpikformerError("--minutes finds the number of epochs: leave out --epochs, or --minutes")
+    name = (given("--recipe") or ["paper"])[-1]
+    usual = Options(**vars(recipe_for((datasets or [""])[0] or "digits", name)), recipe=name)
     if [a for a in arguments if a in ("--resume", "--no-resume")][-1:] != ["--resume"]:
         return usual
     folder: Path | None

@@ -68,6 +68,8 @@ def test_command_says_where_and_how(run):
         (dict(precisions=("fp8",)), ["unknown precision 'fp8'"]),
         (dict(peers=("spikingjely",)), ["unknown peer 'spikingjely'", "did you mean 'spikingjelly'?"]),
         (dict(peers=("ours+chanels_last",)), ["unknown change 'chanels_last'", "did you mean 'channels_last'?"]),
+        (dict(peers=("vit+plain",)), ["+plain in peer 'vit+plain' changes ours only"]),
+        (dict(peers=("ours+eager+graph",)), ["'ours+eager+graph' is to have a graph and none"]),
         (dict(peers=()), ["--peers names none"]),
         (dict(sweep="time"), ["unknown sweep 'time'", "time_steps"]),
         (dict(rounds=0), ["rounds=0"]),
@@ -115,7 +117,7 @@ def test_variants_of_ours_are_one_network():
     logits = {}
     for name in ("ours", "snntorch", "ours+channels_last"):
         step = peers.Step(name, toy(), "fp32", CPU)
-        logits[name] = step.forward().detach()
+        logits[name] = step.forward(step.inputs).detach()
     assert logits["ours"].shape == (2, 10) and logits["ours"].std() > 0
     assert torch.equal(logits["ours"], logits["snntorch"])
     assert torch.allclose(logits["ours"], logits["ours+channels_last"], atol=1e-2)
@@ -152,7 +154,7 @@ def test_spikingjelly_starts_every_step_afresh():
     pytest.importorskip("spikingjelly.activation_based.model.spikformer")
     step = peers.Step("spikingjelly", toy(), "fp32", CPU)
     step.model.eval()
-    assert torch.equal(step.forward(), step.forward())
+    assert torch.equal(step.forward(step.inputs), step.forward(step.inputs))
 
 
 def test_what_cannot_run_says_why():
@@ -163,6 +165,83 @@ def test_what_cannot_run_says_why():
     assert {r.peer for r in table.results} == {"ours"}
     assert "spikingjelly" in table.skipped and "CUDA" in table.skipped["spikingjelly-triton"]
     assert "skipped spikingjelly-triton: its Triton neuron needs CUDA" in benchmark.show(table)
+
+
+def test_on_a_gpu_ours_is_a_graph_and_others_are_when_asked():
+    gpu = torch.device("cuda")
+    usual = peers.usual_peers(gpu)
+    graphs = {name for name in usual if peers.captured(name, gpu)}
+    assert graphs == {"ours", "spikingjelly-triton+graph", "vit+graph"}
+    assert {name.replace("+graph", "") for name in graphs - {"ours"}} | {"ours+eager", "ours+plain"} < set(usual)
+    assert not any(peers.captured(name, gpu) for name in ("ours+compile", "ours+eager+compile", "snntorch"))
+    assert not any(peers.captured(name, CPU) for name in peers.usual_peers(CPU))
+
+
+class Graphs(torch.nn.Module):
+    """In place of a graph: it works without one, and counts."""
+
+    made: list["Graphs"] = []
+
+    def __init__(self, work, warmup):
+        super().__init__()
+        self.work, self.warmup, self.calls = work, warmup, 0
+        self.made.append(self)
+
+    def __call__(self, *inputs):
+        self.calls += 1
+        return self.work(*inputs)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Ours is captured on a CPU too, by what stands in for a graph; the list of what was captured."""
+    monkeypatch.setattr(Graphs, "made", [])
+    monkeypatch.setattr(peers, "GraphedStep", Graphs)
+    monkeypatch.setattr(peers, "captured", lambda name, device: name == "ours")
+    return Graphs.made
+
+
+def test_a_step_in_a_graph_trains_as_one_without(graphs):
+    one, other = peers.Step("ours", toy(), "fp32", CPU), peers.Step("ours", toy(), "fp32", CPU, counting=True)
+    assert one.warmup == 4 > other.warmup and len(graphs) == 2 and all(graph.warmup == 3 for graph in graphs)
+    for step in (one, other):
+        for _ in range(3):
+            step.train()
+        step.evaluate()
+    assert [graph.calls for graph in graphs] == [3, 1]
+    for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_graph_is_captured_before_it_is_timed(graphs):
+    measure.measure([("ours", None, toy())], "toy", "fp32", CPU, rounds=1, memory=False)
+    train, evaluate = graphs
+    assert train.calls > 4 and evaluate.calls > 4  # three steps, the capture, and those that are timed
+
+
+def test_a_failure_costs_the_other_peers_nothing(monkeypatch):
+    usual, calls = peers.Step.train, []
+
+    def train(step):
+        calls.append(step)
+        if not isinstance(step.model, se.Spikformer) and len(calls) > 12:
+            raise AssertionError("it worked until now\nand a traceback")
+        usual(step)
+
+    monkeypatch.setattr(peers.Step, "train", train)
+    monkeypatch.setattr(measure, "TURN", 0.001)
+    table = measure.measure([("vit", None, toy()), ("ours", None, toy())], "toy", "fp32", CPU, rounds=9, memory=False)
+    assert table.skipped == {"vit": "failed: it worked until now"}
+    assert [(r.peer, len(r.seconds)) for r in table.results] == [("ours", 9)] * 2
+
+
+def test_a_capture_is_tried_in_a_process_of_its_own_first(monkeypatch):
+    assert "CUDA" in measure.try_to_capture("vit+graph", toy(), "fp32", CPU)  # the error as text: it can be sent
+    assert measure.try_to_capture("vit", toy(), "fp32", CPU) is None
+    monkeypatch.setattr(measure, "trial", lambda name, *_: lambda: "failed: no stream" if name == "vit" else None)
+    entries = [(name, None, toy()) for name in ("vit", "ours")]
+    table = measure.measure(entries, "toy", "fp32", CPU, rounds=1, memory=False)
+    assert table.skipped == {"vit": "failed: no stream"} and {r.peer for r in table.results} == {"ours"}
 
 
 def test_nothing_measured_is_one_line(tmp_path, one_line):
@@ -214,6 +293,33 @@ def test_traffic_of_known_operators():
     with measure.Traffic() as traffic:
         F.relu_(c)
     assert traffic.bytes == 4000
+    with measure.Traffic() as traffic:
+        torch.empty(1000), torch.empty_like(c), c.new_empty(5)
+    assert traffic.bytes == 0
+
+
+def test_traffic_of_kernels_beside_the_operators():
+    """A kernel is counted by its tensors, unless an operator has it inside: that one is counted as a whole."""
+    jit = pytest.importorskip("triton.runtime.jit")
+
+    class Kernel(jit.KernelInterface):
+        launched = 0
+
+        def run(self, *args, grid, warmup, **kwargs):
+            self.launched += 1
+
+    kernel, a, b = Kernel(), torch.ones(1000), torch.ones(500)
+    with measure.Traffic() as traffic:
+        kernel[(4,)](a, b, 7, out=a)
+    assert (traffic.bytes, kernel.launched) == (6000, 1)
+    library = torch.library.Library("benchmark_test", "DEF")
+    library.define("twice(Tensor x) -> Tensor")
+    library.impl("twice", lambda x: (kernel[(4,)](x, x), 2 * x)[1], "CPU")
+    with measure.Traffic() as traffic:
+        torch.ops.benchmark_test.twice(b)
+    assert (traffic.bytes, kernel.launched) == (2 * 2000, 2)
+    kernel[(4,)](a)
+    assert traffic.bytes == 4000 and kernel.launched == 3  # not counted any more
 
 
 def test_compiled_networks_are_counted_before_compilation():
@@ -247,7 +353,9 @@ def test_peers_take_turns(monkeypatch):
     log, clock = [], Clock(monkeypatch)
 
     class Fake:
-        def __init__(self, name, *_):
+        warmup = 1
+
+        def __init__(self, name, *_, **__):
             self.name = name
 
         def train(self):

@@ -382,7 +382,7 @@ def test_a_port_in_use_is_one_line(tmp_path):
 def test_sharding_the_largest_preset_would_not_make_room_for_one_more_image(tmp_path):
     """Why there is no FSDP: docs/guides/cluster.md."""
     recipe = replace(recipe_for("imagenet"), model="imagenet-8-768")
-    planned = plan(recipe, DistributedContext(torch.device("cpu")), data_dir=tmp_path, step_images=1)
+    planned = plan(recipe, DistributedContext(torch.device("cpu")), RunOptions(data_dir=tmp_path), step_images=1)
     state = 16 * planned.parameters  # weights, gradients and two moments of AdamW, four bytes each
     assert 0.98 < state / 2**30 < 1.0
     assert 7 / 8 * state < planned.saved_bytes

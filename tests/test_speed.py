@@ -208,7 +208,7 @@ def test_a_plan_is_that_of_the_training_that_was_asked_for(monkeypatch):
     assert 0.5 <= half.saved_bytes / plain.saved_bytes < 0.55  # some numbers stay in full precision
     assert 0.4 * weights < fixed_half - fixed < 0.6 * weights  # a copy of the weights in half precision
 
-    twice = plan(recipe, CPU, activation_checkpointing=True)
+    twice = plan(recipe, CPU, RunOptions(activation_checkpointing=True))
     assert 0.3 < twice.saved_bytes / plain.saved_bytes < 0.9 and twice.bytes < plain.bytes
     assert 1.05 < twice.flops / plain.flops < 4 / 3  # forward, backward, and the blocks once more
     for made, advised in ((plain, True), (twice, False)):
@@ -219,7 +219,7 @@ def test_a_plan_is_that_of_the_training_that_was_asked_for(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "compile", lambda network, **options: asked.append(network) or network)
     assert not plain.compile and not asked
-    compiled = plan(recipe, CPU, compile=True)
+    compiled = plan(recipe, CPU, RunOptions(compile=True))
     assert compiled.compile and len(asked) == 1 and compiled.saved_bytes == plain.saved_bytes
     assert "GFLOP/s, compiled" in describe_plan(recipe, CPU, compiled)
 

@@ -615,7 +615,7 @@ def with_augment(dataset, **settings):
     ids=lambda value: value[0].split("=")[0] if isinstance(value, tuple) else None,
 )
 def test_a_setting_that_would_do_nothing_is_refused_before_anything_is_read(tmp_path, one_line, recipe, words):
-    for work in (lambda: train(recipe, tmp_path, CPU), lambda: plan(recipe, CPU, tmp_path)):
+    for work in (lambda: train(recipe, tmp_path, CPU), lambda: plan(recipe, CPU, RunOptions(data_dir=tmp_path))):
         with pytest.raises(SpikformerError) as excinfo:
             work()
         one_line(excinfo, *words)
@@ -771,7 +771,7 @@ def test_a_sample_that_cannot_be_read_in_the_end_stops_training_at_once(tmp_path
         train(recipe, tmp_path / "run", CPU, options)
     assert str(broken) in str(caught.value) and not (tmp_path / "run").exists()
     with pytest.raises(SpikformerError, match="1.png is no readable image"):
-        plan(recipe, CPU, options.data_dir)
+        plan(recipe, CPU, options)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_facts(tmp_path, monkeypatch):

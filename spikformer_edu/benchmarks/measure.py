@@ -1,17 +1,19 @@
-"""How peers are measured: time in turns, operations by counting, memory in a process of its own.
+"""How peers are measured: time in turns, operations by counting, peak memory.
 
 The speed of a machine drifts by tens of per cent within minutes. So all peers are kept ready in one process and take
 turns, A B C A B C ..., and ratios are taken within a round. A large product of matrices, a large convolution and a
 large copy take turns with them: they show the best rate of the machine.
 """
 
+import gc
 import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from tqdm import tqdm
 
+from ..kernels.choice import plain_path
 from ..training.recipe import PRECISIONS
-from .peers import PRODUCTS, Case, Product, Step, Unavailable, prepare
+from .peers import PRODUCTS, Case, Product, Step, Unavailable, captured, prepare
 
 TURN = 0.1  # seconds that a turn lasts at least: short steps are repeated
 CPU_ATTENTION = {  # softmax attention's kernels on a CPU, which older PyTorch versions (such as 2.11) do not count
@@ -49,7 +52,7 @@ class Result:
         repeats: number of steps that each time in ``seconds`` is the mean of.
         flops: floating-point operations of a step (two a multiply-accumulate), in matrix products and convolutions.
         traffic: estimate of the bytes moved in a step, see ``Traffic``; None for a compiled network.
-        memory: peak memory in bytes, see ``peak_memory``; None where it was not measured.
+        memory: peak memory in bytes, see ``peak_memory``, on a GPU ``warm_up``; None where it was not measured.
         seconds: time of one step in each round.
         to_ours: median over the rounds of this time divided by ours; None without ours.
         to_spikingjelly: median over the rounds of this time divided by SpikingJelly's; None without it.
@@ -118,42 +121,99 @@ def seconds(work: Callable[[], Any], device: torch.device, repeats: int = 1) -> 
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes moved if every operator read its inputs from memory and wrote its outputs there, once each.
+    """Counts the bytes moved if every operation read its inputs from memory and wrote its outputs there, once each.
+
+    An operation is one of PyTorch's operators, or a Triton kernel that is launched beside them. Of ours the fused norm
+    and neuron move 16 bytes an element and training step in bf16: the current is read four times and its gradient
+    twice, the spikes and the gradient of the current are written once.
 
     An estimate: caches save some of it, an operator that reads twice or works in place moves more, and an expanded
     tensor counts as if it were written out.
     """
 
+    ALLOCATIONS = ("aten::empty", "aten::new_empty")  # these and empty_like, new_empty_strided, ... move nothing
+
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
+        self.inside = False  # an operator, which is counted as a whole
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> object:
-        out = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            tensors = {id(x): x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)}
-            self.bytes += sum(x.numel() * x.element_size() for x in tensors.values())
+        self.inside = True
+        try:
+            out = func(*args, **(kwargs or {}))
+        finally:
+            self.inside = False
+        if not func.is_view and not func.name().startswith(self.ALLOCATIONS):
+            self.add((args, kwargs, out))
         return out
+
+    def __enter__(self) -> "Traffic":
+        self.stack = ExitStack()
+        self.stack.enter_context(triton_launches(self.launched))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.stack.close()
+
+    def launched(self, arguments: tuple[Any, ...]) -> None:
+        if not self.inside:
+            self.add(arguments)
+
+    def add(self, arguments: object) -> None:
+        """Count every tensor among some arguments once."""
+        tensors = {id(x): x for x in tree_leaves(arguments) if isinstance(x, torch.Tensor)}
+        self.bytes += sum(x.numel() * x.element_size() for x in tensors.values())
+
+
+@contextmanager
+def triton_launches(tell: Callable[[tuple[Any, ...]], object]) -> Iterator[None]:
+    """Call a function with the arguments of every Triton kernel that is launched, ``kernel[grid](...)``."""
+    try:
+        from triton.runtime.jit import KernelInterface
+    except ImportError:  # no Triton, no kernels
+        yield
+        return
+    usual = KernelInterface.__getitem__
+
+    def watched(kernel: Any, grid: Any) -> Callable[..., Any]:
+        def launch(*args: Any, **kwargs: Any) -> Any:
+            tell((*args, *kwargs.values()))
+            return usual(kernel, grid)(*args, **kwargs)
+
+        return launch
+
+    KernelInterface.__getitem__ = watched
+    try:
+        yield
+    finally:
+        KernelInterface.__getitem__ = usual
 
 
 def count(name: str, case: Case, precision: str, device: torch.device) -> dict[str, tuple[int, int | None]]:
     """Operations and estimated traffic of one step, by mode, counted while it runs.
 
-    The operations of a compiled network are counted before compilation; its traffic, which fusion changes, is None.
+    Operations are counted on the readable code, since products inside a fused kernel are not seen; traffic on the way
+    that the step takes. Both are counted without compilation; its traffic, which fusion changes, is then None.
     """
-    eager = name.replace("+compile", "")
-    step = prepare(eager, case, precision, device)
+    step = prepare(name, case, precision, device, counting=True)
     step.train()  # allocates what the optimizer keeps
     found = {}
-    for mode, work in works(step).items():
-        if mode == "eval" and isinstance(step, Step):
-            step.model.eval()
-            work = step.forward  # without gradients PyTorch may run an encoder layer as one operator
-        with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flops, Traffic() as traffic:
-            work()
-        found[mode] = flops.get_total_flops(), traffic.bytes if name == eager else None
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it runs an encoder layer as one operator, which is not counted
+    try:
+        for mode, work in works(step).items():
+            with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flops, plain_path():
+                work()
+            with Traffic() as traffic:
+                work()
+            found[mode] = flops.get_total_flops(), None if "+compile" in name else traffic.bytes
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     return found
 
 
@@ -198,40 +258,112 @@ def measure(
         precision: fp32 or bf16 (autocast).
         device: where to compute.
         rounds: number of turns of each entry.
-        memory: also measure peak memory, in a process for each entry.
+        memory: also measure peak memory.
     """
     skipped: dict[str, str] = {}
-    ready: list[tuple[Callable[[], object], Result]] = []
-    for name, point, case in tqdm(entries, f"{title}, {precision}: warm up", leave=False, disable=None):
-        label = name if point is None else f"{name} at {point}"
-        try:
-            counted = count(name, case, precision, device)
-            peak = peak_memory(name, case, precision, device) if memory else {}
-            step = prepare(name, case, precision, device)
-            for mode, work in works(step).items():
-                seconds(work, device)  # the first call allocates, chooses kernels, compiles
-                repeats = math.ceil(TURN / seconds(work, device))
-                flops, traffic = counted[mode]
-                sizes = (case.batch, case.tokens, repeats, flops, traffic, peak.get(mode))
-                ready.append((work, Result(name, mode, point, *sizes)))
-        except Unavailable as reason:
-            skipped[label] = str(reason)
-        except torch.OutOfMemoryError:
-            skipped[label] = f"out of memory at batch {case.batch}, {case.tokens} tokens"
-        except RuntimeError as error:  # any failure of a peer or a compiler
-            skipped[label] = f"failed: {str(error).strip().splitlines()[0]}"
+    ready: list[tuple[str, Case, Callable[[], object], Result]] = []
     machine = probes(precision, device)
     rates: dict[str, list[float]] = {name: [] for name in machine}
-    for work in (work for _, work in machine.values()):
+    for _, work in machine.values():
         work()
+    with ExitStack() as stack:
+        cases = {name: case for name, _, case in entries}
+        trials = {name: trial(name, case, precision, device, stack) for name, case in cases.items()}
+        for name, point, case in tqdm(entries, f"{title}, {precision}: warm up", leave=False, disable=None):
+            label = name if point is None else f"{name} at {point}"
+            try:
+                counted = count(name, case, precision, device)
+                if error := trials[name]():
+                    raise Unavailable(error)
+                peak = peak_memory(name, case, precision, device) if memory else {}
+                gc.collect()  # the network that was counted
+                before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+                step = prepare(name, case, precision, device)
+                results = []
+                for mode, work in works(step).items():
+                    most = warm_up(work, step.warmup, device)
+                    if memory and most is not None:
+                        peak[mode] = most - before
+                    repeats = math.ceil(TURN / seconds(work, device))
+                    flops, traffic = counted[mode]
+                    sizes = (case.batch, case.tokens, repeats, flops, traffic, peak.get(mode))
+                    results.append((label, case, work, Result(name, mode, point, *sizes)))
+                ready += results
+            except Exception as error:  # of a peer, a compiler or a capture: the others are measured all the same
+                skipped[label] = why(error, case)
     for _ in tqdm(range(rounds), f"{title}, {precision}", leave=False, disable=None):
-        for work, result in ready:
-            result.seconds.append(seconds(work, device, result.repeats))
+        for label, case, work, result in ready:
+            if label not in skipped:
+                try:
+                    result.seconds.append(seconds(work, device, result.repeats))
+                except Exception as error:
+                    skipped[label] = why(error, case)
         for name, (amount, work) in machine.items():
             rates[name].append(amount / seconds(work, device))
-    table = Comparison(title, precision, [result for _, result in ready], rates, skipped)
+    table = Comparison(title, precision, [r for label, *_, r in ready if label not in skipped], rates, skipped)
     compare(table)
     return table
+
+
+def warm_up(work: Callable[[], object], calls: int, device: torch.device) -> int | None:
+    """Call until every further call takes the same time.
+
+    Args:
+        work: a step in one mode.
+        calls: number of calls.
+        device: where to compute.
+
+    Returns:
+        Peak memory that PyTorch allocated on a GPU in a call after the first; the capture of a graph is the last.
+    """
+    if device.type != "cuda":
+        for _ in range(calls):
+            work()
+        return None
+    for _ in range(max(2, calls)):
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+    synchronize(device)
+    return torch.cuda.max_memory_allocated(device)
+
+
+def trial(name: str, case: Case, precision: str, device: torch.device, stack: ExitStack) -> Callable[[], str | None]:
+    """Begin to capture a small step in another process: a capture that fails can leave its process unable to go on.
+
+    Args:
+        name: name of the peer.
+        case: network and input; of the batch only a part is taken.
+        precision: fp32 or bf16 (autocast).
+        device: where to compute.
+        stack: ends the process.
+
+    Returns:
+        A function that waits for the end, and says what went wrong; None if nothing did or nothing is captured.
+    """
+    if name in PRODUCTS or device.type != "cuda" or not captured(name, device):
+        return lambda: None
+    pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
+    small = replace(case, batch=min(case.batch, 8))
+    return pool.submit(try_to_capture, name, small, precision, device).result
+
+
+def try_to_capture(name: str, case: Case, precision: str, device: torch.device) -> str | None:
+    """Prepare a peer, capture both of its modes and replay them once; the text of an error, None without one."""
+    try:
+        step = prepare(name, case, precision, device)
+        for work in works(step).values():
+            warm_up(work, step.warmup + 1, device)
+    except Exception as error:
+        return why(error, case)
+    return None
+
+
+def why(error: Exception, case: Case) -> str:
+    """Why a peer was not measured, in one line."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"out of memory at batch {case.batch}, {case.tokens} tokens"
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if isinstance(error, Unavailable) else f"failed: {text}"
 
 
 def compare(table: Comparison) -> None:
@@ -247,10 +379,10 @@ def compare(table: Comparison) -> None:
 
 
 def peak_memory(name: str, case: Case, precision: str, device: torch.device) -> dict[str, int]:
-    """Peak memory of a step, by mode, measured alone in a new process, with everything that the peer keeps.
+    """Peak memory of a step on a CPU under Linux, by mode, measured in a new process, with everything the peer keeps.
 
-    On a GPU it is what PyTorch allocated. On a CPU under Linux it is by how much the process grew: its peak resident
-    memory less what it held after a tiny step had loaded every library. Elsewhere it is not measured.
+    It is by how much the process grew: its peak resident memory less what it held after a tiny step had loaded every
+    library. Elsewhere it is not measured in this way, and the result is empty.
 
     Args:
         name: name of the peer.
@@ -261,32 +393,18 @@ def peak_memory(name: str, case: Case, precision: str, device: torch.device) -> 
     Raises:
         Unavailable: the process was killed.
     """
-    if device.type == "cpu" and ("+compile" in name or not Path("/proc/self/status").exists()):
+    if device.type != "cpu" or "+compile" in name or not Path("/proc/self/status").exists():
         return {}  # the compiler lives in the same process; other systems do not tell
-    if device.type not in ("cpu", "cuda"):
-        return {}
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # memory that this process caches would be missing in the other
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(_peak, name, case, precision, device, torch.get_num_threads()).result()
+            return pool.submit(_peak, name, case, precision, torch.get_num_threads()).result()
         except BrokenProcessPool:
             raise Unavailable(f"out of memory at batch {case.batch}, {case.tokens} tokens") from None
 
 
-def _peak(name: str, case: Case, precision: str, device: torch.device, threads: int) -> dict[str, int]:
+def _peak(name: str, case: Case, precision: str, threads: int) -> dict[str, int]:
     torch.set_num_threads(threads)
-    if device.type == "cuda":
-        step = prepare(name, case, precision, device)
-        found = {}
-        for mode in ("eval", "train"):
-            work = works(step)[mode]
-            work()
-            torch.cuda.reset_peak_memory_stats(device)
-            work()
-            synchronize(device)
-            found[mode] = torch.cuda.max_memory_allocated(device)
-        return found
+    device = torch.device("cpu")
     tiny = replace(case.config, dim=16 * case.config.heads, depth=1)
     for work in works(prepare(name, replace(case, config=tiny, batch=1, image_size=32), precision, device)).values():
         work()

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -9,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SpikformerError, nearest
+from ..kernels.choice import plain_path
 from ..model import Spikformer, SpikformerConfig
 from ..presets import configure, preset
+from ..training.cuda_graph import GraphedStep
 from ..training.evaluation import autocast
 from ..training.recipe import PRECISIONS
 
@@ -197,7 +200,9 @@ class Peer:
 
 SJ = "SpikingJelly's Spikformer: no bias in linear maps, pools before the neuron, every stage at all T steps"
 PEERS = {
-    "ours": Peer("this package, the fused neuron (the default)", lambda case, *_: Spikformer(case.config)),
+    "ours": Peer(
+        "this package; on a GPU its step is captured once as a CUDA graph", lambda case, *_: Spikformer(case.config)
+    ),
     "snntorch": Peer(
         "this package, snnTorch's Leaky in a loop over time: the same spikes",
         lambda case, *_: Spikformer(replace(case.config, backend="snntorch")),
@@ -210,6 +215,9 @@ PEERS = {
 CHANGES = {
     "channels_last": "weights and images in channels_last layout",
     "compile": "torch.compile with static shapes",
+    "graph": "the step captured once as a CUDA graph, then replayed",
+    "eager": "without the CUDA graph: Python starts every kernel",
+    "plain": "the readable code: without the graph and without the fused operations",
 }
 
 
@@ -220,7 +228,7 @@ def split_name(name: str) -> tuple[str, list[str]]:
         name: name of a peer, then its changes, each after a "+".
 
     Raises:
-        SpikformerError: no such peer, or no such change to it.
+        SpikformerError: no such peer, no such change to it, or changes that do not go together.
     """
     base, *changes = name.split("+")
     if base not in PEERS:
@@ -228,7 +236,35 @@ def split_name(name: str) -> tuple[str, list[str]]:
     for change in changes:
         if change not in CHANGES:
             raise SpikformerError(f"unknown change {change!r} in peer {name!r}: {nearest(change, CHANGES)}")
+        if change in ("eager", "plain") and base != "ours":
+            raise SpikformerError(f"+{change} in peer {name!r} changes ours only: {base} is eager without +graph")
+    if "graph" in changes and {"eager", "plain"} & set(changes):
+        raise SpikformerError(f"peer {name!r} is to have a graph and none: leave one out")
     return base, changes
+
+
+def usual_peers(device: torch.device) -> tuple[str, ...]:
+    """The peers that a device is measured with: on a GPU each also with or without the graph, so that like meets like.
+
+    Args:
+        device: where to compute.
+    """
+    if device.type == "cuda":
+        ours, graphs = ("ours", "ours+eager", "ours+plain"), ("spikingjelly-triton", "vit")
+        return *ours, "snntorch", "spikingjelly", *(peer + end for peer in graphs for end in ("", "+graph"))
+    return "ours", "snntorch", "spikingjelly", "spikingjelly+channels_last", "vit"
+
+
+def captured(name: str, device: torch.device) -> bool:
+    """Whether a peer's step is replayed as a CUDA graph: ours on a GPU, and any other that is asked for.
+
+    Args:
+        name: name of the peer, with its changes.
+        device: where to compute.
+    """
+    base, changes = split_name(name)
+    usual = base == "ours" and device.type == "cuda" and not {"eager", "plain", "compile"} & set(changes)
+    return usual or "graph" in changes
 
 
 class Step:
@@ -239,15 +275,24 @@ class Step:
         case: network and input.
         precision: fp32 or bf16 (autocast).
         device: where to compute.
+        counting: the step is counted and not timed: nothing is compiled, and no graph is captured.
+
+    Attributes:
+        warmup: number of steps before every further step takes the same time: the first chooses kernels and compiles,
+            and a graph is captured in the fourth.
 
     Raises:
         Unavailable: the peer cannot run here.
     """
 
-    def __init__(self, name: str, case: Case, precision: str, device: torch.device):
+    def __init__(self, name: str, case: Case, precision: str, device: torch.device, counting: bool = False):
         base, changes = split_name(name)
+        for change in ("graph", "eager", "plain"):
+            if change in changes and device.type != "cuda":
+                raise Unavailable(f"+{change} needs a CUDA GPU" + (": elsewhere it is ours" if base == "ours" else ""))
+        graph = captured(name, device) and not counting
         torch.manual_seed(0)
-        self.device, self.precision = device, precision
+        self.device, self.precision, self.plain = device, precision, "plain" in changes
         self.model = PEERS[base].build(case, precision, device).to(device)
         self.inputs = case.inputs(device)
         if "channels_last" in changes:
@@ -255,24 +300,35 @@ class Step:
             flat = self.inputs.flatten(0, -4).contiguous(memory_format=torch.channels_last)
             self.inputs = flat.unflatten(0, self.inputs.shape[:-3])
         self.labels = torch.zeros(case.batch, dtype=torch.long, device=device)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
-        if "compile" in changes:
+        # As in training. A graph cannot hold the step counter of the optimizer on the CPU: capturable.
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True, capturable=graph)
+        if "compile" in changes and not counting:
             self.model.compile(dynamic=False)
+        self.warmup = 4 if graph else 1
+        self.work: dict[str, Callable[[Tensor], None]] = {"train": self.training_step, "eval": self.evaluation}
+        if graph:
+            self.work = {mode: GraphedStep(work, warmup=3) for mode, work in self.work.items()}
 
-    def forward(self) -> Tensor:
-        with autocast(self.device, self.precision):
-            return self.model(self.inputs)
+    def forward(self, inputs: Tensor) -> Tensor:
+        with autocast(self.device, self.precision), plain_path() if self.plain else nullcontext():
+            return self.model(inputs)
+
+    def training_step(self, inputs: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(self.forward(inputs).float(), self.labels).backward()
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def evaluation(self, inputs: Tensor) -> None:
+        self.forward(inputs)
 
     def train(self) -> None:
         self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(self.forward().float(), self.labels).backward()
-        self.optimizer.step()
+        self.work["train"](self.inputs)
 
     def evaluate(self) -> None:
         self.model.eval()
-        with torch.no_grad():
-            self.forward()
+        self.work["eval"](self.inputs)
 
 
 PRODUCTS = {"(QK^T)V": lambda q, k, v: (q @ k.mT) @ v, "Q(K^TV)": lambda q, k, v: q @ (k.mT @ v)}
@@ -280,6 +336,8 @@ PRODUCTS = {"(QK^T)V": lambda q, k, v: (q @ k.mT) @ v, "Q(K^TV)": lambda q, k, v
 
 class Product:
     """The product of attention alone, in one of its two orders, on Q, K, V of a case; works as a ``Step`` does."""
+
+    warmup = 1
 
     def __init__(self, order: str, case: Case, precision: str, device: torch.device):
         c = case.config
@@ -300,6 +358,8 @@ class Product:
             self.product(*self.qkv)
 
 
-def prepare(name: str, case: Case, precision: str, device: torch.device) -> Step | Product:
-    """A peer, or one order of the attention product, ready to work."""
-    return (Product if name in PRODUCTS else Step)(name, case, precision, device)
+def prepare(name: str, case: Case, precision: str, device: torch.device, counting: bool = False) -> Step | Product:
+    """A peer, or one order of the attention product, ready to work; ``counting`` as for a ``Step``."""
+    if name in PRODUCTS:
+        return Product(name, case, precision, device)
+    return Step(name, case, precision, device, counting)

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from .distributed import DistributedContext
 from .evaluation import autocast, check_readable, load_splits
 from .loop import RunOptions, parameter_groups, why_no_graph
 from .memory import checkpoint_blocks, enough_memory
+from .pace import step_seconds
 from .recipe import DEVIATIONS, Recipe, check_recipe, recipe_for
 from .run_folder import settle
 
@@ -45,8 +45,9 @@ class Plan:
         room: memory of the GPU, or this process's share of the machine's, in bytes; None where the system does not
             tell.
         step_images: number of images in the measured step.
-        step_seconds: time of a step, the median of three after one that is not counted.
-        hours: duration of the whole run in one process at that speed, without reading data.
+        step_seconds: time of a step, the median of three after one that is not counted; of the run's own steps the
+            mean of some dozens.
+        hours: duration of the whole run in one process at that speed, without validation.
         activation_checkpointing: whether the run uses activation checkpointing.
         compile: whether the run compiles the network.
         precision: precision that the run computes in.
@@ -74,25 +75,16 @@ class Plan:
     no_graph: str | None = None
 
 
-def plan(
-    recipe: Recipe,
-    context: DistributedContext,
-    data_dir: Path | None = None,
-    step_images: int = 2,
-    activation_checkpointing: bool = False,
-    compile: bool = False,
-    cuda_graph: str = "auto",
-) -> Plan:
+def plan(recipe: Recipe, context: DistributedContext, options: RunOptions | None = None, step_images: int = 2) -> Plan:
     """Count and measure, on images of the data set if they are on this machine, else on random images.
+
+    On one GPU that has the training images, the time is that of the run's own steps, with all that belongs to them.
 
     Args:
         recipe: the recipe of the run.
         context: device and processes of the run.
-        data_dir: folder to look in for data; None: ``$SPIKFORMER_DATA``, else ``./data``. Nothing is downloaded.
-        step_images: number of images in the measured step.
-        activation_checkpointing: keep only the input of each block, as in ``RunOptions``.
-        compile: compile the network, as in ``RunOptions``; compiled code may keep less than is estimated here.
-        cuda_graph: make a step a CUDA graph, as in ``RunOptions``; the step that is measured here is none.
+        options: how the run is computed; compiled code may keep less than is estimated here. Nothing is downloaded.
+        step_images: number of images in the step that is counted, and timed where the run's own is not.
 
     Raises:
         SpikformerError: a setting would do nothing, the number of training images is not known, not enough memory,
@@ -100,12 +92,12 @@ def plan(
     """
     check_recipe(recipe)
     recipe = settle(recipe, None, context.device)
-    options = RunOptions(compile=compile, cuda_graph=cuda_graph, activation_checkpointing=activation_checkpointing)
+    options = options or RunOptions()
     no_graph = why_no_graph(recipe, context, options)
-    facts, source = info(recipe.dataset), "random images"
+    facts, source, name = info(recipe.dataset), "random images", None
     known, inputs, images = facts.samples.get("train"), None, None
-    if count(recipe.dataset, data_dir):
-        splits = load_splits(recipe, data_dir)
+    if count(recipe.dataset, options.data_dir):
+        splits = load_splits(recipe, options.data_dir)
         check_readable(splits.val, splits.test)  # the training set may be absent here, see below
         facts = splits.info
         name = next(name for name in ("train", "test") if not isinstance(splits[name], Absent))
@@ -149,14 +141,14 @@ def plan(
         saved = saved_bytes(step_images)
         an_image = saved_bytes(step_images + 1) - saved
         copies = saved - step_images * an_image if recipe.precision != "fp32" else 0  # of the weights, rounded
-        if activation_checkpointing:
+        if options.activation_checkpointing:
             checkpoint_blocks(model)
             inputs_of_blocks = saved_bytes(step_images + 1) - saved_bytes(step_images)
             an_image = inputs_of_blocks + (an_image - inputs_of_blocks) // network.depth  # one block at a time
         with FlopCounterMode(display=False) as counter:
             step(model)
-        called = torch.compile(model, dynamic=False) if compile else model
-        if compile:
+        called = torch.compile(model, dynamic=False) if options.compile else model
+        if options.compile:
             step(called)
         seconds = []
         for _ in range(3):
@@ -168,7 +160,11 @@ def plan(
     batch = recipe.batch_size // (context.world * recipe.grad_accum_steps)
     steps = max(1, images // recipe.batch_size)
     total = steps * (recipe.epochs + recipe.cooldown_epochs)
-    median = sorted(seconds)[1]
+    needed, room, timed = times * weights + copies + batch * an_image, room_of(context), sorted(seconds)[1]
+    parameters, flops = sum(p.numel() for p in model.parameters()), counter.get_total_flops() / step_images
+    if context.device.type == "cuda" and context.world == 1 and name == "train" and room and needed < 0.9 * room:
+        del model, called, optimizer
+        step_images, timed = recipe.batch_size, step_seconds(recipe, context, splits, options)
     return Plan(
         facts.label,
         start,
@@ -177,16 +173,16 @@ def plan(
         steps,
         total,
         recipe.scaled_lr,
-        sum(p.numel() for p in model.parameters()),
-        counter.get_total_flops() / step_images,
+        parameters,
+        flops,
         an_image,
-        times * weights + copies + batch * an_image,
-        room_of(context),
+        needed,
+        room,
         step_images,
-        median,
-        total * recipe.batch_size * median / step_images / 3600,
-        activation_checkpointing,
-        compile,
+        timed,
+        total * recipe.batch_size * timed / step_images / 3600,
+        options.activation_checkpointing,
+        options.compile,
         recipe.precision,
         no_graph,
     )
@@ -249,6 +245,7 @@ def describe_plan(recipe: Recipe, context: DistributedContext, p: Plan) -> str:
         ", with --activation-checkpointing" if p.activation_checkpointing else "",
         ", compiled" if p.compile else "",
     )
+    faster = "; larger batches run faster" if p.step_images < recipe.batch_size else ""
     where = provenance(context.device)
     lines += [
         "",
@@ -270,7 +267,7 @@ def describe_plan(recipe: Recipe, context: DistributedContext, p: Plan) -> str:
         f"  measured step        {p.step_seconds:.3f} s for {p.step_images} {p.source},"
         f" {p.flops * p.step_images / p.step_seconds / 1e9:.0f} GFLOP/s{compiled}",
         f"  on                   {where['device']}, {where['threads']} threads",
-        f"  projected            {p.hours:,.1f} hours in one process at this speed; larger batches run faster",
+        f"  projected            {p.hours:,.1f} hours in one process at this speed{faster}",
         "",
         "what differs from the official code",
         *(f"  - {text}" for text in DEVIATIONS["all"] + DEVIATIONS.get(recipe.dataset, ())),
