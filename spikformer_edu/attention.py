@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from .errors import SpikformerError
+from .kernels.choice import linear_norm_lif, norm_lif_for, ssa_lif_for
 from .neurons import LIF, LIFOptions
 
 
 class SpikingLinear(nn.Module):
-    """SN(BN(Linear(x))) on tokens: ``[T, B, N, D_in]`` -> spikes ``[T, B, N, D_out]``.
+    """SN(BN(Linear(x))) on tokens: ``[T, B, N, D_in]`` -> spikes ``[T, B, N, D_out]``, plus a residual if one is given.
 
     Args:
         dim_in: features of an input token, D_in.
@@ -31,8 +32,11 @@ class SpikingLinear(nn.Module):
         self.bn = nn.BatchNorm1d(dim_out)
         self.neuron = LIF(**lif)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.neuron(norm_tokens(self.bn, self.linear(x)))
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if kernel := norm_lif_for(x, len(x), self.bn, self.neuron, self.linear):  # on a GPU, in one operation
+            return linear_norm_lif(kernel, x, self.linear, self.bn, self.neuron, residual)
+        spikes = self.neuron(norm_tokens(self.bn, self.linear(x)))
+        return spikes if residual is None else residual + spikes
 
 
 def norm_tokens(bn: nn.BatchNorm1d, x: Tensor) -> Tensor:
@@ -93,6 +97,9 @@ class SpikingSelfAttention(nn.Module):
         self.on_mix: list[Callable[[Tensor, Tensor, Tensor, Tensor], None]] = []
 
     def forward(self, x: Tensor) -> Tensor:
+        fused = self.fused(x)
+        if fused is not None:
+            return self.proj(fused)
         qkv = norm_tokens(self.bn, self.qkv(x))  # [T, B, N, 3D]
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d]
         q, k, v = self.q(q), self.k(k), self.v(v)
@@ -101,6 +108,19 @@ class SpikingSelfAttention(nn.Module):
         for listener in tuple(self.on_mix):
             listener(q, k, v, mixed)
         return self.proj(self.attn(mixed).transpose(2, 3).flatten(3))  # [T, B, N, D]
+
+    def fused(self, x: Tensor) -> Tensor | None:
+        """The input of ``proj`` in fused operations, where a GPU has them for just these lines; else None."""
+        if type(self) is not SpikingSelfAttention or {"mix", "scores", "phi"} & vars(self).keys():
+            return None  # a variant's own lines
+        if self.pool is not None or self.on_mix:
+            return None
+        norm_lif = norm_lif_for(x, len(x), self.bn, self.q, self.k, self.v, self.qkv)
+        ssa_lif = norm_lif and ssa_lif_for(x, self.heads, self.scale, self.attn)
+        if not (norm_lif and ssa_lif):
+            return None
+        qkv = linear_norm_lif(norm_lif, x, self.qkv, self.bn, self.q)  # spikes [T, B, N, 3D]
+        return ssa_lif.SSALIF.apply(qkv, self.heads, self.scale, (*self.attn.constants(), self.attn.slope))
 
     def pool_tokens(self, x: Tensor) -> Tensor:
         if self.pool is None:

@@ -6,6 +6,7 @@ images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]`` -> tokens ``[T, B, N, D]``
 
 import math
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from typing_extensions import Unpack
 
 from .attention import ATTENTION, SpikingLinear
 from .errors import SpikformerError, nearest
+from .kernels.choice import max_pool, norm_lif, norm_lif_for
 from .neurons import BACKENDS, LIF, LIFOptions
 
 
@@ -112,12 +114,18 @@ class SpikingConv(nn.Module):
         self.neuron = LIF(**lif)
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if pool else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.spike(self.bn(self.conv(x.flatten(0, 1))).unflatten(0, x.shape[:2]))
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        y = self.conv(x.flatten(0, 1))
+        if kernel := norm_lif_for(y, len(x), self.bn, self.neuron):  # on a GPU, in one operation
+            return self.fused(kernel, y.unflatten(0, x.shape[:2]), len(x), residual)
+        spikes = self.spike(self.bn(y).unflatten(0, x.shape[:2]))
+        return spikes if residual is None else residual + spikes
 
     def forward_image(self, x: Tensor, time_steps: int) -> Tensor:
         """What ``forward`` gives for T copies of an image ``[B, C_in, H, W]``, at the cost of one convolution."""
         x, bn = self.conv(x), self.bn  # [B, C_out, H, W]
+        if kernel := norm_lif_for(x, time_steps, bn, self.neuron):
+            return self.fused(kernel, x.unsqueeze(0), time_steps)
         if bn.training and bn.running_var is not None and bn.num_batches_tracked is not None:
             # Copies have the statistics of one image, but Bessel's correction n / (n - 1) becomes Tn / (Tn - 1).
             variance = bn.running_var.data  # .data: autograd checks the buffer's version, but never reads it
@@ -135,6 +143,14 @@ class SpikingConv(nn.Module):
         if self.pool is not None:
             x = self.pool(x.flatten(0, 1)).unflatten(0, x.shape[:2])  # [T, B, C_out, H/2, W/2], still {0, 1}
         return x
+
+    def fused(self, kernel: ModuleType, y: Tensor, steps: int, residual: Tensor | None = None) -> Tensor:
+        """The layer behind its convolution in fused operations, which want the channels of a pixel side by side."""
+        residual = residual if residual is None else residual.permute(0, 1, 3, 4, 2)
+        x = norm_lif(kernel, y.permute(0, 1, 3, 4, 2), steps, self.bn, self.neuron, residual=residual)
+        if self.pool is not None:
+            x = max_pool(x.flatten(0, 1), self.pool).unflatten(0, x.shape[:2])
+        return x.permute(0, 1, 4, 2, 3)
 
 
 class SPS(nn.Sequential):
@@ -162,7 +178,7 @@ class SPS(nn.Sequential):
         x = first(x) if x.dim() == 5 else first.forward_image(x, time_steps)
         for stage in stages:
             x = stage(x)
-        return x + rpe(x)
+        return rpe(x, residual=x)
 
 
 class MLP(nn.Module):
@@ -179,8 +195,8 @@ class MLP(nn.Module):
         self.hidden = SpikingLinear(dim, hidden, **lif)
         self.out = SpikingLinear(hidden, dim, **lif)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.hidden(x))
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self.out(self.hidden(x), residual)
 
 
 class Block(nn.Module):
@@ -205,7 +221,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(x)
-        return x + self.mlp(x)
+        return self.mlp(x, residual=x)
 
 
 class Spikformer(nn.Module):
@@ -219,7 +235,8 @@ class Spikformer(nn.Module):
 
     Raises:
         SpikformerError: no tensor, wrong number of dimensions or channels, a size that the patch size does not divide,
-            an empty batch, T = 0; not in compiled code: another dtype than the network's, NaN or inf.
+            an empty batch, T = 0; not in compiled code: another dtype than the network's, NaN or inf (nor these two in
+            training on a GPU, where looking would make every step wait).
     """
 
     def __init__(self, config: SpikformerConfig):
@@ -263,5 +280,7 @@ class Spikformer(nn.Module):
             return
         if x.dtype != self.head.weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise SpikformerError(f"input is {x.dtype}, the network {self.head.weight.dtype}: give both the same dtype")
+        if self.training and x.is_cuda:  # reading the answer would make every step wait for the GPU
+            return
         if not torch.isfinite(x).all():  # a NaN never fires, so it would vanish silently in the first neuron
             raise SpikformerError("input holds NaN or inf: check the data and their normalisation")

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -29,13 +30,19 @@ class _Batches(Dataset[tuple[Tensor, Tensor] | SpikformerError]):
         number += self.start
         generator = generator_for(self.seed, self.epoch, number) if self.augment else None
         try:
-            with torch.device("cpu"):  # even if PyTorch's default is another
+            with on_cpu():
                 batch = self.split.fetch(self.batches[number], generator)
             if get_worker_info() is not None:
                 share(batch)
         except SpikformerError as error:
             return error  # raised in a worker process it would be wrapped in that worker's traceback
         return batch
+
+
+def on_cpu() -> AbstractContextManager[object]:
+    """New tensors are made on the CPU inside the block, whatever PyTorch's default device is."""
+    # The context of a device looks at every call of PyTorch, which takes longer than many a small one: only if need be.
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 def generator_for(*numbers: int) -> torch.Generator:
@@ -131,7 +138,7 @@ def ahead(read: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> Iterat
 
 def _unwrapped(loader: DataLoader[tuple[Tensor, Tensor] | SpikformerError]) -> Iterator[tuple[Tensor, Tensor]]:
     with readers():
-        with torch.device("cpu"):  # the loader would draw a seed on PyTorch's default device
+        with on_cpu():  # the loader draws a seed
             read = start_reading(loader)
         try:
             for batch in read:
