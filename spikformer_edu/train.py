@@ -53,7 +53,7 @@ def main(options: Options) -> None:
     recipe = Recipe(**{f.name: getattr(options, f.name) for f in fields(Recipe)})
     how = RunOptions(**{f.name: getattr(options, f.name) for f in fields(RunOptions)})
     context = init_distributed(options.device)
-    folder = None
+    folder, splits = None, None
     try:
         if options.minutes is not None and not (options.resume and options.out and has_config(options.out)):
             splits = load_splits(recipe, options.data_dir)
@@ -78,7 +78,7 @@ def main(options: Options) -> None:
                     " shorten --warmup-epochs too",
                     stacklevel=1,
                 )
-        score = train(recipe, folder, context, how)
+        score = train(recipe, folder, context, how, splits)
         if context.rank == 0:
             print(summary(folder, score))
             if options.figures:

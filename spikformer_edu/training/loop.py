@@ -139,7 +139,13 @@ def why_no_graph(recipe: Recipe, context: DistributedContext, options: RunOption
     return reason
 
 
-def train(recipe: Recipe, folder: Path, context: DistributedContext, options: RunOptions | None = None) -> Score:
+def train(
+    recipe: Recipe,
+    folder: Path,
+    context: DistributedContext,
+    options: RunOptions | None = None,
+    splits: Splits | None = None,
+) -> Score:
     """Train a network, or go on with a run that was interrupted, and measure the test set once at the end.
 
     Args:
@@ -147,6 +153,7 @@ def train(recipe: Recipe, folder: Path, context: DistributedContext, options: Ru
         folder: the run folder; an interrupted run of this recipe in it is continued and ends with the same weights.
         context: where to compute; if there are several processes, each calls this function.
         options: how to compute and what to keep; None: the defaults.
+        splits: the samples, from ``load_splits``; None: they are loaded.
 
     Returns:
         The score on the test set, of the weights in ``best.safetensors``.
@@ -165,7 +172,7 @@ def train(recipe: Recipe, folder: Path, context: DistributedContext, options: Ru
     with Stopping() as stop:
         try:
             with stop.at_once():
-                splits = load_splits(recipe, options.data_dir)
+                splits = splits or load_splits(recipe, options.data_dir)
                 check_readable(splits.train, splits.val, splits.test)
             with enough_memory(f"try {remedy}in another --out a larger --grad-accum-steps"), readers():
                 with stop.at_once():
