@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 
 from .errors import SpikformerError
 from .kernels.choice import linear_norm_lif, norm_lif_for, ssa_lif_for
+from .kernels.linear import Linear
 from .neurons import LIF, LIFOptions
 
 
@@ -28,7 +29,7 @@ class SpikingLinear(nn.Module):
 
     def __init__(self, dim_in: int, dim_out: int, **lif: Unpack[LIFOptions]):
         super().__init__()
-        self.linear = nn.Linear(dim_in, dim_out)
+        self.linear = Linear(dim_in, dim_out)
         self.bn = nn.BatchNorm1d(dim_out)
         self.neuron = LIF(**lif)
 
@@ -85,7 +86,7 @@ class SpikingSelfAttention(nn.Module):
         self.heads = heads
         scale = self.default_scale(dim // heads) if scale is None else scale
         self.scale = nn.Parameter(torch.tensor(float(scale))) if learn_scale else scale
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.bn = nn.BatchNorm1d(3 * dim)  # per feature, so one over 3D is three over D
         self.q = LIF(**lif) if self.spiking_qk else nn.Identity()
         self.k = LIF(**lif) if self.spiking_qk else nn.Identity()

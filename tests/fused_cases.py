@@ -133,7 +133,7 @@ def fused(monkeypatch):
 
 LAYOUTS = {  # what the presets differ in, small
     "cifar": (SpikformerConfig(dim=32, depth=1, heads=2, pool=(False, False, True, True)), (3, 16, 16)),
-    "dvs": (SpikformerConfig(dim=32, depth=1, heads=2, in_channels=2, pool=(True,) * 4), (2, 32, 32)),
+    "dvs": (SpikformerConfig(dim=32, depth=1, heads=2, in_channels=2, pool=(True, True, True, False)), (2, 16, 16)),
     "imagenet": (SpikformerConfig(dim=64, depth=1, heads=1, pool=(True,) * 4), (3, 32, 48)),
 }
 
@@ -197,8 +197,8 @@ def test_evaluation_of_the_packaged_network(fused):
     ],
 )
 def test_whoever_looks_into_a_layer_gets_the_plain_lines(fused, look):
-    model = se.load_pretrained("digits-2-64").train()
-    images = torch.rand(2, 1, 32, 32)
+    model = se.spikformer("digits-2-64", depth=1).train()
+    images = torch.rand(1, 1, 16, 16)
     looking = look(model)
     if isinstance(looking, se.record):
         with looking as rec:
@@ -210,24 +210,24 @@ def test_whoever_looks_into_a_layer_gets_the_plain_lines(fused, look):
     plainly = fused.count("norm_lif")
     fused.clear()
     model(images)
-    assert plainly < fused.count("norm_lif") == 13 and logits.isfinite().all()
+    assert plainly < fused.count("norm_lif") == 5 + 4 and logits.isfinite().all()
 
 
 @pytest.mark.parametrize("options", [{"backend": "snntorch"}, {"learn_threshold": True}, {"learn_beta": True}])
 def test_other_neurons_take_the_plain_lines(fused, options):
-    se.spikformer("digits-2-64", **options)(torch.rand(2, 1, 32, 32))
+    se.spikformer("digits-2-64", **options)(torch.rand(1, 1, 16, 16))
     assert not set(fused) & {"norm_lif", "ssa_lif"}
 
 
-@pytest.mark.parametrize("attention", sorted(set(se.ATTENTION) - {"ssa"}))
+@pytest.mark.parametrize("attention", ["relu", "vanilla"])
 def test_variants_of_attention_keep_their_own_lines(fused, attention):
-    model = se.spikformer("digits-2-64", attention=attention).train()
-    model(torch.rand(2, 1, 32, 32)).sum().backward()
-    assert "ssa_lif" not in fused and fused.count("norm_lif") == 5 + 2 * 3  # SPS, and proj and MLP of each block
+    model = se.spikformer("digits-2-64", attention=attention, depth=1).train()
+    model(torch.rand(1, 1, 16, 16)).sum().backward()
+    assert "ssa_lif" not in fused and fused.count("norm_lif") == 5 + 3  # SPS, and proj and MLP of the block
 
 
 def test_no_second_derivatives(fused):
-    logits = se.spikformer("digits-2-64").train()(torch.rand(2, 1, 32, 32, requires_grad=True))
+    logits = se.spikformer("digits-2-64", depth=1).train()(torch.rand(1, 1, 16, 16, requires_grad=True))
     with pytest.raises(se.SpikformerError, match='take backend="snntorch"'):
         logits.sum().backward(create_graph=True)
 

@@ -489,6 +489,60 @@ def test_the_last_weights_are_kept_by_their_number(tmp_path):
     assert {p.name for p in tmp_path.glob("epoch-*")} == {"epoch-1000.safetensors", "epoch-1001.safetensors"}
 
 
+def test_fewer_checkpoints_change_nothing_but_how_often_files_are_written(tmp_path, monkeypatch):
+    """Seven epochs; the best one is between two writes, and the last one is not a multiple of three."""
+    recipe = replace(TINY, epochs=7)
+    losses, written = [9.0, 8.0, 7.0, 3.0, 6.0, 5.0, 4.0], []
+    work = loop.write_weights
+
+    def scored(model, split, *arguments, **options):
+        score = evaluate(model, split, *arguments, **options)
+        return replace(score, loss=next(answers, 0.5))  # the last one is that of the test set
+
+    def noted(path, state):
+        written.append(path.name)
+        work(path, state)
+
+    monkeypatch.setattr(loop, "evaluate", scored)
+    for every in (1, 3):
+        answers = iter(losses)
+        if every == 3:
+            monkeypatch.setattr(loop, "write_weights", noted)
+        train(recipe, tmp_path / f"{every}", CPU, RunOptions(checkpoint_every=every, keep=2))
+    assert json.loads((tmp_path / "3" / "results.json").read_text())["best_epoch"] == 4
+    assert_same_run(tmp_path / "1", tmp_path / "3")
+    names = ["best.safetensors", "last.safetensors"]
+    assert [name for name in written if name in names] == names * 2 + names[1:]  # after epochs 3, 6 and 7
+    assert [len(list(csv.reader(open(tmp_path / f / "metrics.csv")))) for f in "13"] == [8, 8]
+    kept = {path.name for path in (tmp_path / "3").glob("epoch-*")}
+    assert kept == {"epoch-006.safetensors", "epoch-007.safetensors"}
+
+
+def test_a_run_that_is_stopped_between_two_checkpoints_keeps_every_step(tmp_path, monkeypatch):
+    recipe, steps, step = replace(SMALL, epochs=3), [], Trainer.step  # 400 images: six steps an epoch
+
+    def asked_in_the_third_epoch(trainer, *batch):
+        step(trainer, *batch)
+        steps.append(batch)
+        if len(steps) % 14 == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+    often, never = tmp_path / "often", tmp_path / "never"
+    for folder, every in ((often, 1), (never, 100)):
+        with monkeypatch.context() as patched:
+            patched.setattr(Trainer, "step", asked_in_the_third_epoch)
+            with pytest.raises(SpikformerError, match="asked to stop: the run is saved"):
+                train(recipe, folder, CPU, RunOptions(checkpoint_every=every))
+        state = torch.load(folder / "resume.pt", weights_only=True)["progress"]
+        assert (state["epoch"], state["batch"], len(state["rows"])) == (2, 2, 2)
+        assert len(list(csv.reader(open(folder / "metrics.csv")))) == 3
+    for name in ("best.safetensors", "last.safetensors"):
+        assert_same_state(*(load_file(folder / name) for folder in (often, never)))
+    for folder in (often, never):
+        train(recipe, folder, CPU, RunOptions(checkpoint_every=100))
+    assert_same_run(often, never)
+
+
 def test_provenance_needs_no_git(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance(CPU.device)["commit"] == ""

@@ -4,8 +4,9 @@
 
 Q, K, V lie side by side in one tensor ``[T, B, N, 3D]``, as one norm and neuron leave them: no head is copied into a
 tensor of its own, and O is never written. K^T V, d x d integers up to N, is made first, by one program a sample, step
-and head; then each program takes some tokens of a head through all T steps. The membrane is kept in float32 for the
-backward pass, which is the same in reverse. Sums of integers up to 256 are exact in bfloat16: hence N <= 256.
+and head; then each program takes some tokens of a head through all T steps. Membranes are float32 and are not kept: the
+backward pass, the same in reverse, needs dS/du alone, which is kept in the dtype of the spikes, and whether the neuron
+fired. Sums of integers up to 256 are exact in bfloat16: hence N <= 256.
 In float32 each product is made of three of TF32's, which keeps float32's digits. ``plain`` is the same in PyTorch.
 """
 
@@ -56,7 +57,7 @@ def _attend(
     qkv,
     kv,
     out,
-    membranes,
+    slopes,
     B,
     N,
     D,
@@ -64,12 +65,13 @@ def _attend(
     scale,
     beta: tl.constexpr,
     threshold: tl.constexpr,
+    slope: tl.constexpr,
     KEEP: tl.constexpr,
     T: tl.constexpr,
     BN: tl.constexpr,
     d: tl.constexpr,
 ):
-    """Spikes of some tokens of a head, over T steps."""
+    """Spikes of some tokens of a head, over T steps, and the surrogate dS/du."""
     sample, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n, c = tl.program_id(2) * BN + tl.arange(0, BN), tl.arange(0, d)
     inside = (n < N)[:, None]
@@ -82,14 +84,16 @@ def _attend(
         at = row[:, None] * D + head * d + c[None, :]
         tl.store(out + at, tl.where(u >= threshold, 1.0, 0.0).to(out.dtype.element_ty), mask=inside)
         if KEEP:
-            tl.store(membranes + at, u, mask=inside)
+            root = tl.rsqrt(1 + tl.exp2(-slope * 1.4426950408889634 * (u - threshold)))
+            sigma = root * root
+            tl.store(slopes + at, (slope * (sigma - sigma * sigma)).to(slopes.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _backward_queries(
-    qkv,
     kv,
-    membranes,
+    spikes,
+    slopes,
     grad,
     grad_out,
     grad_qkv,
@@ -99,8 +103,6 @@ def _backward_queries(
     heads,
     scale,
     beta: tl.constexpr,
-    threshold: tl.constexpr,
-    slope: tl.constexpr,
     T: tl.constexpr,
     BN: tl.constexpr,
     d: tl.constexpr,
@@ -114,11 +116,10 @@ def _backward_queries(
         t = T - 1 - back
         row = (t * B + sample) * N + n
         at = row[:, None] * D + head * d + c[None, :]
-        u = tl.load(membranes + at, mask=inside, other=0)
+        fired = tl.load(spikes + at, mask=inside, other=0).to(tl.float32)
+        slope = tl.load(slopes + at, mask=inside, other=0).to(tl.float32)
         g = tl.load(grad + at, mask=inside, other=0).to(tl.float32)
-        root = tl.rsqrt(1 + tl.exp2(-slope * 1.4426950408889634 * (u - threshold)))
-        sigma = root * root
-        later = g * slope * (sigma - sigma * sigma) + tl.where(u < threshold, beta * later, 0)
+        later = g * slope + beta * (1 - fired) * later
         o = (later * scale).to(grad_out.dtype.element_ty)
         tl.store(grad_out + at, o, mask=inside)
         product = tl.load(kv + ((t * B + sample) * heads + head) * d * d + c[None, :] * d + c[:, None])  # transposed
@@ -160,30 +161,30 @@ class SSALIF(torch.autograd.Function):
         d, keep = D // heads, ctx.needs_input_grad[0]
         out = torch.empty(T, B, N, D, device=qkv.device, dtype=qkv.dtype)
         kv = torch.empty(T, B, heads, d, d, device=qkv.device, dtype=qkv.dtype)
-        membranes = torch.empty(out.shape if keep else 0, device=qkv.device, dtype=torch.float32)
+        slopes = torch.empty(out.shape if keep else 0, device=qkv.device, dtype=qkv.dtype)
         BN, warps = _shape(qkv, N)
         with torch.cuda.device_of(qkv):
             _outer[(T * B, heads)](qkv[..., D:], qkv[..., 2 * D :], kv, N, 3 * D, 3 * D, heads, BN, d, **warps)
             _attend[(B, heads, triton.cdiv(N, BN))](
-                qkv, kv, out, membranes, B, N, D, heads, scale, *lif[:2], keep, T, BN, d, **warps
+                qkv, kv, out, slopes, B, N, D, heads, scale, *lif, keep, T, BN, d, **warps
             )
-        ctx.save_for_backward(qkv, kv, membranes)
-        ctx.constants = heads, scale, lif
+        ctx.save_for_backward(qkv, kv, out, slopes)
+        ctx.constants = heads, scale, lif[0]
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True
             raise SpikformerError('a fused LIF has no second derivatives: take backend="snntorch"')
-        qkv, kv, membranes = ctx.saved_tensors
-        heads, scale, lif = ctx.constants
-        T, B, N, D = membranes.shape
+        qkv, kv, spikes, slopes = ctx.saved_tensors
+        heads, scale, beta = ctx.constants
+        T, B, N, D = spikes.shape
         d = D // heads
         grad_out, grad_qkv = torch.empty_like(grad, memory_format=torch.contiguous_format), torch.empty_like(qkv)
         BN, warps = _shape(qkv, N)
         with torch.cuda.device_of(qkv):
             _backward_queries[(B, heads, triton.cdiv(N, BN))](
-                *(qkv, kv, membranes, grad.contiguous(), grad_out, grad_qkv, B, N, D, heads, scale, *lif, T, BN, d),
+                *(kv, spikes, slopes, grad.contiguous(), grad_out, grad_qkv, B, N, D, heads, scale, beta, T, BN, d),
                 **warps,
             )
             _backward_keys_values[(T * B, heads)](qkv, grad_out, grad_qkv, N, D, BN, d, **warps)

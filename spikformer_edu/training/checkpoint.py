@@ -1,6 +1,6 @@
 """A run on disk: every file is written atomically, and reading one executes no code.
 
-config.json          recipe, network, data (class names, fingerprints), and where the run was made
+config.json          recipe, network, data (class names, fingerprints), how and where the run was computed
 metrics.csv          a row an epoch
 best.safetensors     weights of the epoch with the lowest validation loss (of the last, without validation)
 last.safetensors     weights of the last complete epoch
@@ -227,13 +227,23 @@ def load_pretrained(name: str) -> Spikformer:
     return load_run(PRETRAINED / name).model
 
 
+def linear_as_convolution(folder: Path) -> bool:
+    """Whether a run computes its linear maps as convolutions, see ``kernels/linear.py``; without an entry it does not.
+
+    Args:
+        folder: the run folder, with a whole ``config.json``.
+    """
+    return bool(json.loads((folder / "config.json").read_text(encoding="utf-8-sig")).get("linear_as_convolution"))
+
+
 def describe(
-    recipe: Recipe, network: SpikformerConfig, context: DistributedContext, data: DataRecord
+    recipe: Recipe, network: SpikformerConfig, context: DistributedContext, data: DataRecord, as_convolution: bool
 ) -> dict[str, Any]:
     """The content of ``config.json``."""
     return {
         "recipe": asdict(recipe),
         "network": asdict(network),
         "data": asdict(data),
+        "linear_as_convolution": as_convolution,
         "provenance": provenance(context.device, context.world),
     }

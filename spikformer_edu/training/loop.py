@@ -23,8 +23,9 @@ from ..data import Splits, batches, mixup_cutmix
 from ..data.loading import ahead, generator_for
 from ..data.workers import ReadersError, readers
 from ..errors import SpikformerError, nearest
+from ..kernels.linear import compute_as, convolution_is_faster
 from ..model import Spikformer
-from .checkpoint import describe, load_weights, start_from, write_weights
+from .checkpoint import describe, linear_as_convolution, load_weights, start_from, write_weights
 from .cuda_graph import CaptureError, GraphedStep
 from .data_record import describe_data
 from .distributed import DistributedContext, lost_peers, sync_batch_norm
@@ -280,8 +281,12 @@ class Trainer:
         resumed = (self.folder / "resume.pt").exists()
         if resumed:
             self.resume()
-        elif self.context.rank == 0:
-            write_json(self.folder / "config.json", describe(self.recipe, self.network, self.context, self.data))
+        else:
+            as_convolution = self.context.broadcast(convolution_is_faster())
+            compute_as(as_convolution, self.model, self.average)
+            if self.context.rank == 0:
+                content = describe(self.recipe, self.network, self.context, self.data, as_convolution)
+                write_json(self.folder / "config.json", content)
         started = time.perf_counter()
         while self.progress.epoch < self.recipe.epochs + self.recipe.cooldown_epochs:
             self.epoch()
@@ -559,6 +564,7 @@ class Trainer:
         """
         check_same_recipe(self.recipe, self.folder)
         self.data = check_same_data(self.data, self.folder)
+        compute_as(linear_as_convolution(self.folder), self.model, self.average)  # the same bits on any machine
         path = self.folder / "resume.pt"
         try:
             state = torch.load(path, map_location=self.context.device, weights_only=True)

@@ -239,7 +239,7 @@ def test_recipes_are_as_the_paper_page_says():
     assert dvs.lr == gesture.lr == 1e-3 and (dvs.batch_size, dvs.epochs) == (16, 96)
     assert replace(dvs.augment, flip=0.0) == gesture.augment and dvs.augment.flip == 0.5
     assert replace(cifar, batch_size=512).scaled_lr == pytest.approx(2 * cifar.lr)
-    assert all(recipe.precision == "fp32" for recipe in RECIPES.values())
+    assert all(recipe.precision == "auto" for recipe in RECIPES.values())
 
 
 def test_every_dry_run_says_how_often_the_test_set_is_measured():
