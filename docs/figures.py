@@ -22,6 +22,7 @@ from torch import Tensor
 import spikformer_edu as se
 from spikformer_edu.benchmark import draw, label_of
 from spikformer_edu.benchmarks.measure import Comparison, Result
+from spikformer_edu.benchmarks.peers import SHAPES
 from spikformer_edu.data import digits_dvs
 from spikformer_edu.data.simulated_camera import simulate
 from spikformer_edu.energy import CONVENTIONS
@@ -36,6 +37,7 @@ DOCS = Path(__file__).parent
 IMAGES = DOCS / "images"
 ON_CPU = DOCS / "results" / "benchmark_cpu.json"
 ON_GPU = DOCS / "results" / "benchmark_h100.json"
+SPEEDRUN = DOCS / "results" / "speedrun.json"
 PROTOTYPE = DOCS / "results" / "prototype_h100.json"
 CIFAR10 = DOCS / "results" / "cifar10.json"
 CIFAR10_FIRST = DOCS / "results" / "cifar10-2-128-t1"  # the run at T = 1, from which the packaged one started
@@ -346,6 +348,41 @@ def table_prototype_gpu() -> str:
     return Table(("training step, ms", *kinds), rows).markdown()
 
 
+def table_training_gpu() -> str:
+    """What training costs by preset: images a second, memory, and the hours of 300 epochs of steps."""
+    rows = []
+    for file in (ON_GPU, *sorted(ON_GPU.parent.glob(f"{ON_GPU.stem}_*.json"))):
+        words = benchmark(file)["provenance"]["command"].split()
+        shape = words[words.index("--shapes") + 1]
+        preset = se.preset(SHAPES[shape].model)
+        images = se.data.info(preset.dataset).samples["train"]
+        for part in measured(file):
+            for r in part.results:
+                if r.peer == "ours" and r.mode == "train":
+                    steps = r.point if part.title == "time_steps" else preset.config.time_steps
+                    memory = "" if r.memory is None else f"{r.memory / 2**30:.1f}"
+                    hours = f"{300 * images / r.batch * r.median / 3600:,.1f}"
+                    speed = f"{r.batch / r.median:,.0f}"
+                    rows.append((f"`{preset.name}`", f"{steps}", f"{r.batch}", part.precision, speed, memory, hours))
+    header = ("preset", "T", "B", "precision", "images/s", "peak memory, GiB", "hours for 300 epochs")
+    return Table(header, rows, "lrrl" + "r").markdown()
+
+
+def table_speedrun() -> str:
+    """Entries of the speedrun, the most accurate first."""
+    rows = []
+    for entry in json.loads(SPEEDRUN.read_text())["entries"]:
+        folders = [DOCS.parent / run for run in entry["runs"]]
+        runs = [[json.loads((f / name).read_text()) for name in ("config.json", "results.json")] for f in folders]
+        seconds = entry.get("seconds") or [results["seconds"] for _, results in runs]
+        epochs = ", then ".join(f"{c['network']['time_steps']} ({r['epochs']})" for c, r in runs)
+        (config, results), device = runs[-1], runs[-1][0]["provenance"]["device"]
+        score = f"{100 * results['accuracy']:.2f}"
+        rows.append((entry["date"], f"`{config['recipe']['model']}`", epochs, score, f"{sum(seconds):.0f}", device))
+    header = ("date", "network", "T (epochs)", "test accuracy, %", "seconds", "on")
+    return Table(header, sorted(rows, key=lambda row: -float(row[3])), "lllrrl").markdown()
+
+
 def table_published() -> str:
     """Accuracies as the paper prints them, beside our parameter counts."""
     rows = []
@@ -409,7 +446,9 @@ TABLES: dict[str, Callable[[], str]] = {
         table_provenance,
         table_benchmark_gpu,
         table_provenance_gpu,
+        table_training_gpu,
         table_prototype_gpu,
+        table_speedrun,
         table_published,
         table_energy_audit,
         table_ann_audit,

@@ -10,15 +10,14 @@ from reference import awaken
 from test_speed import assert_same, outcome
 
 import spikformer_edu as se
-from spikformer_edu.atomic import write_json
 from spikformer_edu.benchmarks import measure
 from spikformer_edu.benchmarks.peers import Step, case_of
 from spikformer_edu.kernels.choice import plain_path
 from spikformer_edu.training import DistributedContext, Recipe, RunOptions, load_splits, train
-from spikformer_edu.training.checkpoint import describe
 from spikformer_edu.training.loop import Trainer
 from spikformer_edu.training.pace import epochs_in
 from spikformer_edu.training.plan import plan
+from spikformer_edu.training.signals import Asked
 
 DEVICE = os.environ.get("SPIKFORMER_TEST_DEVICE", "cuda")
 pytestmark = pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="no CUDA GPU")
@@ -169,14 +168,22 @@ def test_a_run_with_a_graph_is_resumed(run, tmp_path):
     """Stopped after an epoch: the next process captures anew, with the state that it read."""
     splits = load_splits(RECIPE)
     before = Trainer(RECIPE, tmp_path, PLACE, splits.to(PLACE.device), RunOptions())
-    write_json(tmp_path / "config.json", describe(before.recipe, before.network, PLACE, before.data, False))
-    before.epoch()
+    finish_epoch = before.finish_epoch
+
+    def finish_and_stop() -> None:
+        finish_epoch()
+        before.stop.asked = True
+
+    before.finish_epoch = finish_and_stop
+    with pytest.raises(Asked):
+        before.run()
+    assert len(rows(tmp_path)) == 1
     train(RECIPE, tmp_path, PLACE)
     assert_alike(rows(tmp_path), run)
 
 
 def test_steps_are_measured_and_fill_the_time():
-    assert 1 <= epochs_in(0.5, RECIPE, PLACE, load_splits(RECIPE), RunOptions()) < 10_000
+    assert 1 <= epochs_in(0.05, RECIPE, PLACE, load_splits(RECIPE), RunOptions()) < 10_000
     assert plan(RECIPE, PLACE).step_images == (64 if DEVICE == "cuda" else 2)
 
 

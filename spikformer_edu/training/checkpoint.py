@@ -5,7 +5,7 @@ metrics.csv          a row an epoch
 best.safetensors     weights of the epoch with the lowest validation loss (of the last, without validation)
 last.safetensors     weights of the last complete epoch
 resume.pt            all that is needed to go on: weights, optimizer, position
-results.json         written at the end: the accuracy on the test set, measured once
+results.json         written at the end: the accuracy on the test set, measured once, and the seconds of an unbroken run
 """
 
 import json

@@ -278,7 +278,8 @@ class Trainer:
 
     def run(self) -> Score:
         """Train to the end, from the last checkpoint in the folder if there is one, and measure the test set."""
-        if (self.folder / "resume.pt").exists():
+        resumed = (self.folder / "resume.pt").exists()
+        if resumed:
             self.resume()
         else:
             as_convolution = self.context.broadcast(convolution_is_faster())
@@ -286,6 +287,7 @@ class Trainer:
             if self.context.rank == 0:
                 content = describe(self.recipe, self.network, self.context, self.data, as_convolution)
                 write_json(self.folder / "config.json", content)
+        started = time.perf_counter()
         while self.progress.epoch < self.recipe.epochs + self.recipe.cooldown_epochs:
             self.epoch()
         self.context.barrier()
@@ -296,6 +298,7 @@ class Trainer:
         result = {"split": "test", "accuracy": score.accuracy, **asdict(score)}
         result |= {"best_epoch": best["epoch"], "val_accuracy": best.get("val_accuracy"), "epochs": self.progress.epoch}
         result |= {"trained_on": self.data.trained_on, "simulated": self.data.simulated}
+        result["seconds"] = None if resumed else time.perf_counter() - started  # from the first step to this score
         if self.context.rank == 0:
             write_json(self.folder / "results.json", result)
         return score

@@ -30,7 +30,7 @@ from spikformer_edu import benchmark, cli, train
 from spikformer_edu.data import PAPER, load
 from spikformer_edu.training import RECIPES, DistributedContext, Recipe, evaluation, loop, recipe_for
 from spikformer_edu.training.checkpoint import PRETRAINED
-from spikformer_edu.training.recipe import DEVIATIONS, check_recipe
+from spikformer_edu.training.recipe import DEVIATIONS, SHORT, check_recipe
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -110,8 +110,7 @@ def parse(name: str, arguments: list[str]) -> None:
     options = next(iter(typing.get_type_hints(main).values()))
     default = None
     if module is train:
-        given = [b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--dataset"]
-        default = train.Options(**vars(recipe_for((given or ["digits"])[-1])))
+        default = train.defaults([word for word in arguments if word != "--resume"])  # no such run is here
     with patch("sys.argv", [name, *arguments]):
         try:
             said = cli.parse(options, f"python -m {name}", default)
@@ -181,6 +180,38 @@ def test_results_say_where_they_were_measured_and_what_was_not():
     assert "95.19" in published
     for line in (line for line in measured.splitlines() if "95.19" in line):  # in the paper's column, or said to be its
         assert line.startswith("| cifar10 | `cifar10-4-384`") or "paper reports 95.19" in line
+
+
+def test_the_speedrun_s_seconds_are_those_of_its_runs():
+    """Stated by an entry or by its runs: a little more than the steps alone, for the test set and for files."""
+    page, entries = PAGES["docs/speedrun.md"], json.loads(figures.SPEEDRUN.read_text())["entries"]
+    for entry in entries:
+        for place, run in enumerate(entry["runs"]):
+            result = json.loads((ROOT / run / "results.json").read_text())
+            steps = sum(float(row["seconds"]) for row in figures.read_log(ROOT / run)[0])
+            seconds = entry["seconds"][place] if "seconds" in entry else result["seconds"]
+            assert steps < seconds < 1.1 * steps + 5, run
+            splits = json.loads((ROOT / run / "config.json").read_text())["data"]["splits"]
+            assert splits["train"]["samples"] == 50_000 and splits["val"] is None  # the rules
+    first = page.split("<!-- end -->")[0].splitlines()[-2]
+    assert f"{100 * se.load_run('cifar10-4-384').results['accuracy']:.2f} | 310 |" in first
+    for name in ("fast-t1", "fast-t4"):
+        assert f"--recipe {name} --minutes" in page and name in SHORT
+
+
+def test_a_table_of_training_takes_every_file_of_the_gpu(tmp_path, monkeypatch):
+    """A second file, of a sweep over T with memory, becomes rows of the same table."""
+    content = json.loads(figures.ON_GPU.read_text())
+    monkeypatch.setattr(figures, "ON_GPU", tmp_path / "benchmark_x.json")
+    figures.ON_GPU.write_text(json.dumps(content))
+    (part,) = content["tables"]
+    ours = next(r for r in part["results"] if (r["peer"], r["mode"]) == ("ours", "train"))
+    point = ours | {"batch": 256, "point": 1, "memory": 2**31, "seconds": [0.0064] * 5}
+    more = content | {"tables": [part | {"title": "time_steps", "results": [point]}]}
+    (tmp_path / "benchmark_x_steps.json").write_text(json.dumps(more))
+    *_, first, second = figures.table_training_gpu().splitlines()
+    assert first.startswith("| `cifar10-4-384` | 4 | 128 | bf16 | 4,352 |  |")
+    assert second == "| `cifar10-4-384` | 1 | 256 | bf16 | 40,000 | 2.0 | 0.1 |"
 
 
 def test_the_test_set_is_measured_once(tmp_path):
