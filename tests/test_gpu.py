@@ -203,7 +203,7 @@ def assert_same_weights(one, other):
 
 
 def test_a_step_in_a_graph_is_the_step_outside_of_it(tmp_path):
-    """Two epochs of twelve steps: the first and the eighth of each are watched, and mixup ends after the first epoch."""
+    """Two epochs of twelve steps: the first and the eighth of each are watched; mixup ends after the first epoch."""
     done = []
     for graph in (GRAPH, "off"):
         changes = dict(ema_decay=0.9, grad_accum_steps=2, augment=Augment(mixup=0.5, mix_epochs=1))
