@@ -352,6 +352,7 @@ class Trainer:
             inputs, targets = mixup_cutmix(
                 inputs, targets, self.network.num_classes, a.mixup, a.cutmix, random, a.mix_probability
             )
+        self.gradients = {}  # room for the next ones
         if self.rates.step():  # watched: neither compiled code nor a CUDA graph sees hooks
             told, self.gradients = self.work(self.parallel, inputs, targets)
         elif self.graphed is not None:

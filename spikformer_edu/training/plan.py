@@ -41,7 +41,8 @@ class Plan:
         saved_bytes: bytes that autograd keeps for one image until the backward pass; with activation checkpointing
             those for the inputs of all blocks and for one whole block.
         bytes: estimate of the memory of one process, in bytes: weights, gradients, two AdamW moments, the running mean
-            of the weights if there is one, buffers to exchange gradients between processes, what autograd keeps.
+            of the weights if there is one, buffers to exchange gradients between processes, what autograd keeps (a CUDA
+            graph keeps it for itself; steps whose firing rates are counted need it once more).
         room: memory of the GPU, or this process's share of the machine's, in bytes; None where the system does not
             tell.
         step_images: number of images in the measured step.
@@ -71,7 +72,12 @@ class Plan:
     activation_checkpointing: bool = False
     compile: bool = False
     precision: str = "fp32"
-    no_graph: str | None = None
+    no_graph: str | None = "--cuda-graph off"
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes that one image more in a step takes."""
+        return self.saved_bytes * (2 if self.no_graph is None else 1)
 
 
 def plan(
@@ -180,7 +186,7 @@ def plan(
         sum(p.numel() for p in model.parameters()),
         counter.get_total_flops() / step_images,
         an_image,
-        times * weights + copies + batch * an_image,
+        times * weights + copies + batch * an_image * (2 if no_graph is None else 1),
         room_of(context),
         step_images,
         median,
@@ -222,8 +228,8 @@ def room_of(context: DistributedContext) -> int | None:
 def parts_that_fit(recipe: Recipe, context: DistributedContext, p: Plan, room: int) -> int | None:
     """The smallest ``--grad-accum-steps`` at which a step fits into nine tenths of the room; None if none does."""
     share = recipe.batch_size // context.world
-    fixed = p.bytes - share // recipe.grad_accum_steps * p.saved_bytes
-    fitting = (k for k in range(1, share + 1) if share % k == 0 and fixed + share // k * p.saved_bytes < 0.9 * room)
+    fixed = p.bytes - share // recipe.grad_accum_steps * p.image_bytes
+    fitting = (k for k in range(1, share + 1) if share % k == 0 and fixed + share // k * p.image_bytes < 0.9 * room)
     return next(fitting, None)
 
 
@@ -283,5 +289,6 @@ def _remedy(recipe: Recipe, context: DistributedContext, p: Plan) -> list[str]:
         return []
     parts = parts_that_fit(recipe, context, p, p.room)
     advice = f"add --grad-accum-steps {parts}" if parts else "use a smaller model, or more processes"
+    advice += ", or try --cuda-graph off" if p.no_graph is None else ""
     advice += "" if p.activation_checkpointing else ", or try --activation-checkpointing"
     return [f"  too much             there are {p.room / 2**30:.1f} GiB a process: {advice}"]
