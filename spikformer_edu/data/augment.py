@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import SpikformerError, nearest
 from .randaugment import OPERATIONS, rand_augment, warp
-from .transfer import per_channel, send
+from .transfer import constant, send
 
 Generator = torch.Generator
 
@@ -136,8 +136,8 @@ def augment_images(
 
 
 def _normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    scale = 1 / (255 * per_channel(std, pixels.device))
-    shift = 255 * per_channel(mean, pixels.device)
+    scale = 1 / (255 * constant(std, pixels.device).view(-1, 1, 1))
+    shift = 255 * constant(mean, pixels.device).view(-1, 1, 1)
     return pixels.float().sub_(shift).mul_(scale)
 
 

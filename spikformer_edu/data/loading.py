@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -102,6 +103,12 @@ def batches(
     return _unwrapped(loader)
 
 
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream that batches are made on: one for all epochs, because each keeps memory of its own."""
+    return torch.cuda.Stream(device)
+
+
 def ahead(read: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """The same batches, on a device. On a GPU each is made while the GPU still computes the steps before it.
 
@@ -113,7 +120,7 @@ def ahead(read: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> Iterat
         for inputs, targets in read:
             yield inputs.to(device), targets.to(device)
         return
-    main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    main, side = torch.cuda.current_stream(device), _side_stream(device)
     side.wait_stream(main)
     begun: deque[torch.cuda.Event] = deque()
 

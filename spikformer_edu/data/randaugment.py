@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .transfer import per_channel, send
+from .transfer import constant, send
 
 Generator = torch.Generator
 
@@ -53,7 +53,7 @@ def rand_augment(
         ``[B, C, H, W]``, uint8.
     """
     names = OPERATIONS[operations]
-    fill = per_channel(tuple(float(round(255 * m)) for m in mean), pixels.device)
+    fill = constant(tuple(float(round(255 * m)) for m in mean), pixels.device).view(-1, 1, 1)
     pixels = pixels.clone()
     for _ in range(count):
         kind = torch.randint(2 * len(names), (len(pixels),), generator=generator)  # the upper half: unchanged
@@ -119,9 +119,15 @@ def _grey(x: Tensor) -> Tensor:
 
 
 def _blurred(x: Tensor) -> Tensor:
-    from torchvision.transforms.v2 import functional
-
-    return functional.adjust_sharpness(x, 0.0)
+    """torchvision's ``adjust_sharpness(x, 0.0)``, which would wait for its kernel to reach the device."""
+    height, width = x.shape[-2:]
+    if height <= 2 or width <= 2:
+        return x
+    a, b = 1 / 13, 5 / 13
+    kernel = constant((a, a, a, a, b, a, a, a, a), x.device).view(1, 1, 3, 3).expand(x.shape[1], 1, 3, 3)
+    blurred = x.float()
+    blurred[..., 1:-1, 1:-1] = F.conv2d(blurred, kernel, groups=x.shape[1]).round_()  # the rim stays
+    return blurred.clamp_(0, 255).byte()
 
 
 # Strengths are those of timm's "increasing" set. Its shear turns about the upper left corner, hence the third term.

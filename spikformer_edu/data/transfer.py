@@ -21,11 +21,11 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 @cache
-def per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Numbers of the channels of an image, ``[C, 1, 1]``, float32, on a device; made once.
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers that never change, ``[n]``, float32, on a device; they are sent there once.
 
     Args:
-        values: a number for each channel.
+        values: the numbers.
         device: where they are needed.
     """
-    return torch.tensor(values, dtype=torch.float32, device="cpu").view(-1, 1, 1).to(device)
+    return torch.tensor(values, dtype=torch.float32, device="cpu").to(device)

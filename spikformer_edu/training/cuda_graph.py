@@ -100,8 +100,6 @@ class GraphedStep:
             # "thread_local": the thread that pins batches in memory may go on meanwhile.
             with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"):
                 outputs = self.work(*places)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
             torch.cuda.set_stream(here)  # the block above does not always leave it behind
             cause = error.__context__ or error  # ending a recording that failed raises an error of its own

@@ -36,9 +36,10 @@ from .recipe import Recipe, check_recipe, learning_rate
 from .run_folder import check_same_data, check_same_recipe, how_to_go_on, settle
 from .signals import Asked, Stopping
 
-# On a GPU, where Python runs ahead of the device: steps from one look at the losses to the next, and from one step
-# whose firing rates are counted to the next. Both stop or slow the device. A CPU has done its step when Python goes on.
-READ_EVERY, WATCH_EVERY = 50, 400
+# A GPU computes while Python goes on, and must not wait for it. So only every so many steps the losses are read (more
+# often where several processes train: they then also ask each other whether one was told to stop, and torchrun gives
+# them 30 seconds for it), and only on so many steps firing rates are counted. On a CPU a loss is there to be read.
+READ_EVERY, READ_EVERY_TOGETHER, WATCH_EVERY = 50, 10, 400
 CUDA_GRAPH = ("auto", "on", "off")
 
 
@@ -266,7 +267,8 @@ class Trainer:
         self.rates = Rates(self.model, every=WATCH_EVERY) if gpu else Rates(self.model)
         self.steps = max(1, len(splits.train) // recipe.batch_size)  # an epoch
         # What ``work`` told of the last steps, on the device, and the number of samples of each of these steps.
-        self.told = torch.zeros(READ_EVERY if gpu else 1, 3, dtype=dtype_of_sums(context.device), device=context.device)
+        steps = (READ_EVERY if context.world == 1 else READ_EVERY_TOGETHER) if gpu else 1
+        self.told = torch.zeros(steps, 3, dtype=dtype_of_sums(context.device), device=context.device)
         self.unread: list[int] = []
         self.gradients: dict[str, Tensor] = {}  # of the last step; after one in a graph, p.grad may be an older one
         self.unwritten: dict[str, dict[str, Tensor]] = {}  # file -> weights of an epoch that it will hold
@@ -348,7 +350,7 @@ class Trainer:
                 raise Asked
 
     def step(self, inputs: Tensor, targets: Tensor) -> None:
-        """One optimizer step on a batch. On a GPU it waits for nothing, but that every fiftieth reads the losses.
+        """One optimizer step on a batch. On a GPU it waits for nothing; every fiftieth then reads the losses.
 
         Args:
             inputs: images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]``, on the device.
@@ -365,6 +367,7 @@ class Trainer:
             inputs, targets = mixup_cutmix(
                 inputs, targets, self.network.num_classes, a.mixup, a.cutmix, random, a.mix_probability
             )
+        self.gradients = {}  # room for the next ones
         if self.rates.step():  # watched: neither compiled code nor a CUDA graph sees hooks
             told, self.gradients = self.work(self.parallel, inputs, targets)
         elif self.graphed is not None:

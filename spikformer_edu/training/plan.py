@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..data import Absent, count, info
 from ..errors import SpikformerError
+from ..kernels.choice import plain_path
 from ..model import Spikformer
 from ..provenance import provenance
 from .checkpoint import start_from
@@ -41,7 +42,8 @@ class Plan:
         saved_bytes: bytes that autograd keeps for one image until the backward pass; with activation checkpointing
             those for the inputs of all blocks and for one whole block.
         bytes: estimate of the memory of one process, in bytes: weights, gradients, two AdamW moments, the running mean
-            of the weights if there is one, buffers to exchange gradients between processes, what autograd keeps.
+            of the weights if there is one, buffers to exchange gradients between processes, what autograd keeps (a CUDA
+            graph keeps it for itself; steps whose firing rates are counted need it once more).
         room: memory of the GPU, or this process's share of the machine's, in bytes; None where the system does not
             tell.
         step_images: number of images in the measured step.
@@ -72,7 +74,12 @@ class Plan:
     activation_checkpointing: bool = False
     compile: bool = False
     precision: str = "fp32"
-    no_graph: str | None = None
+    no_graph: str | None = "--cuda-graph off"
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes that one image more in a step takes."""
+        return self.saved_bytes * (2 if self.no_graph is None else 1)
 
 
 def plan(recipe: Recipe, context: DistributedContext, options: RunOptions | None = None, step_images: int = 2) -> Plan:
@@ -145,7 +152,7 @@ def plan(recipe: Recipe, context: DistributedContext, options: RunOptions | None
             checkpoint_blocks(model)
             inputs_of_blocks = saved_bytes(step_images + 1) - saved_bytes(step_images)
             an_image = inputs_of_blocks + (an_image - inputs_of_blocks) // network.depth  # one block at a time
-        with FlopCounterMode(display=False) as counter:
+        with plain_path(), FlopCounterMode(display=False) as counter:  # which sees no products in fused operations
             step(model)
         called = torch.compile(model, dynamic=False) if options.compile else model
         if options.compile:
@@ -160,7 +167,8 @@ def plan(recipe: Recipe, context: DistributedContext, options: RunOptions | None
     batch = recipe.batch_size // (context.world * recipe.grad_accum_steps)
     steps = max(1, images // recipe.batch_size)
     total = steps * (recipe.epochs + recipe.cooldown_epochs)
-    needed, room, timed = times * weights + copies + batch * an_image, room_of(context), sorted(seconds)[1]
+    needed = times * weights + copies + batch * an_image * (2 if no_graph is None else 1)
+    room, timed = room_of(context), sorted(seconds)[1]
     parameters, flops = sum(p.numel() for p in model.parameters()), counter.get_total_flops() / step_images
     if context.device.type == "cuda" and context.world == 1 and name == "train" and room and needed < 0.9 * room:
         del model, called, optimizer
@@ -218,8 +226,8 @@ def room_of(context: DistributedContext) -> int | None:
 def parts_that_fit(recipe: Recipe, context: DistributedContext, p: Plan, room: int) -> int | None:
     """The smallest ``--grad-accum-steps`` at which a step fits into nine tenths of the room; None if none does."""
     share = recipe.batch_size // context.world
-    fixed = p.bytes - share // recipe.grad_accum_steps * p.saved_bytes
-    fitting = (k for k in range(1, share + 1) if share % k == 0 and fixed + share // k * p.saved_bytes < 0.9 * room)
+    fixed = p.bytes - share // recipe.grad_accum_steps * p.image_bytes
+    fitting = (k for k in range(1, share + 1) if share % k == 0 and fixed + share // k * p.image_bytes < 0.9 * room)
     return next(fitting, None)
 
 
@@ -280,5 +288,6 @@ def _remedy(recipe: Recipe, context: DistributedContext, p: Plan) -> list[str]:
         return []
     parts = parts_that_fit(recipe, context, p, p.room)
     advice = f"add --grad-accum-steps {parts}" if parts else "use a smaller model, or more processes"
+    advice += ", or try --cuda-graph off" if p.no_graph is None else ""
     advice += "" if p.activation_checkpointing else ", or try --activation-checkpointing"
     return [f"  too much             there are {p.room / 2**30:.1f} GiB a process: {advice}"]
