@@ -352,18 +352,15 @@ def table_training_gpu() -> str:
     """What training costs by preset: images a second, memory, and the hours of 300 epochs of steps."""
     rows = []
     for file in (ON_GPU, *sorted(ON_GPU.parent.glob(f"{ON_GPU.stem}_*.json"))):
-        words = benchmark(file)["provenance"]["command"].split()
-        shape = words[words.index("--shapes") + 1]
-        preset = se.preset(SHAPES[shape].model)
-        images = se.data.info(preset.dataset).samples["train"]
         for part in measured(file):
+            shape, _, steps = part.title.partition(", T = ")
+            preset = se.preset(SHAPES[shape].model)
+            images = se.data.info(preset.dataset).samples["train"]
             for r in part.results:
                 if r.peer == "ours" and r.mode == "train":
-                    steps = r.point if part.title == "time_steps" else preset.config.time_steps
-                    memory = "" if r.memory is None else f"{r.memory / 2**30:.1f}"
+                    speed, memory = f"{r.batch / r.median:,.0f}", "" if r.memory is None else f"{r.memory / 2**30:.1f}"
                     hours = f"{300 * images / r.batch * r.median / 3600:,.1f}"
-                    speed = f"{r.batch / r.median:,.0f}"
-                    rows.append((f"`{preset.name}`", f"{steps}", f"{r.batch}", part.precision, speed, memory, hours))
+                    rows.append((f"`{preset.name}`", steps, f"{r.batch}", part.precision, speed, memory, hours))
     header = ("preset", "T", "B", "precision", "images/s", "peak memory, GiB", "hours for 300 epochs")
     return Table(header, rows, "lrrl" + "r").markdown()
 

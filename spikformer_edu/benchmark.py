@@ -39,7 +39,7 @@ NOTES = (
 class Options:
     shapes: tuple[str, ...] = ("cifar",)
     """cifar, dvs, imagenet, imagenet-768 (the paper's cifar10-4-384, cifar10dvs-2-256, imagenet-8-512 and
-    imagenet-8-768), toy (to try the command)."""
+    imagenet-8-768), cifar-t1 (cifar at T = 1), toy (to try the command)."""
     precisions: tuple[str, ...] = PRECISIONS
     """fp32, bf16 (autocast)."""
     peers: tuple[str, ...] | None = None

@@ -1,6 +1,9 @@
 """A step is measured as it will run, and an epoch number is found for a time."""
 
+import importlib.util
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -107,3 +110,21 @@ def test_a_short_recipe_is_chosen_by_name(name, one_line):
     with pytest.raises(se.SpikformerError) as error:
         command.defaults(["--recipe", "fst-t1"])
     one_line(error, "unknown recipe 'fst-t1'", "fast-t1")
+
+
+def test_changes_of_the_short_recipe_are_settings_that_do_something():
+    """The script that compares them: each change is one setting of a recipe that a run takes."""
+    path = Path(__file__).parents[1] / "docs" / "results" / "short_recipe.py"
+    spec = importlib.util.spec_from_file_location("short_recipe", path)
+    script = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)  # what lies in docs/ goes to the site
+        patch.setitem(sys.modules, "short_recipe", script)
+        spec.loader.exec_module(script)
+    base = replace(SHORT["fast-t1"], val_fraction=0.1)
+    recipes = {name: script.changed(base, changes) for name, changes in script.CHANGES.items()}
+    assert recipes.pop("the recipe") == base and len(set(map(str, recipes.values()))) == len(recipes) > 8
+    for name, recipe in recipes.items():
+        check_recipe(recipe)
+        assert recipe != base, name
+    assert recipes["mixup 0.5 in the first half"].augment.mix_epochs == base.epochs // 2

@@ -30,6 +30,7 @@ class Shape:
 
 SHAPES = {
     "cifar": Shape("cifar10-4-384", 16, 128),
+    "cifar-t1": Shape("cifar10-4-384", 16, 128, dict(time_steps=1)),
     "dvs": Shape("cifar10dvs-2-256", 2, 16),
     "imagenet": Shape("imagenet-8-512", 2, 32),
     "imagenet-768": Shape("imagenet-8-768", 2, 32),

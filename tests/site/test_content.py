@@ -200,15 +200,15 @@ def test_the_speedrun_s_seconds_are_those_of_its_runs():
 
 
 def test_a_table_of_training_takes_every_file_of_the_gpu(tmp_path, monkeypatch):
-    """A second file, of a sweep over T with memory, becomes rows of the same table."""
+    """A second file, of another T and with memory, becomes rows of the same table."""
     content = json.loads(figures.ON_GPU.read_text())
     monkeypatch.setattr(figures, "ON_GPU", tmp_path / "benchmark_x.json")
     figures.ON_GPU.write_text(json.dumps(content))
     (part,) = content["tables"]
     ours = next(r for r in part["results"] if (r["peer"], r["mode"]) == ("ours", "train"))
-    point = ours | {"batch": 256, "point": 1, "memory": 2**31, "seconds": [0.0064] * 5}
-    more = content | {"tables": [part | {"title": "time_steps", "results": [point]}]}
-    (tmp_path / "benchmark_x_steps.json").write_text(json.dumps(more))
+    other = ours | {"batch": 256, "memory": 2**31, "seconds": [0.0064] * 5}
+    more = content | {"tables": [part | {"title": "cifar-t1, T = 1", "results": [other]}]}
+    (tmp_path / "benchmark_x_batch256.json").write_text(json.dumps(more))
     *_, first, second = figures.table_training_gpu().splitlines()
     assert first.startswith("| `cifar10-4-384` | 4 | 128 | bf16 | 4,352 |  |")
     assert second == "| `cifar10-4-384` | 1 | 256 | bf16 | 40,000 | 2.0 | 0.1 |"
