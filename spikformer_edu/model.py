@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 
 from .attention import ATTENTION, SpikingLinear
 from .errors import SpikformerError, nearest
+from .input_check import check_input
 from .kernels.choice import max_pool, norm_lif, norm_lif_for
 from .neurons import BACKENDS, LIF, LIFOptions
 
@@ -235,8 +236,8 @@ class Spikformer(nn.Module):
 
     Raises:
         SpikformerError: no tensor, wrong number of dimensions or channels, a size that the patch size does not divide,
-            an empty batch, T = 0; not in compiled code: another dtype than the network's, NaN or inf (nor these two in
-            training on a GPU, where looking would make every step wait).
+            an empty batch, T = 0; not in compiled code: another dtype than the network's, NaN or inf (nor these two on
+            a GPU in training or in a CUDA graph, where looking would make every step wait).
     """
 
     def __init__(self, config: SpikformerConfig):
@@ -252,35 +253,9 @@ class Spikformer(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
+        check_input(self, x)
         x = self.sps(x, self.config.time_steps)  # [T, B, D, H/P, W/P]
         x = x.flatten(3).transpose(2, 3)  # [T, B, N, D]
         for block in self.blocks:
             x = block(x)
         return self.head(x.mean(2).mean(0))  # [B, K]
-
-    def check_input(self, x: Tensor) -> None:
-        c, p = self.config.in_channels, self.config.patch_size
-        if not isinstance(x, Tensor):
-            raise SpikformerError(f"input is a {type(x).__name__}: give a tensor, torch.as_tensor(x)")
-        if x.dim() not in (4, 5):
-            raise SpikformerError(f"input of shape {list(x.shape)}: give images [B, C, H, W] or frames [T, B, C, H, W]")
-        if not x.is_floating_point():
-            raise SpikformerError(f"input is {x.dtype}: give floating point numbers, for images x.float() / 255")
-        if x.shape[-3] != c:
-            raise SpikformerError(f"input has {x.shape[-3]} channels, this model takes {c}: [..., {c}, H, W]")
-        if 0 in x.shape[:-3]:
-            what = "T = 0 time steps" if x.dim() == 5 and x.shape[0] == 0 else "an empty batch"
-            raise SpikformerError(f"input of shape {list(x.shape)} has {what}: give at least one")
-        if x.shape[-2] % p or x.shape[-1] % p or 0 in x.shape[-2:]:
-            raise SpikformerError(
-                f"image of {x.shape[-2]} x {x.shape[-1]}: height and width must be multiples of the patch size {p}"
-            )
-        if torch.compiler.is_compiling():  # the rest is not checked in compiled code
-            return
-        if x.dtype != self.head.weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise SpikformerError(f"input is {x.dtype}, the network {self.head.weight.dtype}: give both the same dtype")
-        if self.training and x.is_cuda:  # reading the answer would make every step wait for the GPU
-            return
-        if not torch.isfinite(x).all():  # a NaN never fires, so it would vanish silently in the first neuron
-            raise SpikformerError("input holds NaN or inf: check the data and their normalisation")

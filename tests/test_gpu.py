@@ -165,7 +165,7 @@ def assert_alike(mine, theirs):
     assert [row["lr"] for row in mine] == pytest.approx([row["lr"] for row in theirs], rel=1e-5)
     for a, b in zip(mine, theirs, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=0.08), (mine, theirs)
-    assert mine[-1]["loss"] < 0.9 * mine[0]["loss"], mine  # it learns at all
+    assert mine[-1]["loss"] < 0.95 * mine[0]["loss"], mine  # it learns at all
 
 
 def test_a_graph_trains_as_single_kernels_do(run, tmp_path):

@@ -224,7 +224,7 @@ def _starts(
     for t in tl.static_range((T - 1) // SEG * SEG):
         u = _charge(y, at + t * step, inside, u, a, b, beta, threshold, EVEN)
         if t % SEG == SEG - 1:
-            starts = starts + (u,)
+            starts = starts + (u,)  # type: ignore[assignment]
     return starts
 
 
@@ -247,7 +247,7 @@ def _segment(
     us = ()
     for t in tl.static_range(LENGTH):
         u = _charge(y, at + t * step, inside, u, a, b, beta, threshold, EVEN)
-        us = us + (u,)
+        us = us + (u,)  # type: ignore[assignment]
     return us
 
 

@@ -10,6 +10,7 @@ from mpl_toolkits.mplot3d import Axes3D
 from ..data.events import EVENT, SENSOR, to_frames
 from ..errors import SpikformerError
 from ..eval_mode import evaluating
+from ..input_check import check_input
 from ..model import Spikformer
 from .style import image_of, styled
 
@@ -110,7 +111,7 @@ def token_means(model: Spikformer, frames: np.ndarray) -> np.ndarray:
     """Mean over the D features of every token after the SPS: frames ``[T, C, H, W]`` -> ``[T, H/P, W/P]``."""
     weight = model.head.weight
     x = torch.as_tensor(frames, dtype=weight.dtype, device=weight.device)[:, None]  # [T, 1, C, H, W]
-    model.check_input(x)
+    check_input(model, x)
     with evaluating(model):
         tokens = model.sps(x, len(x))  # [T, 1, D, H/P, W/P]
     return tokens[:, 0].mean(1).cpu().numpy()
