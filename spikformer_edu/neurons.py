@@ -57,6 +57,18 @@ class Sigmoid:
         return _SigmoidSpike.apply(x, self.slope)
 
 
+def _loop(current: Tensor, beta: Tensor, threshold: Tensor, slope: float) -> tuple[Tensor, list[Tensor]]:
+    """``LIF.loop`` as tensors alone, for the compiler, which would keep a version of a method for every shape."""
+    u = fired = torch.zeros_like(current[0])
+    spikes, membranes = [], []
+    for x in current:
+        u = beta * ((1 - fired) * u) + x
+        spikes.append(_SigmoidSpike.apply(u - threshold, slope))
+        fired = spikes[-1].detach()  # the reset carries no gradient
+        membranes.append(u.detach())
+    return torch.stack(spikes), membranes
+
+
 class LIFOptions(TypedDict, total=False):
     """Options of ``LIF`` that a layer hands on to its neurons."""
 
@@ -142,7 +154,10 @@ class LIF(snn.Leaky):
         if not current.is_floating_point():
             raise SpikformerError(f"current is {current.dtype}: give floating point numbers, current.float()")
         listener = self.on_membranes  # read once: another thread may end its recording meanwhile
-        if self.fusible and not torch.compiler.is_compiling():
+        membranes: Tensor | list[Tensor]
+        if torch.compiler.is_compiling():
+            spikes, membranes = _loop(current, self.beta.clamp(0, 1), self.threshold, self.slope)
+        elif self.fusible:
             spikes, membranes = FusedLIF.apply(current, *self.constants(), self.slope, listener is not None)
         else:
             spikes, membranes = self.loop(current)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from spikformer_edu import LIF, Sigmoid, SpikformerError
 from spikformer_edu.kernels.lif import FusedLIF
+from spikformer_edu.neurons import _loop
 
 BACKENDS = ("fused", "snntorch")
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "lif.json").read_text())
@@ -221,6 +222,21 @@ def test_in_half_precision_the_backends_agree_for_tau_2_alone(tau, dtype):
     differ = (fused != plain).double().mean()
     assert fused.double().mean() > 0.02
     assert differ == 0 if tau == 2 or dtype == torch.float32 else 0 < differ < 1e-3
+
+
+@pytest.mark.parametrize("kind", CURRENTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_what_the_compiler_gets_is_snntorchs_loop_to_the_bit(kind, dtype):
+    neuron = LIF(tau=3.0, learn_beta=True, learn_threshold=True, backend="snntorch")
+    current, weights = CURRENTS[kind]().to(dtype), torch.randn(6, 4000, dtype=dtype)
+    found = []
+    for loop in (neuron.loop, lambda x: _loop(x, neuron.beta.clamp(0, 1), neuron.threshold, neuron.slope)):
+        x = current.clone().requires_grad_()
+        spikes, membranes = loop(x)
+        assert spikes.dtype == dtype and 0.05 < spikes.mean() < 0.95
+        gradients = torch.autograd.grad((spikes * weights).sum(), (x, neuron.beta, neuron.threshold))
+        found.append((spikes, torch.stack(membranes), *gradients))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("loss", [torch.sum, lambda spikes: spikes.square().sum()], ids=["linear", "square"])

@@ -4,6 +4,7 @@ import signal
 from dataclasses import replace
 
 import pytest
+import snntorch as snn
 import torch
 from reference import awaken
 
@@ -93,6 +94,26 @@ def test_channels_last_gives_the_same_step():
 def test_compiled_code_gives_the_same_step():
     plain, compiled = network(depth=1), network(depth=1)
     assert_same(outcome(plain, images()), outcome(compiled, images(), torch.compile(compiled, dynamic=False)))
+
+
+def test_a_network_of_four_blocks_is_compiled_as_one_graph_for_each_mode(monkeypatch):
+    """Dynamo gives up where a function has been compiled for eight shapes, so no layer may be compiled by itself."""
+    from torch._dynamo.utils import counters
+
+    def not_called(*_):
+        raise AssertionError("a method of snnTorch was compiled")
+
+    for owner, name in ((snn.SpikingNeuron, "fire"), (snn.SpikingNeuron, "mem_reset"), (snn.Leaky, "_base_zero")):
+        monkeypatch.setattr(owner, name, not_called)
+    counters.clear()
+    model = network(depth=4, pool=(True, True, True, False), time_steps=2).float()
+    compiled = torch.compile(model, dynamic=False, backend="eager")
+    for _ in range(2):
+        compiled(images().float()).sum().backward()
+    assert dict(counters["frames"]) == {"total": 1, "ok": 1} and not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 1
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+    compiled(images().float()).sum().backward()
 
 
 def trainer(tmp_path, **changes):
