@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from .errors import SpikformerError
-from .kernels.choice import linear_norm_lif, norm_lif_for, ssa_lif_for
+from .kernels.choice import fused_ssa, linear_norm_lif, norm_lif_for
 from .kernels.linear import Linear
 from .neurons import LIF, LIFOptions
 
@@ -98,8 +98,7 @@ class SpikingSelfAttention(nn.Module):
         self.on_mix: list[Callable[[Tensor, Tensor, Tensor, Tensor], None]] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        fused = self.fused(x)
-        if fused is not None:
+        if type(self) is SpikingSelfAttention and (fused := fused_ssa(self, x)) is not None:  # on a GPU
             return self.proj(fused)
         qkv = norm_tokens(self.bn, self.qkv(x))  # [T, B, N, 3D]
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d]
@@ -109,19 +108,6 @@ class SpikingSelfAttention(nn.Module):
         for listener in tuple(self.on_mix):
             listener(q, k, v, mixed)
         return self.proj(self.attn(mixed).transpose(2, 3).flatten(3))  # [T, B, N, D]
-
-    def fused(self, x: Tensor) -> Tensor | None:
-        """The input of ``proj`` in fused operations, where a GPU has them for just these lines; else None."""
-        if type(self) is not SpikingSelfAttention or {"mix", "scores", "phi"} & vars(self).keys():
-            return None  # a variant's own lines
-        if self.pool is not None or self.on_mix:
-            return None
-        norm_lif = norm_lif_for(x, len(x), self.bn, self.q, self.k, self.v, self.qkv)
-        ssa_lif = norm_lif and ssa_lif_for(x, self.heads, self.scale, self.attn)
-        if not (norm_lif and ssa_lif):
-            return None
-        qkv = linear_norm_lif(norm_lif, x, self.qkv, self.bn, self.q)  # spikes [T, B, N, 3D]
-        return ssa_lif.SSALIF.apply(qkv, self.heads, self.scale, (*self.attn.constants(), self.attn.slope))
 
     def pool_tokens(self, x: Tensor) -> Tensor:
         if self.pool is None:

@@ -6,7 +6,6 @@ images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]`` -> tokens ``[T, B, N, D]``
 
 import math
 from dataclasses import dataclass
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from typing_extensions import Unpack
 from .attention import ATTENTION, SpikingLinear
 from .errors import SpikformerError, nearest
 from .input_check import check_input
-from .kernels.choice import max_pool, norm_lif, norm_lif_for
+from .kernels.choice import norm_lif_for, norm_lif_pool
 from .neurons import BACKENDS, LIF, LIFOptions
 
 
@@ -118,7 +117,7 @@ class SpikingConv(nn.Module):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         y = self.conv(x.flatten(0, 1))
         if kernel := norm_lif_for(y, len(x), self.bn, self.neuron):  # on a GPU, in one operation
-            return self.fused(kernel, y.unflatten(0, x.shape[:2]), len(x), residual)
+            return norm_lif_pool(kernel, y.unflatten(0, x.shape[:2]), len(x), self, residual)
         spikes = self.spike(self.bn(y).unflatten(0, x.shape[:2]))
         return spikes if residual is None else residual + spikes
 
@@ -126,7 +125,7 @@ class SpikingConv(nn.Module):
         """What ``forward`` gives for T copies of an image ``[B, C_in, H, W]``, at the cost of one convolution."""
         x, bn = self.conv(x), self.bn  # [B, C_out, H, W]
         if kernel := norm_lif_for(x, time_steps, bn, self.neuron):
-            return self.fused(kernel, x.unsqueeze(0), time_steps)
+            return norm_lif_pool(kernel, x.unsqueeze(0), time_steps, self)
         if bn.training and bn.running_var is not None and bn.num_batches_tracked is not None:
             # Copies have the statistics of one image, but Bessel's correction n / (n - 1) becomes Tn / (Tn - 1).
             variance = bn.running_var.data  # .data: autograd checks the buffer's version, but never reads it
@@ -144,14 +143,6 @@ class SpikingConv(nn.Module):
         if self.pool is not None:
             x = self.pool(x.flatten(0, 1)).unflatten(0, x.shape[:2])  # [T, B, C_out, H/2, W/2], still {0, 1}
         return x
-
-    def fused(self, kernel: ModuleType, y: Tensor, steps: int, residual: Tensor | None = None) -> Tensor:
-        """The layer behind its convolution in fused operations, which want the channels of a pixel side by side."""
-        residual = residual if residual is None else residual.permute(0, 1, 3, 4, 2)
-        x = norm_lif(kernel, y.permute(0, 1, 3, 4, 2), steps, self.bn, self.neuron, residual=residual)
-        if self.pool is not None:
-            x = max_pool(x.flatten(0, 1), self.pool).unflatten(0, x.shape[:2])
-        return x.permute(0, 1, 4, 2, 3)
 
 
 class SPS(nn.Sequential):

@@ -227,6 +227,40 @@ def linear_norm_lif(
     return norm_lif(kernel, F.linear(x, linear.weight, linear.bias), len(x), bn, neuron, None, residual)
 
 
+def fused_ssa(layer: Any, x: Tensor) -> Tensor | None:
+    """SN(Q K^T V s) in fused operations, from tokens to the spikes before ``proj``; None: take the plain lines.
+
+    Args:
+        layer: a ``SpikingSelfAttention`` whose class is no variant of it.
+        x: tokens ``[T, B, N, D]``.
+    """
+    if layer.pool is not None or layer.on_mix or {"mix", "scores", "phi"} & vars(layer).keys():
+        return None
+    norm = norm_lif_for(x, len(x), layer.bn, layer.q, layer.k, layer.v, layer.qkv)
+    ssa = norm and ssa_lif_for(x, layer.heads, layer.scale, layer.attn)
+    if not (norm and ssa):
+        return None
+    qkv = linear_norm_lif(norm, x, layer.qkv, layer.bn, layer.q)  # spikes [T, B, N, 3D]
+    return ssa.SSALIF.apply(qkv, layer.heads, layer.scale, (*layer.attn.constants(), layer.attn.slope))
+
+
+def norm_lif_pool(kernel: ModuleType, y: Tensor, steps: int, layer: Any, residual: Tensor | None = None) -> Tensor:
+    """MP(SN(BN(y))) by ``kernels/norm_lif.py`` and ``kernels/max_pool.py``, channels last throughout.
+
+    Args:
+        kernel: the first of them.
+        y: what the convolution of the layer gives, ``[T or 1, B, C, H, W]``.
+        steps: number of time steps T.
+        layer: a ``SpikingConv``.
+        residual: integers ``[T, B, C, H, W]`` that the spikes are added to, in a layer without a pool.
+    """
+    residual = residual if residual is None else residual.permute(0, 1, 3, 4, 2)
+    x = norm_lif(kernel, y.permute(0, 1, 3, 4, 2), steps, layer.bn, layer.neuron, residual=residual)
+    if layer.pool is not None:
+        x = max_pool(x.flatten(0, 1), layer.pool).unflatten(0, x.shape[:2])
+    return x.permute(0, 1, 4, 2, 3)
+
+
 def max_pool(x: Tensor, pool: nn.Module) -> Tensor:
     """The max-pool of spikes ``[n, H, W, C]``, by ``kernels/max_pool.py`` where it fits.
 
