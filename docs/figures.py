@@ -22,7 +22,6 @@ from torch import Tensor
 import spikformer_edu as se
 from spikformer_edu.benchmark import draw, label_of
 from spikformer_edu.benchmarks.measure import Comparison, Result
-from spikformer_edu.benchmarks.peers import SHAPES
 from spikformer_edu.data import digits_dvs
 from spikformer_edu.data.simulated_camera import simulate
 from spikformer_edu.energy import CONVENTIONS
@@ -37,11 +36,13 @@ DOCS = Path(__file__).parent
 IMAGES = DOCS / "images"
 ON_CPU = DOCS / "results" / "benchmark_cpu.json"
 ON_GPU = DOCS / "results" / "benchmark_h100.json"
+IMAGENET_ON_GPU = DOCS / "results" / "benchmark_h100_imagenet.json"
 SPEEDRUN = DOCS / "results" / "speedrun.json"
-PROTOTYPE = DOCS / "results" / "prototype_h100.json"
+FAST = DOCS / "results" / "fast_path_h100.json"
 CIFAR10 = DOCS / "results" / "cifar10.json"
 CIFAR10_FIRST = DOCS / "results" / "cifar10-2-128-t1"  # the run at T = 1, from which the packaged one started
 CIFAR10_SMALL = PRETRAINED / "cifar10-2-128"
+FAST_FIRST, FAST_LAST = (DOCS / "results" / f"cifar10-fast-t{steps}" for steps in (1, 4))
 PAPER_FIRST = DOCS / "results" / "cifar10-4-384-t1"  # the same for the paper's network
 PAPER = PRETRAINED / "cifar10-4-384"
 MODEL = "digits-2-64"  # the packaged network
@@ -236,10 +237,18 @@ def table_cifar10_paper() -> str:
     return recorded(PAPER)
 
 
+def table_cifar10_fast_first() -> str:
+    return recorded(FAST_FIRST)
+
+
+def table_cifar10_fast() -> str:
+    return recorded(FAST_LAST)
+
+
 def table_overview() -> str:
     """Every accuracy that was measured, beside the paper's."""
     rows = []
-    for folder in (PRETRAINED / MODEL, PAPER_FIRST, PAPER, CIFAR10_FIRST, CIFAR10_SMALL):
+    for folder in (PRETRAINED / MODEL, PAPER_FIRST, PAPER, FAST_FIRST, FAST_LAST, CIFAR10_FIRST, CIFAR10_SMALL):
         config, r = (json.loads((folder / name).read_text()) for name in ("config.json", "results.json"))
         model, steps = config["recipe"]["model"], config["network"]["time_steps"]
         published = PRESETS[model].paper_accuracy or {}
@@ -287,9 +296,10 @@ def table_cifar10_energy() -> str:
 
 
 def compared(file: Path) -> str:
-    """Median time of a step, and the ratio to ours: a table for each network."""
+    """Median time of a step, and the ratio to ours, or on a GPU the memory: a table for each network."""
     parts = []
-    header = ("peer", "precision", "train, ms", "/ ours", "eval, ms", "/ ours")
+    ratio = "/ ours" if file == ON_CPU else "peak memory, GiB"
+    header = ("peer", "precision", "train, ms", ratio, "eval, ms", ratio)
     for title in dict.fromkeys(part.title for part in measured(file)):
         rows = []
         for part in (part for part in measured(file) if part.title == title):
@@ -297,7 +307,8 @@ def compared(file: Path) -> str:
                 row = [peer, part.precision]
                 for mode in ("train", "eval"):
                     (r,) = (r for r in part.results if label_of(r) == peer and r.mode == mode)
-                    row += [f"{1000 * r.median:,.{0 if file == ON_CPU else 1}f}", f"{r.to_ours:.2f}"]
+                    beside = r.to_ours if file == ON_CPU else r.memory / 2**30
+                    row += [f"{1000 * r.median:,.{0 if file == ON_CPU else 1}f}", f"{beside:.2f}"]
                 rows.append(row)
         parts.append(f"**{title}, B = {part.results[0].batch}**\n\n{Table(header, rows, 'llr').markdown()}")
     widest = max((r for part in measured(file) for r in part.results), key=lambda r: max(r.seconds) / min(r.seconds))
@@ -310,7 +321,8 @@ def compared(file: Path) -> str:
 def made_how(file: Path) -> str:
     """Where and how a benchmark was run, and what its peers are."""
     about = benchmark(file)["provenance"]
-    peers = {r.peer for part in measured(file) for r in part.results}
+    named = {r.peer for part in measured(file) for r in part.results}
+    peers = {part for name in named for part in (name.split("+")[0], *(f"+{c}" for c in name.split("+")[1:]))}
     versions = f"Python {about['python']}, PyTorch {about['torch']}, snnTorch {about['snntorch']}, "
     facts = [
         *((f"`{name}`", text) for name, text in about["peers"].items() if name in peers),
@@ -330,39 +342,43 @@ def table_provenance() -> str:
 
 
 def table_benchmark_gpu() -> str:
-    return compared(ON_GPU)
+    return f"{compared(ON_GPU)}\n\n{compared(IMAGENET_ON_GPU)}"
 
 
 def table_provenance_gpu() -> str:
     return made_how(ON_GPU)
 
 
-def table_prototype_gpu() -> str:
-    """Times of a training step, the package beside the prototype, launched one by one or as a graph."""
-    steps = json.loads(PROTOTYPE.read_text())["steps"]
-    kinds = [name for name in steps[0] if name not in ("batch", "time_steps")]
-    rows = [
-        (f"T = {step['time_steps']}, B = {step['batch']}", *(f"{1000 * step[kind]:.2f}" for kind in kinds))
-        for step in steps
-    ]
-    return Table(("training step, ms", *kinds), rows).markdown()
+def table_fast_path_gpu() -> str:
+    """Times of a training step with fused operations and with plain lines, launched one by one or as a graph."""
+    rows = []
+    for step in json.loads(FAST.read_text())["steps"]:
+        times = (step.get(kind) for kind in ("plain", "plain_graph", "fused", "fused_graph"))
+        case = f"`{step['model']}`, T = {step['time_steps']}, B = {step['batch']}"
+        rows.append((case, *("" if t is None else f"{1000 * t:.2f}" for t in times)))
+    return Table(("training step, ms", "plain", "plain, graph", "fused", "fused, graph"), rows).markdown()
+
+
+def table_kernels_gpu() -> str:
+    """Milliseconds of a training step in the kernels of the fused operations."""
+    kernels = json.loads(FAST.read_text())["kernels"]
+    names = next(iter(kernels.values()))
+    rows = [(f"`{name}`" if "." in name else name, *(f"{k[name]:.2f}" for k in kernels.values())) for name in names]
+    return Table(("ms", *kernels), rows).markdown()
 
 
 def table_training_gpu() -> str:
     """What training costs by preset: images a second, memory, and the hours of 300 epochs of steps."""
     rows = []
-    for file in (ON_GPU, *sorted(ON_GPU.parent.glob(f"{ON_GPU.stem}_*.json"))):
-        for part in measured(file):
-            shape, _, steps = part.title.partition(", T = ")
-            preset = se.preset(SHAPES[shape].model)
-            images = se.data.info(preset.dataset).samples["train"]
-            for r in part.results:
-                if r.peer == "ours" and r.mode == "train":
-                    speed, memory = f"{r.batch / r.median:,.0f}", "" if r.memory is None else f"{r.memory / 2**30:.1f}"
-                    hours = f"{300 * images / r.batch * r.median / 3600:,.1f}"
-                    rows.append((f"`{preset.name}`", steps, f"{r.batch}", part.precision, speed, memory, hours))
-    header = ("preset", "T", "B", "precision", "images/s", "peak memory, GiB", "hours for 300 epochs")
-    return Table(header, rows, "lrrl" + "r").markdown()
+    for step in json.loads(FAST.read_text())["steps"]:
+        preset = se.preset(step["model"])
+        images, batch, seconds = se.data.info(preset.dataset).samples["train"], step["batch"], step["fused_graph"]
+        speed, hours = f"{batch / seconds:,.0f}", f"{300 * images / batch * seconds / 3600:,.1f}"
+        rows.append(
+            (f"`{preset.name}`", f"{step['time_steps']}", f"{batch}", speed, f"{step['fused_bytes']:.1f}", hours)
+        )
+    header = ("preset", "T", "B", "images/s", "peak memory, GiB", "hours for 300 epochs")
+    return Table(header, rows, "lrrr").markdown()
 
 
 def table_speedrun() -> str:
@@ -431,6 +447,8 @@ TABLES: dict[str, Callable[[], str]] = {
     make.__name__.removeprefix("table_").replace("_", "-"): make
     for make in (
         table_overview,
+        table_cifar10_fast_first,
+        table_cifar10_fast,
         table_digits,
         table_cifar10_paper_first,
         table_cifar10_paper,
@@ -444,7 +462,8 @@ TABLES: dict[str, Callable[[], str]] = {
         table_benchmark_gpu,
         table_provenance_gpu,
         table_training_gpu,
-        table_prototype_gpu,
+        table_fast_path_gpu,
+        table_kernels_gpu,
         table_speedrun,
         table_published,
         table_energy_audit,

@@ -40,11 +40,14 @@ class Launches:
 
     def __init__(self, kernel, arch: int):
         self.kernel, self.arch, self.compiled = kernel, arch, []
+        self.large, self.moved = 0, []  # bytes an element of the tensors of that many elements, for each launch
 
     def __getitem__(self, grid):
         return self.launch
 
     def launch(self, *args, **options):
+        full = {a.data_ptr(): a.element_size() for a in args if isinstance(a, torch.Tensor) and a.numel() == self.large}
+        self.moved.append(sum(full.values()))
         kinds, fixed, divisible = {}, {}, {}
         for i, (parameter, arg) in enumerate(zip(self.kernel.params, args, strict=True)):
             tensor, number = isinstance(arg, torch.Tensor), isinstance(arg, float)
@@ -155,6 +158,19 @@ def test_norm_and_neuron_fit_a_gpu(kernels, tmp_path, C, still, steps, arch):
     norm_and_neuron(steps, C, still, torch.bfloat16)
     assert set(launches) == {"_statistics", "_join", "_fire", "_backward_sums", "_backward_join", "_backward"}
     fits(launches, tmp_path, torch.bfloat16)
+
+
+def test_norm_and_neuron_move_16_bytes_an_element(kernels):
+    """In bfloat16, forward and backward: the tensors of full size that the kernels are given."""
+    launches = kernels(norm_lif, 90)
+    for name, launch in launches.items():
+        launch.large = 4 * 4096 * 384
+    norm_and_neuron(4, 384, False, torch.bfloat16)
+    moved = {name: sum(launch.moved) for name, launch in launches.items() if sum(launch.moved)}
+    assert moved == {"_statistics": 2, "_fire": 4, "_backward_sums": 4, "_backward": 6}
+    page = (Path(__file__).parents[1] / "docs" / "kernels.md").read_text(encoding="utf-8")
+    for name, count in moved.items():
+        assert re.search(rf"\| `{name}` \|.*\| {count} \|", page)
 
 
 @pytest.mark.slow
