@@ -34,7 +34,7 @@ class SpikingLinear(nn.Module):
         self.neuron = LIF(**lif)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if kernel := norm_lif_for(x, len(x), self.bn, self.neuron, self.linear):  # on a GPU, in one operation
+        if kernel := norm_lif_for(x, len(x), self.bn, self.neuron, self.linear):  # on a GPU
             return linear_norm_lif(kernel, x, self.linear, self.bn, self.neuron, residual)
         spikes = self.neuron(norm_tokens(self.bn, self.linear(x)))
         return spikes if residual is None else residual + spikes

@@ -154,7 +154,6 @@ class LIF(snn.Leaky):
         if not current.is_floating_point():
             raise SpikformerError(f"current is {current.dtype}: give floating point numbers, current.float()")
         listener = self.on_membranes  # read once: another thread may end its recording meanwhile
-        membranes: Tensor | list[Tensor]
         if torch.compiler.is_compiling():
             spikes, membranes = _loop(current, self.beta.clamp(0, 1), self.threshold, self.slope)
         elif self.fusible:

@@ -185,7 +185,7 @@ def test_losses_read_now_and_then_are_those_read_at_once(tmp_path):
 def test_the_first_step_that_is_not_finite_is_named_though_it_is_read_later(
     tmp_path, monkeypatch, one_line, bad, number
 ):
-    monkeypatch.setattr("spikformer_edu.model.check_input", lambda model, x: None)  # on a GPU it does not look
+    monkeypatch.setattr(torch, "isfinite", torch.ones_like)  # in training on a GPU the network does not look at values
     folder = tmp_path / "run"
     t, calls, cross_entropy = trainer(folder, lr=0.02), [], F.cross_entropy
     t.told = torch.zeros(50, 3, dtype=torch.float64)

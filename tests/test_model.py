@@ -506,8 +506,8 @@ def test_every_option_changes_the_network():
 
 
 def test_the_model_can_be_read_in_one_sitting():
-    """Neurons, attention and model: at most 500 lines that are neither blank nor comment, docstrings included."""
+    """Neurons, attention and model: under 500 lines that are neither blank nor comment, docstrings included."""
     package = Path(inspect.getfile(se)).parent
     files = [(package / name).read_text() for name in ("neurons.py", "attention.py", "model.py")]
     lines = [line.strip() for text in files for line in text.splitlines()]
-    assert 300 < sum(bool(line) and not line.startswith("#") for line in lines) <= 500
+    assert 300 < sum(bool(line) and not line.startswith("#") for line in lines) < 500
