@@ -176,6 +176,7 @@ def test_results_say_where_they_were_measured_and_what_was_not():
         rows = figures.read_log(folder)[0]
         speed = 50_000 // 256 * 256 * len(rows) / sum(float(row["seconds"]) for row in rows)
         assert f"{speed:,.0f}" in page, folder
+    assert f"with {speed:,.0f} images a second" in " ".join(PAGES["README.md"].split())
     for run in sorted(PRETRAINED.iterdir()):
         r = json.loads((run / "results.json").read_text())
         score = f"{100 * r['accuracy']:.2f} % ({r['correct']:,} of {r['total']:,})"
