@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ..atomic import expand, write_csv, write_file, write_json
-from ..data import Splits, batches, mixup_cutmix
-from ..data.loading import ahead, generator_for
+from ..data import Splits, mixup_cutmix
+from ..data.loading import Reader, ahead, generator_for
 from ..data.workers import ReadersError, readers
 from ..errors import SpikformerError, nearest
 from ..kernels.linear import compute_as, convolution_is_faster
@@ -179,7 +179,8 @@ def train(
             with enough_memory(f"try {remedy}in another --out a larger --grad-accum-steps"), readers():
                 with stop.at_once():
                     trainer = Trainer(recipe, folder, context, splits.to(context.device), options, stop)
-                return trainer.run()
+                with closing(trainer.reader):
+                    return trainer.run()
         except Asked:
             saved = "the run is saved" if (folder / "resume.pt").exists() else "nothing was trained yet"
             raise SpikformerError(f"asked to stop: {saved}, {how_to_go_on(folder, options.data_dir)}") from None
@@ -265,6 +266,15 @@ class Trainer:
             self.board.add_text("data", splits.info.label)
         self.progress = Progress()
         self.rates = Rates(self.model, every=WATCH_EVERY) if gpu else Rates(self.model)
+        self.reader = Reader(
+            splits.train,
+            recipe.batch_size // context.world,
+            train=True,
+            seed=recipe.seed,
+            rank=context.rank,
+            world=context.world,
+            workers=options.workers,
+        )
         self.steps = max(1, len(splits.train) // recipe.batch_size)  # an epoch
         # What ``work`` told of the last steps, on the device, and the number of samples of each of these steps.
         steps = (READ_EVERY if context.world == 1 else READ_EVERY_TOGETHER) if gpu else 1
@@ -313,20 +323,9 @@ class Trainer:
         """
         recipe, progress, context = self.recipe, self.progress, self.context
         self.model.train()
-        loader = batches(
-            self.splits.train,
-            recipe.batch_size // context.world,
-            train=True,
-            seed=recipe.seed,
-            epoch=progress.epoch,
-            rank=context.rank,
-            world=context.world,
-            start=progress.batch,
-            workers=self.options.workers,
-        )
         title, hidden = f"epoch {progress.epoch + 1}", True if context.rank else None  # None: shown on a terminal only
         started, stop = time.perf_counter(), False
-        made = ahead(loader, context.device)
+        made = ahead(self.reader.epoch(progress.epoch, progress.batch), context.device)
         with tqdm(made, title, self.steps, initial=progress.batch, leave=False, disable=hidden) as bar:
             for inputs, targets in bar:
                 self.step(inputs, targets)

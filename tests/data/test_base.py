@@ -16,6 +16,7 @@ from spikformer_edu.data.base import FILES_READ, Absent, Split, stratified_split
 from spikformer_edu.data.digits import Digits
 from spikformer_edu.data.files import data_folder
 from spikformer_edu.data.images import Pictures
+from spikformer_edu.data.loading import Reader
 
 
 def test_the_registry_knows_every_data_set_of_the_paper():
@@ -297,6 +298,45 @@ def test_readers_that_cannot_go_on_say_so_in_one_line_and_nobody_waits_for_them(
         "resource.setrlimit(resource.RLIMIT_NOFILE, files)",  # the end of Python needs some
     )
     assert (code, err) == (0, "") and out.startswith(says) and out.count("\n") == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epochs_one_after_another_have_the_same_readers_and_the_batches_of_each(workers):
+    split = load("digits", samples_per_class=12).train
+    options = dict(train=True, seed=3, workers=workers)
+    reader, seen = Reader(split, 16, **options), []
+    for epoch, start, stop in ((0, 0, 7), (1, 0, 2), (2, 3, 7), (2, 3, 7)):  # the second one ends early
+        read = reader.epoch(epoch, start)
+        for number, (x, y) in enumerate(batches(split, 16, train=True, seed=3, epoch=epoch), 0):
+            if start <= number < stop:
+                a, b = next(read)
+                assert torch.equal(x, a) and torch.equal(y, b)
+        assert stop < 7 or not list(read)
+        del read
+        seen.append([process.pid for process in getattr(reader.reading, "_workers", ())])
+    processes = getattr(reader.reading, "_workers", ())
+    assert len(processes) == workers == len(set(seen[0])) and seen == [seen[0]] * 4
+    reader.close()
+    reader.close()  # once more does no harm
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_readers_that_are_killed_between_two_epochs_are_one_line():
+    lines = (
+        "from spikformer_edu.data.loading import Reader",
+        "from spikformer_edu.data.workers import readers",
+        "reader = Reader(split, 256, workers=2)",
+        "print(len(list(reader.epoch(0))))",
+        "try:",
+        "    with readers():",  # PyTorch tells of it at any moment: training does all of its work in this block
+        "        [process.kill() for process in reader.reading._workers]",
+        "        list(reader.epoch(1))",
+        "except SpikformerError as error:",
+        "    print(error)",
+        "reader.close()",
+    )
+    said = "5\na process that reads data was killed, perhaps for memory: lower --workers\n"
+    assert reads(*lines) == (0, said, "")
 
 
 def test_what_is_absent_says_why_to_whoever_asks():
