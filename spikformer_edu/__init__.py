@@ -13,10 +13,12 @@ from importlib import import_module
 from types import ModuleType
 
 from .attention import ATTENTION
+from .check import check
 from .convert import load_official
 from .energy import energy
 from .errors import SpikformerError
 from .exercise import exercise
+from .intervene import intervene
 from .model import Spikformer, SpikformerConfig
 from .neurons import LIF, Sigmoid
 from .presets import list_models, preset, spikformer
@@ -31,9 +33,11 @@ __all__ = [
     "Spikformer",
     "SpikformerConfig",
     "SpikformerError",
+    "check",
     "data",
     "energy",
     "exercise",
+    "intervene",
     "layer_names",
     "list_models",
     "load_official",
