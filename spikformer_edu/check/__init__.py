@@ -97,8 +97,9 @@ def check(
     Examples:
         >>> import torch, spikformer_edu as se
         >>> model = se.load_pretrained("digits-2-64")
-        >>> print(se.check(model, se.data.load("digits").test.fetch(torch.arange(4), None)[0]))
-        no fault found
+        >>> report = se.check(model, se.data.load("digits").test.fetch(torch.arange(4), None)[0])
+        >>> report.findings
+        []
     """
     return _Check(model, inputs, inputs.dim() == 5 if time_first is None else time_first, reset).run()
 
