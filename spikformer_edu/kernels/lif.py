@@ -80,7 +80,7 @@ class FusedLIF(torch.autograd.Function):
         if kernels := kernels_for(u):
             kernels.backward(u, grad, out, beta, threshold, slope)
             return out, None, None, None, None
-        offset = u.new_tensor(-slope * threshold)
+        offset = u.new_full((), -slope * threshold)  # without a copy from the host, which would wait
         sigma, not_fired, later = torch.empty_like(u[0]), torch.empty_like(u[0]), None
         for now, g, x in zip(*(reversed(y.unbind()) for y in (u, grad, out)), strict=True):
             torch.add(offset, now, alpha=slope, out=sigma).sigmoid_()

@@ -1,6 +1,7 @@
 """How long a training step takes as it will run, and how many epochs fit into a time."""
 
 import gc
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,8 +64,9 @@ def step_seconds(
     remedy = "try --activation-checkpointing, or a larger --grad-accum-steps"
     with TemporaryDirectory() as folder, enough_memory(remedy), readers():
         trial = _Trial(recipe, Path(folder), context, splits.to(context.device), options, Stopping())
-        trial.go(WARM_UP)
-        progress = trial.go(steps)
+        with closing(trial.reader):
+            trial.go(WARM_UP)
+            progress = trial.go(steps)
     del trial
     gc.collect()
     if context.device.type == "cuda":
