@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from tqdm import tqdm
 
+from ..training.memory import keep_freed_memory
 from ..training.recipe import PRECISIONS
 from .peers import PRODUCTS, Case, Product, Step, Unavailable, prepare
 
@@ -275,6 +276,7 @@ def peak_memory(name: str, case: Case, precision: str, device: torch.device) -> 
 
 
 def _peak(name: str, case: Case, precision: str, device: torch.device, threads: int) -> dict[str, int]:
+    keep_freed_memory()
     torch.set_num_threads(threads)
     if device.type == "cuda":
         step = prepare(name, case, precision, device)
