@@ -19,6 +19,7 @@ from .errors import SpikformerError, nearest
 from .provenance import provenance
 from .table import Table
 from .training import choose_device
+from .training.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,6 +68,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Measure a training step, a forward pass and peak memory of this package and of its peers, side by side."""
+    keep_freed_memory()  # as training does
     check(options)
     device = choose_device(options.device)
     if options.threads is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from . import cli
 from .training import DistributedContext, choose_device, evaluate, load_run
 from .training.evaluation import origin, splits_for
-from .training.memory import enough_memory
+from .training.memory import enough_memory, keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Measure loss and accuracy of a run folder or of a pretrained model."""
+    keep_freed_memory()
     device = choose_device(options.device)
     run = load_run(options.checkpoint, options.which)
     splits = splits_for(run, options.dataset, options.data_dir)

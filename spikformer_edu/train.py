@@ -11,6 +11,7 @@ from .data import local_info
 from .errors import SpikformerError
 from .training import Recipe, RunOptions, init_distributed, load_splits, recipe_for, shutdown, train
 from .training.checkpoint import read_config
+from .training.memory import keep_freed_memory
 from .training.pace import epochs_in
 from .training.plan import describe_plan, plan
 from .training.run_folder import (
@@ -50,6 +51,7 @@ def main(options: Options) -> None:
 
     Start it with `torchrun --nproc-per-node N -m spikformer_edu.train ...` to train on N GPUs.
     """
+    keep_freed_memory()
     recipe = Recipe(**{f.name: getattr(options, f.name) for f in fields(Recipe)})
     how = RunOptions(**{f.name: getattr(options, f.name) for f in fields(RunOptions)})
     context = init_distributed(options.device)

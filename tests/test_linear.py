@@ -84,17 +84,27 @@ def test_small_and_odd_inputs_are_a_product_to_the_bit(shape):
     assert not operators(made, x) & CONVOLUTION
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision_is_a_product_in_training_and_a_convolution_without_gradients(autocast):
+    made, x = layer(), torch.randn(ENOUGH)
+    made, x = (made, x) if autocast else (made.bfloat16(), x.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert operators(made, x) == PRODUCT
+        trained = made(x)
+        with torch.no_grad():
+            assert operators(made, x) == CONVOLUTION
+            y = made(x)
+    assert y.dtype == trained.dtype == torch.bfloat16
+    torch.testing.assert_close(y, trained, rtol=2**-7, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
 def test_other_numbers_are_a_product(dtype):
     made, x = layer().to(dtype), torch.randn(ENOUGH, dtype=dtype)
-    assert operators(made, x) == PRODUCT
-    assert torch.equal(made(x), F.linear(x, made.weight, made.bias))
-
-
-def test_autocast_decides_the_precision():
-    made, x = layer(), torch.randn(ENOUGH)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert operators(made, x) == PRODUCT and made(x).dtype == torch.bfloat16
+    with torch.no_grad():
+        assert operators(made, x) == PRODUCT
+    with torch.no_grad(), torch.autocast("cpu", torch.float16, enabled=dtype == torch.float16):
+        assert operators(made, x) == PRODUCT
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """What makes training fast or small changes nothing: every shortcut against the long way."""
 
+import platform
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -81,6 +84,28 @@ def test_recomputing_keeps_less():
     plain, twice = network(depth=6), network(depth=6)
     checkpoint_blocks(twice)
     assert kept(twice) < 0.5 * kept(plain)
+
+
+LENT_PAGES = """
+import resource, sys, torch
+from spikformer_edu.training.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    before = faults()
+    torch.ones(50_000_000)  # 200 MB, more than glibc ever keeps by itself
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc here")
+def test_freed_memory_is_lent_only_once():
+    def pages(how: str) -> int:
+        command = [sys.executable, "-c", LENT_PAGES, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert pages("keep") < 100 < pages("give back")
 
 
 def test_channels_last_gives_the_same_step():

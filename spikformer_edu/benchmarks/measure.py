@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from tqdm import tqdm
 
 from ..kernels.choice import plain_path
+from ..training.memory import keep_freed_memory
 from ..training.recipe import PRECISIONS
 from .peers import PRODUCTS, Case, Product, Step, Unavailable, captured, prepare
 
@@ -403,6 +404,7 @@ def peak_memory(name: str, case: Case, precision: str, device: torch.device) -> 
 
 
 def _peak(name: str, case: Case, precision: str, threads: int) -> dict[str, int]:
+    keep_freed_memory()
     torch.set_num_threads(threads)
     device = torch.device("cpu")
     tiny = replace(case.config, dim=16 * case.config.heads, depth=1)

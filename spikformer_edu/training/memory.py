@@ -1,9 +1,10 @@
-"""Memory in training: activation checkpointing saves it, the peak is measured, a lack of it is one line."""
+"""Memory in training: what is freed is kept, activation checkpointing saves it, the peak and a lack of it are told."""
 
+import ctypes
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 
 import torch
@@ -13,6 +14,21 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import SpikformerError
 from ..model import Spikformer
 from .distributed import SyncBatchNorm
+
+
+def keep_freed_memory() -> None:
+    """Keep memory that tensors on a CPU no longer need for the next ones, instead of giving it back to the system.
+
+    The system clears each page that it lends again. With glibc, which gives large blocks back at once, this takes up to
+    a sixth of a forward pass and a twentieth of a training step. Other C libraries are left as they are.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    most_mappings, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+    with suppress(AttributeError):  # musl has no mallopt
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(most_mappings, 0)
+        mallopt(trim_threshold, -1)  # never
 
 
 def checkpoint_blocks(model: Spikformer) -> None:
