@@ -135,7 +135,7 @@ def test_wrong_options_are_one_line(tmp_path, one_line, run_here):
 def test_a_dry_run_says_how_it_would_compute(gpu_of):
     recipe = recipe_for("digits")
     assert recipe.precision == "auto"
-    text = describe_plan(recipe, CPU, plan(recipe, CPU, cuda_graph="off"))
+    text = describe_plan(recipe, CPU, plan(recipe, CPU, RunOptions(cuda_graph="off")))
     assert (
         "precision            fp32, chosen for this device\n" in text
         and "CUDA graph           no: --cuda-graph off\n" in text

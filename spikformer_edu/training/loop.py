@@ -1,6 +1,7 @@
 """The training loop: a recipe in, a run folder out."""
 
 import copy
+import json
 import math
 import sys
 import time
@@ -310,9 +311,13 @@ class Trainer:
         result = {"split": "test", "accuracy": score.accuracy, **asdict(score)}
         result |= {"best_epoch": best["epoch"], "val_accuracy": best.get("val_accuracy"), "epochs": self.progress.epoch}
         result |= {"trained_on": self.data.trained_on, "simulated": self.data.simulated}
-        result["seconds"] = None if resumed else time.perf_counter() - started  # from the first step to this score
+        file = self.folder / "results.json"
+        seconds: float | None = time.perf_counter() - started
+        if resumed:  # its clock is not known, unless it had ended before
+            seconds = json.loads(file.read_text("utf-8")).get("seconds") if file.exists() else None
+        result["seconds"] = seconds  # from the first step to this score
         if self.context.rank == 0:
-            write_json(self.folder / "results.json", result)
+            write_json(file, result)
         return score
 
     def epoch(self) -> None:
