@@ -217,7 +217,8 @@ se.plot.show(
 #
 # Scores of real-valued Q and K can be any real number. Softmax makes them positive, and it bounds them because each row
 # sums to one. With spikes the scores are counts: they are never negative and at most d, and a sum of N of them is at
-# most N d. Most of them are zero because spikes are rare. The next cell measures the scores of the packaged network,
+# most N d. That bound is loose: here N d s = 128, and the threshold is 0.5. What keeps the sums near the threshold is that
+# spikes are rare, so that most counts are zero, and the scale s. The next cell measures the scores of the packaged network,
 # which reads 32 x 32 digits with T = 4. It has N = 64 tokens and heads of d = 16.
 
 # %%
@@ -492,8 +493,8 @@ assert not torch.equal(scores[1], scores[2]) and not torch.equal(scores[1, 0], s
 
 # %% [markdown]
 # At t = 0 there are almost no scores: a neuron that starts from zero fires at the first step only if its current is at
-# least twice the threshold, and Q and K are the sixth layer of neurons after the image. The first step of a spiking
-# network is nearly silent.
+# least twice the threshold, and Q and K are the sixth layer of neurons after the image. The first layers do fire at the
+# first step (chapter 03); each layer behind them fires less.
 #
 # ## Pitfalls
 #
@@ -609,8 +610,8 @@ with se.exercise("5.3"):
 #
 # - An entry of $QK^T$ is the popcount of an AND. A row of $QK^T$ times a column of V is a sum, and s times the sum is
 #   the current of a neuron.
-# - Counts are non-negative, bounded and sparse, so no softmax is needed. Without it $(QK^T)V = Q(K^TV)$ to the last
-#   bit.
+# - Counts are never negative and mostly zero, and the neuron behind them only asks whether a sum reaches its threshold.
+#   It needs no probabilities, so no softmax. Without it $(QK^T)V = Q(K^TV)$ to the last bit.
 # - For N > d the cheaper order costs $2Nd^2$ instead of $2N^2d$ and needs no N x N matrix.
 # - Sums lie on a grid, so ties with the threshold are common, and `>=` matters.
 # - The layer is Linear, BN, neuron, heads, product, neuron, Linear, BN, neuron. Every spike of our version equals the

@@ -356,6 +356,7 @@ assert sum(table.values()) == sum(p.numel() for p in big.parameters()) == se.pre
 paper = {"cifar10-4-256": 4.15, "cifar10-2-384": 5.76, "cifar10-4-384": 9.32, "imagenet-8-384": 16.81,
          "imagenet-6-512": 23.37, "imagenet-8-512": 29.68, "imagenet-10-512": 36.01,
          "imagenet-8-768": 66.34}  # fmt: skip
+official = {"cifar10-4-384": 9_330_874, "imagenet-8-512": 29_705_768}  # what the official models sum to
 print(f"{'preset':18} {'counted':>11} {'paper':>8}  {'with layers never called':>24}")
 for line in se.list_models():
     with torch.device("meta"):
@@ -365,14 +366,17 @@ for line in se.list_models():
     if line.name in paper:
         assert abs(counted / 1e6 - paper[line.name]) < 0.01
     c, tokens = line.config, (line.image_size // line.config.patch_size) ** 2
-    never = c.depth * 4 * c.dim + 2 * c.dim + tokens * c.dim  # norm1, norm2 of each block; norm; pos_embed
+    never = c.depth * 4 * c.dim  # norm1 and norm2 of each block
+    if c.in_channels == 2:  # its model for event frames also builds norm and pos_embed
+        never += 2 * c.dim + tokens * c.dim
+    assert line.name not in official or counted + never == official[line.name]
     published = f"{paper[line.name]:.2f} M" if line.name in paper else ""
     print(f"{line.name:18} {counted:11,} {published:>8}  {counted + never:24,}")
 
 # %% [markdown]
 # The last column is what `sum(p.numel() for p in model.parameters())` gives for the official code. That code builds two
-# layer norms in each block, one at the end, and a table of positions, and never calls them. They are in its
-# checkpoints, but get no gradient and do not change the output.
+# layer norms in each block and never calls them; its model for event frames also builds one at the end and a table of
+# positions. They are in its checkpoints, but get no gradient and do not change the output.
 
 # %% [markdown]
 # ## The layout of official checkpoints
