@@ -17,6 +17,8 @@ from .convert import load_official
 from .energy import energy
 from .errors import SpikformerError
 from .exercise import exercise
+from .export import export
+from .export.model_folder import from_pretrained, save_pretrained
 from .model import Spikformer, SpikformerConfig
 from .neurons import LIF, Sigmoid
 from .presets import list_models, preset, spikformer
@@ -34,6 +36,8 @@ __all__ = [
     "data",
     "energy",
     "exercise",
+    "export",
+    "from_pretrained",
     "layer_names",
     "list_models",
     "load_official",
@@ -42,6 +46,7 @@ __all__ = [
     "plot",
     "preset",
     "record",
+    "save_pretrained",
     "spikformer",
     "training",
     "__version__",
