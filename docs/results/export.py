@@ -3,7 +3,7 @@
 1. Each format is written and run by its tool. Trained networks get test images. The others get random inputs, and their
    norms the statistics of such inputs, else no neuron would fire.
 2. ONNX's reference evaluator computes the trained networks in float64, on two images.
-3. The accuracy of integer weights: on all test digits, and on the first 1,000 test images of CIFAR-10.
+3. The accuracy of integer weights: on all test digits, and on every tenth test image of CIFAR-10.
 
 Presets that are not named keep what the file says of them. CIFAR-10 is looked for under ``$SPIKFORMER_DATA``, else
 ``./data``. onnx, onnxscript and onnxruntime must be installed.
@@ -106,7 +106,7 @@ def accuracy_of(name: str) -> list[dict[str, Any]]:
     """Correct answers in float32 and in integers, on test images; the input range is that of the first ten."""
     run = se.load_run(name)
     split = splits_for(run, None).test
-    inputs, targets = split.fetch(torch.arange(SCORED[name]), None)
+    inputs, targets = split.fetch(torch.arange(SCORED[name]) * (len(split) // SCORED[name]), None)
     rows = []
     for bits in (None, *BITS):
         model = run.model if bits is None else Integer(run.model, inputs[:10], bits)

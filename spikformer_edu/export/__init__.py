@@ -44,7 +44,7 @@ def inputs_for(run: Run, number: int, data_dir: Path | None = None) -> tuple[Ten
         data_dir: folder to look in for data; None: ``$SPIKFORMER_DATA``, else ``./data``.
 
     Returns:
-        The first test samples if the data are on this machine, else random numbers; nothing is downloaded.
+        Test samples, spread over the split, if the data are on this machine, else random numbers; nothing is downloaded.
 
     Raises:
         SpikformerError: the data are broken.
@@ -52,7 +52,9 @@ def inputs_for(run: Run, number: int, data_dir: Path | None = None) -> tuple[Ten
     facts, config = info(run.recipe.dataset), run.model.config
     if count(run.recipe.dataset, data_dir):
         split = splits_for(run, None, data_dir).test
-        return split.fetch(torch.arange(min(number, len(split))), None)[0], f"test samples of {facts.label}"
+        number = min(number, len(split))
+        spread = torch.arange(number) * (len(split) // number)  # a split may be sorted by class
+        return split.fetch(spread, None)[0], f"test samples of {facts.label}"
     time = () if facts.time_steps is None else (config.time_steps,)
     size = facts.image_size
     random = torch.Generator().manual_seed(0)

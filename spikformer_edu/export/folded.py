@@ -67,7 +67,7 @@ def fold(model: Spikformer) -> Spikformer:
     Args:
         model: the network; it stays as it is.
     """
-    network = copy.deepcopy(model).cpu().double()
+    network = copy.deepcopy(model).cpu().double().requires_grad_(False)
     for module in list(network.modules()):
         layer: Any = module  # its parts become other classes
         if isinstance(module, SpikingConv):

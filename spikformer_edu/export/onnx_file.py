@@ -60,7 +60,8 @@ def onnx_model(network: Spikformer, inputs: Tensor) -> Any:
     symbol = proto.graph.input[0].type.tensor_type.shape.dim[inputs.dim() - 4].dim_param
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         for size in value.type.tensor_type.shape.dim:
-            size.dim_param = size.dim_param.replace(symbol, "batch")
+            if symbol in size.dim_param:  # others have a value, which a name would take away
+                size.dim_param = size.dim_param.replace(symbol, "batch")
     del proto.graph.output[1:]  # the values keep their names: `with_spikes` makes them outputs again
     onnx.checker.check_model(proto, full_check=True)
     return proto
