@@ -27,9 +27,12 @@ def save_pretrained(run: Run | str | Path, folder: str | Path) -> list[Path]:
         SpikformerError: no run there, or the folder cannot be written.
 
     Examples:
-        >>> import spikformer_edu as se
-        >>> _ = se.save_pretrained("digits-2-64", "runs/digits")
-        >>> model = se.from_pretrained("runs/digits")  # equal to se.load_pretrained("digits-2-64")
+        >>> import tempfile, spikformer_edu as se
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     paths = se.save_pretrained("digits-2-64", folder)
+        ...     model = se.from_pretrained(folder)  # equal to se.load_pretrained("digits-2-64")
+        >>> [path.name for path in paths]
+        ['config.json', 'model.safetensors', 'README.md']
     """
     run, folder = run if isinstance(run, Run) else load_run(run), expand(folder)
     content = json.loads((run.folder / "config.json").read_text(encoding="utf-8-sig"))
