@@ -13,6 +13,7 @@ from torch import nn
 
 import spikformer_edu as se
 from spikformer_edu.export import Exported
+from spikformer_edu.export.__main__ import Options, main
 from spikformer_edu.export.check import answers, compare
 from spikformer_edu.export.fixed import BITS, Integer
 from spikformer_edu.export.fixed_point import FixedPoint, differences
@@ -205,7 +206,7 @@ def test_the_simulator_is_short():
 @pytest.mark.parametrize("frames", [False, True], ids=["images", "frames"])
 @pytest.mark.parametrize("bits", BITS)
 def test_every_network_of_spikes_as_integers(tmp_path, bits, frames):
-    """Pooled Q and K, a learned scale and learned thresholds, a silent output; the dump itself is compared in export."""
+    """Pooled Q and K, a learned scale and learned thresholds, a silent output; export itself compares the dump."""
     model, inputs = small(frames, qk_pool=True, learn_scale=True, learn_threshold=True)
     model.blocks[0].attn.scale.data.fill_(0.3)
     model.blocks[0].mlp.out.bn.weight.data[0] = 0  # its weights are all zero
@@ -317,14 +318,21 @@ def test_the_command_says_what_it_wrote(tmp_path):
     assert f"model-8bit.npz  {size:,} bytes" in line and "answer for 3 of 3 inputs" in line
 
 
-def test_the_command_refuses_in_one_line(tmp_path):
+def test_the_command_refuses_in_one_line(tmp_path, one_line):
     assert "did you mean 'onnx'" in command("--format", "onx")
     assert "--format" in command()
-    assert "bits=12: give 8 or 16" in command("--format", "fixed", "--bits", "12")
-    assert "--inputs 0" in command("--format", "torch", "--inputs", "0")
     (tmp_path / "file").write_text("")
-    for format in ("fixed", "js", "hub"):
-        assert "cannot write" in command("--format", format, "--inputs", "1", "--out", str(tmp_path / "file" / "x"))
+    assert "cannot write" in command("--format", "fixed", "--inputs", "1", "--out", str(tmp_path / "file" / "x"))
+    for options, words in (
+        (Options("fixed", bits=12), "bits=12: give 8 or 16"),
+        (Options("torch", inputs=0), "--inputs 0: "),
+        (Options("js", out=tmp_path / "file" / "x"), "cannot write"),
+        (Options("hub", out=tmp_path / "file" / "x"), "cannot write"),
+        (Options("onnx", "absent"), "no run at absent"),
+    ):
+        with pytest.raises(se.SpikformerError, match=words) as excinfo:
+            main(options)
+        one_line(excinfo)
 
 
 def test_options_that_a_format_cannot_say(tmp_path, one_line):
