@@ -38,6 +38,7 @@ ON_CPU = DOCS / "results" / "benchmark_cpu.json"
 ON_GPU = DOCS / "results" / "benchmark_h100.json"
 IMAGENET_ON_GPU = DOCS / "results" / "benchmark_h100_imagenet.json"
 SPEEDRUN = DOCS / "results" / "speedrun.json"
+EXPORTED = DOCS / "results" / "export.json"
 FAST = DOCS / "results" / "fast_path_h100.json"
 CIFAR10 = DOCS / "results" / "cifar10.json"
 CIFAR10_FIRST = DOCS / "results" / "cifar10-2-128-t1"  # the run at T = 1, from which the packaged one started
@@ -381,6 +382,34 @@ def table_training_gpu() -> str:
     return Table(header, rows, "lrrr").markdown()
 
 
+def table_export() -> str:
+    """Every format of every preset: size, tool, answers and spikes that differ, seconds."""
+    rows = []
+    for row in json.loads(EXPORTED.read_text())["written"]:
+        case = (f"`{row['preset']}`", row["format"], f"{row['bytes'] / 1e6:.2f} MB" if "bytes" in row else "")
+        if "tool" in row:
+            tool = re.sub(r" in a process.*|\+\w+", "", row["tool"].replace("rounded to", "`fixed_point.py`,"))
+            share = f"{row['differing']:,} of {row['spikes']:,}"
+            case += (f"{tool}, {row['inputs']} {row['kind'].split()[0]}", f"{row['same']} of {row['inputs']}", share)
+        else:
+            case += ("`from_pretrained`" if row["format"] == "hub" else "", "", "")
+        rows.append((*case, f"{row['seconds']:.1f}"))
+    header = ("preset", "format", "size", "run by", "same answers", "differing spikes", "seconds")
+    return Table(header, rows, "lllllrr").markdown()
+
+
+def table_export_accuracy() -> str:
+    """Correct answers of integer weights, by width."""
+    found = json.loads(EXPORTED.read_text())["accuracy"]
+    widths = list(dict.fromkeys(row["weights"] for row in found))
+    rows = []
+    for preset in dict.fromkeys(row["preset"] for row in found):
+        mine = {row["weights"]: row for row in found if row["preset"] == preset}
+        shares = (f"{100 * row['correct'] / row['total']:.2f} % ({row['correct']})" for row in mine.values())
+        rows.append((f"`{preset}`", f"{next(iter(mine.values()))['total']:,}", *shares))
+    return Table(("network", "test images", *widths), rows).markdown()
+
+
 def table_speedrun() -> str:
     """Entries of the speedrun, the most accurate first."""
     rows = []
@@ -447,6 +476,8 @@ TABLES: dict[str, Callable[[], str]] = {
     make.__name__.removeprefix("table_").replace("_", "-"): make
     for make in (
         table_overview,
+        table_export,
+        table_export_accuracy,
         table_cifar10_fast_first,
         table_cifar10_fast,
         table_digits,

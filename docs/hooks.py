@@ -190,4 +190,4 @@ def help_of(command: list[str]) -> str:
 def on_post_build(config):
     from spikformer_edu.export import export
 
-    export("digits-2-64", Path(config.site_dir) / "assets" / "play")
+    export("digits-2-64", Path(config.site_dir) / "assets" / "play", "js")

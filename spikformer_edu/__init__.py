@@ -18,6 +18,8 @@ from .convert import load_official
 from .energy import energy
 from .errors import SpikformerError
 from .exercise import exercise
+from .export import export
+from .export.model_folder import from_pretrained, save_pretrained
 from .intervene import intervene
 from .model import Spikformer, SpikformerConfig
 from .neurons import LIF, Sigmoid
@@ -38,6 +40,8 @@ __all__ = [
     "energy",
     "exercise",
     "intervene",
+    "export",
+    "from_pretrained",
     "layer_names",
     "list_models",
     "load_official",
@@ -46,6 +50,7 @@ __all__ = [
     "plot",
     "preset",
     "record",
+    "save_pretrained",
     "spikformer",
     "training",
     "__version__",

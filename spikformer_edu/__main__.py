@@ -13,7 +13,7 @@ python -m spikformer_edu.visualize --checkpoint RUN   draw what it does with one
 python -m spikformer_edu.data info                    data sets, and which are here
 python -m spikformer_edu.benchmark                    speed and memory, ours beside the peers that are installed
 python -m spikformer_edu.check MODULE:FUNCTION        faults of your own spiking network, found by its behaviour
-python -m spikformer_edu.export --out DIR             weights of a run for the network in the browser"""
+python -m spikformer_edu.export --format onnx         a run for other programs: ONNX, integers, the browser, ..."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import spikformer_edu as se
-from spikformer_edu import benchmark, cli, evaluate, export, report, train, visualize
+from spikformer_edu import benchmark, cli, evaluate, report, train, visualize
 from spikformer_edu import data_command as data
 from spikformer_edu.__main__ import Options
 from spikformer_edu.data import info
+from spikformer_edu.export import __main__ as export_command
 from spikformer_edu.training import recipe_for
 
 
@@ -422,7 +423,7 @@ def test_every_command_says_that_recordings_are_simulated(simulated, tmp_path, c
     assert note in (folder / "figures" / "report.html").read_text(encoding="utf-8")
     assert note in said(evaluate.main, evaluate.Options(str(folder), data_dir=data_dir, device="cpu"))
     with pytest.raises(se.SpikformerError, match=r"CIFAR10-DVS \(simulated\); give a run on still images"):
-        export.export(folder, tmp_path / "out")
+        se.export(folder, tmp_path / "out", "js")
 
 
 @pytest.mark.parametrize("arguments", [["--list"], ["--help"]])
@@ -446,7 +447,7 @@ COMMANDS = {
     "train": train.Options,
     "evaluate": evaluate.Options,
     "visualize": visualize.Options,
-    "export": export.Options,
+    "export": export_command.Options,
     "benchmark": benchmark.Options,
     "data info": data.Info | data.Prepare | data.Simulate,
     "data prepare": data.Info | data.Prepare | data.Simulate,
@@ -457,6 +458,7 @@ COMMANDS = {
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_path_option_knows_the_home_folder(command, home, monkeypatch):
     given = {"data info": ["info"], "data prepare": ["prepare", "digits"], "data simulate": ["simulate", "--out", "x"]}
+    given["export"] = ["--format", "js"]
     start = given.get(command, [])
     monkeypatch.setattr("sys.argv", [command, *start])
     kind = type(cli.parse(COMMANDS[command], command))
@@ -473,7 +475,7 @@ def test_every_path_option_knows_the_home_folder(command, home, monkeypatch):
 
 def test_a_tilde_makes_no_folder_of_that_name(packaged, home, tmp_path):
     packaged.rename(home / "run")
-    done = run("spikformer_edu.export", "--checkpoint=~/run", "--out=~/exported", cwd=tmp_path)
+    done = run("spikformer_edu.export", "--format=js", "--checkpoint=~/run", "--out=~/exported", cwd=tmp_path)
     assert done.returncode == 0 and str(home / "exported" / "model.bin") in done.stdout, done.stderr
     assert {path.name for path in home.iterdir()} == {"run", "exported"} and [*tmp_path.iterdir()] == [home]
 
@@ -482,7 +484,7 @@ def test_a_path_in_the_home_folder_of_the_library(packaged, home, tmp_path, monk
     packaged.rename(home / "run")
     assert se.load_run("~/run").folder == home / "run"
     monkeypatch.chdir(tmp_path)
-    assert se.export.export("~/run", Path("~/exported"))[0] == home / "exported" / "model.json"
+    assert se.export("~/run", "~/exported", "js").paths[0] == home / "exported" / "model.json"
     assert [*tmp_path.iterdir()] == [home]
 
 
@@ -491,7 +493,9 @@ def test_folders_of_any_name_on_a_terminal_of_few_letters(packaged, tmp_path, mo
     monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
     odd = os.fsdecode("猫 $x_{ ".encode() + b"caf\xe9")
     packaged.rename(tmp_path / odd)
-    done = run("spikformer_edu.export", "--checkpoint", tmp_path / odd, "--out", tmp_path / odd / "exported")
+    done = run(
+        "spikformer_edu.export", "--format=js", "--checkpoint", tmp_path / odd, "--out", tmp_path / odd / "exported"
+    )
     assert done.returncode == 0 and r"\u732b $x_{ caf\udce9" in done.stdout, done.stderr
     content = json.loads((tmp_path / odd / "exported" / "model.json").read_text(encoding="utf-8"))
     assert content["name"] == r"猫 $x_{ caf\udce9"

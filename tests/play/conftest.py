@@ -42,7 +42,7 @@ def site(tmp_path_factory):
     shutil.copy(DOCS / "glossary.md", folder / "docs")
     (folder / "mkdocs.yml").write_text(CONFIG)
     build(load_config(str(folder / "mkdocs.yml")))
-    export("digits-2-64", folder / "site" / "assets" / "play")
+    export("digits-2-64", folder / "site" / "assets" / "play", "js")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder / "site")))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/play/"

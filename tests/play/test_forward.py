@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 import spikformer_edu as se
-from spikformer_edu import export as exporting
 from spikformer_edu.data import info, load
 from spikformer_edu.export import export
 
@@ -85,7 +84,7 @@ def digits():
 
 @needs_node
 def test_every_spike_of_100_test_digits(tmp_path, model, digits):
-    export("digits-2-64", tmp_path)
+    export("digits-2-64", tmp_path, "js")
     report, margins = compare(tmp_path, model, [(image[None], 4) for image in digits])
     milliseconds = statistics.median(report["milliseconds"]["4"])
     print(f"\n{report['values']:,} values, {report['ones']:,} not zero, {len(report['mismatches'])} mismatches")
@@ -99,7 +98,7 @@ def test_every_spike_of_100_test_digits(tmp_path, model, digits):
 
 @needs_node
 def test_other_time_steps(tmp_path, model, digits):
-    export("digits-2-64", tmp_path)
+    export("digits-2-64", tmp_path, "js")
     report, _ = compare(tmp_path, model, [(digits[i][None], steps) for steps in (1, 2, 8) for i in (0, 1, 2)])
     assert report["mismatches"] == [] and report["logits"] < 1e-4
 
@@ -107,7 +106,7 @@ def test_other_time_steps(tmp_path, model, digits):
 @needs_node
 def test_pixels_are_normalised_as_in_python(tmp_path):
     """The drawing goes through the same (pixel - mean) / std, to the last bit."""
-    export("digits-2-64", tmp_path)
+    export("digits-2-64", tmp_path, "js")
     pixels = torch.linspace(0, 1, 1001)
     expected = (pixels - info("digits").mean[0]) / info("digits").std[0]
     program = (
@@ -142,7 +141,7 @@ def test_colours_have_their_own_mean_and_std():
 
 def test_export_holds_the_folded_network(tmp_path, model):
     """model.json says where every tensor lies, and the folded first layer is the convolution and its batch norm."""
-    paths = export("digits-2-64", tmp_path)
+    paths = export("digits-2-64", tmp_path, "js").paths
     assert [path.name for path in paths] == ["model.json", "model.bin"]
     content = json.loads(paths[0].read_text())
     numbers = torch.frombuffer(bytearray(paths[1].read_bytes()), dtype=torch.float32)
@@ -160,33 +159,31 @@ def test_export_holds_the_folded_network(tmp_path, model):
         found = torch.nn.functional.conv2d(image, weight, bias, padding=1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert content["neurons"]["blocks.0.attn.attn"] == {"beta": 0.5, "threshold": 1.0}  # u = tau H, V_th = 0.5
-    assert export("digits-2-64", tmp_path / "again")[1].read_bytes() == paths[1].read_bytes()
+    assert export("digits-2-64", tmp_path / "again", "js").paths[1].read_bytes() == paths[1].read_bytes()
 
 
-def test_export_refuses_what_it_cannot_say(tmp_path, monkeypatch, one_line):
+def test_export_refuses_what_it_cannot_say(tmp_path, one_line):
     with pytest.raises(se.SpikformerError) as excinfo:
-        export("digits-3-64", tmp_path)
+        export("digits-3-64", tmp_path, "js")
     one_line(excinfo, "digits-3-64")
     run = se.load_run("digits-2-64")
     softmax = se.spikformer("digits-2-64", attention="softmax")
-    monkeypatch.setattr(exporting, "load_run", lambda _: replace(run, model=softmax))
     with pytest.raises(se.SpikformerError) as excinfo:
-        export("digits-2-64", tmp_path)
+        export(replace(run, model=softmax), tmp_path, "js")
     one_line(excinfo, "softmax", "ssa")
 
 
-def test_export_takes_class_names_from_the_run(tmp_path, monkeypatch, one_line):
+def test_export_takes_class_names_from_the_run(tmp_path, one_line):
     """Never from data that lie here now: another data set may have as many classes."""
     run = se.load_run("digits-2-64")
     config = dict(num_classes=2, in_channels=3, time_steps=1)
     model = se.spikformer("digits-2-64", dim=16, heads=2, depth=1, **config).eval()
     data = replace(run.data, dataset="folder", classes=["dog", "cat"])
     run = replace(run, model=model, recipe=replace(run.recipe, dataset="folder"), data=data)
-    monkeypatch.setattr(exporting, "load_run", lambda _: run)
-    paths = export("a-run", tmp_path)
+    paths = export(run, tmp_path, "js").paths
     assert json.loads(paths[0].read_text())["classes"] == ["dog", "cat"]
     data = replace(data, title="CIFAR10-DVS (simulated)")
     run = replace(run, recipe=replace(run.recipe, dataset="cifar10dvs"), data=data)
     with pytest.raises(se.SpikformerError) as excinfo:
-        export("a-run", tmp_path)
+        export(run, tmp_path, "js")
     one_line(excinfo, "event frames", "simulated")

@@ -104,8 +104,12 @@ def test_commands_and_options_exist(page, tmp_path, monkeypatch):
 
 def parse(name: str, arguments: list[str]) -> None:
     """Read a command line as the command itself does, and check the names in it."""
-    where = {"spikformer_edu": "spikformer_edu.__main__", "spikformer_edu.data": "spikformer_edu.data_command"}
-    where["spikformer_edu.check"] = "spikformer_edu.check.__main__"
+    where = {
+        "spikformer_edu": "spikformer_edu.__main__",
+        "spikformer_edu.check": "spikformer_edu.check.__main__",
+        "spikformer_edu.data": "spikformer_edu.data_command",
+        "spikformer_edu.export": "spikformer_edu.export.__main__",
+    }
     module = importlib.import_module(where.get(name, name))
     main = module.run if name == "spikformer_edu" else module.main
     options = next(iter(typing.get_type_hints(main).values()))

@@ -1,4 +1,4 @@
-"""``python -m spikformer_edu.export``: a trained network as two plain files that any language can read.
+"""A trained network as two plain files that any language can read; the pages in the browser read them.
 
 ``model.json`` describes the network and says where each tensor lies in ``model.bin``, which holds only little-endian
 float32 numbers. Batch norms are folded into the layers before them, so that a layer is one matrix and one bias. Outputs
@@ -6,29 +6,21 @@ are the last axis of every weight: an input spike adds one contiguous row to the
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import cli
-from .atomic import expand, write_file
-from .attention import SpikingLinear, SpikingSelfAttention
-from .data import DatasetInfo, info
-from .errors import SpikformerError, printable
-from .model import Spikformer, SpikingConv
-from .neurons import LIF
-from .training import Run, load_run
-
-
-def folded(weight: Tensor, bias: Tensor | None, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
-    """A layer and the batch norm behind it as one layer, in evaluation mode: weights ``[out, ...]``, bias ``[out]``."""
-    assert bn.running_mean is not None and bn.running_var is not None  # evaluation mode needs them
-    gain = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
-    before = bn.running_mean.double() - (0 if bias is None else bias.double())
-    return weight.double() * gain.view(-1, *[1] * (weight.dim() - 1)), bn.bias.double() - before * gain
+from ..atomic import write_file
+from ..attention import SpikingLinear, SpikingSelfAttention
+from ..data import DatasetInfo, info
+from ..errors import SpikformerError, printable
+from ..model import Spikformer, SpikingConv
+from ..neurons import LIF
+from ..training import Run
+from .check import Exported
+from .folded import folded
 
 
 def tensors(model: Spikformer) -> dict[str, Tensor]:
@@ -75,25 +67,21 @@ def header(run: Run, facts: DatasetInfo) -> dict[str, Any]:
     }
 
 
-def export(checkpoint: str | Path, out: Path) -> list[Path]:
+def write_js(run: Run, out: Path) -> Exported:
     """Write a trained network as ``model.json`` and ``model.bin``.
 
     Args:
-        checkpoint: a run folder, or the name of a pretrained model of the package.
+        run: the trained network.
         out: folder for the two files; made if need be.
 
-    Returns:
-        The two paths.
-
     Raises:
-        SpikformerError: no run there; a network that is not the paper's SSA on still images; or a full disk.
+        SpikformerError: a network that is not the paper's SSA on still images; or a full disk.
     """
-    run, out = load_run(checkpoint), expand(out)
     config, facts = run.model.config, info(run.recipe.dataset)
     if config.attention != "ssa" or config.qk_pool:
         raise SpikformerError(
-            f"{run.folder}: attention is {config.attention!r}{' with qk_pool' if config.qk_pool else ''}; "
-            "only plain spiking self-attention is exported, so give a run with attention='ssa' and no qk_pool"
+            f"{run.folder}: attention is {config.attention!r}{' with qk_pool' if config.qk_pool else ''}; format js"
+            " has plain spiking self-attention only, so give a run with attention='ssa' and no qk_pool"
         )
     if facts.time_steps is not None:
         raise SpikformerError(f"{run.folder}: trained on event frames, {run.data.title}; give a run on still images")
@@ -106,22 +94,4 @@ def export(checkpoint: str | Path, out: Path) -> list[Path]:
     paths = [out / "model.json", out / "model.bin"]
     write_file(paths[0], lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
     write_file(paths[1], lambda file: file.write_bytes(b"".join(chunks)))
-    return paths
-
-
-@dataclass(frozen=True)
-class Options:
-    checkpoint: str = "digits-2-64"
-    """Run folder, or the name of a pretrained model of the package."""
-    out: Path = Path("export")
-    """Folder for model.json and model.bin."""
-
-
-def main(options: Options) -> None:
-    """Write a trained network as model.json and model.bin, batch norms folded, for programs that are not Python."""
-    for path in export(options.checkpoint, options.out):
-        print(f"{path}  {path.stat().st_size:,} bytes")
-
-
-if __name__ == "__main__":
-    cli.run(main, "python -m spikformer_edu.export")
+    return Exported(paths, "weights for the browser", None, "the pages of the site run them")
