@@ -11,7 +11,7 @@ from .augment import Augment, check_augment
 from .base import DatasetInfo, Splits, stratified_split
 from .cache import Cache
 from .cifar10 import INFO as CIFAR10
-from .events import READERS
+from .events import SENSOR, check_cut
 from .files import absent, class_folders, listing, places, unpack
 from .recordings import Recordings, check_frame_size, check_steps, first_nine_tenths
 
@@ -36,7 +36,7 @@ INFO = DatasetInfo(
     samples={"train": 9_000, "test": 1_000},
 )
 LABEL = "SIMULATED.txt"  # marks a folder of simulated recordings; its subfolders are the classes
-SUFFIXES = tuple(suffix for suffix in READERS if suffix != ".npy")
+SUFFIXES = (".aedat4", ".aedat", ".npz")
 
 
 def load(
@@ -47,8 +47,9 @@ def load(
     samples_per_class: int | None = None,
     split_seed: int | None = None,
     val_fraction: float | None = None,
+    frames: str = "count",
 ) -> Splits:
-    """Recordings as T frames of equal event count, split as the official code does: 9 to 1 in order of file name.
+    """Recordings as T frames, split as the official code does: 9 to 1 in order of file name.
 
     AEDAT4 (tonic's archive), AEDAT 2.0 (the original one) and SpikingJelly's ``.npz`` are read, from class folders in
     the data set's folder or in the data directory itself; archives are unpacked. In a folder with SIMULATED.txt the
@@ -62,11 +63,12 @@ def load(
         samples_per_class: number of recordings of each class to use; None: all.
         split_seed: seed of another split than the official one; None: the official one.
         val_fraction: share of each class that is taken from training for validation; None: 0.
+        frames: what the frames are equal in: count (of events, as in the paper) or time.
 
     Raises:
         SpikformerError: absent, or a class is missing. A broken recording is reported when it is read.
     """
-    check_steps(time_steps), check_frame_size(image_size)
+    check_steps(time_steps), check_frame_size(image_size), check_cut(frames)
     check_augment("cifar10dvs", augment, ("flip", "neuromorphic"))
     _unpack_archives(data_dir, find(data_dir, time_steps))
     folder = find(data_dir, time_steps)
@@ -92,7 +94,10 @@ def load(
     cache = Cache("cifar10dvs", places(INFO, data_dir)[-1])
 
     def split(indices: torch.Tensor, augment: Augment | None) -> Recordings:
-        return Recordings(folder, [names[i] for i in indices], labels[indices], time_steps, image_size, augment, cache)
+        chosen = [names[i] for i in indices]
+        return Recordings(
+            folder, chosen, labels[indices], time_steps, image_size, augment, cache, frames, (SENSOR, SENSOR)
+        )
 
     train, test = (torch.tensor(part) for part in first_nine_tenths([len(files) for files in entries], split_seed))
     rest, val = stratified_split(labels[train], val_fraction, samples_per_class, split_seed)

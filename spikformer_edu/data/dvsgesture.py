@@ -11,6 +11,7 @@ from ..errors import SpikformerError
 from .augment import Augment, check_augment
 from .base import DatasetInfo, Splits, stratified_split
 from .cache import Cache
+from .events import SENSOR, check_cut
 from .files import absent, class_folders, places, unpack
 from .recordings import Recordings, check_frame_size, check_steps
 
@@ -55,8 +56,9 @@ def load(
     samples_per_class: int | None = None,
     split_seed: int | None = None,
     val_fraction: float | None = None,
+    frames: str = "count",
 ) -> Splits:
-    """Recordings as T frames of equal event count; the official training and test users.
+    """Recordings as T frames; the official training and test users.
 
     Args:
         data_dir: folder to look in for ``DVSGesture/ibmGestureTrain/userNN_light/<label>.npy``; archives are unpacked.
@@ -67,11 +69,12 @@ def load(
         samples_per_class: number of recordings of each class to use; None: all.
         split_seed: seed of the choice of recordings, for validation and for ``samples_per_class``; None: 0.
         val_fraction: share of each class that is taken from training for validation; None: 0.
+        frames: what the frames are equal in: count (of events, as in the paper) or time.
 
     Raises:
         SpikformerError: absent, or a gesture is missing. A broken recording is reported when it is read.
     """
-    check_steps(time_steps), check_frame_size(image_size)
+    check_steps(time_steps), check_frame_size(image_size), check_cut(frames)
     check_augment("dvsgesture", augment, ("flip", "neuromorphic"))
     for place in places(INFO, data_dir):
         for folder in FOLDERS.values():
@@ -95,7 +98,9 @@ def load(
     def split(name: str, indices: torch.Tensor, augment: Augment | None) -> Recordings:
         folder, names, labels = parts[name]
         chosen = [names[i] for i in indices]
-        return Recordings(folder, chosen, labels[indices], time_steps, image_size, augment, cache)
+        return Recordings(
+            folder, chosen, labels[indices], time_steps, image_size, augment, cache, frames, (SENSOR, SENSOR)
+        )
 
     rest, val = stratified_split(parts["train"][2], val_fraction, samples_per_class, split_seed)
     test, _ = stratified_split(parts["test"][2], None, samples_per_class, split_seed)
