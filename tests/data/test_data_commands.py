@@ -55,7 +55,9 @@ def test_the_data_directory_is_the_option_then_the_variable_then_data(run, recor
     assert "30 recordings" in run("info", "cifar10dvs")[1]
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "cifar10dvs", "dvsgesture", "imagenet", "folder"])
+@pytest.mark.parametrize(
+    "name", ["cifar10", "cifar100", "cifar10dvs", "dvsgesture", "nmnist", "imagenet", "folder", "event-folder"]
+)
 def test_absent_data_name_the_folder_the_file_and_what_works_offline(run, tmp_path, monkeypatch, name):
     def no_network(*args, **kwargs):
         raise urllib.error.URLError("no network")
@@ -64,13 +66,14 @@ def test_absent_data_name_the_folder_the_file_and_what_works_offline(run, tmp_pa
     code, out, err = run("prepare", name, "--data-dir", tmp_path)
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and out == ""
     assert str(tmp_path) in err and list(tmp_path.iterdir()) == []
-    if name != "folder":
+    if name not in ("folder", "event-folder"):
         assert "--dataset digits" in err
         by_hand = {
             "cifar10": "cifar-10-python.tar.gz",
             "cifar100": "cifar-100-python.tar.gz",
             "cifar10dvs": "airplane.zip",
             "dvsgesture": "ibmGestureTrain.tar.gz",
+            "nmnist": "train.zip",
             "imagenet": "ILSVRC2012_img_train.tar",
         }
         assert by_hand[name] in err
