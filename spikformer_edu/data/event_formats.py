@@ -138,7 +138,7 @@ def open_bin(path: Path) -> Opened:
                 later = passed + 2**13 * np.cumsum(overflow)
                 passed = int(later[-1])
                 t = (((rows[:, 2] & 127) << 16) | (rows[:, 3] << 8) | rows[:, 4]) + later
-                yield tuple(column[~overflow] for column in (t, rows[:, 0], rows[:, 1], rows[:, 2] >> 7))  # type: ignore[misc]
+                yield _four([column[~overflow] for column in (t, rows[:, 0], rows[:, 1], rows[:, 2] >> 7)])
 
     return Opened("N-MNIST", None, parts())
 
@@ -198,10 +198,9 @@ def open_npz(path: Path) -> Opened:
     if len(names) == 1 and heads[names[0]][1].names:
         ((shape, dtype),) = heads.values()
         fields = _fields(dtype.names or ())
-        members, chosen = names, [(0, field) for field in fields]
+        members = names
     else:
-        members = _fields(names)
-        chosen = [(number, None) for number in range(4)]
+        members, fields = _fields(names), None
     for column, name in zip("txyp", members, strict=False):
         if len(heads[name][0]) != 1 or heads[name][0] != heads[members[0]][0]:
             wrong = heads[name][0]
@@ -215,12 +214,17 @@ def open_npz(path: Path) -> Opened:
             while left:
                 count = min(left, PART)
                 arrays = [_read(file, kind, count) for file, kind in zip(files, kinds, strict=True)]
-                yield tuple(arrays[number] if field is None else arrays[number][field] for number, field in chosen)  # type: ignore[misc]
+                yield _four(arrays if fields is None else [arrays[0][field] for field in fields])
                 left -= count
             for file in files:
                 file.read(1)  # at the end the archive's checksum is compared
 
     return Opened("npz", None, parts())
+
+
+def _four(columns: Sequence[np.ndarray]) -> Columns:
+    t, x, y, p = columns
+    return t, x, y, p
 
 
 def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
@@ -255,7 +259,7 @@ def open_npy(path: Path) -> Opened:
         for start in range(0, len(rows), PART):
             some = rows[start : start + PART]
             if rows.dtype.names:
-                yield tuple(some[field] for field in fields)  # type: ignore[misc]
+                yield _four([some[field] for field in fields])
             else:
                 x, y, p, t = some.T
                 yield 1000 * (t.astype(np.int64) if t.dtype.kind in "biu" else t), x, y, p

@@ -6,6 +6,7 @@ An event says that the log intensity of pixel (x, y) rose (p = 1) or fell (p = 0
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,14 +60,14 @@ class EventFile:
         """
         opened = self._opened or self._guard(lambda: FORMATS[self.path.suffix.lower()](self.path), 0)
         self._opened = None  # its parts can be read once
-        clock, polarities, read = _Clock(), set[int](), 0
+        clock, polarities, read = _Clock(), set[float](), 0
         while True:
             columns = self._guard(lambda: next(opened.parts, None), read)
             if columns is None:
                 return
             if not len(columns[0]):
                 continue
-            part = self._guard(lambda columns=columns: _events(columns, clock, polarities), read)  # type: ignore[misc]
+            part = self._guard(partial(_events, columns, clock, polarities), read)
             self._check_places(columns, read)
             read += len(part)
             yield part
@@ -115,7 +116,7 @@ class EventFile:
             )
 
 
-def _events(columns: Columns, clock: "_Clock", polarities: set[int]) -> np.ndarray:
+def _events(columns: Columns, clock: "_Clock", polarities: set[float]) -> np.ndarray:
     """A part of a recording as events, checked, since a file may come from any source; polarities seen are added."""
     t, x, y, p = columns
     for name, values in zip("txyp", columns, strict=True):
@@ -125,8 +126,8 @@ def _events(columns: Columns, clock: "_Clock", polarities: set[int]) -> np.ndarr
             raise ValueError(f"{name} holds fractions of a pixel")
     if p.dtype.kind != "b":
         low, high = p.min(), p.max()
-        polarities |= {int(v) for v in np.unique(p)} if low >= -1 and high <= 1 and (p == np.round(p)).all() else {2}
-        if not (polarities <= {0, 1} or polarities <= {-1, 1}):
+        polarities |= {low, high} if low >= 0 else set(np.unique(p).tolist())
+        if not (polarities <= {0, 1} or polarities <= {-1, 1}) or (p.dtype.kind == "f" and (p != np.round(p)).any()):
             raise ValueError("p is neither 0 and 1 nor -1 and 1")
     events = np.empty(len(t), dtype=EVENT)
     events["t"] = clock.unwrap(t.astype(np.float64 if t.dtype.kind == "f" else np.int64))
@@ -146,15 +147,18 @@ class _Clock:
         self.ahead = 0  # what is added to the counter
 
     def unwrap(self, t: np.ndarray) -> np.ndarray:
-        joined = t + self.ahead if self.last is None else np.concatenate([[self.last], t + self.ahead]).astype(t.dtype)
-        jumps = np.diff(joined)
-        if (jumps < -(2**31)).any() and (np.abs(jumps) < 2**32).all():
-            times = np.unwrap(joined, period=2**32)
-            self.ahead += int(round(float(times[-1] - joined[-1])))
-        else:
-            times = joined
-        self.last = times[-1]
-        return times[-len(t) :]
+        joined = t if self.last is None else np.concatenate([np.array([self.last - self.ahead], t.dtype), t])
+        if self.ahead or np.diff(joined).min(initial=0) < -(2**31):
+            joined = joined + self.ahead
+            jumps = np.abs(np.diff(joined))
+            if jumps.max(initial=0) < 2**32:
+                times = np.unwrap(joined, period=2**32)
+                self.ahead += int(round(float(times[-1] - joined[-1])))
+                t = times[-len(t) :]
+            else:
+                t = joined[-len(t) :]
+        self.last = t[-1]
+        return t
 
 
 def size_text(sensor: Sensor) -> str:
@@ -179,7 +183,12 @@ def read_events(path: str | Path, sensor: Sensor | None = None) -> np.ndarray:
     parts = list(EventFile(path, sensor))
     if not parts:
         raise _no_events(path)
-    return np.concatenate(parts)
+    return _joined(parts)
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Parts of a recording as one array; NumPy joins bytes several times as fast as fields."""
+    return np.concatenate([part.view(np.uint8) for part in parts]).view(EVENT)
 
 
 def _no_events(path: str | Path) -> SpikformerError:
@@ -388,7 +397,9 @@ def _frames(
     for part in parts:
         for start in range(0, len(part), 2**14):  # few at a time, so that all of it stays in the processor's cache
             some = part[start : start + 2**14]
-            pixel = column[some["x"]] + row[some["y"]] + some["p"] * (size * size)
+            pixel = column.take(some["x"])
+            pixel += row.take(some["y"])
+            pixel += some["p"] * np.intp(size * size)
             ones = np.ones(len(some), dtype=frames.dtype)
             if by == "time":
                 number = (some["t"] - span[0]) * time_steps // (span[1] - span[0] + 1)
@@ -479,7 +490,7 @@ def _transformed(
 ) -> tuple[np.ndarray, int]:
     """Frames of what a transform makes of the events, and the number of steps back that the file has."""
     facts, kept = _survey(recording)
-    whole = np.concatenate(list(recording) if kept is None else kept)
+    whole = _joined(list(recording) if kept is None else kept)
     events = transform(whole)
     missing = set("txyp") - set(getattr(events, "dtype", np.dtype(int)).names or ())
     if missing or not len(events):
