@@ -323,7 +323,7 @@ def _write_aedat4(path: Path, events: np.ndarray, sensor: Sensor) -> None:
 def to_frames(
     events: np.ndarray,
     time_steps: int,
-    size: int = SENSOR,
+    size: int | Sensor = SENSOR,
     sensor: int | Sensor = SENSOR,
     by: str = "count",
 ) -> np.ndarray:
@@ -335,13 +335,13 @@ def to_frames(
     Args:
         events: a recording, of dtype ``EVENT``; for frames of equal count only the order of the events matters.
         time_steps: number T of frames.
-        size: pixels along each side of a frame.
+        size: pixels along each side of a frame, or width and height.
         sensor: width and height of the camera's sensor, or one number for both; coordinates are scaled from there to
             ``size``, each direction by itself, and events that meet in a pixel add up.
         by: count or time.
 
     Returns:
-        ``[T, 2, size, size]``, channel = polarity, in the smallest unsigned type that holds the counts.
+        ``[T, 2, height, width]``, channel = polarity, in the smallest unsigned type that holds the counts.
 
     Raises:
         SpikformerError: an event is outside the sensor, or ``by`` is neither.
@@ -361,7 +361,7 @@ def to_frames(
         if len(events) and not (events[name].min() >= 0 and events[name].max() < pixels):
             raise SpikformerError(f"an event is outside the sensor of {size_text(sensor)} pixels: give its real size")
     span = (int(events["t"].min()), int(events["t"].max())) if len(events) else (0, 0)
-    return _frames([events], len(events), span, time_steps, size, sensor, by)
+    return _frames([events], len(events), span, time_steps, (size, size) if isinstance(size, int) else size, sensor, by)
 
 
 def check_cut(by: str) -> str:
@@ -383,23 +383,24 @@ def _frames(
     count: int,
     span: tuple[int, int],
     time_steps: int,
-    size: int,
+    size: Sensor,
     sensor: Sensor,
     by: str,
 ) -> np.ndarray:
     """``to_frames`` of events that come in parts: ``count`` of them in all, with times in ``span``."""
     step = count // time_steps
     most = count - step * (time_steps - 1) if by == "count" else count  # a frame has at most so many events
-    frames = np.zeros((time_steps, 2 * size * size), dtype=np.min_scalar_type(most))
-    column = (np.arange(sensor[0]) * size // sensor[0]).astype(np.intp)
-    row = (np.arange(sensor[1]) * size // sensor[1] * size).astype(np.intp)
+    width, height = size
+    frames = np.zeros((time_steps, 2 * width * height), dtype=np.min_scalar_type(most))
+    column = (np.arange(sensor[0]) * width // sensor[0]).astype(np.intp)
+    row = (np.arange(sensor[1]) * height // sensor[1] * width).astype(np.intp)
     done = 0
     for part in parts:
         for start in range(0, len(part), 2**14):  # few at a time, so that all of it stays in the processor's cache
             some = part[start : start + 2**14]
             pixel = column.take(some["x"])
             pixel += row.take(some["y"])
-            pixel += some["p"] * np.intp(size * size)
+            pixel += some["p"] * np.intp(width * height)
             ones = np.ones(len(some), dtype=frames.dtype)
             if by == "time":
                 number = (some["t"] - span[0]) * time_steps // (span[1] - span[0] + 1)
@@ -413,7 +414,7 @@ def _frames(
                     b = len(some) if i == time_steps - 1 else step * (i + 1) - done
                     np.add.at(frames[i], pixel[a:b], ones[a:b])
             done += len(some)
-    return frames.astype(np.min_scalar_type(int(frames.max()))).reshape(time_steps, 2, size, size)
+    return frames.astype(np.min_scalar_type(int(frames.max()))).reshape(time_steps, 2, height, width)
 
 
 def read_frames(
@@ -477,7 +478,9 @@ def cut(
     facts, kept = _survey(recording)
     pixels = recording.sensor or facts.likely_sensor
     parts = recording if kept is None else kept
-    return _frames(parts, facts.events, (facts.first, facts.last), time_steps, size, pixels, by), facts.steps_back
+    return _frames(
+        parts, facts.events, (facts.first, facts.last), time_steps, (size, size), pixels, by
+    ), facts.steps_back
 
 
 def _transformed(
