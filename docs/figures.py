@@ -41,6 +41,7 @@ IMAGENET_ON_GPU = DOCS / "results" / "benchmark_h100_imagenet.json"
 SPEEDRUN = DOCS / "results" / "speedrun.json"
 FAST = DOCS / "results" / "fast_path_h100.json"
 CIFAR10 = DOCS / "results" / "cifar10.json"
+EVENTS = DOCS / "results" / "events.json"
 CIFAR10_FIRST = DOCS / "results" / "cifar10-2-128-t1"  # the run at T = 1, from which the packaged one started
 CIFAR10_SMALL = PRETRAINED / "cifar10-2-128"
 FAST_FIRST, FAST_LAST = (DOCS / "results" / f"cifar10-fast-t{steps}" for steps in (1, 4))
@@ -429,6 +430,34 @@ def table_speedrun() -> str:
     return Table(header, sorted(rows, key=lambda row: -float(row[3])), "lllrrl").markdown()
 
 
+def table_events() -> str:
+    """Formats of event recordings against the readers of others."""
+    content = json.loads(EVENTS.read_text())
+    rows = []
+    for r in content["rows"]:
+        same = "yes" if r["same"] else "NO"
+        speeds = f"{r['ours']:.1f}", f"{r['theirs']:.1f}"
+        rows.append((r["format"], r["source"], f"{r['events']:,}", r["against"], same, *speeds))
+    header = ("format", "source", "events", "against", "same", "ours, M/s", "theirs, M/s")
+    about = content["provenance"]
+    where = f"{about['device']}, threads: {about['threads']}, commit {about['commit'][:12] or 'unknown'}"
+    table = Table(header, rows, "llrllrr").markdown()
+    return f"{table}\n\nM/s: million events a second, from file to events, the best of three. {where}."
+
+
+def table_events_memory() -> str:
+    """A long recording on its way to frames."""
+    long = json.loads(EVENTS.read_text())["long recording"]
+    rows = []
+    for name, key in (("this package", "ours"), ("expelliarmus, then tonic's Downsample and ToFrame", "theirs")):
+        r = long[key]
+        megabytes = f"{r['MB after imports']:,}", f"{r['peak MB']:,}"
+        rows.append((name, *megabytes, f"{r['million a second']:.1f}"))
+    header = ("reader", "MB after the imports", "MB at the peak", "million events a second")
+    what = f"{long['events']:,} events of 640 x 480 pixels, a `.dat` file of {long['file, MB']} MB"
+    return f"{Table(header, rows, 'lrrr').markdown()}\n\n{what}, to 16 frames of 128 x 128."
+
+
 def table_published() -> str:
     """Accuracies as the paper prints them, beside our parameter counts."""
     rows = []
@@ -499,6 +528,8 @@ TABLES: dict[str, Callable[[], str]] = {
         table_kernels_gpu,
         table_speedrun,
         table_published,
+        table_events,
+        table_events_memory,
         table_energy_audit,
         table_ann_audit,
     )
