@@ -146,8 +146,8 @@ steps = Downsample(sensor_size=(640, 480, 2), target_size=(128, 128)), ToFrame((
 work = lambda f: steps[1](steps[0](Wizard("dat").read(f)))
 """
 MEASURE = """
-import resource, sys, time
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+import re, sys, time
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024  # of Linux
 before, start = peak(), time.perf_counter()
 frames = work(sys.argv[1])
 print(int(frames.sum(dtype="int64")), round(before), round(peak()), time.perf_counter() - start)

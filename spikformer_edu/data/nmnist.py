@@ -25,7 +25,7 @@ INFO = DatasetInfo(
     std=(),
     default_model="nmnist-2-64",
     folder="NMNIST",
-    obtain="it could not be downloaded; fetch train.zip and test.zip by hand into that folder "
+    obtain="downloaded at the first use; where that fails fetch train.zip and test.zip by hand into that folder "
     "(doi.org/10.17632/468j46mzdv.1; Train/0/*.bin ... Test/9/*.bin when unpacked)",
     licence="CC BY-SA 4.0",
     citation="G. Orchard et al., Converting Static Image Datasets to Spiking Neuromorphic Datasets Using Saccades, "

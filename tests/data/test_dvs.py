@@ -286,3 +286,47 @@ def test_gesture_archives_are_unpacked_and_a_missing_gesture_is_said(gestures):
         file.unlink()
     with pytest.raises(SpikformerError, match=r"no recording of gesture 7 \(arm roll\)"):
         load("dvsgesture", gestures)
+
+
+@pytest.mark.parametrize("folder", ["events_np", "frames_number_4_split_by_number"])
+@pytest.mark.parametrize("place", ["DVSGesture", "DVS128Gesture", "."])
+def test_gestures_are_found_in_the_folders_of_spikingjelly(tmp_path, folder, place):
+    for split, number in (("train", 2), ("test", 1)):
+        for label in range(11):
+            for i in range(number):
+                events = some_events(300, seed=10 * label + i)
+                file = tmp_path / place / folder / split / str(label) / f"user0{i}_led_{i}.npz"
+                if folder == "events_np":
+                    write_npz(file, events)
+                else:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    np.savez(file, frames=to_frames(events, 4))
+    splits = load("dvsgesture", tmp_path, time_steps=4)
+    assert (len(splits.train), len(splits.test)) == (22, 11)
+    frames, labels = splits.test.fetch(torch.tensor([10, 2]), None)
+    assert labels.tolist() == [10, 2]
+    assert np.array_equal(frames[:, 1], to_frames(some_events(300, seed=20), 4))
+
+
+def test_the_original_gesture_recordings_are_cut_by_their_tables(tmp_path):
+    from making import write_aedat3
+
+    root = tmp_path / "DVSGesture" / "DvsGesture"
+    recordings = {}
+    for part, user in (("train", 1), ("test", 24)):
+        name = f"user{user:02d}_lab"
+        events = some_events(6000, seed=user)  # 1.2 seconds: eleven gestures of a tenth of a second
+        write_aedat3(root / f"{name}.aedat", events)
+        rows = [f"{label},{100_000 * label - 50_000},{100_000 * label + 50_000}" for label in range(1, 12)]
+        (root / f"{name}_labels.csv").write_text("class,startTime_usec,endTime_usec\n" + "\n".join(rows) + "\n")
+        (root / f"trials_to_{part}.txt").write_text(f"{name}.aedat\n")
+        recordings[part] = events
+    splits = load("dvsgesture", tmp_path, time_steps=2)
+    assert (len(splits.train), len(splits.test)) == (11, 11)
+    for part in ("train", "test"):
+        t = recordings[part]["t"]
+        gesture = recordings[part][(t >= 250_000) & (t < 350_000)]
+        frames, label = splits[part][2]
+        assert label == 2 and np.array_equal(frames, to_frames(gesture, 2))
+    assert count("dvsgesture", tmp_path) == {"train": 11, "test": 11}
+    assert sorted(p.name for p in (tmp_path / "DVSGesture").iterdir()) == ["DvsGesture", "events_np"]
