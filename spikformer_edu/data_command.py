@@ -1,5 +1,8 @@
-"""``python -m spikformer_edu.data``: list data sets, prepare them, simulate event recordings."""
+"""``python -m spikformer_edu.data``: list data sets, prepare them, simulate event recordings, write down a split."""
 
+import csv
+import hashlib
+import io
 import shlex
 import warnings
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ import tyro
 from tqdm import tqdm
 
 from . import cli
-from .atomic import write_atomically
+from .atomic import expand, write_atomically, write_file
 from .data import MODULES, PAPER, Absent, batches, cifar10dvs, count, event_folder, info, load, local_info
 from .data.cache import Cache, CacheWarning
 from .data.events import write_events
@@ -80,12 +83,30 @@ class Simulate:
     """Where cifar10 is; else $SPIKFORMER_DATA, else ./data."""
 
 
-def main(command: Info | Prepare | Simulate) -> None:
-    """List data sets, prepare one for training, or simulate event recordings."""
+@dataclass(frozen=True)
+class Split:
+    """Write which recordings are trained, validated and tested on, each with its SHA-256, for others to compare."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """Data set of event recordings on this machine."""
+    out: Path
+    """CSV file to write: part, class, file, sha256."""
+    data_dir: Path | None = None
+    """Where data sets are; else $SPIKFORMER_DATA, else ./data."""
+    split_seed: int | None = None
+    """Seed of another split than the usual one."""
+    val_fraction: float | None = None
+    """Share of the training set that is kept for validation."""
+
+
+def main(command: Info | Prepare | Simulate | Split) -> None:
+    """List data sets, prepare one for training, simulate event recordings, or write down a split."""
     if isinstance(command, Info):
         show(command)
     elif isinstance(command, Prepare):
         prepare(command)
+    elif isinstance(command, Split):
+        write_split(command)
     else:
         write(command)
 
@@ -201,6 +222,23 @@ def prepare(command: Prepare) -> None:
         print(f"time stamps that go back: {total:,}, in {int((counts > 0).sum()):,} of {len(counts):,} recordings;"
               " events stay in the order of the file")  # fmt: skip
     print(f"{splits.info.label} is ready" + (f", but training needs {' and '.join(absent)} too" if absent else ""))
+
+
+def write_split(command: Split) -> None:
+    """Write the split of a data set as a file."""
+    splits = load(command.name, command.data_dir, split_seed=command.split_seed, val_fraction=command.val_fraction)
+    rows = [("part", "class", "file", "sha256")]
+    for part, split in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
+        if isinstance(split, Recordings):
+            rows += split.rows(part, splits.info.classes)
+        elif split is not None:
+            raise SpikformerError(f"{command.name} has no files of recordings: give a data set of event recordings")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    content = text.getvalue().encode("utf-8", "surrogateescape")
+    write_file(expand(command.out), lambda file: file.write_bytes(content))
+    digest = hashlib.sha256(content).hexdigest()
+    print(f"{len(rows) - 1:,} recordings of {splits.info.label} in {command.out}, SHA-256 of that file: {digest}")
 
 
 def write(command: Simulate) -> None:

@@ -1,8 +1,9 @@
 """Splits of event recordings, and how they are read by the batch."""
 
+import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,21 @@ class Recordings(Split):
             return (self.folder / self.names[index]).read_bytes()
         except OSError as error:
             raise SpikformerError(f"cannot read {self.folder / self.names[index]}: {error.strerror}") from None
+
+    def rows(self, part: str, classes: Sequence[str]) -> list[tuple[str, str, str, str]]:
+        """A line of a split file for each recording: part, class, name of the file, SHA-256 of its content.
+
+        Args:
+            part: name of this split.
+            classes: class names, by label.
+
+        Raises:
+            SpikformerError: a file cannot be read.
+        """
+        return [
+            (part, classes[label], name, hashlib.sha256(self.read(i)).hexdigest())
+            for i, (name, label) in enumerate(zip(self.names, self.targets.tolist(), strict=True))
+        ]
 
     def frames(self, index: int) -> np.ndarray:
         """Event counts of one recording, before augmentation: ``[T, 2, H, W]``."""

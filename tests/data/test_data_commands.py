@@ -79,6 +79,23 @@ def test_absent_data_name_the_folder_the_file_and_what_works_offline(run, tmp_pa
         assert by_hand[name] in err
 
 
+def test_a_split_is_written_down_with_checksums(run, recordings, tmp_path):
+    import csv
+    import hashlib
+
+    file = tmp_path / "split.csv"
+    code, out, _ = run("split", "cifar10dvs", "--data-dir", recordings, "--out", file, "--val-fraction", "0.5")
+    assert code == 0 and "30 recordings of cifar10dvs" in out
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in out
+    rows = list(csv.DictReader(file.open()))
+    assert [sum(row["part"] == part for row in rows) for part in ("train", "val", "test")] == [10, 10, 10]
+    for row in rows[::7]:
+        content = (recordings / "CIFAR10DVS" / row["file"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == row["sha256"] and row["file"].startswith(row["class"])
+    code, _, err = run("split", "digits", "--out", tmp_path / "no.csv")
+    assert code == 2 and "has no files of recordings" in err and not (tmp_path / "no.csv").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, says",
     [

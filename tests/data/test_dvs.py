@@ -1,10 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from making import some_events, write_npz
 
 from spikformer_edu import SpikformerError
-from spikformer_edu.data import PAPER, batches, count, load
+from spikformer_edu.data import PAPER, batches, cifar10dvs, count, load
 from spikformer_edu.data.cifar10dvs import INFO
 from spikformer_edu.data.events import read_events, to_frames, write_events
 from spikformer_edu.data.recordings import first_nine_tenths
@@ -17,6 +19,22 @@ def test_the_official_split_is_the_first_nine_tenths_of_each_class():
     assert len(train) == 9000 and len(test) == 1000
     assert train[:900] == list(range(900)) and test[:100] == list(range(900, 1000))
     assert train[900] == 1000 and sorted(train + test) == list(range(10_000))
+
+
+@pytest.mark.parametrize("suffix", ["aedat", "aedat4"])
+def test_the_packaged_list_is_the_split_of_the_published_names(tmp_path, suffix):
+    """Empty files in the official layout: the split reads no recording."""
+    for name in INFO.classes:
+        (tmp_path / "CIFAR10DVS" / name).mkdir(parents=True)
+        for n in range(1000):
+            (tmp_path / "CIFAR10DVS" / name / f"cifar10_{name}_{n}.{suffix}").touch()
+    splits = load("cifar10dvs", tmp_path)
+    file = Path(cifar10dvs.__file__).with_name("cifar10dvs_test.txt")
+    listed = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    assert [Path(name).stem for name in splits.test.names] == listed and len(splits.train) == 9000
+    other = load("cifar10dvs", tmp_path, split_seed=1)
+    assert sorted(other.train.names + other.test.names) == sorted(splits.train.names + splits.test.names)
+    assert 50 < len(set(other.test.names) & set(splits.test.names)) < 200
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 9, 10, 11])
