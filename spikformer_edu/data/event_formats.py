@@ -54,7 +54,21 @@ def open_aedat4(path: Path) -> Opened:
                 events = packet["events"]
                 yield events["t"].astype(np.int64), events["x"], events["y"], events[events.dtype.names[3]]
 
-    return Opened("AEDAT4", (streams[first]["width"], streams[first]["height"]), parts())
+    return Opened("AEDAT4", (streams[first]["width"], streams[first]["height"]), _gathered(parts()))
+
+
+def _gathered(packets: Iterator[Columns]) -> Iterator[Columns]:
+    """Packets of some hundred events, joined to parts of many: each costs the reader the same, however long it is."""
+    waiting: list[Columns] = []
+    count = 0
+    for packet in packets:
+        waiting.append(packet)
+        count += len(packet[0])
+        if count >= PART:
+            yield _four([np.concatenate(column) for column in zip(*waiting, strict=True)])
+            waiting, count = [], 0
+    if waiting:
+        yield _four([np.concatenate(column) for column in zip(*waiting, strict=True)])
 
 
 def open_aedat(path: Path) -> Opened:
@@ -71,7 +85,7 @@ def open_aedat(path: Path) -> Opened:
     chip = next((c for c in CHIPS if any(c.lower().encode() in text.lower() for text in header)), None)
     version = header[0][1:].strip().decode("latin-1") if header else ""
     if version.startswith("!AER-DAT3.1"):
-        return Opened("AEDAT 3.1", CHIPS[chip] if chip else None, _aedat3(file))
+        return Opened("AEDAT 3.1", CHIPS[chip] if chip else None, _gathered(_aedat3(file)))
     if not version.startswith("!AER-DAT2.0"):
         raise ValueError("neither AEDAT 2.0 nor 3.1: its first line is another")
     if (path.stat().st_size - start) % 8:
