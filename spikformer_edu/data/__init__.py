@@ -16,6 +16,7 @@ from .loading import batches
 MODULES = {
     "digits": "digits",
     "digits-dvs": "digits_dvs",
+    "digits-motion": "digits_motion",
     "cifar10": "cifar10",
     "cifar100": "cifar100",
     "cifar10dvs": "cifar10dvs",

@@ -203,6 +203,7 @@ _IMAGENET = Recipe(
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(),  # ours
     "digits-dvs": Recipe(dataset="digits-dvs", time_steps=8, epochs=15, augment=Augment(neuromorphic=True)),  # ours
+    "digits-motion": Recipe(dataset="digits-motion", model="nmnist-2-64", time_steps=8, epochs=2),  # ours
     "cifar10": _CIFAR10,
     "cifar100": replace(_CIFAR10, dataset="cifar100", model="cifar100-4-384", augment=PAPER["cifar100"]),
     "cifar10dvs": _CIFAR10DVS,
@@ -328,6 +329,7 @@ DEVIATIONS: dict[str, tuple[str, ...]] = {
     ),
     "digits": ("the paper has no digits: the recipe is ours",),
     "digits-dvs": ("the paper has no digits: the recipe is ours",),
+    "digits-motion": ("the paper has no digits: the recipe is ours",),
     "nmnist": ("the paper has no N-MNIST: the recipe is ours",),
     "event-folder": ("the recipe is that of CIFAR10-DVS: adapt it to the number of recordings",),
     "folder": ("the recipe is that of ImageNet: adapt it to the number of images",),
