@@ -37,7 +37,7 @@ _USUAL = {  # height and width of an image, and what all networks for a data set
     "cifar100": (32, SpikformerConfig(num_classes=100)),
     "cifar10dvs": (128, replace(_DVS, scale=0.25)),
     "dvsgesture": (128, replace(_DVS, num_classes=11, learn_scale=True, qk_pool=True)),
-    "nmnist": (32, SpikformerConfig(in_channels=2, pool=(True, True, False, False), time_steps=8)),
+    "nmnist": (32, SpikformerConfig(in_channels=2, pool=(True, True, False, False), time_steps=4)),
     "imagenet": (224, replace(_DEEP_STEM, num_classes=1000)),
 }
 

@@ -88,7 +88,7 @@ def test_sizes_are_the_papers(name):
     assert (line.dataset, c.depth, c.dim) == (dataset, int(depth), int(dim))
     assert (c.num_classes, c.in_channels) == (CLASSES[dataset], CHANNELS[dataset])
     events = dataset in ("cifar10dvs", "dvsgesture")
-    assert c.time_steps == (16 if events else 8 if dataset == "nmnist" else 4)
+    assert c.time_steps == (16 if events else 4)
     assert line.image_size == (128 if events else 224 if dataset == "imagenet" else 32)
     tokens = (line.image_size // c.patch_size) ** 2
     assert tokens == (196 if dataset == "imagenet" else 64)

@@ -211,7 +211,7 @@ RECIPES: dict[str, Recipe] = {
     "nmnist": Recipe(  # ours
         dataset="nmnist",
         model="nmnist-2-64",
-        epochs=4,
+        epochs=2,
         batch_size=64,
         lr_batch_size=64,
     ),

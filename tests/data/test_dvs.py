@@ -8,6 +8,7 @@ from making import some_events, write_npz
 from spikformer_edu import SpikformerError
 from spikformer_edu.data import PAPER, batches, cifar10dvs, count, load
 from spikformer_edu.data.cifar10dvs import INFO
+from spikformer_edu.data.digits_motion import record
 from spikformer_edu.data.events import read_events, to_frames, write_events
 from spikformer_edu.data.recordings import first_nine_tenths
 
@@ -223,6 +224,37 @@ def test_digits_dvs_need_no_file_and_are_kept(user_cache):
     frames, labels = splits.train.fetch(torch.arange(5), None)
     assert frames.shape == (2, 5, 2, 16, 16) and torch.equal(labels, splits.train.targets[:5])
     assert torch.equal(load("digits-dvs", time_steps=2, image_size=16).train.frames, splits.train.frames)
+
+
+def test_a_round_goes_the_way_that_its_name_says():
+    """A bright dot: where events are brighter, there it goes; its angle runs on, or back."""
+    dot = torch.zeros(1, 9, 9)
+    dot[:, 4, 4] = 1
+    for clockwise in (True, False):
+        for number in (0, 1, 2):
+            (events,) = record(dot, [number], clockwise, size=32)
+            assert events["t"].min() >= 0 and events["t"].max() < 200_000
+            brighter = events[events["p"]]
+            places = [brighter[brighter["t"] // 25_000 == i] for i in range(8)]
+            angles = [np.arctan2(part["y"].mean() - 15.5, part["x"].mean() - 15.5) for part in places]
+            turn = np.diff(np.unwrap(angles)).sum()  # y runs down: on the screen a positive turn is clockwise
+            assert (turn > 4) if clockwise else (turn < -4)
+
+
+def test_motion_is_in_the_frames_and_not_in_their_sum(user_cache):
+    splits = load("digits-motion", time_steps=4)
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [2516, 360, 718]
+    assert splits.info.simulated and "simulated" in splits.info.title and splits.info.num_classes == 2
+    assert len({*splits.train.keys(), *splits.val.keys(), *splits.test.keys()}) == 3594
+    counts, ways = splits.train.frames.float(), splits.train.targets
+    assert ways.bincount().tolist() == [1258, 1258]
+    one, other = (counts[ways == way].sum(1).mean(0) for way in (0, 1))  # mean recording, all frames summed
+    assert (one - other).abs().mean() < 0.05 * one.mean()
+    same = counts[ways == 0].sum(1), counts[ways == 1].sum(1)  # the same digits from the same starts
+    assert (same[0] - same[1]).abs().mean() < 0.25 * one.mean()
+    assert (counts[ways == 0] - counts[ways == 1]).abs().mean() > 0.25 * counts.mean()
+    few = load("digits-motion", time_steps=4, samples_per_class=10)
+    assert few.train.targets.tolist() == [0] * 10 + [1] * 10 and len(few.test) == 20
 
 
 def test_simulated_digits_are_recognised_by_a_linear_classifier():
