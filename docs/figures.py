@@ -23,6 +23,7 @@ import spikformer_edu as se
 from spikformer_edu.benchmark import draw, label_of
 from spikformer_edu.benchmarks.measure import Comparison, Result
 from spikformer_edu.data import digits_dvs
+from spikformer_edu.data.events import to_frames
 from spikformer_edu.data.simulated_camera import simulate
 from spikformer_edu.energy import CONVENTIONS
 from spikformer_edu.paper_audit import audit_ann, audit_ann_rest, audit_paper
@@ -41,6 +42,7 @@ SPEEDRUN = DOCS / "results" / "speedrun.json"
 EXPORTED = DOCS / "results" / "export.json"
 FAST = DOCS / "results" / "fast_path_h100.json"
 CIFAR10 = DOCS / "results" / "cifar10.json"
+EVENTS = DOCS / "results" / "events.json"
 CIFAR10_FIRST = DOCS / "results" / "cifar10-2-128-t1"  # the run at T = 1, from which the packaged one started
 CIFAR10_SMALL = PRETRAINED / "cifar10-2-128"
 FAST_FIRST, FAST_LAST = (DOCS / "results" / f"cifar10-fast-t{steps}" for steps in (1, 4))
@@ -130,6 +132,37 @@ def guide_events() -> Figure:
     return fig
 
 
+def guide_frames() -> Figure:
+    """A recording whose second half is slow: frames of equal count, frames of equal time, and where they are cut."""
+    pictures, _ = digits_dvs.images()
+    (recording,) = simulate(pictures[3:4], [0], loops=2, noise=0.1)
+    t = recording["t"].astype(float) / recording["t"].max()
+    recording["t"] = 1000 * np.where(t < 0.5, 200 * t, 100 + 1400 * (t - 0.5))  # half of it takes seven times as long
+    steps, last = 8, recording["t"].max() / 1000
+    cuts = {"count": recording["t"][np.arange(1, steps) * (len(recording) // steps)] / 1000}
+    cuts["time"] = np.arange(1, steps) * last / steps
+    fig = plt.figure(figsize=(10, 4.6), layout="constrained")
+    rows = fig.add_gridspec(3, steps, height_ratios=[1.5, 1, 1])
+    rate = fig.add_subplot(rows[0, :])
+    rate.hist(recording["t"] / 1000, bins=120, color=style.LIGHT)
+    rate.set(xlabel="time (ms)", ylabel="events", xlim=(0, last), yticks=[])
+    for by, color, high in (("count", style.Q, 1.0), ("time", style.K, 0.5)):
+        for number, cut in enumerate(cuts[by]):
+            rate.axvline(cut, ymax=high, color=color, label=f"cuts of equal {by}" if number == 0 else None)
+    rate.legend(loc="upper right")
+    for row, (by, color) in enumerate((("count", style.Q), ("time", style.K)), 1):
+        frames = to_frames(recording, steps, 32, by=by)
+        bright = np.quantile(frames[frames > 0], 0.95)
+        for i in range(steps):
+            panel = fig.add_subplot(rows[row, i])
+            panel.imshow(frames[i].sum(0), cmap="Greys", vmin=0, vmax=2 * bright)
+            panel.set(xticks=[], yticks=[], xlabel=f"{frames[i].sum():,}")
+            if i == 0:
+                panel.set_ylabel(f"equal {by}", color=color)
+    fig.suptitle(f"a moving digit, simulated: T = {steps} frames and their events", x=0.01, ha="left", fontsize=12)
+    return fig
+
+
 def results_training() -> Figure:
     fig, _ = se.plot.training(PRETRAINED / MODEL, title=f"{MODEL}, the packaged run")
     return fig
@@ -160,6 +193,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         concept_encoder,
         concept_energy,
         guide_events,
+        guide_frames,
         results_training,
         results_cifar10,
         results_benchmark,
@@ -425,6 +459,34 @@ def table_speedrun() -> str:
     return Table(header, sorted(rows, key=lambda row: -float(row[3])), "lllrrl").markdown()
 
 
+def table_events() -> str:
+    """Formats of event recordings against the readers of others."""
+    content = json.loads(EVENTS.read_text())
+    rows = []
+    for r in content["rows"]:
+        same = "yes" if r["same"] else "NO"
+        speeds = f"{r['ours']:.1f}", f"{r['theirs']:.1f}"
+        rows.append((r["format"], r["source"], f"{r['events']:,}", r["against"], same, *speeds))
+    header = ("format", "source", "events", "against", "same", "ours, M/s", "theirs, M/s")
+    about = content["provenance"]
+    where = f"{about['device']}, threads: {about['threads']}, commit {about['commit'][:12] or 'unknown'}"
+    table = Table(header, rows, "llrllrr").markdown()
+    return f"{table}\n\nM/s: million events a second, from file to events, the best of three. {where}."
+
+
+def table_events_memory() -> str:
+    """A long recording on its way to frames."""
+    long = json.loads(EVENTS.read_text())["long recording"]
+    rows = []
+    for name, key in (("this package", "ours"), ("expelliarmus, then tonic's Downsample and ToFrame", "theirs")):
+        r = long[key]
+        megabytes = f"{r['MB after imports']:,}", f"{r['peak MB']:,}"
+        rows.append((name, *megabytes, f"{r['million a second']:.1f}"))
+    header = ("reader", "MB after the imports", "MB at the peak", "million events a second")
+    what = f"{long['events']:,} events of 640 x 480 pixels, a `.dat` file of {long['file, MB']} MB"
+    return f"{Table(header, rows, 'lrrr').markdown()}\n\n{what}, to 16 frames of 128 x 128."
+
+
 def table_published() -> str:
     """Accuracies as the paper prints them, beside our parameter counts."""
     rows = []
@@ -497,6 +559,8 @@ TABLES: dict[str, Callable[[], str]] = {
         table_kernels_gpu,
         table_speedrun,
         table_published,
+        table_events,
+        table_events_memory,
         table_energy_audit,
         table_ann_audit,
     )

@@ -1,5 +1,8 @@
-"""``python -m spikformer_edu.data``: list data sets, prepare them, simulate event recordings."""
+"""``python -m spikformer_edu.data``: list data sets, prepare them, simulate event recordings, write down a split."""
 
+import csv
+import hashlib
+import io
 import shlex
 import warnings
 from dataclasses import dataclass
@@ -12,8 +15,8 @@ import tyro
 from tqdm import tqdm
 
 from . import cli
-from .atomic import write_atomically
-from .data import MODULES, PAPER, Absent, batches, cifar10dvs, count, info, load, local_info
+from .atomic import expand, write_atomically, write_file
+from .data import MODULES, PAPER, Absent, batches, cifar10dvs, count, event_folder, info, load, local_info
 from .data.cache import Cache, CacheWarning
 from .data.events import write_events
 from .data.files import data_folder, places, sweep
@@ -25,6 +28,7 @@ from .errors import SpikformerError, nearest, printable
 
 FORMATS = ("aedat4", "npz")
 SOURCES = ("digits", "cifar10")
+OWN = ("folder", "event-folder")  # what the user brings
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,10 @@ class Prepare:
     """Number T of event frames."""
     image_size: int | None = None
     """Height and width of event frames."""
+    frames: str | None = None
+    """What event frames are equal in: count, or time."""
+    sensor: str | None = None
+    """Width and height of the camera's sensor, such as 346x260, where event recordings do not state it."""
     workers: int = 0
     """Processes that read; 0: this one."""
     force: bool = False
@@ -75,12 +83,30 @@ class Simulate:
     """Where cifar10 is; else $SPIKFORMER_DATA, else ./data."""
 
 
-def main(command: Info | Prepare | Simulate) -> None:
-    """List data sets, prepare one for training, or simulate event recordings."""
+@dataclass(frozen=True)
+class Split:
+    """Write which recordings are trained, validated and tested on, each with its SHA-256, for others to compare."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """Data set of event recordings on this machine."""
+    out: Path
+    """CSV file to write: part, class, file, sha256."""
+    data_dir: Path | None = None
+    """Where data sets are; else $SPIKFORMER_DATA, else ./data."""
+    split_seed: int | None = None
+    """Seed of another split than the usual one."""
+    val_fraction: float | None = None
+    """Share of the training set that is kept for validation."""
+
+
+def main(command: Info | Prepare | Simulate | Split) -> None:
+    """List data sets, prepare one for training, simulate event recordings, or write down a split."""
     if isinstance(command, Info):
         show(command)
     elif isinstance(command, Prepare):
         prepare(command)
+    elif isinstance(command, Split):
+        write_split(command)
     else:
         write(command)
 
@@ -91,13 +117,13 @@ def show(command: Info) -> None:
         if command.figure is not None:
             raise SpikformerError("--figure draws one data set: give its name")
         root = data_folder(command.data_dir).absolute()
-        print(f"{'data set':<11} {'classes':>7}  {'input':<14} {'T':>2}  {'model':<17} on this machine")
+        print(f"{'data set':<12} {'classes':>7}  {'input':<14} {'T':>2}  {'model':<17} on this machine")
         for name in MODULES:
             facts = info(name)
             size = f"{facts.channels} x {facts.image_size} x {facts.image_size}"
             classes, steps = facts.num_classes or "any", facts.time_steps or ""
-            there = "your own, as --data-dir" if name == "folder" else present(name, command.data_dir)
-            print(f"{name:<11} {classes:>7}  {size:<14} {steps:>2}  {facts.default_model:<17} {there}")
+            there = "your own, as --data-dir" if name in OWN else present(name, command.data_dir)
+            print(f"{name:<12} {classes:>7}  {size:<14} {steps:>2}  {facts.default_model:<17} {there}")
         print(f"looked for in {root}")
         return
     facts = local_info(command.name, command.data_dir)
@@ -120,13 +146,16 @@ def show(command: Info) -> None:
     for label, text in lines.items():
         if text:
             print(f"{label:<11} {printable(text)}")
+    if command.name == "event-folder":
+        for line in event_folder.examine(command.data_dir).lines():
+            print(printable(line))
     if command.figure is not None:
         draw(command.name, command.data_dir, command.figure)
 
 
 def present(name: str, data_dir: Path | None) -> str:
     """How many samples are on this machine, or that there are none."""
-    if info(name).folder is None and name != "folder":  # digits
+    if info(name).folder is None and name not in OWN:  # digits
         return f"always: needs no files{', simulated' if info(name).simulated else ''}"
     try:
         counts = count(name, data_dir)
@@ -159,12 +188,20 @@ def prepare(command: Prepare) -> None:
     absent, steps_back = [], []
     with warnings.catch_warnings():
         warnings.simplefilter("error", CacheWarning)  # the command is there to fill the cache
-        splits = load(command.name, command.data_dir, time_steps=command.time_steps, image_size=command.image_size)
+        splits = load(
+            command.name,
+            command.data_dir,
+            time_steps=command.time_steps,
+            image_size=command.image_size,
+            frames=command.frames,
+            sensor=command.sensor,
+        )
         for name, split in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
             if split is None:
                 continue
             if isinstance(split, Recordings):
-                split.cache.strict = True  # the filter does not reach the processes that read
+                if split.cache is not None:
+                    split.cache.strict = True  # the filter does not reach the processes that read
                 steps_back.append(split.steps_back)
                 if command.workers:
                     split.steps_back.share_memory_()  # they count into it
@@ -185,6 +222,23 @@ def prepare(command: Prepare) -> None:
         print(f"time stamps that go back: {total:,}, in {int((counts > 0).sum()):,} of {len(counts):,} recordings;"
               " events stay in the order of the file")  # fmt: skip
     print(f"{splits.info.label} is ready" + (f", but training needs {' and '.join(absent)} too" if absent else ""))
+
+
+def write_split(command: Split) -> None:
+    """Write the split of a data set as a file."""
+    splits = load(command.name, command.data_dir, split_seed=command.split_seed, val_fraction=command.val_fraction)
+    rows = [("part", "class", "file", "sha256")]
+    for part, split in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
+        if isinstance(split, Recordings):
+            rows += split.rows(part, splits.info.classes)
+        elif split is not None:
+            raise SpikformerError(f"{command.name} has no files of recordings: give a data set of event recordings")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    content = text.getvalue().encode("utf-8", "surrogateescape")
+    write_file(expand(command.out), lambda file: file.write_bytes(content))
+    digest = hashlib.sha256(content).hexdigest()
+    print(f"{len(rows) - 1:,} recordings of {splits.info.label} in {command.out}, SHA-256 of that file: {digest}")
 
 
 def write(command: Simulate) -> None:

@@ -37,6 +37,7 @@ _USUAL = {  # height and width of an image, and what all networks for a data set
     "cifar100": (32, SpikformerConfig(num_classes=100)),
     "cifar10dvs": (128, replace(_DVS, scale=0.25)),
     "dvsgesture": (128, replace(_DVS, num_classes=11, learn_scale=True, qk_pool=True)),
+    "nmnist": (32, SpikformerConfig(in_channels=2, pool=(True, True, False, False), time_steps=4)),
     "imagenet": (224, replace(_DEEP_STEM, num_classes=1000)),
 }
 
@@ -63,6 +64,7 @@ _LINES = [
     _line("cifar100", 4, 384, 12, 9_359_380, {1: 74.36, 2: 76.28, 4: 77.86, 6: 78.61}),
     _line("cifar10dvs", 2, 256, 16, 2_566_666, {10: 78.9, 16: 80.9}),
     _line("dvsgesture", 2, 256, 8, 2_566_925, {10: 96.9, 16: 98.3}),
+    _line("nmnist", 2, 64, 4, 163_978),
     _line("imagenet", 8, 384, 12, 16_816_024, {4: 70.24}),
     _line("imagenet", 6, 512, 8, 23_373_352, {4: 72.46}),
     _line("imagenet", 8, 512, 8, 29_689_384, {1: 70.14, 2: 71.09, 4: 73.38, 6: 73.70}),

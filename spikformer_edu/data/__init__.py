@@ -16,12 +16,15 @@ from .loading import batches
 MODULES = {
     "digits": "digits",
     "digits-dvs": "digits_dvs",
+    "digits-motion": "digits_motion",
     "cifar10": "cifar10",
     "cifar100": "cifar100",
     "cifar10dvs": "cifar10dvs",
     "dvsgesture": "dvsgesture",
+    "nmnist": "nmnist",
     "imagenet": "imagenet",
     "folder": "folder",
+    "event-folder": "event_folder",
 }
 """Data sets by name, each with the module of this package that loads it."""
 
@@ -91,7 +94,9 @@ def load(name: str, data_dir: str | Path | None = None, **options: Any) -> Split
         options: any of ``augment`` (an ``Augment`` for the training set), ``image_size`` (pixels along each side),
             ``time_steps`` (number T of event frames; ignored for still images, which the network repeats),
             ``samples_per_class`` (use this many samples of each class), ``val_fraction`` (share of the training set
-            that is kept for validation), ``split_seed`` (another choice of samples). None leaves the default.
+            that is kept for validation), ``split_seed`` (another choice of samples), and for event recordings
+            ``frames`` (equal in count or in time); for your own also ``sensor`` (width and height) and ``transform``
+            (changes the events before they are cut). None leaves the default.
 
     Raises:
         SpikformerError: no such data set (the line names the nearest), an option that it does not take or that is out

@@ -11,8 +11,8 @@ from .augment import Augment, check_augment
 from .base import DatasetInfo, Splits, stratified_split
 from .cache import Cache
 from .cifar10 import INFO as CIFAR10
-from .events import READERS
-from .files import absent, class_folders, listing, places, unpack
+from .events import SENSOR, check_cut
+from .files import absent, class_folders, download, listing, places, unpack
 from .recordings import Recordings, check_frame_size, check_steps, first_nine_tenths
 
 TIME_STEPS = 16  # T, unless told otherwise
@@ -26,9 +26,9 @@ INFO = DatasetInfo(
     std=(),
     default_model="cifar10dvs-2-256",
     folder="CIFAR10DVS",
-    obtain="fetch the ten class archives (airplane.zip ...) or CIFAR10DVS.zip by hand from figshare "
-    "(doi.org/10.6084/m9.figshare.4724671) into that folder; `python -m spikformer_edu.data simulate` makes a "
-    "simulated stand-in",
+    obtain="downloaded at the first use, where the host allows it; else fetch the ten class archives (airplane.zip "
+    "...) or CIFAR10DVS.zip by hand from figshare (doi.org/10.6084/m9.figshare.4724671) into that folder; "
+    "`python -m spikformer_edu.data simulate` makes a simulated stand-in",
     licence="as stated on its figshare page",
     citation="H. Li et al., CIFAR10-DVS: An Event-Stream Dataset for Object Classification, "
     "Frontiers in Neuroscience 11:309, 2017",
@@ -36,7 +36,7 @@ INFO = DatasetInfo(
     samples={"train": 9_000, "test": 1_000},
 )
 LABEL = "SIMULATED.txt"  # marks a folder of simulated recordings; its subfolders are the classes
-SUFFIXES = tuple(suffix for suffix in READERS if suffix != ".npy")
+SUFFIXES = (".aedat4", ".aedat", ".npz")
 
 
 def load(
@@ -47,12 +47,13 @@ def load(
     samples_per_class: int | None = None,
     split_seed: int | None = None,
     val_fraction: float | None = None,
+    frames: str = "count",
 ) -> Splits:
-    """Recordings as T frames of equal event count, split as the official code does: 9 to 1 in order of file name.
+    """Recordings as T frames, split as the official code does: 9 to 1 in order of file name.
 
     AEDAT4 (tonic's archive), AEDAT 2.0 (the original one) and SpikingJelly's ``.npz`` are read, from class folders in
-    the data set's folder or in the data directory itself; archives are unpacked. In a folder with SIMULATED.txt the
-    class folders that are there are the classes.
+    the data set's folder or in the data directory itself; archives are unpacked, and without any the published one is
+    downloaded. In a folder with SIMULATED.txt the class folders that are there are the classes.
 
     Args:
         data_dir: folder to look in; None: ``$SPIKFORMER_DATA``, else ``./data``.
@@ -62,16 +63,15 @@ def load(
         samples_per_class: number of recordings of each class to use; None: all.
         split_seed: seed of another split than the official one; None: the official one.
         val_fraction: share of each class that is taken from training for validation; None: 0.
+        frames: what the frames are equal in: count (of events, as in the paper) or time.
 
     Raises:
         SpikformerError: absent, or a class is missing. A broken recording is reported when it is read.
     """
-    check_steps(time_steps), check_frame_size(image_size)
+    check_steps(time_steps), check_frame_size(image_size), check_cut(frames)
     check_augment("cifar10dvs", augment, ("flip", "neuromorphic"))
     _unpack_archives(data_dir, find(data_dir, time_steps))
-    folder = find(data_dir, time_steps)
-    if folder is None:
-        raise absent(INFO, data_dir)
+    folder = find(data_dir, time_steps) or _fetch(data_dir)
     info = describe(folder)
     entries = listing(folder, info.classes, SUFFIXES)
     for name, files in zip(info.classes, entries, strict=True):
@@ -92,7 +92,10 @@ def load(
     cache = Cache("cifar10dvs", places(INFO, data_dir)[-1])
 
     def split(indices: torch.Tensor, augment: Augment | None) -> Recordings:
-        return Recordings(folder, [names[i] for i in indices], labels[indices], time_steps, image_size, augment, cache)
+        chosen = [names[i] for i in indices]
+        return Recordings(
+            folder, chosen, labels[indices], time_steps, image_size, augment, cache, frames, (SENSOR, SENSOR)
+        )
 
     train, test = (torch.tensor(part) for part in first_nine_tenths([len(files) for files in entries], split_seed))
     rest, val = stratified_split(labels[train], val_fraction, samples_per_class, split_seed)
@@ -103,6 +106,21 @@ def load(
         split(train[val], None) if len(val) else None,
         split(test[some], None),
     )
+
+
+def _fetch(data_dir: str | Path | None) -> Path:
+    """Download and unpack the published archive, from where tonic has it, and return the folder with the classes."""
+    from tonic.datasets import CIFAR10DVS  # takes seconds
+
+    try:
+        download(CIFAR10DVS.url, CIFAR10DVS.file_md5, places(INFO, data_dir)[0] / CIFAR10DVS.filename)
+    except SpikformerError as error:
+        raise absent(INFO, data_dir, f" ({error})") from None
+    _unpack_archives(data_dir, None)
+    folder = find(data_dir)
+    if folder is None:
+        raise absent(INFO, data_dir, " (the archive holds something else)")
+    return folder
 
 
 def find(data_dir: str | Path | None, time_steps: int = TIME_STEPS) -> Path | None:

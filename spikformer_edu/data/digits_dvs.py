@@ -12,7 +12,7 @@ from . import digits
 from .augment import Augment, check_augment
 from .base import Splits
 from .cache import Arrays, Cache
-from .events import to_frames
+from .events import check_cut, to_frames
 from .recordings import Frames, check_frame_size, check_steps
 from .simulated_camera import simulate
 
@@ -38,8 +38,9 @@ def load(
     image_size: int = INFO.image_size,
     samples_per_class: int | None = None,
     split_seed: int | None = None,
+    frames: str = "count",
 ) -> Splits:
-    """Simulated recordings of all digits as T frames of equal event count, split as the digits are.
+    """Simulated recordings of all digits as T frames, split as the digits are.
 
     Args:
         data_dir: not used: the digits need no files.
@@ -48,18 +49,22 @@ def load(
         image_size: pixels along each side of the simulated sensor.
         samples_per_class: number of digits of each class to use in each part; None: all.
         split_seed: seed of the split; None: 0.
+        frames: what the frames are equal in, count or time.
     """
-    check_steps(time_steps), check_frame_size(image_size)
+    check_steps(time_steps), check_frame_size(image_size), check_cut(frames)
     check_augment("digits-dvs", augment, ("flip", "neuromorphic"))
     key = {"what": "digits-dvs", "loops": LOOPS, "time_steps": time_steps, "size": image_size}
-    frames = torch.from_numpy(Cache("digits-dvs", None).get(key, lambda: _simulate(time_steps, image_size))["frames"])
+    if frames != "count":
+        key["by"] = frames
+    kept = Cache("digits-dvs", None).get(key, lambda: _simulate(time_steps, image_size, frames))
+    counts = torch.from_numpy(kept["frames"])
     pixels, targets = digits.read()
     train, val, test = digits.split(targets, samples_per_class, split_seed)
     return Splits(
         replace(INFO, image_size=image_size, time_steps=time_steps),
-        Frames(frames[train], targets[train], augment, pixels[train]),
-        Frames(frames[val], targets[val], None, pixels[val]),
-        Frames(frames[test], targets[test], None, pixels[test]),
+        Frames(counts[train], targets[train], augment, pixels[train]),
+        Frames(counts[val], targets[val], None, pixels[val]),
+        Frames(counts[test], targets[test], None, pixels[test]),
     )
 
 
@@ -69,10 +74,10 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
     return F.pad(pixels, (1, 1, 1, 1)), targets
 
 
-def _simulate(time_steps: int, size: int) -> Arrays:
+def _simulate(time_steps: int, size: int, by: str) -> Arrays:
     pixels, _ = images()
     frames = []
     for chunk in tqdm(torch.arange(len(pixels)).split(64), desc="simulating digits-dvs", unit_scale=64, disable=None):
         for events in simulate(pixels[chunk], chunk.tolist(), size, LOOPS):
-            frames.append(to_frames(events, time_steps, size, sensor=size))
+            frames.append(to_frames(events, time_steps, size, size, by))
     return {"frames": np.stack(frames)}

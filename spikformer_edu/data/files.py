@@ -1,12 +1,14 @@
 """Finding data on this machine, unpacking archives, listing and decoding images."""
 
 import hashlib
+import http.client
 import os
 import shutil
-import socket
 import tarfile
 import tempfile
 import time
+import urllib.error
+import urllib.request
 import warnings
 import zipfile
 import zlib
@@ -14,6 +16,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+from tqdm import tqdm
 
 from ..atomic import TEMPORARY, expand
 from ..errors import SpikformerError
@@ -175,7 +179,9 @@ def digest(files: list[dict[str, os.DirEntry[str]]]) -> str:
 
 
 def download(url: str, md5: str, archive: Path) -> None:
-    """Download a file; it gets its name only when it is complete and its checksum is right.
+    """Download a file, with progress; it gets its name only when it is complete and its checksum is right.
+
+    What an interrupted download left is kept, and the next one goes on from there if the server can.
 
     Args:
         url: address of the file.
@@ -185,21 +191,57 @@ def download(url: str, md5: str, archive: Path) -> None:
     Raises:
         SpikformerError: no network, or another file than expected.
     """
-    from torchvision.datasets.utils import download_url
-
-    patience = socket.getdefaulttimeout()
-    nearest = next(parent for parent in archive.absolute().parents if parent.is_dir())
+    partial = archive.with_name(f"{archive.name}.part")
+    own = archive.with_name(f"{SCRATCH}download-{os.getpid()}-{archive.name}")
     try:
-        with tempfile.TemporaryDirectory(dir=nearest, prefix=f"{SCRATCH}download-") as folder:
-            socket.setdefaulttimeout(20)  # torchvision sets no limit
-            download_url(url, folder, archive.name, md5)
-            archive.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(folder) / archive.name, archive)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(f"{error}".split())
+        with suppress(OSError):
+            os.replace(partial, own)  # another process that downloads it too begins anew, beside this one
+        _download(url, own, archive.name)
+        if _md5(own) != md5:
+            own.unlink()
+            raise SpikformerError("the file is another than expected: its checksum is wrong")
+        os.replace(own, archive)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = " ".join(f"{error}".split()) or type(error).__name__
         raise SpikformerError(f"cannot download {archive.name} ({reason})") from None
     finally:
-        socket.setdefaulttimeout(patience)
+        with suppress(OSError):
+            os.replace(own, partial)
+
+
+def _download(url: str, path: Path, name: str) -> None:
+    """Add to a file what it lacks of the one at an address."""
+    start = path.stat().st_size if path.is_file() else 0
+    headers = {"User-Agent": "spikformer-edu"} | ({"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and start:  # there is nothing after what is here
+            return
+        raise
+    with response:
+        if getattr(response, "status", None) != 206:
+            start = 0
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            open(path, "ab" if start else "wb") as file,
+            tqdm(total=total, initial=start, desc=name, unit="B", unit_scale=True, disable=None) as bar,
+        ):
+            while block := response.read(2**20):
+                file.write(block)
+                bar.update(len(block))
+    if total is not None and path.stat().st_size < total:
+        raise OSError(f"the connection ended after {path.stat().st_size:,} of {total:,} bytes; try again to go on")
+
+
+def _md5(path: Path) -> str:
+    total = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            total.update(block)
+    return total.hexdigest()
 
 
 def sweep(folder: Path) -> None:
@@ -209,7 +251,7 @@ def sweep(folder: Path) -> None:
             if time.time() - path.lstat().st_mtime < 86_400:
                 continue
             if path.name.startswith(SCRATCH):
-                shutil.rmtree(path)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             elif TEMPORARY.fullmatch(path.name):
                 path.unlink()
 

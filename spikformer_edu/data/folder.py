@@ -98,18 +98,20 @@ def load(
     return assemble(info, whole["train"], test, val, augment, samples_per_class, split_seed, val_fraction)
 
 
-def find(folder: Path) -> dict[str, Path]:
+def find(folder: Path, info: DatasetInfo = INFO, suffixes: tuple[str, ...] = PICTURES) -> dict[str, Path]:
     """The parts that are there: "train" with "test", "val" or both, or "all" for one tree.
 
     Args:
         folder: the folder that holds them.
+        info: the facts about the data set, which say how the folder has to be.
+        suffixes: suffixes of the samples' names, in lower case.
 
     Raises:
         SpikformerError: none of these, or a part twice.
     """
     names = class_folders(folder)
     if not names:
-        raise SpikformerError(f"no class folders in {folder.absolute()}: {INFO.obtain}")
+        raise SpikformerError(f"no class folders in {folder.absolute()}: {info.obtain}")
     parts: dict[str, Path] = {}
     for name in names:
         kind = next((kind for kind, known in PARTS.items() if name.lower() in known), None)
@@ -124,11 +126,12 @@ def find(folder: Path) -> dict[str, Path]:
         there, missing = next(iter(parts.values())).name, "test or val" if "train" in parts else "train"
         beside = f" (besides it there is {', '.join(repr(other.name) for other in others)})" if others else ""
         raise SpikformerError(
-            f"{folder.absolute()} has class folders in {there} but none in {missing}{beside}: {INFO.obtain}"
+            f"{folder.absolute()} has class folders in {there} but none in {missing}{beside}: {info.obtain}"
         )
     for other in others:
-        if any(loose_files(place, PICTURES) for place in (other, *(other / name for name in class_folders(other)))):
-            warnings.warn(f"the images in {other} are left out", stacklevel=1)
+        if any(loose_files(place, suffixes) for place in (other, *(other / name for name in class_folders(other)))):
+            what = "images" if suffixes is PICTURES else "recordings"
+            warnings.warn(f"the {what} in {other} are left out", stacklevel=1)
     return {kind: parts[kind] for kind in PARTS if kind in parts}
 
 

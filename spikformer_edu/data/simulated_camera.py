@@ -16,6 +16,9 @@ def simulate(
     period: int = 200_000,
     threshold: float = 0.25,
     noise: float = 0.5,
+    reach: float = 0.08,
+    ways: list[int] | None = None,
+    starts: list[float] | None = None,
 ) -> list[np.ndarray]:
     """Simulate recordings of an event camera in front of which each image moves along a closed path.
 
@@ -31,6 +34,9 @@ def simulate(
         period: duration of a round, in microseconds.
         threshold: change of log intensity that makes an event: the mean over pixels; their standard deviation is 10 %.
         noise: random events, per pixel and second.
+        reach: distance of the corners of the path from its middle, as a share of half the image.
+        ways: 1 (counter-clockwise) or -1 (clockwise) for each image; None: 1 for all.
+        starts: where on the path each image begins, from 0 (on the left) to below 1; None: 0 for all.
 
     Returns:
         One array of dtype ``EVENT`` an image, in order of time.
@@ -38,7 +44,6 @@ def simulate(
     batch, pixels = len(images), size * size
     enlarged = F.interpolate(images[:, None].float(), size=(size, size), mode="bilinear", align_corners=False)
     turn = torch.arange(steps + 1, dtype=torch.float32) / steps * 4  # once around the four corners of the diamond
-    reach = 0.08  # of half the image
     right = reach * ((turn - 2).abs() - 1)
     down = reach * (1 - ((turn - 1) % 4 - 2).abs())
     grid = F.affine_grid(torch.eye(2, 3, dtype=torch.float32)[None], [1, 1, size, size], align_corners=False)
@@ -47,6 +52,9 @@ def simulate(
         enlarged.transpose(0, 1).expand(steps + 1, -1, -1, -1), grid, padding_mode="border", align_corners=False
     )
     light = torch.log(0.1 + moved).reshape(steps + 1, batch, pixels).numpy()
+    for i, (way, start) in enumerate(zip(ways or [1] * batch, starts or [0.0] * batch, strict=True)):
+        if (way, start) != (1, 0.0):
+            light[:, i] = light[(int(start * steps) + way * np.arange(steps + 1)) % steps, i]
     random = [np.random.default_rng(seed) for seed in seeds]
     share = np.stack([1 + 0.1 * r.standard_normal(pixels, dtype=np.float32) for r in random]).clip(0.5, 1.5)
     level = (light / (threshold * share)).reshape(steps + 1, -1)  # in thresholds of each pixel

@@ -6,7 +6,7 @@
 from . import matplotlib_backend  # noqa: F401, before anything that imports matplotlib
 from .attention import attention, attention_over_time
 from .energy import energy
-from .events import events
+from .events import events, events_animation
 from .landscape import landscape
 from .layers import firing_rates, membrane, raster
 from .network import atlas, logits, value_sets
@@ -23,6 +23,7 @@ __all__ = [
     "attention_over_time",
     "energy",
     "events",
+    "events_animation",
     "firing_rates",
     "landscape",
     "logits",

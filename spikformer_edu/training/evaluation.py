@@ -61,6 +61,9 @@ def load_splits(recipe: Recipe, data_dir: Path | None = None) -> Splits:
         recipe.dataset,
         data_dir=data_dir,
         time_steps=recipe.network.time_steps,
+        image_size=recipe.image_size,
+        frames=recipe.frames,
+        sensor=recipe.sensor,
         augment=recipe.augment,
         samples_per_class=recipe.samples_per_class,
         val_fraction=recipe.val_fraction,
@@ -96,7 +99,14 @@ def splits_for(run: Run, dataset: str | None, data_dir: Path | None = None) -> S
     if dataset is None:
         splits = load_splits(run.recipe, data_dir)
     else:
-        splits = load(dataset, data_dir, time_steps=run.model.config.time_steps)
+        recipe = run.recipe
+        splits = load(
+            dataset,
+            data_dir,
+            time_steps=run.model.config.time_steps,
+            image_size=recipe.image_size,
+            frames=recipe.frames,
+        )
     run.align(splits.info)
     return splits
 
@@ -113,7 +123,7 @@ def origin(run: Run, facts: DatasetInfo, own: bool, data_dir: Path | None = None
     if own and not (run.data.simulated or facts.simulated):
         return ""
     folder = str(data_folder(data_dir)).encode(errors="replace").decode()  # its bytes may be no UTF-8
-    where = f" in {folder}" if facts.folder or facts.name == "folder" else ""
+    where = f" in {folder}" if facts.folder or facts.name in ("folder", "event-folder") else ""
     other = "" if own else ", not the data of this run"
     return f"trained on {run.data.history}, measured on {facts.label}{where}{other}"
 

@@ -28,6 +28,12 @@ class Recipe:
     """Preset; see `python -m spikformer_edu --list`."""
     time_steps: int | None = None
     """Time steps T; the preset's unless given."""
+    image_size: int | None = None
+    """Height and width of the network's input; the data set's unless given. Event recordings are brought to it."""
+    frames: str | None = None
+    """What frames of event recordings are equal in: count (of events; the default), or time."""
+    sensor: str | None = None
+    """Width and height of the camera's sensor, such as 346x260, where event recordings do not state it."""
     attention: str = "ssa"
     """Attention variant: ssa, identity, relu, leaky_relu, softmax or vanilla."""
     init_from: str | None = None
@@ -197,19 +203,34 @@ _IMAGENET = Recipe(
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(),  # ours
     "digits-dvs": Recipe(dataset="digits-dvs", time_steps=8, epochs=15, augment=Augment(neuromorphic=True)),  # ours
+    "digits-motion": Recipe(dataset="digits-motion", model="nmnist-2-64", time_steps=8, epochs=2),  # ours
     "cifar10": _CIFAR10,
     "cifar100": replace(_CIFAR10, dataset="cifar100", model="cifar100-4-384", augment=PAPER["cifar100"]),
     "cifar10dvs": _CIFAR10DVS,
     "dvsgesture": replace(_CIFAR10DVS, dataset="dvsgesture", model="dvsgesture-2-256", augment=PAPER["dvsgesture"]),
+    "nmnist": Recipe(  # ours
+        dataset="nmnist",
+        model="nmnist-2-64",
+        epochs=2,
+        batch_size=64,
+        lr_batch_size=64,
+    ),
     "imagenet": _IMAGENET,
     "folder": replace(_IMAGENET, dataset="folder", model="imagenet-8-384"),  # ours
+    "event-folder": replace(_CIFAR10DVS, dataset="event-folder"),  # ours
 }
 """The recipe of each data set."""
 SHORT: dict[str, Recipe] = {"fast-t1": _FAST_T1, "fast-t4": _FAST_T4}
 """Recipes for short runs on CIFAR-10, by name: fast-t1, then fast-t4 from its weights (``init_from``)."""
 
 
-OFFICIAL_SPLITS = ("cifar10", "cifar100", "dvsgesture", "imagenet")  # for these split_seed alone has no effect
+OFFICIAL_SPLITS = (
+    "cifar10",
+    "cifar100",
+    "dvsgesture",
+    "nmnist",
+    "imagenet",
+)  # for these split_seed alone has no effect
 
 
 def recipe_for(dataset: str, name: str = "paper") -> Recipe:
@@ -308,6 +329,9 @@ DEVIATIONS: dict[str, tuple[str, ...]] = {
     ),
     "digits": ("the paper has no digits: the recipe is ours",),
     "digits-dvs": ("the paper has no digits: the recipe is ours",),
+    "digits-motion": ("the paper has no digits: the recipe is ours",),
+    "nmnist": ("the paper has no N-MNIST: the recipe is ours",),
+    "event-folder": ("the recipe is that of CIFAR10-DVS: adapt it to the number of recordings",),
     "folder": ("the recipe is that of ImageNet: adapt it to the number of images",),
 }
 DEVIATIONS["cifar100"] = DEVIATIONS["cifar10"]

@@ -21,14 +21,15 @@ from spikformer_edu.data.loading import Reader
 
 def test_the_registry_knows_every_data_set_of_the_paper():
     assert list(MODULES) == [
-        "digits", "digits-dvs", "cifar10", "cifar100", "cifar10dvs", "dvsgesture", "imagenet", "folder"
+        "digits", "digits-dvs", "digits-motion", "cifar10", "cifar100", "cifar10dvs", "dvsgesture", "nmnist",
+        "imagenet", "folder", "event-folder",
     ]  # fmt: skip
     for name in MODULES:
         facts = info(name)
         assert facts.name == name and facts.licence and facts.citation and facts.obtain
         assert len(facts.mean) == len(facts.std) == (0 if facts.time_steps else facts.channels)
         assert facts.num_classes == len(facts.classes) or not facts.classes
-    assert [info(n).num_classes for n in MODULES] == [10, 10, 10, 100, 10, 11, 1000, 0]
+    assert [info(n).num_classes for n in MODULES] == [10, 10, 2, 10, 100, 10, 11, 10, 1000, 0, 0]
     assert info("digits-dvs").simulated
 
 
@@ -46,7 +47,12 @@ def test_default_models_fit_their_data_sets():
     for name in MODULES:
         facts = info(name)
         model = PRESETS[facts.default_model]
-        if name not in ("digits-dvs", "folder"):  # these borrow one that is meant for another data set
+        if name not in (
+            "digits-dvs",
+            "digits-motion",
+            "folder",
+            "event-folder",
+        ):  # these borrow one that is meant for another data set
             assert model.dataset == name and model.config.num_classes == facts.num_classes
             assert model.config.in_channels == facts.channels and model.image_size == facts.image_size
 
@@ -100,6 +106,8 @@ def test_impossible_choices_of_samples_are_refused(name, bad):
         ("dvsgesture", {"crop_padding": 4}),
         ("imagenet", {"neuromorphic": True}),
         ("folder", {"neuromorphic": True}),
+        ("event-folder", {"erasing": 0.5}),
+        ("nmnist", {"crop_padding": 4}),
     ],
 )
 def test_an_augmentation_that_would_do_nothing_is_refused(name, settings, tmp_path):

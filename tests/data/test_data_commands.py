@@ -55,7 +55,9 @@ def test_the_data_directory_is_the_option_then_the_variable_then_data(run, recor
     assert "30 recordings" in run("info", "cifar10dvs")[1]
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "cifar10dvs", "dvsgesture", "imagenet", "folder"])
+@pytest.mark.parametrize(
+    "name", ["cifar10", "cifar100", "cifar10dvs", "dvsgesture", "nmnist", "imagenet", "folder", "event-folder"]
+)
 def test_absent_data_name_the_folder_the_file_and_what_works_offline(run, tmp_path, monkeypatch, name):
     def no_network(*args, **kwargs):
         raise urllib.error.URLError("no network")
@@ -64,16 +66,34 @@ def test_absent_data_name_the_folder_the_file_and_what_works_offline(run, tmp_pa
     code, out, err = run("prepare", name, "--data-dir", tmp_path)
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and out == ""
     assert str(tmp_path) in err and list(tmp_path.iterdir()) == []
-    if name != "folder":
+    if name not in ("folder", "event-folder"):
         assert "--dataset digits" in err
         by_hand = {
             "cifar10": "cifar-10-python.tar.gz",
             "cifar100": "cifar-100-python.tar.gz",
             "cifar10dvs": "airplane.zip",
             "dvsgesture": "ibmGestureTrain.tar.gz",
+            "nmnist": "train.zip",
             "imagenet": "ILSVRC2012_img_train.tar",
         }
         assert by_hand[name] in err
+
+
+def test_a_split_is_written_down_with_checksums(run, recordings, tmp_path):
+    import csv
+    import hashlib
+
+    file = tmp_path / "split.csv"
+    code, out, _ = run("split", "cifar10dvs", "--data-dir", recordings, "--out", file, "--val-fraction", "0.5")
+    assert code == 0 and "30 recordings of cifar10dvs" in out
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in out
+    rows = list(csv.DictReader(file.open()))
+    assert [sum(row["part"] == part for row in rows) for part in ("train", "val", "test")] == [10, 10, 10]
+    for row in rows[::7]:
+        content = (recordings / "CIFAR10DVS" / row["file"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == row["sha256"] and row["file"].startswith(row["class"])
+    code, _, err = run("split", "digits", "--out", tmp_path / "no.csv")
+    assert code == 2 and "has no files of recordings" in err and not (tmp_path / "no.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,41 @@ def test_a_cube_of_many_events_shows_a_share_of_them():
     assert sum(len(c._offsets3d[0]) for c in axes[0].collections) == 1000 and len(axes) == 5
 
 
+def test_events_of_any_sensor_are_drawn_in_its_shape():
+    for given, extent, shown in ((None, (320, 240), (320, 240)), (None, (33, 30), (34, 34)), ((640, 480),) * 3):
+        recording = some_events(3000, 0, *extent)
+        _, axes = events(recording, time_steps=2, sensor=given)
+        assert np.asarray(axes[1].images[0].get_array()).shape == (shown[1], shown[0], 3)
+        assert axes[0].get_ylim() == (0, shown[0]) and axes[0].get_zlim() == (shown[1], 0)
+    figure, axes = events(recording, time_steps=2, size=32, by="time")
+    assert np.asarray(axes[1].images[0].get_array()).shape == (32, 32, 3) and "T = 2 frames of" in figure.get_suptitle()
+    assert figure.get_suptitle().endswith(" ms")
+    with pytest.raises(SpikformerError, match="outside the sensor of 128 x 128"):
+        events(recording, sensor=128)
+
+
+def test_an_animation_ends_with_the_answer_of_the_network():
+    torch.manual_seed(0)
+    model = se.spikformer("nmnist-2-64", num_classes=3).eval()
+    recording = some_events(3000, 0, 34)
+    moving = se.plot.events_animation(recording, model, ("a", "b", "c"), size=32, title="noise")
+    frames = torch.from_numpy(to_frames(recording, 4, 32, 34).astype("float32"))[:, None]
+    with torch.no_grad():
+        answer = model(frames)[0].softmax(0)
+    figure = moving._fig
+    for t in (0, 3):
+        moving._func(t)
+        left, middle, right = figure.axes
+        bars = torch.tensor([bar.get_width() for bar in right.patches])
+        assert bars.sum().item() == pytest.approx(1) and f"t = {t}" in right.get_title("left")
+        assert f"frame {t} of T = 4" == left.get_title("left")
+    assert torch.allclose(bars.float(), answer, atol=1e-5) and "blocks.1.mlp.out, 64 of" in middle.get_title("left")
+    assert [text.get_text() for text in right.get_yticklabels()] == ["a", "b", "c"]
+    with pytest.raises(SpikformerError, match="2 class names for a network of 3"):
+        se.plot.events_animation(recording, model, ("a", "b"))
+    moving._draw_was_started = True  # nothing is shown
+
+
 def test_events_refuses_what_are_no_events():
     for bad in (np.zeros(3), some_events(0), [1, 2]):
         with pytest.raises(SpikformerError, match="give at least one event"):

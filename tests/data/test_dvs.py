@@ -1,11 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from making import some_events, write_npz
 
 from spikformer_edu import SpikformerError
-from spikformer_edu.data import PAPER, batches, count, load
+from spikformer_edu.data import PAPER, batches, cifar10dvs, count, load
 from spikformer_edu.data.cifar10dvs import INFO
+from spikformer_edu.data.digits_motion import record
 from spikformer_edu.data.events import read_events, to_frames, write_events
 from spikformer_edu.data.recordings import first_nine_tenths
 
@@ -17,6 +20,22 @@ def test_the_official_split_is_the_first_nine_tenths_of_each_class():
     assert len(train) == 9000 and len(test) == 1000
     assert train[:900] == list(range(900)) and test[:100] == list(range(900, 1000))
     assert train[900] == 1000 and sorted(train + test) == list(range(10_000))
+
+
+@pytest.mark.parametrize("suffix", ["aedat", "aedat4"])
+def test_the_packaged_list_is_the_split_of_the_published_names(tmp_path, suffix):
+    """Empty files in the official layout: the split reads no recording."""
+    for name in INFO.classes:
+        (tmp_path / "CIFAR10DVS" / name).mkdir(parents=True)
+        for n in range(1000):
+            (tmp_path / "CIFAR10DVS" / name / f"cifar10_{name}_{n}.{suffix}").touch()
+    splits = load("cifar10dvs", tmp_path)
+    file = Path(cifar10dvs.__file__).with_name("cifar10dvs_test.txt")
+    listed = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    assert [Path(name).stem for name in splits.test.names] == listed and len(splits.train) == 9000
+    other = load("cifar10dvs", tmp_path, split_seed=1)
+    assert sorted(other.train.names + other.test.names) == sorted(splits.train.names + splits.test.names)
+    assert 50 < len(set(other.test.names) & set(splits.test.names)) < 200
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 9, 10, 11])
@@ -207,6 +226,37 @@ def test_digits_dvs_need_no_file_and_are_kept(user_cache):
     assert torch.equal(load("digits-dvs", time_steps=2, image_size=16).train.frames, splits.train.frames)
 
 
+def test_a_round_goes_the_way_that_its_name_says():
+    """A bright dot: where events are brighter, there it goes; its angle runs on, or back."""
+    dot = torch.zeros(1, 9, 9)
+    dot[:, 4, 4] = 1
+    for clockwise in (True, False):
+        for number in (0, 1, 2):
+            (events,) = record(dot, [number], clockwise, size=32)
+            assert events["t"].min() >= 0 and events["t"].max() < 200_000
+            brighter = events[events["p"]]
+            places = [brighter[brighter["t"] // 25_000 == i] for i in range(8)]
+            angles = [np.arctan2(part["y"].mean() - 15.5, part["x"].mean() - 15.5) for part in places]
+            turn = np.diff(np.unwrap(angles)).sum()  # y runs down: on the screen a positive turn is clockwise
+            assert (turn > 4) if clockwise else (turn < -4)
+
+
+def test_motion_is_in_the_frames_and_not_in_their_sum(user_cache):
+    splits = load("digits-motion", time_steps=4)
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [2516, 360, 718]
+    assert splits.info.simulated and "simulated" in splits.info.title and splits.info.num_classes == 2
+    assert len({*splits.train.keys(), *splits.val.keys(), *splits.test.keys()}) == 3594
+    counts, ways = splits.train.frames.float(), splits.train.targets
+    assert ways.bincount().tolist() == [1258, 1258]
+    one, other = (counts[ways == way].sum(1).mean(0) for way in (0, 1))  # mean recording, all frames summed
+    assert (one - other).abs().mean() < 0.05 * one.mean()
+    same = counts[ways == 0].sum(1), counts[ways == 1].sum(1)  # the same digits from the same starts
+    assert (same[0] - same[1]).abs().mean() < 0.25 * one.mean()
+    assert (counts[ways == 0] - counts[ways == 1]).abs().mean() > 0.25 * counts.mean()
+    few = load("digits-motion", time_steps=4, samples_per_class=10)
+    assert few.train.targets.tolist() == [0] * 10 + [1] * 10 and len(few.test) == 20
+
+
 def test_simulated_digits_are_recognised_by_a_linear_classifier():
     """Labels and frames belong together, and the pictures are in the events."""
     from sklearn.linear_model import RidgeClassifier
@@ -286,3 +336,47 @@ def test_gesture_archives_are_unpacked_and_a_missing_gesture_is_said(gestures):
         file.unlink()
     with pytest.raises(SpikformerError, match=r"no recording of gesture 7 \(arm roll\)"):
         load("dvsgesture", gestures)
+
+
+@pytest.mark.parametrize("folder", ["events_np", "frames_number_4_split_by_number"])
+@pytest.mark.parametrize("place", ["DVSGesture", "DVS128Gesture", "."])
+def test_gestures_are_found_in_the_folders_of_spikingjelly(tmp_path, folder, place):
+    for split, number in (("train", 2), ("test", 1)):
+        for label in range(11):
+            for i in range(number):
+                events = some_events(300, seed=10 * label + i)
+                file = tmp_path / place / folder / split / str(label) / f"user0{i}_led_{i}.npz"
+                if folder == "events_np":
+                    write_npz(file, events)
+                else:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    np.savez(file, frames=to_frames(events, 4))
+    splits = load("dvsgesture", tmp_path, time_steps=4)
+    assert (len(splits.train), len(splits.test)) == (22, 11)
+    frames, labels = splits.test.fetch(torch.tensor([10, 2]), None)
+    assert labels.tolist() == [10, 2]
+    assert np.array_equal(frames[:, 1], to_frames(some_events(300, seed=20), 4))
+
+
+def test_the_original_gesture_recordings_are_cut_by_their_tables(tmp_path):
+    from making import write_aedat3
+
+    root = tmp_path / "DVSGesture" / "DvsGesture"
+    recordings = {}
+    for part, user in (("train", 1), ("test", 24)):
+        name = f"user{user:02d}_lab"
+        events = some_events(6000, seed=user)  # 1.2 seconds: eleven gestures of a tenth of a second
+        write_aedat3(root / f"{name}.aedat", events)
+        rows = [f"{label},{100_000 * label - 50_000},{100_000 * label + 50_000}" for label in range(1, 12)]
+        (root / f"{name}_labels.csv").write_text("class,startTime_usec,endTime_usec\n" + "\n".join(rows) + "\n")
+        (root / f"trials_to_{part}.txt").write_text(f"{name}.aedat\n")
+        recordings[part] = events
+    splits = load("dvsgesture", tmp_path, time_steps=2)
+    assert (len(splits.train), len(splits.test)) == (11, 11)
+    for part in ("train", "test"):
+        t = recordings[part]["t"]
+        gesture = recordings[part][(t >= 250_000) & (t < 350_000)]
+        frames, label = splits[part][2]
+        assert label == 2 and np.array_equal(frames, to_frames(gesture, 2))
+    assert count("dvsgesture", tmp_path) == {"train": 11, "test": 11}
+    assert sorted(p.name for p in (tmp_path / "DVSGesture").iterdir()) == ["DvsGesture", "events_np"]

@@ -152,8 +152,8 @@ def test_a_broken_file_is_named_in_one_line(tmp_path, suffix, how):
 @pytest.mark.parametrize(
     "spoil, says",
     [
-        (lambda e: e["x"].__setitem__(7, 128), "x = 128 is outside"),
-        (lambda e: e["y"].__setitem__(7, -1), "y = -1 is outside"),
+        (lambda e: e["x"].__setitem__(7, 128), "x = 128, outside the 128 x 128 pixels that were said"),
+        (lambda e: e["y"].__setitem__(7, -1), "y = -1, outside the 128 x 128 pixels"),
     ],
 )
 def test_impossible_events_are_refused(tmp_path, spoil, says):
@@ -161,8 +161,8 @@ def test_impossible_events_are_refused(tmp_path, spoil, says):
     spoil(events)
     write_npz(tmp_path / "a.npz", events)
     with pytest.raises(SpikformerError, match=says) as caught:
-        read_events(tmp_path / "a.npz")
-    assert "a.npz" in str(caught.value)
+        read_events(tmp_path / "a.npz", (128, 128))
+    assert "a.npz" in str(caught.value) and "damaged" not in str(caught.value)
 
 
 def test_a_recording_without_events_is_refused(tmp_path):
