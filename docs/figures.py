@@ -39,7 +39,7 @@ ON_GPU = DOCS / "results" / "benchmark_h100.json"
 IMAGENET_ON_GPU = DOCS / "results" / "benchmark_h100_imagenet.json"
 SPEEDRUN = DOCS / "results" / "speedrun.json"
 FAST = DOCS / "results" / "fast_path_h100.json"
-CIFAR10 = DOCS / "results" / "cifar10.json"
+CIFAR10 = DOCS / "results" / "cifar10-2-128.json"
 CIFAR10_FIRST = DOCS / "results" / "cifar10-2-128-t1"  # the run at T = 1, from which the packaged one started
 CIFAR10_SMALL = PRETRAINED / "cifar10-2-128"
 FAST_FIRST, FAST_LAST = (DOCS / "results" / f"cifar10-fast-t{steps}" for steps in (1, 4))
