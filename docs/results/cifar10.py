@@ -77,7 +77,7 @@ def over_time(model: Spikformer, images: Tensor, targets: Tensor) -> tuple[list[
 
 @torch.no_grad()
 def membranes_and_scores(model: Spikformer, images: Tensor) -> tuple[dict, dict]:
-    """Of every neuron layer: mean of H, share on the threshold, share without a gradient. Of every block: its scores."""
+    """Of every neuron layer the mean of H, shares on the threshold and without gradient; of every block the scores."""
     membranes: dict[str, dict[str, float]] = {}
     scores: dict[str, dict[str, float]] = {}
     for batch in images.split(BATCH):
@@ -106,6 +106,7 @@ def add(found: dict[str, dict[str, float]], name: str, seen: dict[str, Tensor], 
 
 
 def main(name: str) -> None:
+    where = provenance(torch.device("cpu")) | {"command": f"python docs/results/cifar10.py {name}"}
     subject, model = SUBJECTS[name], Spikformer(configure(name)).eval()
     splits = load_splits(se.load_run(name).recipe)
     split = splits[subject.split]
@@ -130,7 +131,7 @@ def main(name: str) -> None:
         "membranes": membranes,
         "scores": scores,
         "energy": se.energy(model, images[: subject.few]).to_dict(),
-        "provenance": provenance(torch.device("cpu")) | {"command": f"python docs/results/cifar10.py {name}"},
+        "provenance": where,
     }
     (HERE / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
 
