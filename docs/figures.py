@@ -194,7 +194,7 @@ def results_membranes() -> Figure:
         names = ("sps.rpe", "blocks.0.attn.q", "blocks.0.attn.attn", "blocks.3.mlp.hidden")
         for ax, name in zip(axes.flat, names, strict=True):
             se.plot.membrane(rec[name], ax=ax)
-            ax.title.set_fontsize(9)
+            ax.set_title(ax.get_title("left"), fontsize=10)
     return fig
 
 
