@@ -80,7 +80,7 @@ pretrained-cifar10: .venv/package
 		--out runs/cifar10-t4 $(call RESUME,runs/cifar10-t4)
 	cd runs/cifar10-t1 && cp config.json metrics.csv results.json ../../docs/results/cifar10-2-128-t1/
 	cd runs/cifar10-t4 && cp config.json metrics.csv results.json best.safetensors ../../spikformer_edu/pretrained/cifar10-2-128/
-	$(BIN)/python docs/results/cifar10.py
+	$(BIN)/python docs/results/cifar10.py cifar10-2-128
 	$(BIN)/python docs/figures.py
 
 # The model that comes with the package, and the figures in the README.

@@ -8,6 +8,7 @@ pages, so that no number in them is typed by hand. No GPU and no network is need
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 import spikformer_edu as se
@@ -28,8 +30,10 @@ from spikformer_edu.data.simulated_camera import simulate
 from spikformer_edu.energy import CONVENTIONS
 from spikformer_edu.paper_audit import audit_ann, audit_ann_rest, audit_paper
 from spikformer_edu.plot import style
+from spikformer_edu.plot.attention import draw_image, draw_map
 from spikformer_edu.plot.training import read_log
 from spikformer_edu.presets import PRESETS
+from spikformer_edu.record import Recording
 from spikformer_edu.table import Table
 from spikformer_edu.training.checkpoint import PRETRAINED
 
@@ -41,16 +45,25 @@ IMAGENET_ON_GPU = DOCS / "results" / "benchmark_h100_imagenet.json"
 SPEEDRUN = DOCS / "results" / "speedrun.json"
 EXPORTED = DOCS / "results" / "export.json"
 FAST = DOCS / "results" / "fast_path_h100.json"
-CIFAR10 = DOCS / "results" / "cifar10.json"
 EVENTS = DOCS / "results" / "events.json"
+CIFAR10 = DOCS / "results" / "cifar10-2-128.json"
+CIFAR10_PAPER = DOCS / "results" / "cifar10-4-384.json"
 CIFAR10_FIRST = DOCS / "results" / "cifar10-2-128-t1"  # the run at T = 1, from which the packaged one started
 CIFAR10_SMALL = PRETRAINED / "cifar10-2-128"
 FAST_FIRST, FAST_LAST = (DOCS / "results" / f"cifar10-fast-t{steps}" for steps in (1, 4))
 PAPER_FIRST = DOCS / "results" / "cifar10-4-384-t1"  # the same for the paper's network
 PAPER = PRETRAINED / "cifar10-4-384"
+CAT = DOCS / "assets" / "cat.png"  # a photograph that may be shared: no image of CIFAR-10 is in these pages
 MODEL = "digits-2-64"  # the packaged network
+EYE = 29  # token of the photograph: row 3, column 5
 SAMPLES = 16  # test digits that it is shown
 DPI = 120
+PARTS = {  # layers that are drawn as one line
+    "first layer, sps.0": ["sps.0"],
+    "other layers of SPS": ["sps.1", "sps.2", "sps.3", "sps.rpe"],
+    "attention": [f"blocks.{i}.attn.{name}" for i in range(4) for name in ("q", "k", "v", "attn", "proj")],
+    "MLP": [f"blocks.{i}.mlp.{name}" for i in range(4) for name in ("hidden", "out")],
+}
 
 
 # Pictures ----------------------------------------------------------------------------------------------------------
@@ -163,6 +176,62 @@ def guide_frames() -> Figure:
     return fig
 
 
+@cache
+def cat() -> tuple[Tensor, Recording]:
+    """A photograph ``[3, 32, 32]``, and the paper's network with T = 8 as it looks at it.
+
+    In float64: there no membrane is so near its threshold that another processor's rounding makes another spike.
+    """
+    facts = se.data.info("cifar10")
+    mean, std = (torch.tensor(numbers, dtype=torch.float64).view(3, 1, 1) for numbers in (facts.mean, facts.std))
+    pixels = torch.from_numpy(np.array(Image.open(CAT))).double().permute(2, 0, 1) / 255
+    image = (pixels - mean) / std
+    model = se.load_pretrained("cifar10-4-384").double()
+    with torch.no_grad(), se.record(model, membranes=True, compact=True) as rec:
+        logits = model(image.expand(8, 1, 3, 32, 32))
+    assert facts.classes[int(logits.argmax())] == "cat"
+    return image, rec
+
+
+def results_attention() -> Figure:
+    """Where the token on an eye looks in each block, and where all tokens look: mean of heads and four steps."""
+    image, rec = cat()
+    maps = torch.stack([rec[f"blocks.{i}.attn.scores"].values[:4, 0].mean((0, 1)) for i in range(4)])  # [L, N, N]
+    with plt.rc_context(style.RC):
+        fig, axes = plt.subplots(2, 5, figsize=(8.2, 3.9), layout="compressed")
+        for row, query, name in zip(axes, (EYE, None), ("query: the eye", "mean over queries"), strict=True):
+            received = maps.mean(1) if query is None else maps[:, query]  # [L, N]
+            draw_image(row[0], image, 8, 8, query)
+            row[0].set_ylabel(name)
+            limits = (0.0, float(received.max()))
+            for block, ax in enumerate(row[1:]):
+                drawn = draw_map(ax, received[block].view(8, 8).numpy(), image, query=query, limits=limits)
+                ax.set_title(f"block {block}" if query is not None else "", loc="center", fontsize=11)
+            fig.colorbar(drawn, ax=row, label="$Q K^T s$")
+        axes[0, 0].set_title("input", loc="center", fontsize=11)
+        fig.suptitle("cifar10-4-384: scores, mean over 12 heads, T = 4", fontsize=12)
+    return fig
+
+
+def results_landscape() -> Figure:
+    _, rec = cat()
+    names = [f"blocks.{block}.attn.attn" for block in range(4)]
+    fig, _ = se.plot.landscape({name: rec[name].membrane[:4] for name in names})
+    return fig
+
+
+def results_membranes() -> Figure:
+    """Four neurons of four layers, eight steps."""
+    _, rec = cat()
+    with plt.rc_context(style.RC):
+        fig, axes = plt.subplots(2, 2, figsize=(8.2, 5.4), layout="constrained")
+        names = ("sps.rpe", "blocks.0.attn.q", "blocks.0.attn.attn", "blocks.3.mlp.hidden")
+        for ax, name in zip(axes.flat, names, strict=True):
+            se.plot.membrane(rec[name], ax=ax)
+            ax.set_title(ax.get_title("left"), fontsize=10)
+    return fig
+
+
 def results_training() -> Figure:
     fig, _ = se.plot.training(PRETRAINED / MODEL, title=f"{MODEL}, the packaged run")
     return fig
@@ -175,6 +244,27 @@ def results_cifar10() -> Figure:
     fig, axes = se.plot.training(rows, title=f"cifar10-2-128: {len(first)} epochs at T = 1, {len(then)} at T = 4")
     for ax in axes:
         ax.axvline(len(first) + 0.5, color=style.LIGHT, zorder=0)
+    return fig
+
+
+def results_time_steps() -> Figure:
+    """Accuracy by T, and the firing rate of parts of the network in each step."""
+    found = json.loads(CIFAR10_PAPER.read_text())
+    rates = found["rates_by_step"]
+    steps = range(1, len(next(iter(rates.values()))) + 1)
+    with plt.rc_context(style.RC):
+        fig, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.4), layout="constrained")
+        percent = [100 * row["correct"] / row["total"] for row in found["accuracy"]]
+        left.plot(steps, percent, "o-", color=style.SPIKE)
+        left.set(xlabel="time steps T", ylabel="accuracy, %", xticks=steps)
+        left.set_title(f"cifar10-4-384, {found['accuracy'][0]['total']:,} test images")
+        looks = (("-", style.SPIKE), ("--", style.GREY), (":", style.Q), ("-.", style.MEMBRANE))
+        for (name, layers), (line, color) in zip(PARTS.items(), looks, strict=True):
+            mean = 100 * np.mean([rates[layer] for layer in layers], axis=0)
+            right.plot(range(len(mean)), mean, line, color=color, marker="o", markersize=4, label=name)
+        right.set(xlabel="time step t", ylabel="neurons that fire, %", ylim=(0, None))
+        right.set_title("firing rate in each step, T = 8")
+        fig.legend(loc="outside lower center", ncols=4)
     return fig
 
 
@@ -195,6 +285,10 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         guide_events,
         guide_frames,
         results_training,
+        results_time_steps,
+        results_attention,
+        results_membranes,
+        results_landscape,
         results_cifar10,
         results_benchmark,
     )
@@ -298,9 +392,9 @@ def table_overview() -> str:
     return Table(header, rows, "llrrrlr").markdown()
 
 
-def table_cifar10_steps() -> str:
-    """Accuracy on the images kept for validation, by T, of both runs' weights."""
-    found = json.loads(CIFAR10.read_text())["accuracy"]
+def by_steps(file: Path) -> str:
+    """Accuracy by T, of the weights after each run."""
+    found = json.loads(file.read_text())["accuracy"]
     steps = sorted({row["T"] for row in found})
     rows = []
     for name in dict.fromkeys(row["weights"] for row in found):
@@ -309,9 +403,17 @@ def table_cifar10_steps() -> str:
     return Table(("weights", *(f"T = {t}" for t in steps)), rows).markdown()
 
 
-def table_cifar10_rates() -> str:
+def table_cifar10_steps() -> str:
+    return by_steps(CIFAR10)
+
+
+def table_cifar10_paper_steps() -> str:
+    return by_steps(CIFAR10_PAPER)
+
+
+def rates(file: Path) -> str:
     """Firing rates, %: a line for each block, a sentence for the SPS."""
-    found = {name: f"{100 * rate:.1f}" for name, rate in json.loads(CIFAR10.read_text())["rates"].items()}
+    found = {name: f"{100 * rate:.1f}" for name, rate in json.loads(file.read_text())["rates"].items()}
     heads = [name.removeprefix("blocks.0.") for name in found if name.startswith("blocks.0.")]
     blocks = sorted({name.rsplit(".", 2)[0] for name in found if name.startswith("blocks.")})
     rows = [(f"`{block}`", *(found[f"{block}.{name}"] for name in heads)) for block in blocks]
@@ -320,14 +422,71 @@ def table_cifar10_rates() -> str:
     return f"{table.markdown()}\n\nIn the SPS: {sps}."
 
 
-def table_cifar10_energy() -> str:
+def table_cifar10_rates() -> str:
+    return rates(CIFAR10)
+
+
+def table_cifar10_paper_rates() -> str:
+    return rates(CIFAR10_PAPER)
+
+
+def energy_of(file: Path) -> str:
     """Operations and energy of one image, by convention."""
-    found = json.loads(CIFAR10.read_text())["energy"]
+    found = json.loads(file.read_text())["energy"]
     rows = [(f"`{name}`", f"{found['totals_pj'][name] / 1e6:.1f}") for name in (*CONVENTIONS, "ann")]
     return Table(("convention", "energy of one image, µJ"), rows).markdown() + (
         f"\n\nSOPs of one image: {found['sops'] / 1e6:.1f} M at T = {found['time_steps']}; multiply-accumulates of the"
         f" network without spikes: {found['ann_flops'] / 1e6:.1f} M. Rates measured on {found['images']} images."
     )
+
+
+def table_cifar10_energy() -> str:
+    return energy_of(CIFAR10)
+
+
+def table_cifar10_paper_energy() -> str:
+    return energy_of(CIFAR10_PAPER)
+
+
+def table_cifar10_paper_made() -> str:
+    """Where the paper's network was seen."""
+    about = json.loads(CIFAR10_PAPER.read_text())["provenance"]
+    versions = f"Python {about['python']}, PyTorch {about['torch']}, snnTorch {about['snntorch']}"
+    facts = [
+        ("on", f"{about['device']}, {about['threads']} threads, fp32"),
+        ("versions", versions),
+        ("commit", about["commit"]),
+    ]
+    return f"{listed(facts)}\n\n```bash\n{about['command']}\n```"
+
+
+def table_energies() -> str:
+    """Energy of one image: the toy, and a network of the paper."""
+    found = json.loads(CIFAR10_PAPER.read_text())["energy"]
+    toy, real = se.energy(*network()).totals, found["totals_pj"]
+    rows = [(f"`{name}`", f"{toy[name] / 1e6:.2f}", f"{real[name] / 1e6:.0f}") for name in (*CONVENTIONS, "ann")]
+    return Table(("one image, T = 4, in µJ", f"`{MODEL}`", "`cifar10-4-384`"), rows).markdown()
+
+
+def table_scores() -> str:
+    """Scores of the paper's network, by block."""
+    found = json.loads(CIFAR10_PAPER.read_text())["scores"]
+    rows = [
+        (f"`{name}`", f"{100 * row['zero']:.1f}", f"{row['mean']:.3f}", f"{row['largest']:g}")
+        for name, row in found.items()
+    ]
+    return Table(("`cifar10-4-384`", "zero, %", "mean", "largest"), rows).markdown()
+
+
+def table_membranes() -> str:
+    """Membranes of the paper's network: the attention neurons, and the widest layer beside each."""
+    found = json.loads(CIFAR10_PAPER.read_text())
+    rows = []
+    for name, row in found["membranes"].items():
+        if name.startswith("blocks.") and name.endswith((".attn.attn", ".mlp.hidden")):
+            shares = (found["rates"][name], row["on the threshold"], row["no gradient"])
+            rows.append((f"`{name}`", *(f"{100 * share:.2f}" for share in shares)))
+    return Table(("`cifar10-4-384`, % of neurons and steps", "fires", "H = V_th", "no gradient"), rows).markdown()
 
 
 def compared(file: Path) -> str:
@@ -545,6 +704,13 @@ TABLES: dict[str, Callable[[], str]] = {
         table_digits,
         table_cifar10_paper_first,
         table_cifar10_paper,
+        table_cifar10_paper_steps,
+        table_cifar10_paper_rates,
+        table_cifar10_paper_energy,
+        table_cifar10_paper_made,
+        table_energies,
+        table_scores,
+        table_membranes,
         table_cifar10_first,
         table_cifar10,
         table_cifar10_steps,

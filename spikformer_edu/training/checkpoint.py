@@ -209,7 +209,8 @@ def load_pretrained(name: str) -> Spikformer:
     """A trained network that comes with the package, in evaluation mode.
 
     Args:
-        name: a preset for which weights are packaged, for example "digits-2-64".
+        name: a preset for which weights are packaged: "digits-2-64" (a toy, which needs no files), "cifar10-4-384" (the
+            paper's network for CIFAR-10) or "cifar10-2-128" (a smaller one).
 
     Raises:
         SpikformerError: no weights for that name; the line lists the names.

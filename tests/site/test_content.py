@@ -16,6 +16,7 @@ import textwrap
 import typing
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from unittest.mock import patch
 
 import matplotlib.pyplot as plt
@@ -44,10 +45,17 @@ def of_pages(words: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("page", [name for name, text in PAGES.items() if words in text])
 
 
-spec = importlib.util.spec_from_file_location("figures", DOCS / "figures.py")
-figures = importlib.util.module_from_spec(spec)
-with patch.object(sys, "dont_write_bytecode", True):  # what lies in docs/ goes to the site
-    spec.loader.exec_module(figures)
+def script(file: Path) -> ModuleType:
+    """A script of the pages as a module."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    with patch.object(sys, "dont_write_bytecode", True):  # what lies in docs/ goes to the site
+        spec.loader.exec_module(module)
+    return module
+
+
+figures = script(DOCS / "figures.py")
 
 
 # Code --------------------------------------------------------------------------------------------------------------
@@ -192,6 +200,50 @@ def test_results_say_where_they_were_measured_and_what_was_not():
     assert "95.19" in published
     for line in (line for line in measured.splitlines() if "95.19" in line):  # in the paper's column, or said to be its
         assert line.startswith("| cifar10 | `cifar10-4-384`") or "paper reports 95.19" in line
+
+
+def test_what_the_pages_say_of_the_paper_s_network_was_measured():
+    found = json.loads(figures.CIFAR10_PAPER.read_text())
+    page = " ".join(PAGES["docs/results.md"].split("#### Inside the paper's network")[1].split())
+    assert found["split"] == "test" and [row["T"] for row in found["accuracy"]] == list(range(1, 9))
+    total, few = found["accuracy"][0]["total"], found["energy"]["images"]
+    assert f"The numbers below are of {total:,} of them" in page and f"of the first {few} of these" in page
+    share = found["accuracy"][3]["correct"] / total
+    assert f"standard error of {100 * (share * (1 - share) / total) ** 0.5:.1f} points" in page
+    once, *more = (row["correct"] / total for row in found["accuracy"])
+    assert once < min(more) and max(more) - min(more) < 0.01
+    steps, membranes, scores = found["rates_by_step"], found["membranes"], found["scores"]
+    drawn = [layer for layers in figures.PARTS.values() for layer in layers]
+    assert list(steps) == list(found["rates"]) and sorted(steps) == sorted(drawn)
+    for layer, rates in steps.items():
+        assert found["rates"][layer] == pytest.approx(sum(rates[:4]) / 4, abs=2e-6)
+    assert all(rate > steps["sps.0"][0] for rate in steps["sps.0"][1::2])  # docs/concepts/neuron.md
+    for name, row in membranes.items():  # docs/concepts/surrogate.md
+        assert (row["on the threshold"] > 1e-3) == name.endswith(".attn.attn"), name
+        assert not name.endswith(".attn.attn") or row["no gradient"] < 0.1
+        assert not name.endswith(".mlp.hidden") or row["no gradient"] == pytest.approx(0.5, abs=0.05)
+    assert all(row["zero"] > 0.5 for row in scores.values())  # docs/concepts/ssa.md
+
+
+def test_the_script_that_looks_at_a_network_counts_right():
+    """One pass at T = 8 against passes at T = 1 and 4; shares against a recording."""
+    look = script(DOCS / "results" / "cifar10.py")
+    model = se.load_pretrained("digits-2-64")
+    images, targets = load("digits").val.fetch(torch.arange(30), None)  # two batches, of 20 and of 10
+    correct, rates = look.over_time(model, images, targets)
+    for steps in (1, 4):
+        with torch.no_grad(), se.record(model, membranes=True) as rec:
+            logits = model(images.expand(steps, *images.shape))
+        assert correct[steps - 1] == int((logits.argmax(1) == targets).sum())
+    membranes, scores = look.membranes_and_scores(model, images)
+    for layer in rec.layers("spikes"):
+        assert sum(rates[layer.name][:4]) / 4 == pytest.approx(float(layer.spikes.mean()), abs=1e-5)
+        row, distance = membranes[layer.name], (layer.membrane - layer.v_threshold).abs()
+        assert row["on the threshold"] == pytest.approx(float((distance == 0).double().mean()), abs=1e-5)
+        assert row["no gradient"] == pytest.approx(float((distance > 1.08913).double().mean()), abs=1e-3)
+    for layer in rec.layers("scores"):
+        assert scores[layer.name]["zero"] == pytest.approx(float((layer.values == 0).double().mean()), abs=1e-5)
+        assert scores[layer.name]["largest"] == float(layer.values.max())
 
 
 def test_the_speedrun_s_seconds_are_those_of_its_runs():
