@@ -217,9 +217,9 @@ se.plot.show(
 #
 # Scores of real-valued Q and K can be any real number. Softmax makes them positive, and it bounds them because each row
 # sums to one. With spikes the scores are counts: they are never negative and at most d, and a sum of N of them is at
-# most N d. That bound is loose: in the network below N d s = 128, and the threshold is 0.5. What keeps the sums near the
-# threshold is that spikes are rare, so that most counts are zero, and the scale s. The next cell measures the scores of
-# the packaged network, which reads 32 x 32 digits with T = 4. It has N = 64 tokens and heads of d = 16.
+# most N d. That bound is loose: in the network below N d s = 128, and the threshold is 0.5. What keeps the sums near
+# the threshold is that spikes are rare, so that most counts are zero, and the scale s. The next cell measures the
+# scores of the packaged network, which reads 32 x 32 digits with T = 4. It has N = 64 tokens and heads of d = 16.
 
 # %%
 model = se.load_pretrained("digits-2-64")
