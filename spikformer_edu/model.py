@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from .attention import ATTENTION, SpikingLinear
 from .errors import SpikformerError, nearest
 from .input_check import check_input
-from .kernels.choice import norm_lif_for, norm_lif_pool
+from .kernels.choice import add, norm_lif_for, norm_lif_pool
 from .neurons import BACKENDS, LIF, LIFOptions
 
 
@@ -170,7 +170,7 @@ class SPS(nn.Sequential):
         x = first(x) if x.dim() == 5 else first.forward_image(x, time_steps)
         for stage in stages:
             x = stage(x)
-        return rpe(x, residual=x)
+        return add(x, rpe, x)  # x + rpe(x)
 
 
 class MLP(nn.Module):
@@ -188,7 +188,7 @@ class MLP(nn.Module):
         self.out = SpikingLinear(hidden, dim, **lif)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return self.out(self.hidden(x), residual)
+        return add(residual, self.out, self.hidden(x))
 
 
 class Block(nn.Module):
@@ -213,7 +213,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(x)
-        return self.mlp(x, residual=x)
+        return add(x, self.mlp, x)  # x + self.mlp(x)
 
 
 class Spikformer(nn.Module):

@@ -213,6 +213,33 @@ def test_whoever_looks_into_a_layer_gets_the_plain_lines(fused, look):
     assert plainly < fused.count("norm_lif") == 5 + 4 and logits.isfinite().all()
 
 
+def test_a_residual_is_added_in_the_kernel_unless_somebody_looks(fused, monkeypatch):
+    """And never by a layer whose ``forward`` is somebody's own."""
+    from spikformer_edu.attention import SpikingLinear
+
+    class Own(SpikingLinear):
+        def forward(self, x):
+            return super().forward(x)
+
+    given = []
+    apply = norm_lif.NormLIF.apply
+    monkeypatch.setattr(norm_lif.NormLIF, "apply", lambda *a: given.append(a[6] is not None) or apply(*a))
+    model, x = se.spikformer("digits-2-64", depth=1), torch.rand(1, 1, 16, 16)
+    model(x)
+    assert sum(given) == 2 and len(given) == 5 + 4  # the position embedding, and the MLP
+    seen = []
+    given.clear()
+    model.blocks[0].mlp.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model.sps.rpe = copy.deepcopy(model.sps.rpe)
+    model(x)
+    assert sum(given) == 1 and set(seen[0].unique().tolist()) <= {0, 1}  # spikes, without the residual
+    given.clear()
+    model = se.spikformer("digits-2-64", depth=1)
+    model.blocks[0].mlp.out.__class__ = Own
+    model(x)
+    assert sum(given) == 1
+
+
 @pytest.mark.parametrize("options", [{"backend": "snntorch"}, {"learn_threshold": True}, {"learn_beta": True}])
 def test_other_neurons_take_the_plain_lines(fused, options):
     se.spikformer("digits-2-64", **options)(torch.rand(1, 1, 16, 16))

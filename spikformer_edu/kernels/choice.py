@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from types import ModuleType
 from typing import Any
 
@@ -225,6 +226,26 @@ def linear_norm_lif(
     if bn.training:  # the norm takes the bias away again: it is neither added nor differentiated
         return norm_lif(kernel, F.linear(x, linear.weight), len(x), bn, neuron, linear.bias, residual)
     return norm_lif(kernel, F.linear(x, linear.weight, linear.bias), len(x), bn, neuron, None, residual)
+
+
+def add(residual: Tensor | None, layer: nn.Module, x: Tensor) -> Tensor:
+    """residual + layer(x); on a GPU the layer adds it to its spikes by itself, if it can and nobody looks at them.
+
+    Args:
+        residual: integers of the shape of the spikes; None: nothing is added.
+        layer: a layer of neurons; one whose ``forward`` takes a residual adds it in its last operation.
+        x: input of the layer.
+    """
+    if residual is None:
+        return layer(x)
+    if on_a_gpu(x) and not _touched(layer) and _takes_residual(type(layer).forward):
+        return layer(x, residual=residual)
+    return residual + layer(x)
+
+
+@cache
+def _takes_residual(forward: Callable[..., Any]) -> bool:
+    return "residual" in signature(forward).parameters  # a subclass may have a forward of its own
 
 
 def fused_ssa(layer: Any, x: Tensor) -> Tensor | None:
