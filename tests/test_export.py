@@ -336,8 +336,9 @@ def test_the_command_refuses_in_one_line(tmp_path, one_line):
 
 
 def test_options_that_a_format_cannot_say(tmp_path, one_line):
-    def refused(model, format, *words, inputs=None):
-        inputs = torch.rand(2, 1, 16, 16) if inputs is None else inputs
+    images = torch.rand(2, 1, 16, 16)
+
+    def refused(model, format, *words, inputs=images):
         with pytest.raises(se.SpikformerError) as excinfo:
             se.export(model, tmp_path, format, inputs)
         one_line(excinfo, *words)
