@@ -204,7 +204,7 @@ def test_results_say_where_they_were_measured_and_what_was_not():
 
 def test_what_the_pages_say_of_the_paper_s_network_was_measured():
     found = json.loads(figures.CIFAR10_PAPER.read_text())
-    page = " ".join(PAGES["docs/results.md"].split("#### Inside the paper's network")[1].split())
+    page = " ".join(PAGES["docs/results.md"].split("### Inside the paper's network")[1].split())
     assert found["split"] == "test" and [row["T"] for row in found["accuracy"]] == list(range(1, 9))
     total, few = found["accuracy"][0]["total"], found["energy"]["images"]
     assert f"The numbers below are of {total:,} of them" in page and f"of the first {few} of these" in page
