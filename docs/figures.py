@@ -583,7 +583,11 @@ def table_export() -> str:
         if "tool" in row:
             tool = re.sub(r" in a process.*|\+\w+", "", row["tool"].replace("rounded to", "`fixed_point.py`,"))
             share = f"{row['differing']:,} of {row['spikes']:,}"
-            case += (f"{tool}, {row['inputs']} {row['kind'].split(' of ')[0]}", f"{row['same']} of {row['inputs']}", share)
+            case += (
+                f"{tool}, {row['inputs']} {row['kind'].split(' of ')[0]}",
+                f"{row['same']} of {row['inputs']}",
+                share,
+            )
         else:
             case += ("`from_pretrained`" if row["format"] == "hub" else "", "", "")
         rows.append((*case, f"{row['seconds']:.1f}"))
