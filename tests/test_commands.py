@@ -407,7 +407,7 @@ def test_every_command_says_that_recordings_are_simulated(simulated, tmp_path, c
 
     assert "simulated" in said(data.main, data.Info("digits-dvs")).splitlines()[0]
     listed = said(data.main, data.Info(data_dir=data_dir)).splitlines()
-    assert [line.split()[0] for line in listed if "simulated" in line] == ["digits-dvs", "cifar10dvs"]
+    assert [line.split()[0] for line in listed if "simulated" in line] == ["digits-dvs", "digits-motion", "cifar10dvs"]
     assert "simulated" in said(data.main, data.Info("cifar10dvs", data_dir)).splitlines()[0]
     assert f"{name} is ready" in said(data.main, data.Prepare("cifar10dvs", data_dir, time_steps=1))
     assert f"recipe of {name} " in said(train.main, replace(options, dry_run=True))

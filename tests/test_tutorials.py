@@ -224,7 +224,7 @@ FAULTS = {
     ),
     "state not reset": (
         [
-            ("neurons.py", "if self.fusible and", "if False and"),
+            ("neurons.py", "elif self.fusible:", "elif False:"),
             (
                 "neurons.py",
                 "u = torch.zeros_like(current[0])",

@@ -140,7 +140,7 @@ def parse(name: str, arguments: list[str]) -> None:
 
 
 def test_a_command_with_an_invented_option_would_be_noticed():
-    for arguments in ("--image-size 64", "--dataset cifar", "--model digits-2-46"):
+    for arguments in ("--picture-size 64", "--dataset cifar", "--model digits-2-46"):
         with pytest.raises(se.SpikformerError):
             parse(*commands(f"`python -m spikformer_edu.train {arguments}`")[0])
     page = "`python -m\nspikformer_edu.data info cifar10`\n\n    torchrun -m spikformer_edu.train \\\n  --lr 1  # x"
