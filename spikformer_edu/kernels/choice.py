@@ -229,7 +229,7 @@ def linear_norm_lif(
 
 
 def add(residual: Tensor | None, layer: nn.Module, x: Tensor) -> Tensor:
-    """residual + layer(x); on a GPU the layer adds it to its spikes by itself, if it can and nobody looks at them.
+    """residual + layer(x); on a GPU the layer adds it to its spikes by itself, if it can and has no hooks.
 
     Args:
         residual: integers of the shape of the spikes; None: nothing is added.
