@@ -19,14 +19,20 @@ from nbclient import NotebookClient
 HERE = Path(__file__).parent
 SOURCES = HERE / "src"
 METADATA = {
-    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "kernelspec": {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    },
     "language_info": {"name": "python"},
 }
 
 
 def scripts() -> list[Path]:
     """Scripts of all chapters, then of all solutions."""
-    return sorted(SOURCES.glob("[0-9]*.py")) + sorted(SOURCES.glob("solutions/[0-9]*.py"))
+    return sorted(SOURCES.glob("[0-9]*.py")) + sorted(
+        SOURCES.glob("solutions/[0-9]*.py")
+    )
 
 
 def target(script: Path) -> Path:
@@ -51,7 +57,11 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     for name in ("SPIKFORMER_DATA", "MPLBACKEND"):
         os.environ.pop(name, None)
     client = NotebookClient(
-        notebook, timeout=300, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(folder)}}
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(folder)}},
     )
     client.execute()
     notebook.metadata = nbformat.from_dict(METADATA)
@@ -65,7 +75,11 @@ def joined(outputs: list) -> list:
     """Outputs with neighbouring pieces of one stream joined: how a stream is cut into pieces is chance."""
     result: list = []
     for output in outputs:
-        if output.output_type == "stream" and result and result[-1].get("name") == output.name:
+        if (
+            output.output_type == "stream"
+            and result
+            and result[-1].get("name") == output.name
+        ):
             result[-1].text += output.text
         else:
             result.append(output)
@@ -74,10 +88,19 @@ def joined(outputs: list) -> list:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("chapters", nargs="*", help="05, solutions/05, ...; all unless given")
-    parser.add_argument("--time", action="store_true", help="write how long each took to results/run_times.json")
+    parser.add_argument(
+        "chapters", nargs="*", help="05, solutions/05, ...; all unless given"
+    )
+    parser.add_argument(
+        "--time",
+        action="store_true",
+        help="write how long each took to results/run_times.json",
+    )
     options = parser.parse_args(arguments)
-    names = {str(script.relative_to(SOURCES).with_suffix("")): script for script in scripts()}
+    names = {
+        str(script.relative_to(SOURCES).with_suffix("")): script
+        for script in scripts()
+    }
     for chapter in options.chapters:
         if not any(name.startswith(chapter) for name in names):
             parser.error(f"no chapter {chapter!r}: there are {', '.join(names)}")
@@ -94,14 +117,22 @@ def main(arguments: list[str]) -> None:
         text = nbformat.writes(notebook) + "\n"
         target(script).write_text(text)
         seconds[name] = round(time.perf_counter() - start, 1)
-        print(f"{name:40} {seconds[name]:6.1f} s {len(text) / 1000:8.0f} kB", flush=True)
+        print(
+            f"{name:40} {seconds[name]:6.1f} s {len(text) / 1000:8.0f} kB",
+            flush=True,
+        )
     if options.time:
         import torch
 
         from spikformer_edu.provenance import provenance
 
-        facts = provenance(torch.device("cpu")) | {"command": "python tutorials/build.py --time", "threads": 1}
-        results = json.dumps({"provenance": facts, "seconds": seconds}, indent=2) + "\n"
+        facts = provenance(torch.device("cpu")) | {
+            "command": "python tutorials/build.py --time",
+            "threads": 1,
+        }
+        results = (
+            json.dumps({"provenance": facts, "seconds": seconds}, indent=2) + "\n"
+        )
         (HERE / "results" / "run_times.json").write_text(results)
 
 

@@ -30,9 +30,17 @@ CIFAR = Recipe(
 )
 DIGITS = Recipe(epochs=6, samples_per_class=80)
 BATCH = 256
-CLOCK = ("seconds", "images_per_s", "peak_memory_gib")  # other programs ran on the machine: no measurement of speed
+CLOCK = (
+    "seconds",
+    "images_per_s",
+    "peak_memory_gib",
+)  # other programs ran on the machine: no measurement of speed
 # How the learning rate of a batch of 32 is changed for the larger batch.
-RULES = {"left alone": 1.0, "square root": (BATCH / 32) ** 0.5, "linear": BATCH / 32}
+RULES = {
+    "left alone": 1.0,
+    "square root": (BATCH / 32) ** 0.5,
+    "linear": BATCH / 32,
+}
 
 
 def run(recipe: Recipe) -> tuple[list[dict[str, float]], dict]:
@@ -40,7 +48,10 @@ def run(recipe: Recipe) -> tuple[list[dict[str, float]], dict]:
     with tempfile.TemporaryDirectory() as folder:
         train(recipe, Path(folder), CPU)
         with open(Path(folder) / "metrics.csv", newline="") as log:
-            rows = [{k: round(float(v), 5) for k, v in row.items() if k not in CLOCK} for row in csv.DictReader(log)]
+            rows = [
+                {k: round(float(v), 5) for k, v in row.items() if k not in CLOCK}
+                for row in csv.DictReader(log)
+            ]
         return rows, json.loads((Path(folder) / "results.json").read_text())
 
 
@@ -48,7 +59,12 @@ def scaling() -> list[dict]:
     """Validation accuracy by epoch, for each rule and seed."""
     found = []
     recipes = {"batch 32": DIGITS}
-    for rule, factor in RULES.items():  # lr_batch_size = batch_size: the recipe's own scaling is out of the way
+    for (
+        rule,
+        factor,
+    ) in (
+        RULES.items()
+    ):  # lr_batch_size = batch_size: the recipe's own scaling is out of the way
         recipes[f"batch {BATCH}, {rule}"] = replace(
             DIGITS, batch_size=BATCH, lr_batch_size=BATCH, lr=DIGITS.lr * factor
         )
@@ -71,11 +87,14 @@ def main() -> None:
     torch.set_num_threads(1)
     rows, result = run(CIFAR)
     content = {
-        "provenance": provenance(CPU.device) | {"command": "python tutorials/results/08_train.py"},
+        "provenance": provenance(CPU.device)
+        | {"command": "python tutorials/results/08_train.py"},
         "cifar10": {"recipe": asdict(CIFAR), "metrics": rows, "result": result},
         "scaling": {"recipe": asdict(DIGITS), "runs": scaling()},
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    Path(__file__).with_suffix(".json").write_text(
+        json.dumps(content, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

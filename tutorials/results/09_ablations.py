@@ -47,7 +47,9 @@ from spikformer_edu.training.recipe import Recipe, learning_rate
 
 CPU = torch.device("cpu")
 SOURCES = Path(__file__).parents[1] / "src"
-NETWORK = dict(dim=32, heads=2, depth=1, pool=(True, True, False, False))  # of digits-2-64
+NETWORK = dict(
+    dim=32, heads=2, depth=1, pool=(True, True, False, False)
+)  # of digits-2-64
 RECIPE = Recipe(epochs=16)
 SEEDS = range(3)
 VARIANTS = ("identity", "leaky_relu", "relu", "softmax", "ssa", "none")
@@ -62,14 +64,18 @@ class HalfSize(se.data.Split):
     def __init__(self, split: se.data.Split):
         self.split, self.targets = split, split.targets
 
-    def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def fetch(
+        self, indices: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         x, y = self.split.fetch(indices, generator)
         return F.avg_pool2d(x, 2), y
 
 
 def digits() -> se.data.Splits:
     whole = se.data.load("digits")
-    return se.data.Splits(whole.info, HalfSize(whole.train), HalfSize(whole.val), HalfSize(whole.test))
+    return se.data.Splits(
+        whole.info, HalfSize(whole.train), HalfSize(whole.val), HalfSize(whole.test)
+    )
 
 
 class NoAttention(SpikingSelfAttention):
@@ -79,12 +85,18 @@ class NoAttention(SpikingSelfAttention):
         return torch.zeros_like(x)
 
 
-def train_and_test(make_model: Callable[[], se.Spikformer], seed: int) -> tuple[se.Spikformer, dict]:
+def train_and_test(
+    make_model: Callable[[], se.Spikformer], seed: int
+) -> tuple[se.Spikformer, dict]:
     """Train by the protocol above, keep the epoch with the lowest validation loss, measure the test set once."""
     splits, place = digits(), DistributedContext(CPU)
     torch.manual_seed(seed)
     model = make_model()
-    optimizer = torch.optim.AdamW(parameter_groups(model, RECIPE.weight_decay), lr=RECIPE.warmup_lr, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, RECIPE.weight_decay),
+        lr=RECIPE.warmup_lr,
+        fused=True,
+    )
     steps = len(splits.train) // RECIPE.batch_size
     log: dict[str, list] = {"loss": [], "val_loss": [], "val_accuracy": []}
     best, start = None, time.process_time()
@@ -92,11 +104,15 @@ def train_and_test(make_model: Callable[[], se.Spikformer], seed: int) -> tuple[
         model.train()
         losses = []
         for step, (x, y) in enumerate(
-            se.data.batches(splits.train, RECIPE.batch_size, train=True, seed=seed, epoch=epoch)
+            se.data.batches(
+                splits.train, RECIPE.batch_size, train=True, seed=seed, epoch=epoch
+            )
         ):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(RECIPE, epoch + step / steps)
-            loss = F.cross_entropy(model(x), y, label_smoothing=RECIPE.label_smoothing)
+            loss = F.cross_entropy(
+                model(x), y, label_smoothing=RECIPE.label_smoothing
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -141,20 +157,29 @@ def ranges(model: se.Spikformer, x: Tensor, y: Tensor) -> list[dict]:
     """Of every block: quantiles of X = Q K^T V s, what it does to the surrogate, gradient of the layer."""
     currents, handles = [], []
     for block in model.blocks:
-        hook = block.attn.attn.register_forward_pre_hook(lambda _, args: currents.append(args[0].detach()))
+        hook = block.attn.attn.register_forward_pre_hook(
+            lambda _, args: currents.append(args[0].detach())
+        )
         handles.append(hook)
     with se.record(model, membranes=True) as rec:
         F.cross_entropy(model(x), y).backward()
     for handle in handles:
         handle.remove()
-    norms = gradient_norms({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    norms = gradient_norms(
+        {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    )
     found = []
     for i, current in enumerate(currents):
         h = rec[f"blocks.{i}.attn.attn"].membrane
         sample = current.flatten().double()
         found.append(
             {
-                "quantiles": [float(q) for q in torch.quantile(sample, torch.tensor(QUANTILES, dtype=torch.float64))],
+                "quantiles": [
+                    float(q)
+                    for q in torch.quantile(
+                        sample, torch.tensor(QUANTILES, dtype=torch.float64)
+                    )
+                ],
                 "negative": float((sample < 0).double().mean()),
                 "zero": float((sample == 0).double().mean()),
                 "vanishing": float(((h - 0.5).abs() > VANISHING).double().mean()),
@@ -174,27 +199,52 @@ def run_cells(names: dict, script: str, tag: str) -> None:
 
 def write(path: Path, runs: list[dict], **more) -> None:
     """The results so far, so that a killed script has not run in vain."""
-    facts = provenance(CPU) | {"command": f"python tutorials/results/{path.stem}.py"}
-    protocol = {"network": NETWORK, "epochs": RECIPE.epochs, "seeds": list(SEEDS), "quantiles": QUANTILES}
-    path.write_text(json.dumps({"provenance": facts, "protocol": protocol, **more, "runs": runs}) + "\n")
+    facts = provenance(CPU) | {
+        "command": f"python tutorials/results/{path.stem}.py"
+    }
+    protocol = {
+        "network": NETWORK,
+        "epochs": RECIPE.epochs,
+        "seeds": list(SEEDS),
+        "quantiles": QUANTILES,
+    }
+    path.write_text(
+        json.dumps(
+            {"provenance": facts, "protocol": protocol, **more, "runs": runs}
+        )
+        + "\n"
+    )
 
 
 def main() -> None:
     torch.set_num_threads(1)
     se.ATTENTION["none"] = NoAttention
-    parameters = sum(p.numel() for p in se.spikformer("digits-2-64", **NETWORK).parameters())
+    parameters = sum(
+        p.numel() for p in se.spikformer("digits-2-64", **NETWORK).parameters()
+    )
     runs = []
     for seed in SEEDS:
         for attention in VARIANTS:
             for steps in TIME_STEPS if attention == "ssa" else (4,):
                 config = dict(attention=attention, time_steps=steps, **NETWORK)
-                model, run = train_and_test(lambda c=config: se.spikformer("digits-2-64", **c), seed)
-                run = {"attention": attention, "time_steps": steps} | run | {"energy": joules(model)}
+                model, run = train_and_test(
+                    lambda c=config: se.spikformer("digits-2-64", **c), seed
+                )
+                run = (
+                    {"attention": attention, "time_steps": steps}
+                    | run
+                    | {"energy": joules(model)}
+                )
                 if attention != "none":
                     run["ranges"] = ranges(model, *validation_images())
                 runs.append(run)
-                write(Path(__file__).with_suffix(".json"), runs, parameters=parameters)
-                print(f"seed {seed}  {attention:10} T = {steps}  {run['cpu_seconds']:.0f} s", flush=True)
+                write(
+                    Path(__file__).with_suffix(".json"), runs, parameters=parameters
+                )
+                print(
+                    f"seed {seed}  {attention:10} T = {steps}  {run['cpu_seconds']:.0f} s",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

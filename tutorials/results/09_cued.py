@@ -54,12 +54,17 @@ def looks(model: se.Spikformer, x: Tensor) -> dict[str, float]:
     with torch.no_grad(), se.record(model) as rec:
         model(x)
     scores = rec["blocks.0.attn.scores"].values.mean((0, 2))  # [B, N, N]
-    ink = F.avg_pool2d(x.amax(1), 8).flatten(1)  # [B, N], of every cell; the cue's is full
+    ink = F.avg_pool2d(x.amax(1), 8).flatten(
+        1
+    )  # [B, N], of every cell; the cue's is full
     color = F.max_pool2d(x, 8).flatten(2) > 0  # [B, 3, N]
     cue = ink == 1
     same = (color == color.transpose(1, 2)[cue].unsqueeze(2)).all(1)
     kinds = {"asked": same & ~cue, "others": ~same & (ink > 0), "empty": ink == 0}
-    return {name: scores[cue][keys].double().mean().item() for name, keys in kinds.items()}
+    return {
+        name: scores[cue][keys].double().mean().item()
+        for name, keys in kinds.items()
+    }
 
 
 def describe(model: se.Spikformer, x: Tensor, y: Tensor) -> dict:
@@ -69,21 +74,34 @@ def describe(model: se.Spikformer, x: Tensor, y: Tensor) -> dict:
     return {"looks": looks(model, x), "ranges": ablations.ranges(model, x, y)}
 
 
-def trained(attention: str, lr: float, seed: int, steps: int) -> tuple[se.Spikformer, list[float]]:
-    return chapter["train_cued"](se.data.load("digits").train, attention, seed, steps, lr)
+def trained(
+    attention: str, lr: float, seed: int, steps: int
+) -> tuple[se.Spikformer, list[float]]:
+    return chapter["train_cued"](
+        se.data.load("digits").train, attention, seed, steps, lr
+    )
 
 
 def tune(attention: str, lr: float, seed: int, steps: int) -> float:
-    return accuracy(trained(attention, lr, seed, steps)[0], *pictures(se.data.load("digits").val, 1000))
+    return accuracy(
+        trained(attention, lr, seed, steps)[0],
+        *pictures(se.data.load("digits").val, 1000),
+    )
 
 
-def run(attention: str, lr: float, seed: int, steps: int, describe: Callable | None) -> dict:
+def run(
+    attention: str, lr: float, seed: int, steps: int, describe: Callable | None
+) -> dict:
     digits = se.data.load("digits")
     model, losses = trained(attention, lr, seed, steps)
     found = {"attention": attention, "seed": seed, "lr": lr}
     found["test_accuracy"] = accuracy(model, *pictures(digits.test, TEST))
-    found["loss"] = [round(sum(losses[i : i + 20]) / 20, 4) for i in range(0, steps, 20)]
-    return found | (describe(model, *pictures(digits.val, 1000)) if describe else {})
+    found["loss"] = [
+        round(sum(losses[i : i + 20]) / 20, 4) for i in range(0, steps, 20)
+    ]
+    return found | (
+        describe(model, *pictures(digits.val, 1000)) if describe else {}
+    )
 
 
 def compare(
@@ -94,24 +112,48 @@ def compare(
     rates: tuple[float, ...] = RATES,
 ) -> None:
     """Tune and train every variant by the protocol above, and write what was found to ``path``."""
-    with multiprocessing.get_context("fork").Pool() as pool:  # a process a core; each keeps to one thread
-        jobs = [(attention, lr, seed, steps) for attention in variants for lr in rates for seed in TUNING]
+    with multiprocessing.get_context(
+        "fork"
+    ).Pool() as pool:  # a process a core; each keeps to one thread
+        jobs = [
+            (attention, lr, seed, steps)
+            for attention in variants
+            for lr in rates
+            for seed in TUNING
+        ]
         scores = pool.starmap(tune, jobs, chunksize=1)
         tuning = []
         for i in range(0, len(jobs), len(TUNING)):
             attention, lr, *_ = jobs[i]
-            tuning.append({"attention": attention, "lr": lr, "val_accuracy": scores[i : i + len(TUNING)]})
+            tuning.append(
+                {
+                    "attention": attention,
+                    "lr": lr,
+                    "val_accuracy": scores[i : i + len(TUNING)],
+                }
+            )
             print(tuning[-1], flush=True)
         best = {
-            a: max((t for t in tuning if t["attention"] == a), key=lambda t: sum(t["val_accuracy"])) for a in variants
+            a: max(
+                (t for t in tuning if t["attention"] == a),
+                key=lambda t: sum(t["val_accuracy"]),
+            )
+            for a in variants
         }
-        jobs = [(attention, best[attention]["lr"], seed, steps, describe) for seed in SEEDS for attention in variants]
+        jobs = [
+            (attention, best[attention]["lr"], seed, steps, describe)
+            for seed in SEEDS
+            for attention in variants
+        ]
         runs = []
         for waiting in [pool.apply_async(run, job) for job in jobs]:
             runs.append(waiting.get())
             protocol = {"steps": steps, "seeds": list(SEEDS), "test_pictures": TEST}
             ablations.write(path, runs, protocol=protocol, tuning=tuning)
-            print(*(runs[-1][key] for key in ("seed", "attention", "test_accuracy")), flush=True)
+            print(
+                *(runs[-1][key] for key in ("seed", "attention", "test_accuracy")),
+                flush=True,
+            )
 
 
 def main() -> None:

@@ -39,7 +39,13 @@ def main() -> None:
     se.ATTENTION["ssa_half"] = HalfAttention
     variants = ("identity", "leaky_relu", "relu", "softmax", "ssa", "ssa_half")
     rates = (5e-3, 1e-2, 2e-2, 4e-2)
-    cued.compare(Path(__file__).with_suffix(".json"), variants, cued.describe, steps=1800, rates=rates)
+    cued.compare(
+        Path(__file__).with_suffix(".json"),
+        variants,
+        cued.describe,
+        steps=1800,
+        rates=rates,
+    )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,14 @@ from spikformer_edu.training import choose_device
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, help="unless given: cifar on a CPU, imagenet on a GPU")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each point is measured")
+    parser.add_argument(
+        "--shape",
+        choices=SHAPES,
+        help="unless given: cifar on a CPU, imagenet on a GPU",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="how often each point is measured"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = choose_device("auto")
@@ -37,13 +43,25 @@ def main() -> None:
     c = case.config
     results = {
         "provenance": provenance(device)
-        | {"command": " ".join(["python", "tutorials/results/12_imagenet.py"] + sys.argv[1:])},
-        "model": SHAPES[name].model if not SHAPES[name].overrides else f"a toy, D = {c.dim}, L = {c.depth}",
-        "base": {"time_steps": c.time_steps, "batch": case.batch, "tokens": case.tokens},
+        | {
+            "command": " ".join(
+                ["python", "tutorials/results/12_imagenet.py"] + sys.argv[1:]
+            )
+        },
+        "model": SHAPES[name].model
+        if not SHAPES[name].overrides
+        else f"a toy, D = {c.dim}, L = {c.depth}",
+        "base": {
+            "time_steps": c.time_steps,
+            "batch": case.batch,
+            "tokens": case.tokens,
+        },
         "precision": precision,
         "curves": curves,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")
+    Path(__file__).with_suffix(".json").write_text(
+        json.dumps(results, indent=2) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -26,8 +26,17 @@ ablations = import_module("09_ablations")
 
 def chapter_names() -> dict:
     """The names that the chapter's own cells define."""
-    names = dict(se=se, nn=nn, Block=Block, SpikingSelfAttention=SpikingSelfAttention, norm_tokens=norm_tokens)
-    for script, tag in (("13_beyond.py", "swap"), ("solutions/13_beyond.py", "exercise-1")):
+    names = dict(
+        se=se,
+        nn=nn,
+        Block=Block,
+        SpikingSelfAttention=SpikingSelfAttention,
+        norm_tokens=norm_tokens,
+    )
+    for script, tag in (
+        ("13_beyond.py", "swap"),
+        ("solutions/13_beyond.py", "exercise-1"),
+    ):
         ablations.run_cells(names, script, tag)
     return names
 
@@ -49,8 +58,12 @@ def main() -> None:
     runs = []
     for seed in ablations.SEEDS:
         for name, (build, attention) in variants.items():
-            config = configure("digits-2-64", attention=attention, **ablations.NETWORK)
-            model, run = ablations.train_and_test(lambda b=build, c=config: b(c), seed)
+            config = configure(
+                "digits-2-64", attention=attention, **ablations.NETWORK
+            )
+            model, run = ablations.train_and_test(
+                lambda b=build, c=config: b(c), seed
+            )
             rates = {}
             with torch.no_grad(), se.record(model, compact=True) as rec:
                 model(ablations.validation_images()[0])

@@ -27,7 +27,11 @@ def main() -> None:
     se.ATTENTION["sdsa"] = classes["SpikeDrivenAttention"]
     se.ATTENTION["token_qk"] = classes["TokenQKAttention"]
     se.ATTENTION["channel_qk"] = classes["ChannelQKAttention"]
-    cued.compare(Path(__file__).with_suffix(".json"), ("sdsa", "token_qk", "channel_qk"), None)
+    cued.compare(
+        Path(__file__).with_suffix(".json"),
+        ("sdsa", "token_qk", "channel_qk"),
+        None,
+    )
 
 
 if __name__ == "__main__":

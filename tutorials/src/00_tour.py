@@ -18,8 +18,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ..
     import spikformer_edu as se
 
@@ -46,7 +49,8 @@ plt.rcParams.update(style.RC)
 # %%
 model = se.load_pretrained("digits-2-64")
 digits = se.data.load("digits")
-image, label = digits.test.fetch(torch.tensor([3]), None)  # [1, 1, 32, 32], normalised as in training
+# [1, 1, 32, 32], normalised as in training
+image, label = digits.test.fetch(torch.tensor([3]), None)
 
 with torch.no_grad(), se.record(model, membranes=True) as rec:
     logits = model(image)
@@ -145,9 +149,12 @@ for layer in rec.layers("spikes"):  # all other neurons do the same
 fig, axes = plt.subplots(1, 4, figsize=(9.2, 2.6))
 axes[0].imshow(image[0, 0], cmap="gray")
 axes[0].set(xticks=[], yticks=[], title="input")
-for ax, name, color in zip(axes[1:], "qkv", (style.Q, style.K, style.V), strict=True):
+for ax, name, color in zip(
+    axes[1:], "qkv", (style.Q, style.K, style.V), strict=True
+):
     spikes = rec[f"blocks.0.attn.{name}"].spikes[:, 0]  # [T, h, N, d]
-    tokens = spikes.sum((0, 1, 3)).view(8, 8)  # spikes of each token, over time, heads and features
+    # spikes of each token, over time, heads and features
+    tokens = spikes.sum((0, 1, 3)).view(8, 8)
     drawn = ax.imshow(tokens)
     ax.set(xticks=[], yticks=[])
     ax.set_title(f"{name}, sum over T = {len(spikes)}", color=color, fontsize=11)
@@ -157,9 +164,11 @@ alt = "Spikes of each of 8 x 8 tokens of Q, K and V in block 0, summed over T = 
 se.plot.show(fig, alt)
 
 q, k = (rec[f"blocks.0.attn.{name}"].spikes for name in "qk")
-pairs = (q[:, :, :, :, None, :] * k[:, :, :, None, :, :]).sum(-1)  # features in which both fire, [T, B, h, N, N]
+# features in which both fire, [T, B, h, N, N]
+pairs = (q[:, :, :, :, None, :] * k[:, :, :, None, :, :]).sum(-1)
 assert torch.equal(rec["blocks.0.attn.scores"].values, pairs * 0.125)
-ink = torch.nn.functional.avg_pool2d(image, 4).flatten() > 0  # [N]: tokens with more ink than the mean
+# [N]: tokens with more ink than the mean
+ink = torch.nn.functional.avg_pool2d(image, 4).flatten() > 0
 for name in "kv":
     tokens = rec[f"blocks.0.attn.{name}"].spikes.mean((0, 1, 2, 4))  # [N]
     assert tokens[ink].mean() > tokens[~ink].mean()
@@ -174,7 +183,10 @@ for name in "kv":
 fig, _ = se.plot.attention_over_time(rec["blocks.0.attn.scores"], image[0])
 alt = "Attention of block 0 for each of 4 heads and T = 4 steps, over the digit: dark at t = 0, later on the strokes."
 se.plot.show(fig, alt)
-assert rec["blocks.0.attn.scores"].values[0].mean() < rec["blocks.0.attn.scores"].values[1:].mean()
+assert (
+    rec["blocks.0.attn.scores"].values[0].mean()
+    < rec["blocks.0.attn.scores"].values[1:].mean()
+)
 
 # %% [markdown]
 # ## The decision
@@ -208,7 +220,9 @@ se.plot.show(fig, alt)
 
 report = se.energy(model, images[:50])
 paper, ann = report.totals["paper"] / 1e6, report.totals["ann"] / 1e6
-print(f"one digit: {paper:.0f} µJ with spikes, {ann:.0f} µJ for the same network without, in arithmetic at 45 nm")
+print(
+    f"one digit: {paper:.0f} µJ with spikes, {ann:.0f} µJ for the same network without, in arithmetic at 45 nm"
+)
 assert 2 < ann / paper < 50
 
 # %% [markdown]
@@ -222,11 +236,14 @@ assert 2 < ann / paper < 50
 # %%
 some, truth = images[:100], labels[:100]
 for steps in (1, 2, 4, 8):
-    frames = some.expand(steps, *some.shape)  # [T, B, C, H, W]: frames bring their own T
+    # [T, B, C, H, W]: frames bring their own T
+    frames = some.expand(steps, *some.shape)
     with torch.no_grad(), se.record(model, layers=["blocks.1.mlp.out"]) as deep:
         accuracy = (model(frames).argmax(1) == truth).float().mean()
     rate = deep["blocks.1.mlp.out"].spikes.mean()
-    print(f"T = {steps}: {100 * accuracy:3.0f} % right, last layer fires in {100 * rate:4.1f} % of the steps")
+    print(
+        f"T = {steps}: {100 * accuracy:3.0f} % right, last layer fires in {100 * rate:4.1f} % of the steps"
+    )
     assert (accuracy < 0.7) if steps == 1 else (accuracy > 0.8)
 
 # %% [markdown]
@@ -285,7 +302,10 @@ print("same image, same logits")
 info = digits.info
 pixels = images * info.std[0] + info.mean[0]
 with torch.no_grad():
-    normalised, raw = ((model(x[:100]).argmax(1) == labels[:100]).float().mean() for x in (images, pixels))
+    normalised, raw = (
+        (model(x[:100]).argmax(1) == labels[:100]).float().mean()
+        for x in (images, pixels)
+    )
 assert pixels.min() > -1e-6 and pixels.max() < 1 + 1e-6
 print("pixels as they are do worse:", bool(raw < normalised))
 assert raw < normalised
@@ -305,9 +325,15 @@ def rate_at(steps, layer="sps.3"):
 # %% tags=["check-1"]
 with se.exercise("0.1"):
     rates = [rate_at(steps) for steps in (1, 4, 16)]
-    assert None not in rates, "write rate_at first: give the model frames [T, B, C, H, W], and record the layer"
-    assert abs(rates[1] - float(rec["sps.3"].spikes.mean())) < 1e-6, "at T = 4 it should be the rate of the recording"
-    assert rates[0] < rates[1] < rates[2], "T has no effect: does the model see so many frames?"
+    assert None not in rates, (
+        "write rate_at first: give the model frames [T, B, C, H, W], and record the layer"
+    )
+    assert abs(rates[1] - float(rec["sps.3"].spikes.mean())) < 1e-6, (
+        "at T = 4 it should be the rate of the recording"
+    )
+    assert rates[0] < rates[1] < rates[2], (
+        "T has no effect: does the model see so many frames?"
+    )
 
 # %% [markdown]
 # **Exercise 0.2: the layer that fires least.** Write code that finds its name in the recording `rec`. Consider only
@@ -318,7 +344,9 @@ least = None
 
 # %% tags=["check-2"]
 with se.exercise("0.2"):
-    assert least is not None, "go through rec.layers('spikes'): each has a name and spikes"
+    assert least is not None, (
+        "go through rec.layers('spikes'): each has a name and spikes"
+    )
     assert least in list(rec), f"{least!r} is no layer of this recording"
     assert rec[least].kind == "spikes", "not a layer of neurons"
     rates = [float(layer.spikes.mean()) for layer in rec.layers("spikes")]
@@ -338,19 +366,33 @@ def knows_from(recording, label):
 
 # %% tags=["check-3"]
 with se.exercise("0.3"):
-    assert knows_from(rec, label) is not None, "write knows_from first: cumsum over time helps"
+    assert knows_from(rec, label) is not None, (
+        "write knows_from first: cumsum over time helps"
+    )
     for number in range(10):
         one, truth = digits.val.fetch(torch.tensor([number]), None)
         with torch.no_grad(), se.record(model, layers=[]) as short:
             said = model(one).argmax()
         if said == truth:
             t = int(knows_from(short, truth))
-            named = [bool(short.logits[: n + 1].mean(0).argmax() == truth) for n in range(4)]
-            assert all(named[t:]), f"validation digit {number}: after step {t} it changed its mind"
-            assert t == 0 or not named[t - 1], f"validation digit {number}: it knew before step {t}"
-    right, wrong = torch.eye(10)[:1], torch.eye(10)[1:2]  # the logits of one step that speaks for class 0, or for 1
-    wavering = SimpleNamespace(logits=torch.stack([right, 3 * wrong, 3 * right, right]))
-    assert int(knows_from(wavering, torch.tensor([0]))) == 2, "right, wrong, right, right: it is sure from step 2 on"
+            named = [
+                bool(short.logits[: n + 1].mean(0).argmax() == truth)
+                for n in range(4)
+            ]
+            assert all(named[t:]), (
+                f"validation digit {number}: after step {t} it changed its mind"
+            )
+            assert t == 0 or not named[t - 1], (
+                f"validation digit {number}: it knew before step {t}"
+            )
+    # the logits of one step that speaks for class 0, or for 1
+    right, wrong = torch.eye(10)[:1], torch.eye(10)[1:2]
+    wavering = SimpleNamespace(
+        logits=torch.stack([right, 3 * wrong, 3 * right, right])
+    )
+    assert int(knows_from(wavering, torch.tensor([0]))) == 2, (
+        "right, wrong, right, right: it is sure from step 2 on"
+    )
 
 # %% [markdown]
 # ## Recap

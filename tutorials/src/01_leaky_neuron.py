@@ -17,8 +17,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ..
     import spikformer_edu as se
 
@@ -41,7 +44,9 @@ plt.rcParams.update(style.RC)
 # curve is the surrogate gradient of [chapter 02](02_surrogate_gradient.ipynb).
 
 # %%
-current = torch.tensor([1.0, 1.5, 1.0, 0.5, 0.0, -0.5, 1.0, 2.5, 2.0, 0.75, 1.5, 1.125])
+current = torch.tensor(
+    [1.0, 1.5, 1.0, 0.5, 0.0, -0.5, 1.0, 2.5, 2.0, 0.75, 1.5, 1.125]
+)
 animation = se.plot.neuron_animation(current, interval=600)
 alt = "One neuron over T = 12 steps: current, membrane with resets, spikes at t = 1, 7, 8 and 11, surrogate gradient."
 se.plot.show(animation, alt, dpi=80)
@@ -96,7 +101,8 @@ print(" t      X       H    S")
 for t in range(len(current)):
     print(f"{t:2d} {current[t]:6.3f} {h[t]:7.4f} {spikes[t]:4.0f}")
 assert spikes.nonzero().flatten().tolist() == [1, 7, 8, 11]
-assert (h == 1).nonzero().flatten().tolist() == [1, 8]  # exactly at the threshold, and fired
+# exactly at the threshold, and fired
+assert (h == 1).nonzero().flatten().tolist() == [1, 8]
 
 # %% [markdown]
 # ## What one neuron can say
@@ -129,14 +135,27 @@ assert paper_neuron(torch.full((steps,), 0.95))[0].sum() == 0
 # carries more.
 
 # %%
-currents = torch.arange(1281) / 500 + 0.001  # between the stairs, so that rounding decides nothing
+# between the stairs, so that rounding decides nothing
+currents = torch.arange(1281) / 500 + 0.001
 fig, ax = plt.subplots(figsize=(7.2, 3.4))
 for steps, color, line in ((120, style.MEMBRANE, "-"), (4, style.SPIKE, "--")):
     rate = paper_neuron(currents.expand(steps, -1))[0].mean(0)  # [currents]
-    ax.plot(currents, rate, color=color, linestyle=line, drawstyle="steps-mid", label=f"T = {steps}")
-ax.set(xlabel="constant current X", ylabel="firing rate", title=r"one LIF neuron, $\tau$ = 2, $V_{th}$ = 1")
+    ax.plot(
+        currents,
+        rate,
+        color=color,
+        linestyle=line,
+        drawstyle="steps-mid",
+        label=f"T = {steps}",
+    )
+ax.set(
+    xlabel="constant current X",
+    ylabel="firing rate",
+    title=r"one LIF neuron, $\tau$ = 2, $V_{th}$ = 1",
+)
 ax.legend()
-interval = torch.ceil(-torch.log2(1 - 1 / currents[currents > 1.0]))  # n, from the formula in the answer
+# n, from the formula in the answer
+interval = torch.ceil(-torch.log2(1 - 1 / currents[currents > 1.0]))
 assert torch.equal(rate[currents > 1.0], torch.floor(4 / interval) / 4)
 assert sorted(set(rate.tolist())) == [0, 0.25, 0.5, 1]
 alt = "Firing rate over a constant current: a staircase from 0 at X = 1 to 1 at X = 2, coarser for T = 4 than T = 120."
@@ -162,7 +181,13 @@ se.plot.show(fig, alt)
 # None of these steps is an approximation. They give the settings below, and each setting matters.
 
 # %%
-SETTINGS = dict(beta=0.5, threshold=2.0, spike_grad=se.Sigmoid(2.0), reset_mechanism="zero", reset_delay=True)
+SETTINGS = dict(
+    beta=0.5,
+    threshold=2.0,
+    spike_grad=se.Sigmoid(2.0),
+    reset_mechanism="zero",
+    reset_delay=True,
+)
 
 
 def leaky_over_time(current, **changes):
@@ -206,9 +231,15 @@ for name, x in (("on the grid", grid), ("arbitrary", arbitrary)):
         lif_spikes, lif_u = lif_over_time(x, backend)
         assert torch.equal(lif_spikes, leaky_spikes) and torch.equal(lif_u, u)
     torch.testing.assert_close(u / 2, h)
-    print(f"{name}: {int((h == 1).sum())} exact ties; u / 2 is H to the last bit: {torch.equal(u / 2, h)}")
+    print(
+        f"{name}: {int((h == 1).sum())} exact ties; u / 2 is H to the last bit: {torch.equal(u / 2, h)}"
+    )
     if name == "on the grid":
-        assert torch.equal(leaky_spikes, by_hand) and torch.equal(u / 2, h) and (h == 1).sum() > 1000
+        assert (
+            torch.equal(leaky_spikes, by_hand)
+            and torch.equal(u / 2, h)
+            and (h == 1).sum() > 1000
+        )
 
 # %% [markdown]
 # On the grid all four versions agree to the last bit. With arbitrary currents the three versions in $u$ agree to the
@@ -225,7 +256,10 @@ changes = {
     "reset_delay=False": dict(reset_delay=False),
 }
 right, _ = paper_neuron(grid)
-differ = {name: float((leaky_over_time(grid, **change)[0] != right).float().mean()) for name, change in changes.items()}
+differ = {
+    name: float((leaky_over_time(grid, **change)[0] != right).float().mean())
+    for name, change in changes.items()
+}
 for name, share in differ.items():
     print(f"{name:34} {100 * share:4.0f} % of spikes and silences differ")
 assert differ.pop("as the paper") == 0 and differ.pop("reset_delay=False") == 0
@@ -274,7 +308,8 @@ assert ge.sum() == 8 and gt.sum() == 4
 # is a leaky sum of such multiples and often equals 0.5. The next cell shows this with random spikes:
 
 # %%
-q, k, v = (torch.rand(3, 4, 8, 4, 16, 16) < 0.2).float()  # each [T, B, h, N, d], 20 % ones
+# each [T, B, h, N, d], 20 % ones
+q, k, v = (torch.rand(3, 4, 8, 4, 16, 16) < 0.2).float()
 x = q @ k.transpose(-2, -1) @ v * 0.125  # [T, B, h, N, d], multiples of 0.125
 assert torch.equal(x * 8, (x * 8).round())
 
@@ -298,7 +333,9 @@ for name in ("blocks.0.attn.attn", "blocks.1.attn.attn", "blocks.0.attn.q"):
     layer = rec[name]
     tie = layer.membrane == layer.v_threshold
     assert bool(layer.spikes[tie].all())  # every neuron at the threshold fires
-    print(f"{name:20} spikes fired exactly at the threshold: {100 * float(tie.sum() / layer.spikes.sum()):.0f} %")
+    print(
+        f"{name:20} spikes fired exactly at the threshold: {100 * float(tie.sum() / layer.spikes.sum()):.0f} %"
+    )
     assert (tie.sum() > 100) if name.endswith("attn.attn") else (tie.sum() < 10)
 
 # %% [markdown]
@@ -322,7 +359,10 @@ def forgets_to_reset(neuron, current):
 
 current = torch.tensor([1.5, 1.0, 0.5, 1.25])
 stateful = snn.Leaky(**SETTINGS, init_hidden=True)
-first, second = forgets_to_reset(stateful, current), forgets_to_reset(stateful, current)
+first, second = (
+    forgets_to_reset(stateful, current),
+    forgets_to_reset(stateful, current),
+)
 print("stateful Leaky, first call ", first.tolist(), "second call", second.tolist())
 
 stateful.reset_mem()  # the cure: before every batch
@@ -349,11 +389,14 @@ print("se.LIF,         first call ", once.tolist(), "second call", again.tolist(
 # the shapes differ, so `Leaky` silently starts from zero. So the error depends on the batch size.
 
 # %%
-kept, kept_u = leaky_over_time(current.repeat(2))  # the second batch goes on where the first ended
+# the second batch goes on where the first ended
+kept, kept_u = leaky_over_time(current.repeat(2))
 clean, clean_h = (torch.cat([x, x]) for x in paper_neuron(current))
 
 fig, axes = plt.subplots(1, 2, figsize=(8.6, 3.0), sharey=True)
-for ax, h, s, name in zip(axes, (clean_h, kept_u / 2), (clean, kept), ("forgotten", "kept"), strict=True):
+for ax, h, s, name in zip(
+    axes, (clean_h, kept_u / 2), (clean, kept), ("forgotten", "kept"), strict=True
+):
     se.plot.membrane(h, s, ax=ax)
     ax.axvline(3.5, color=style.GREY, linestyle=":")
     ax.set_xticks(range(8), [0, 1, 2, 3] * 2)
@@ -372,7 +415,9 @@ assert clean.sum() == 0 and kept.tolist() == [0, 0, 0, 0, 1, 0, 0, 0]
 with torch.no_grad():
     logits = model(images)
     assert torch.equal(model(images), logits)
-    torch.testing.assert_close(model(images.flip(0)).flip(0), logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        model(images.flip(0)).flip(0), logits, atol=1e-4, rtol=1e-4
+    )
 print("same batch, same logits; other order, same logits")
 
 # %% [markdown]
@@ -395,7 +440,10 @@ for _ in range(10):
 assert len(snn.SpikingNeuron.instances) == before
 for _ in range(10):
     snn.Leaky(beta=0.5)
-print("left behind by ten Leaky that nobody uses any more:", len(snn.SpikingNeuron.instances) - before)
+print(
+    "left behind by ten Leaky that nobody uses any more:",
+    len(snn.SpikingNeuron.instances) - before,
+)
 assert len(snn.SpikingNeuron.instances) == before + 10
 
 # %% [markdown]
@@ -428,7 +476,9 @@ assert se.LIF()(strong).sum() == 8 and resets_twice(strong).sum() == 4
 
 # %% tags=["exercise-1"]
 trace_x = torch.tensor([2.0, 1.0, 2.0, 0.5, 2.5, 1.0, 3.0, -1.0, 2.0, 2.0])
-trace_h = torch.tensor([0.5, 0.625, 0.96875, 0.125, 0.71875, 0.7890625, 0.75, -0.25, 0.3125, 0.734375])
+trace_h = torch.tensor(
+    [0.5, 0.625, 0.96875, 0.125, 0.71875, 0.7890625, 0.75, -0.25, 0.3125, 0.734375]
+)
 trace_s = torch.tensor([0.0, 0, 1, 0, 0, 1, 1, 0, 0, 0])
 
 tau = None
@@ -438,8 +488,12 @@ v_threshold = None
 with se.exercise("1.1"):
     assert tau is not None and v_threshold is not None, "give tau and v_threshold"
     spikes, h = paper_neuron(trace_x, tau=tau, v_threshold=v_threshold)
-    assert abs(float(h[0] - trace_h[0])) < 1e-6, "tau: the neuron starts from V = 0, so H[0] = X[0] / tau"
-    assert torch.equal(spikes, trace_s), "v_threshold: above every membrane that did not fire, not above any that did"
+    assert abs(float(h[0] - trace_h[0])) < 1e-6, (
+        "tau: the neuron starts from V = 0, so H[0] = X[0] / tau"
+    )
+    assert torch.equal(spikes, trace_s), (
+        "v_threshold: above every membrane that did not fire, not above any that did"
+    )
     torch.testing.assert_close(h, trace_h)
     assert torch.equal(se.LIF(tau=tau, v_threshold=v_threshold)(trace_x), trace_s)
 
@@ -459,12 +513,19 @@ with se.exercise("1.2"):
     for before in (0.0, 0.25, 0.5, 0.875):
         x = tie_current(before)
         assert x is not None, "write tie_current first"
-        current = torch.tensor([2 * before, x])  # the first step brings V from 0 to `before`
+        # the first step brings V from 0 to `before`
+        current = torch.tensor([2 * before, x])
         _, h = paper_neuron(current)
-        assert h[1] == 1, f"from V = {before} your current leads to H = {float(h[1]):.3f}: solve equation (1) for X[t]"
+        assert h[1] == 1, (
+            f"from V = {before} your current leads to H = {float(h[1]):.3f}: solve equation (1) for X[t]"
+        )
         assert se.LIF()(current).tolist() == [0, 1]
-        assert leaky_over_time(current, spike_grad=snn.surrogate.sigmoid(2))[0].tolist() == [0, 0]
-    assert tie_current(0.25, v_threshold=0.5) == 0.75, "the threshold is an argument: 0.5 after attention"
+        assert leaky_over_time(current, spike_grad=snn.surrogate.sigmoid(2))[
+            0
+        ].tolist() == [0, 0]
+    assert tie_current(0.25, v_threshold=0.5) == 0.75, (
+        "the threshold is an argument: 0.5 after attention"
+    )
     assert tie_current(0.5, tau=4.0) == 2.5, "tau is an argument too"
 
 # %% [markdown]
@@ -486,9 +547,13 @@ def mended(current):
 with se.exercise("1.3"):
     generator = torch.Generator().manual_seed(1)
     away = 4 * torch.rand(16, 1000, generator=generator)  # no ties here
-    assert torch.equal(mended(away), se.LIF()(away)), "the reset belongs to the old membrane, not to the current"
+    assert torch.equal(mended(away), se.LIF()(away)), (
+        "the reset belongs to the old membrane, not to the current"
+    )
     ties = torch.randint(0, 13, (16, 1000), generator=generator) / 4
-    assert torch.equal(mended(ties), se.LIF()(ties)), "almost: what should happen exactly at the threshold?"
+    assert torch.equal(mended(ties), se.LIF()(ties)), (
+        "almost: what should happen exactly at the threshold?"
+    )
 
 # %% [markdown]
 # ## Recap

@@ -20,8 +20,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ..
     import spikformer_edu as se
 
@@ -65,7 +68,9 @@ def surrogate(h, alpha=4.0, v_threshold=1.0):
 for name in LAYERS:
     layer = rec[name]
     vanished = surrogate(layer.membrane, v_threshold=layer.v_threshold) < 0.05
-    print(f"{name:20} {100 * float(vanished.float().mean()):3.0f} % of membranes see less than 5 % of the height")
+    print(
+        f"{name:20} {100 * float(vanished.float().mean()):3.0f} % of membranes see less than 5 % of the height"
+    )
 assert surrogate(torch.tensor(1.0)) == 1  # the height is alpha / 4
 assert 0.05 < float((surrogate(rec["sps.1"].membrane) < 0.05).float().mean()) < 0.8
 
@@ -117,7 +122,9 @@ class Step(torch.autograd.Function):
 
 spikes = Step.apply(h)
 (gradient,) = torch.autograd.grad(spikes.sum(), h)
-print("spikes", spikes.tolist(), "gradient", [round(g, 3) for g in gradient.tolist()])
+print(
+    "spikes", spikes.tolist(), "gradient", [round(g, 3) for g in gradient.tolist()]
+)
 
 package = se.Sigmoid(4.0)(h - 1.0)  # the package's surrogate, on H - V_th
 assert torch.equal(package, spikes) and spikes.tolist() == [0, 0, 1, 1]
@@ -158,7 +165,8 @@ def forward_by_hand(current, tau=2.0, v_threshold=1.0):
 
 def backward_by_hand(spikes, h, dL_dS, tau=2.0):
     """dL/dX [T, ...] from dL/dS [T, ...]."""
-    dL_dX, dL_dV = torch.zeros_like(h), torch.zeros_like(h[0])  # nothing comes after the last step
+    # nothing comes after the last step
+    dL_dX, dL_dV = torch.zeros_like(h), torch.zeros_like(h[0])
     for t in reversed(range(len(h))):
         dL_dH = dL_dS[t] * surrogate(h[t]) + (1 - spikes[t]) * dL_dV
         dL_dX[t] = dL_dH / tau
@@ -166,14 +174,22 @@ def backward_by_hand(spikes, h, dL_dS, tau=2.0):
     return dL_dX
 
 
-current = torch.tensor([1.0, 1.5, 1.0, 1.0, 2.0, 0.5, 1.25, 1.5], dtype=torch.float64)  # H[1] is exactly V_th
-dL_dS = torch.tensor([1.0, -1.0, 0.5, 2.0, 1.0, -0.5, 0.25, 3.0], dtype=torch.float64)  # any numbers
+# H[1] is exactly V_th
+current = torch.tensor(
+    [1.0, 1.5, 1.0, 1.0, 2.0, 0.5, 1.25, 1.5], dtype=torch.float64
+)
+# any numbers
+dL_dS = torch.tensor(
+    [1.0, -1.0, 0.5, 2.0, 1.0, -0.5, 0.25, 3.0], dtype=torch.float64
+)
 spikes, h = forward_by_hand(current)
 by_hand = backward_by_hand(spikes, h, dL_dS)
 
 print(" t   X[t]    H[t]  S   surrogate   dL/dX[t]")
 for t in range(8):
-    print(f"{t:2d} {current[t]:6.2f} {h[t]:7.4f} {spikes[t]:2.0f} {surrogate(h[t]):11.4f} {by_hand[t]:10.4f}")
+    print(
+        f"{t:2d} {current[t]:6.2f} {h[t]:7.4f} {spikes[t]:2.0f} {surrogate(h[t]):11.4f} {by_hand[t]:10.4f}"
+    )
 
 for backend in ("snntorch", "fused"):
     x = current.clone().requires_grad_()
@@ -216,7 +232,12 @@ assert (x.grad[:5] == 0).all() and (x.grad[5:] > 0).all()
 # %%
 def leaky_not_detached(current):
     """The same spikes, but S in V = H (1 - S) is differentiated too."""
-    options = dict(threshold=2.0, spike_grad=se.Sigmoid(2.0), reset_mechanism="zero", reset_delay=False)
+    options = dict(
+        threshold=2.0,
+        spike_grad=se.Sigmoid(2.0),
+        reset_mechanism="zero",
+        reset_delay=False,
+    )
     neuron = snn.Leaky(0.5, **options).double()
     u, spikes = torch.zeros_like(current[0]), []
     for x in current:
@@ -226,11 +247,18 @@ def leaky_not_detached(current):
 
 
 T = len(current)
-many = [x[:, None].expand(T, T) for x in (spikes, h)]  # T copies of the neuron, one for each row
-detached = backward_by_hand(*many, torch.eye(T, dtype=torch.float64)).T  # [T, T]: dS[t] / dX[t']
+# T copies of the neuron, one for each row
+many = [x[:, None].expand(T, T) for x in (spikes, h)]
+# [T, T]: dS[t] / dX[t']
+detached = backward_by_hand(*many, torch.eye(T, dtype=torch.float64)).T
 not_detached = torch.autograd.functional.jacobian(leaky_not_detached, current)
 assert torch.equal(leaky_not_detached(current), spikes)
-torch.testing.assert_close(torch.autograd.functional.jacobian(se.LIF().double(), current), detached, rtol=0, atol=1e-12)
+torch.testing.assert_close(
+    torch.autograd.functional.jacobian(se.LIF().double(), current),
+    detached,
+    rtol=0,
+    atol=1e-12,
+)
 
 
 def draw_jacobian(ax, matrix, title):
@@ -238,7 +266,9 @@ def draw_jacobian(ax, matrix, title):
     for t, row in enumerate(matrix.tolist()):
         for before, value in enumerate(row):
             if abs(value) >= 0.005:
-                ax.text(before, t, f"{value:.2f}", ha="center", va="center", fontsize=8)
+                ax.text(
+                    before, t, f"{value:.2f}", ha="center", va="center", fontsize=8
+                )
     for t in spikes.nonzero().flatten().tolist():
         ax.axhline(t + 0.5, color=style.SPIKE, linewidth=1)
         ax.axvline(t + 0.5, color=style.SPIKE, linewidth=1)
@@ -253,8 +283,11 @@ axes[0].set_ylabel("spike at time step t")
 fig.colorbar(drawn, ax=axes, label="$\\partial S[t] / \\partial X[t']$", shrink=0.8)
 alt = "Jacobian of one neuron: blocks between spikes when the reset is detached, also negative entries across when not."
 se.plot.show(fig, alt)
-block = torch.cat([torch.zeros(1), spikes.cumsum(0)[:-1].float()])  # spikes before t
-assert (detached[block[:, None] != block[None, :]] == 0).all() and (detached >= 0).all()
+# spikes before t
+block = torch.cat([torch.zeros(1), spikes.cumsum(0)[:-1].float()])
+assert (detached[block[:, None] != block[None, :]] == 0).all() and (
+    detached >= 0
+).all()
 assert (not_detached < -0.05).any() and (not_detached.triu(1) == 0).all()
 
 # %% [markdown]
@@ -281,7 +314,11 @@ start = (torch.rand(40, generator=generator) - 0.5) * 0.4 - 0.5
 def learn(alpha, steps=100):
     """Spike trains [steps, T] on the way to the target."""
     weights = start.clone().requires_grad_()
-    neuron, optimizer, trains = se.LIF(alpha=alpha), torch.optim.Adam([weights], lr=0.05), []
+    neuron, optimizer, trains = (
+        se.LIF(alpha=alpha),
+        torch.optim.Adam([weights], lr=0.05),
+        [],
+    )
     for _ in range(steps):
         spikes = neuron(inputs @ weights)  # [T]
         loss = ((spikes - target) ** 2).sum()
@@ -302,7 +339,9 @@ assert trains[0].sum() == 0 and torch.equal(trains[-1], target)
 # The next figure shows the spike train after each step of gradient descent, one row for each step.
 
 # %%
-fig, (top, ax) = plt.subplots(2, 1, figsize=(7.2, 4.6), sharex=True, height_ratios=[1, 9])
+fig, (top, ax) = plt.subplots(
+    2, 1, figsize=(7.2, 4.6), sharex=True, height_ratios=[1, 9]
+)
 top.imshow(target[None], cmap="Greys", aspect="auto")
 top.set_yticks([0], ["target"])
 top.set_title(f"one LIF neuron learns a spike train, T = {len(target)}")
@@ -329,11 +368,33 @@ _, h = forward_by_hand(inputs @ start)
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.8, 3.6))
 grid = torch.linspace(-6.5, 2.5, 1801)
 for alpha, (color, line) in alphas.items():
-    left.plot(grid, surrogate(grid, alpha) / (alpha / 4), color=color, linestyle=line, label=f"$\\alpha$ = {alpha:g}")
-    right.plot(errors[alpha], color=color, linestyle=line, label=f"$\\alpha$ = {alpha:g}")
-left.hist(h, bins=15, weights=torch.full_like(h, 1 / 24), color=style.MEMBRANE, label="H at the start")
-left.set(xlabel="membrane potential H", ylabel="surrogate / its height", title=f"one LIF neuron, T = {len(h)}")
-right.set(xlabel="step of gradient descent", ylabel=f"wrong steps of T = {len(h)}", title="learning the spike train")
+    left.plot(
+        grid,
+        surrogate(grid, alpha) / (alpha / 4),
+        color=color,
+        linestyle=line,
+        label=f"$\\alpha$ = {alpha:g}",
+    )
+    right.plot(
+        errors[alpha], color=color, linestyle=line, label=f"$\\alpha$ = {alpha:g}"
+    )
+left.hist(
+    h,
+    bins=15,
+    weights=torch.full_like(h, 1 / 24),
+    color=style.MEMBRANE,
+    label="H at the start",
+)
+left.set(
+    xlabel="membrane potential H",
+    ylabel="surrogate / its height",
+    title=f"one LIF neuron, T = {len(h)}",
+)
+right.set(
+    xlabel="step of gradient descent",
+    ylabel=f"wrong steps of T = {len(h)}",
+    title="learning the spike train",
+)
 left.legend(loc="upper left")
 alt = "Left: surrogates for alpha 1, 4, 64, membranes at the start far below. Right: 1 and 4 learn the target, 64 not."
 se.plot.show(fig, alt)
@@ -380,12 +441,21 @@ def read(model):
     with se.record(model, membranes=True, gradients=True, layers=[NAME]) as rec:
         logits = model(images)
         torch.nn.functional.cross_entropy(logits, labels).backward()
-    return float((logits.argmax(1) == labels).float().mean()), rec[NAME], firing_warning(rates.pop())
+    return (
+        float((logits.argmax(1) == labels).float().mean()),
+        rec[NAME],
+        firing_warning(rates.pop()),
+    )
 
 
 healthy, silent = read(lowered(0.0)), read(lowered(-8.0))
-for name, (accuracy, layer, warning) in (("as trained", healthy), ("silenced", silent)):
-    print(f"{name:10} {100 * accuracy:.0f} % right, rate {layer.spikes.mean():.2f}; {warning or 'no warning'}")
+for name, (accuracy, layer, warning) in (
+    ("as trained", healthy),
+    ("silenced", silent),
+):
+    print(
+        f"{name:10} {100 * accuracy:.0f} % right, rate {layer.spikes.mean():.2f}; {warning or 'no warning'}"
+    )
 assert silent[1].spikes.sum() == 0 and NAME in silent[2] and healthy[2] is None
 assert silent[0] > 0.5
 
@@ -409,17 +479,32 @@ sizes = [float(layer.gradient.abs().mean()) for layer in layers]
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.8, 3.2))
 left.plot(shifts, rates, "o-", color=style.SPIKE)
-left.set(xlabel="bias moved by", ylabel="firing rate, %", title=f"{NAME}, T = {len(layers[0].spikes)}")
+left.set(
+    xlabel="bias moved by",
+    ylabel="firing rate, %",
+    title=f"{NAME}, T = {len(layers[0].spikes)}",
+)
 right.semilogy(shifts, sizes, "o-", color=style.GRADIENT)
-right.set(xlabel="bias moved by", ylabel=r"mean $|\partial L / \partial H|$", title="what the loss tells it")
+right.set(
+    xlabel="bias moved by",
+    ylabel=r"mean $|\partial L / \partial H|$",
+    title="what the loss tells it",
+)
 for ax in (left, right):
     ax.set_xticks(shifts)
     ax.invert_xaxis()
 right.minorticks_off()
 alt = "Firing rate and mean gradient of a hidden layer as its bias is lowered: the rate falls to 0, the gradient too."
 se.plot.show(fig, alt)
-print("gradient at -8 over gradient at 0: 10 to the power of", round(torch.tensor(sizes[-1] / sizes[0]).log10().item()))
-assert rates[-1] == 0 and sizes == sorted(sizes, reverse=True) and sizes[-1] < 1e-5 * sizes[0]
+print(
+    "gradient at -8 over gradient at 0: 10 to the power of",
+    round(torch.tensor(sizes[-1] / sizes[0]).log10().item()),
+)
+assert (
+    rates[-1] == 0
+    and sizes == sorted(sizes, reverse=True)
+    and sizes[-1] < 1e-5 * sizes[0]
+)
 
 # %% [markdown]
 # The gradient falls exponentially with the distance to the threshold, so longer training does not help. The membranes
@@ -429,7 +514,8 @@ assert rates[-1] == 0 and sizes == sorted(sizes, reverse=True) and sizes[-1] < 1
 # it does the same for this layer with a batch norm.
 
 # %%
-x = (torch.rand(4, 64, 32, generator=generator) < 0.2).float()  # [T, B, features], spikes
+# [T, B, features], spikes
+x = (torch.rand(4, 64, 32, generator=generator) < 0.2).float()
 
 
 def train_to_fire(norm, steps=200):
@@ -451,7 +537,9 @@ def train_to_fire(norm, steps=200):
 
 for norm in (False, True):
     before, after = train_to_fire(norm)
-    print(f"batch norm: {norm!s:5}  firing rate before {before:.2f}, after {after:.2f}")
+    print(
+        f"batch norm: {norm!s:5}  firing rate before {before:.2f}, after {after:.2f}"
+    )
     assert (after > 0.15) if norm else (after == 0)
 
 # %% [markdown]
@@ -471,8 +559,11 @@ for norm in (False, True):
 u = torch.tensor(1.9, requires_grad=True)  # u = tau H, at H = 0.95
 paper = surrogate(torch.tensor(0.95)).item() / 2  # dS/dH times dH/dX = 1 / tau
 for slope in (2.0, 4.0):
-    (gradient,) = torch.autograd.grad(se.Sigmoid(slope)(u - 2.0), u)  # dS/du times du/dX = 1
-    print(f"slope {slope:g} on u: dS/dX = {gradient.item():.3f}; the paper's: {paper:.3f}")
+    # dS/du times du/dX = 1
+    (gradient,) = torch.autograd.grad(se.Sigmoid(slope)(u - 2.0), u)
+    print(
+        f"slope {slope:g} on u: dS/dX = {gradient.item():.3f}; the paper's: {paper:.3f}"
+    )
     assert (abs(gradient.item() - paper) < 1e-6) == (slope == 2.0)
 
 # %% [markdown]
@@ -501,8 +592,12 @@ with se.exercise("2.1"):
     layer = copy.deepcopy(dead)
     revive(layer, inputs_2)
     rates = se.LIF()(layer(inputs_2)).mean((0, 1))  # [16]
-    assert rates.max() > 0, "still silent: look at dead(inputs_2).mean((0, 1)), and at the threshold of 1"
-    assert rates.min() >= 0.05, "some neurons are still silent: give each neuron its own shift and scale"
+    assert rates.max() > 0, (
+        "still silent: look at dead(inputs_2).mean((0, 1)), and at the threshold of 1"
+    )
+    assert rates.min() >= 0.05, (
+        "some neurons are still silent: give each neuron its own shift and scale"
+    )
     assert rates.max() <= 0.6, "some neurons fire nearly always: aim lower"
 
 # %% [markdown]
@@ -527,9 +622,13 @@ with se.exercise("2.2"):
         for t in reversed(range(len(x))):
             dL_dH = surrogate(h[t]) + reset_slope(h[t], s[t], detach) * dL_dV
             dL_dX[t], dL_dV = dL_dH / 2, dL_dH / 2
-        jacobian = torch.autograd.functional.jacobian(lambda y, run=neuron: run(y).sum(), x)
+        jacobian = torch.autograd.functional.jacobian(
+            lambda y, run=neuron: run(y).sum(), x
+        )
         hint = (
-            "S is a constant: what is left of H (1 - S)?" if detach else "product rule: the term with dS/dH is missing"
+            "S is a constant: what is left of H (1 - S)?"
+            if detach
+            else "product rule: the term with dS/dH is missing"
         )
         assert torch.allclose(dL_dX, jacobian, rtol=0, atol=1e-12), hint
 
@@ -545,7 +644,10 @@ best_alpha = None
 with se.exercise("2.3"):
     assert best_alpha is not None, "give best_alpha"
     h = rec["blocks.0.mlp.hidden"].membrane
-    shares = [float((surrogate(h, a) < 0.05 * a / 4).float().mean()) for a in (best_alpha, 2 * best_alpha)]
+    shares = [
+        float((surrogate(h, a) < 0.05 * a / 4).float().mean())
+        for a in (best_alpha, 2 * best_alpha)
+    ]
     assert shares[0] <= 0.1, f"{100 * shares[0]:.0f} % see nothing of it: too steep"
     assert shares[1] > 0.1, "twice as steep would do as well"
     assert torch.tensor(float(best_alpha)).log2() % 1 == 0, "a power of two, please"

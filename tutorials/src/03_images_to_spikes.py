@@ -20,8 +20,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ..
     import spikformer_edu as se
 
@@ -55,19 +58,24 @@ def show_stages(rec, sample, alt):
         for t, ax in enumerate(row[:4]):
             ax.imshow(share[t], vmin=0, vmax=share.max())
             ax.set(xticks=[], yticks=[])
-        row[0].set_title(f"{name}: {spikes.shape[1]} x {spikes.shape[2]} x {spikes.shape[3]}")
+        row[0].set_title(
+            f"{name}: {spikes.shape[1]} x {spikes.shape[2]} x {spikes.shape[3]}"
+        )
         se.plot.raster(spikes.flatten(1), neurons=150, ax=row[4])
         row[4].set(title=f"rate {spikes.mean():.1%}", ylabel="", yticks=[])
     for t, ax in enumerate(axes[-1, :4]):
         ax.set_xlabel(f"t = {t}")
     for ax in axes[:-1, 4]:
         ax.set_xlabel("")
-    fig.suptitle("share of channels that fire, T = 4 (dark: none), and a raster of 150 neurons")
+    fig.suptitle(
+        "share of channels that fire, T = 4 (dark: none), and a raster of 150 neurons"
+    )
     se.plot.show(fig, alt)
 
 
 model = se.load_pretrained("digits-2-64")
-images, labels = se.data.load("digits").test.fetch(torch.tensor([3, 1, 9]), None)  # [B, 1, 32, 32], B = 3
+# [B, 1, 32, 32], B = 3
+images, labels = se.data.load("digits").test.fetch(torch.tensor([3, 1, 9]), None)
 with torch.no_grad(), se.record(model) as rec:
     model(images)  # T = 4 and B = 3 differ on purpose
 assert rec["sps.0"].spikes.shape == (4, 3, 8, 32, 32), "time first"
@@ -77,7 +85,10 @@ show_stages(
     "Maps of the share of firing channels of one digit in the five neuron layers of SPS, for T = 4 steps, and rasters. "
     "The maps shrink from 32 x 32 to 8 x 8, and the first step has the fewest spikes.",
 )
-rates = torch.stack([rec[f"sps.{name}"].spikes.mean((1, 2, 3, 4)) for name in (0, 1, 2, 3, "rpe")])  # [layer, T]
+# [layer, T]
+rates = torch.stack(
+    [rec[f"sps.{name}"].spikes.mean((1, 2, 3, 4)) for name in (0, 1, 2, 3, "rpe")]
+)
 assert (rates[:, 0] <= rates[:, 1:].mean(1)).all()
 
 # %% [markdown]
@@ -126,7 +137,8 @@ assert (rates[:, 0] <= rates[:, 1:].mean(1)).all()
 
 
 # %%
-def lif(current, v_threshold=1.0):  # current [T, ...], real -> spikes [T, ...], {0, 1}
+# current [T, ...], real -> spikes [T, ...], {0, 1}
+def lif(current, v_threshold=1.0):
     membrane, spikes = torch.zeros_like(current[0]), []
     for x in current:
         h = (membrane + x) / 2  # (1), with tau = 2
@@ -140,8 +152,11 @@ spikes = lif(constant)
 for x, train in zip(constant[0], spikes.T, strict=True):
     print(f"X = {x:.1f}   spikes at t = 0..3:", *train.int().tolist())
 assert spikes.T.tolist() == [[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0]]
-for backend in ("fused", "snntorch"):  # the package's two implementations of the neuron
-    assert torch.equal(se.LIF(backend=backend)(constant), spikes), "X = 2 makes H exactly the threshold: it must fire"
+# the package's two implementations of the neuron
+for backend in ("fused", "snntorch"):
+    assert torch.equal(se.LIF(backend=backend)(constant), spikes), (
+        "X = 2 makes H exactly the threshold: it must fire"
+    )
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -161,13 +176,27 @@ T = 4
 currents = torch.linspace(0.9, 2.2, 131)
 trains = lif(currents.expand(T, -1))  # [T, currents]
 first = torch.where(trains.any(0), trains.argmax(0), T)  # T: never
-bounds = torch.tensor([1 / (1 - 0.5**n) for n in range(T, 0, -1)])  # 16/15, 8/7, 4/3, 2
+# 16/15, 8/7, 4/3, 2
+bounds = torch.tensor([1 / (1 - 0.5**n) for n in range(T, 0, -1)])
 fig, ax = plt.subplots(figsize=(6.4, 4))
-ax.pcolormesh(torch.arange(T), currents, trains.T, cmap="Greys", vmin=0, vmax=1, shading="nearest")
+ax.pcolormesh(
+    torch.arange(T),
+    currents,
+    trains.T,
+    cmap="Greys",
+    vmin=0,
+    vmax=1,
+    shading="nearest",
+)
 for bound, label in zip(bounds, ("16/15", "8/7", "4/3", "2"), strict=True):
     ax.axhline(bound, color=style.MEMBRANE, linewidth=2)
     ax.annotate(
-        label, (1, bound), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", va="center"
+        label,
+        (1, bound),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
     )
 ax.set(xlabel="time step t", ylabel="constant input current X", xticks=range(T))
 ax.set_title("spikes (black) of a first-layer neuron under direct coding, T = 4")
@@ -188,24 +217,33 @@ assert (first == T - torch.bucketize(currents, bounds, right=True)).all()
 
 # %%
 def batch_norm(bn, x):  # evaluation mode
-    return F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
+    return F.batch_norm(
+        x, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps
+    )
 
 
 def conv_block(block, x):  # x [T, B, C_in, H, W]
     T, B = x.shape[:2]
-    current = batch_norm(block.bn, F.conv2d(x.flatten(0, 1), block.conv.weight, padding=1))  # [T*B, C_out, H, W], real
-    spikes = lif(current.reshape(T, B, *current.shape[1:]))  # [T, B, C_out, H, W], {0, 1}
+    # [T*B, C_out, H, W], real
+    current = batch_norm(
+        block.bn, F.conv2d(x.flatten(0, 1), block.conv.weight, padding=1)
+    )
+    # [T, B, C_out, H, W], {0, 1}
+    spikes = lif(current.reshape(T, B, *current.shape[1:]))
     if block.pool is None:
         return spikes, spikes
-    pooled = F.max_pool2d(spikes.flatten(0, 1), kernel_size=3, stride=2, padding=1)  # [T*B, C_out, H/2, W/2]
+    # [T*B, C_out, H/2, W/2]
+    pooled = F.max_pool2d(spikes.flatten(0, 1), kernel_size=3, stride=2, padding=1)
     return pooled.reshape(T, B, *pooled.shape[1:]), spikes
 
 
-frames = images.expand(4, *images.shape)  # [T, B, 1, 32, 32]: the same image at every step
+# [T, B, 1, 32, 32]: the same image at every step
+frames = images.expand(4, *images.shape)
 with torch.no_grad():
     x, before_pool = conv_block(model.sps[0], frames)
 assert x.shape == (4, 3, 8, 16, 16) and set(x.unique().tolist()) == {0, 1}
-assert torch.equal(before_pool, rec["sps.0"].spikes)  # recorded layers are neurons, so this is before the pool
+# recorded layers are neurons, so this is before the pool
+assert torch.equal(before_pool, rec["sps.0"].spikes)
 print("neurons:", list(before_pool.shape), " after the pool:", list(x.shape))
 
 # %% [markdown]
@@ -227,16 +265,26 @@ def sps_by_hand(sps, x):  # x [T, B, C, H, W]
 
 with torch.no_grad():
     x0, layers = sps_by_hand(model.sps, frames)
-    for name, mine in zip(("sps.0", "sps.1", "sps.2", "sps.3", "sps.rpe"), layers, strict=True):
+    for name, mine in zip(
+        ("sps.0", "sps.1", "sps.2", "sps.3", "sps.rpe"), layers, strict=True
+    ):
         assert torch.equal(mine, rec[name].spikes), f"{name}: every spike, exactly"
         print(f"{name}: {list(mine.shape)}, values {mine.unique().int().tolist()}")
     assert torch.equal(x0, model.sps(images, time_steps=4))
-    assert torch.equal(x0, model.sps(frames, time_steps=4))  # five dimensions: the first is T
+    # five dimensions: the first is T
+    assert torch.equal(x0, model.sps(frames, time_steps=4))
     for b in range(3):  # a sample's spikes do not depend on the others in its batch
-        assert torch.equal(x0[:, b : b + 1], model.sps(frames[:, b : b + 1], time_steps=4))
+        assert torch.equal(
+            x0[:, b : b + 1], model.sps(frames[:, b : b + 1], time_steps=4)
+        )
 assert x0.shape == (4, 3, 64, 8, 8) and set(x0.unique().tolist()) == {0, 1, 2}
 shares = torch.bincount(x0.int().flatten()) / x0.numel()
-print("X_0:", list(x0.shape), "  shares of 0, 1, 2:", *(f"{share:.2f}" for share in shares))
+print(
+    "X_0:",
+    list(x0.shape),
+    "  shares of 0, 1, 2:",
+    *(f"{share:.2f}" for share in shares),
+)
 
 # %% [markdown]
 # For the sequence of tokens we flatten the two space dimensions of $X_0$ and put the features last: `[T, B, N, D]`, N =
@@ -245,7 +293,8 @@ print("X_0:", list(x0.shape), "  shares of 0, 1, 2:", *(f"{share:.2f}" for share
 # %%
 tokens = x0.flatten(3).transpose(2, 3)  # [T, B, N, D]
 assert tokens.shape == (4, 3, 64, 64)
-assert torch.equal(tokens[2, 1, 8 * 5 + 3], x0[2, 1, :, 5, 3])  # token 43 is row 5, column 3
+# token 43 is row 5, column 3
+assert torch.equal(tokens[2, 1, 8 * 5 + 3], x0[2, 1, :, 5, 3])
 
 # %% [markdown]
 # ## The first convolution, once
@@ -262,8 +311,13 @@ def mmacs(function, *inputs):
     return counter.get_total_flops() / 2e6
 
 
-copied, once = mmacs(model.sps[0], frames), mmacs(model.sps[0].forward_image, images, 4)
-print(f"first block, B = 3: {copied:.2f} million multiply-accumulates for 4 copies, {once:.2f} million for one")
+copied, once = (
+    mmacs(model.sps[0], frames),
+    mmacs(model.sps[0].forward_image, images, 4),
+)
+print(
+    f"first block, B = 3: {copied:.2f} million multiply-accumulates for 4 copies, {once:.2f} million for one"
+)
 assert copied == 4 * once
 with torch.no_grad():
     assert torch.equal(model.sps[0](frames), model.sps[0].forward_image(images, 4))
@@ -274,7 +328,8 @@ with torch.no_grad():
 
 # %%
 block = se.spikformer("digits-2-64", dim=16, heads=2).sps[0].train()
-small = images[:1, :, 12:16, 12:16]  # one image of 4 x 4 pixels: n = 16 values a channel
+# one image of 4 x 4 pixels: n = 16 values a channel
+small = images[:1, :, 12:16, 12:16]
 statistics = {}
 for way in ("copies", "once, naively", "once, in the package"):
     block.bn.reset_running_stats()
@@ -285,12 +340,21 @@ for way in ("copies", "once, naively", "once, in the package"):
             block.bn(block.conv(small))
         else:
             block.forward_image(small, 4)
-    statistics[way] = block.bn.running_mean.clone(), (block.bn.running_var - 0.9) / 0.1  # momentum 0.1, starts from 1
+    # momentum 0.1, starts from 1
+    statistics[way] = (
+        block.bn.running_mean.clone(),
+        (block.bn.running_var - 0.9) / 0.1,
+    )
 mean, variance = statistics["copies"]
 for way, (own_mean, own_variance) in statistics.items():
-    print(f"{way:20}  variance over that of the copies: {float((own_variance / variance).mean()):.4f}")
+    print(
+        f"{way:20}  variance over that of the copies: {float((own_variance / variance).mean()):.4f}"
+    )
     torch.testing.assert_close(own_mean, mean)
-torch.testing.assert_close(statistics["once, naively"][1] / variance, torch.full((2,), (16 / 15) / (64 / 63)))
+torch.testing.assert_close(
+    statistics["once, naively"][1] / variance,
+    torch.full((2,), (16 / 15) / (64 / 63)),
+)
 torch.testing.assert_close(statistics["once, in the package"][1], variance)
 
 # %% [markdown]
@@ -317,9 +381,15 @@ average = F.avg_pool2d(bits, 3, 2, 1)
 patches = F.unfold(bits[:, None], 3, padding=1, stride=2).bool()  # [T, 9, 16*16]
 assert torch.equal(largest.flatten(1), patches.any(1).float())
 print(
-    "max-pool:", largest.unique().tolist(), "  average: multiples of 1/9, up to", round(9 * float(average.max())), "/ 9"
+    "max-pool:",
+    largest.unique().tolist(),
+    "  average: multiples of 1/9, up to",
+    round(9 * float(average.max())),
+    "/ 9",
 )
-assert set(largest.unique().tolist()) <= {0, 1} and not set(average.unique().tolist()) <= {0, 1}
+assert set(largest.unique().tolist()) <= {0, 1} and not set(
+    average.unique().tolist()
+) <= {0, 1}
 
 # %% [markdown]
 # Pooling the currents before the neuron would also give bits, with a quarter of the neurons. But this is a different
@@ -330,11 +400,16 @@ assert set(largest.unique().tolist()) <= {0, 1} and not set(average.unique().tol
 
 # %%
 with torch.no_grad():
-    current = batch_norm(model.sps[0].bn, model.sps[0].conv(images))  # [B, 8, 32, 32]
-    after = F.max_pool2d(lif(current.expand(4, *current.shape)).flatten(0, 1), 3, 2, 1).reshape(4, 3, 8, 16, 16)
+    # [B, 8, 32, 32]
+    current = batch_norm(model.sps[0].bn, model.sps[0].conv(images))
+    after = F.max_pool2d(
+        lif(current.expand(4, *current.shape)).flatten(0, 1), 3, 2, 1
+    ).reshape(4, 3, 8, 16, 16)
     before = lif(F.max_pool2d(current, 3, 2, 1).expand(4, 3, 8, 16, 16))
 for t in range(4):
-    print(f"t = {t}: rate pooled after {after[t].mean():.3f}, before {before[t].mean():.3f}")
+    print(
+        f"t = {t}: rate pooled after {after[t].mean():.3f}, before {before[t].mean():.3f}"
+    )
 assert torch.equal(after[0], before[0]) and torch.equal(after, x)
 assert (after[1:] > before[1:]).any() and not torch.equal(after, before)
 
@@ -350,11 +425,18 @@ for name in ("digits-2-64", "cifar10-4-384", "cifar10dvs-2-256", "imagenet-8-512
     p = se.preset(name)
     narrow = se.spikformer(name, dim=8, heads=1, depth=1).eval()
     with torch.no_grad():
-        grid = narrow.sps(torch.zeros(1, p.config.in_channels, p.image_size, p.image_size), time_steps=1)
+        grid = narrow.sps(
+            torch.zeros(1, p.config.in_channels, p.image_size, p.image_size),
+            time_steps=1,
+        )
     side = p.image_size // 2 ** sum(p.config.pool)
-    assert grid.shape[-2:] == (side, side) and p.config.patch_size == 2 ** sum(p.config.pool)
+    assert grid.shape[-2:] == (side, side) and p.config.patch_size == 2 ** sum(
+        p.config.pool
+    )
     pools = "".join("P" if pool else "-" for pool in p.config.pool)
-    print(f"{name:17} {p.image_size:3} x {p.image_size:3}   pools {pools}   {side:2} x {side:2} = {side**2:3} tokens")
+    print(
+        f"{name:17} {p.image_size:3} x {p.image_size:3}   pools {pools}   {side:2} x {side:2} = {side**2:3} tokens"
+    )
 
 # %% [markdown]
 # ## What the position embedding is for
@@ -379,13 +461,16 @@ def logits_of(features, embed):  # features x [T, B, D, 8, 8]
 
 
 with torch.no_grad():
-    features = sps_by_hand(model.sps, many.expand(4, *many.shape))[1][3]  # sps.3, [T, B, D, 8, 8]
+    # sps.3, [T, B, D, 8, 8]
+    features = sps_by_hand(model.sps, many.expand(4, *many.shape))[1][3]
     shuffled = features.flatten(3)[..., order].reshape(features.shape)
     for embed in (False, True):
         still, moved = logits_of(features, embed), logits_of(shuffled, embed)
         share = (still.argmax(1) == moved.argmax(1)).float().mean()
         word = "with" if embed else "without"
-        print(f"{word} embedding: same answer for {share:.0%} of 120 test digits after shuffling")
+        print(
+            f"{word} embedding: same answer for {share:.0%} of 120 test digits after shuffling"
+        )
         if embed:
             torch.testing.assert_close(still, model(many))
             assert share < 1 and (still - moved).abs().max() > 0.5
@@ -406,22 +491,41 @@ with torch.no_grad():
 # ([chapter 10](10_energy.ipynb) counts these operations).
 
 # %%
-picture = (images[1, 0] * 0.40 + 0.22).clamp(0, 1)  # undo the normalisation: brightness in [0, 1]
-grey = picture * torch.linspace(0.2, 1, 32)[:, None]  # from dark to bright, so that there is something to code
+# undo the normalisation: brightness in [0, 1]
+picture = (images[1, 0] * 0.40 + 0.22).clamp(0, 1)
+# from dark to bright, so that there is something to code
+grey = picture * torch.linspace(0.2, 1, 32)[:, None]
 steps = [1, 2, 4, 8, 16, 32, 64, 128]
 noise = torch.Generator().manual_seed(0)
-coded = {T: (torch.rand(T, 32, 32, generator=noise) < grey).float().mean(0) for T in steps}
+coded = {
+    T: (torch.rand(T, 32, 32, generator=noise) < grey).float().mean(0)
+    for T in steps
+}
 errors = [float((coded[T] - grey).square().mean().sqrt()) for T in steps]
 expected = [float((grey * (1 - grey)).mean().sqrt()) / T**0.5 for T in steps]
 
 fig, axes = plt.subplots(1, 4, figsize=(11, 2.9), width_ratios=[1, 1, 1, 1.7])
-shown = [("direct: exact at t = 0", grey), ("rate, T = 4", coded[4]), ("rate, T = 64", coded[64])]
+shown = [
+    ("direct: exact at t = 0", grey),
+    ("rate, T = 4", coded[4]),
+    ("rate, T = 64", coded[64]),
+]
 for ax, (title, values) in zip(axes, shown, strict=False):
     ax.imshow(values, cmap="gray", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[], title=title)
 axes[3].loglog(steps, errors, "o-", color=style.SPIKE, label="measured")
-axes[3].loglog(steps, expected, "--", color=style.MEMBRANE, label=r"expected, falls as $1/\sqrt{T}$")
-axes[3].set(xlabel="time steps T", ylabel="RMS error", title="what the first layer is told, rate coding")
+axes[3].loglog(
+    steps,
+    expected,
+    "--",
+    color=style.MEMBRANE,
+    label=r"expected, falls as $1/\sqrt{T}$",
+)
+axes[3].set(
+    xlabel="time steps T",
+    ylabel="RMS error",
+    title="what the first layer is told, rate coding",
+)
 axes[3].set_xticks([1, 4, 16, 64], [1, 4, 16, 64])
 axes[3].set_yticks([0.02, 0.05, 0.1, 0.2], [0.02, 0.05, 0.1, 0.2])
 axes[3].minorticks_off()
@@ -431,7 +535,9 @@ se.plot.show(
     "A shaded digit as direct coding gives it to the first layer, and the mean of its rate code after 4 and 64 steps, "
     "which is noisy. At the right the error of the rate code over T, on logarithmic axes: it falls as one over root T.",
 )
-assert all(0.8 < error / own < 1.2 for error, own in zip(errors, expected, strict=True))
+assert all(
+    0.8 < error / own < 1.2 for error, own in zip(errors, expected, strict=True)
+)
 
 # %% [markdown]
 # ## Pitfalls
@@ -444,12 +550,21 @@ assert all(0.8 < error / own < 1.2 for error, own in zip(errors, expected, stric
 # %%
 square = images.repeat(2, 1, 1, 1)[:4]  # B = 4 = T: no shape can show the mistake
 with torch.no_grad():
-    current = batch_norm(model.sps[0].bn, model.sps[0].conv(square)).expand(4, -1, -1, -1, -1)  # [T, B, C, H, W]
+    # [T, B, C, H, W]
+    current = batch_norm(model.sps[0].bn, model.sps[0].conv(square)).expand(
+        4, -1, -1, -1, -1
+    )
     right, wrong = lif(current), lif(current.transpose(0, 1)).transpose(0, 1)
-print(f"shapes equal: {right.shape == wrong.shape}   spikes equal: {torch.equal(right, wrong)}")
+print(
+    f"shapes equal: {right.shape == wrong.shape}   spikes equal: {torch.equal(right, wrong)}"
+)
 assert right.shape == wrong.shape and not torch.equal(right, wrong)
-with torch.no_grad():  # the test for a whole network: a batch of 3 gives each sample the logits it has alone
-    together, alone = model(images), torch.cat([model(images[b : b + 1]) for b in range(3)])
+# the test for a whole network: a batch of 3 gives each sample the logits it has alone
+with torch.no_grad():
+    together, alone = (
+        model(images),
+        torch.cat([model(images[b : b + 1]) for b in range(3)]),
+    )
 torch.testing.assert_close(together, alone, atol=0.05, rtol=0)
 
 # %% [markdown]
@@ -507,11 +622,15 @@ def first_spike(current, T):
 
 # %% tags=["check-2"]
 with se.exercise("3.2"):
-    assert first_spike(2.0, 4) is not None, "a current of 2 fires at step 0: reached is enough"
+    assert first_spike(2.0, 4) is not None, (
+        "a current of 2 fires at step 0: reached is enough"
+    )
     for current in (0.5, 1.0, 1.01, 1.07, 1.2, 1.5, 1.99, 2.0, 3.0):
         train = se.LIF()(torch.full((8, 1), current))[:, 0]
         truth = int(train.argmax()) if train.any() else None
-        assert first_spike(current, 8) == truth, f"a current of {current} fires first at {truth}"
+        assert first_spike(current, 8) == truth, (
+            f"a current of {current} fires first at {truth}"
+        )
     assert first_spike(1.01, 4) is None, "1.01 needs more than 4 steps"
 
 # %% [markdown]
@@ -530,8 +649,12 @@ with se.exercise("3.3"):
     result = tokens_of((False, False, True, True), 32, 32)
     assert result is not None, "write tokens_of first"
     assert result == 64, "CIFAR: 32 x 32 pixels, two pools, 8 x 8 tokens"
-    assert tokens_of((True, True, True, True), 224, 224) == 196, "each of four pools halves both sides"
-    assert tokens_of((False, False, True, True), 48, 32) == 96, "height and width need not be equal"
+    assert tokens_of((True, True, True, True), 224, 224) == 196, (
+        "each of four pools halves both sides"
+    )
+    assert tokens_of((False, False, True, True), 48, 32) == 96, (
+        "height and width need not be equal"
+    )
 
 # %% [markdown]
 # ## Recap

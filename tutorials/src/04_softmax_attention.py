@@ -18,8 +18,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ..
     import spikformer_edu as se
 
@@ -43,7 +46,10 @@ plt.rcParams.update(style.RC)
 
 # %%
 names = ["red circle", "blue circle", "red square", "blue square", "empty"]
-X = torch.tensor([[1.0, 0, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0]])  # [N, D]
+# [N, D]
+X = torch.tensor(
+    [[1.0, 0, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0]]
+)
 N, D, h = 5, 4, 2
 d = D // h
 W_q = W_k = 1.6 * torch.eye(D)  # weights chosen by hand; a network would learn them
@@ -81,7 +87,11 @@ show_maps(
     "each other, in head 1 tokens of one shape; the row of the empty token is 0.2 everywhere.",
     "softmax weight (T = 1)",
 )
-assert A[0, 0].argmax() == 0 and torch.allclose(A[0, 0, 0], A[0, 0, 2]) and torch.allclose(A[:, 4], torch.tensor(0.2))
+assert (
+    A[0, 0].argmax() == 0
+    and torch.allclose(A[0, 0, 0], A[0, 0, 2])
+    and torch.allclose(A[:, 4], torch.tensor(0.2))
+)
 
 # %% [markdown]
 # ## Shapes and values
@@ -109,7 +119,10 @@ assert A[0, 0].argmax() == 0 and torch.allclose(A[0, 0, 0], A[0, 0, 2]) and torc
 
 # %%
 query = Q[0, 0]
-scores = torch.stack([sum(query[f] * K[0, j, f] for f in range(d)) for j in range(N)]) / d**0.5
+scores = (
+    torch.stack([sum(query[f] * K[0, j, f] for f in range(d)) for j in range(N)])
+    / d**0.5
+)
 for name, score in zip(names, scores, strict=True):
     print(f"red circle meets {name:12} score {float(score):5.2f}")
 torch.testing.assert_close(scores, (Q @ K.transpose(-2, -1) / d**0.5)[0, 0])
@@ -122,10 +135,21 @@ torch.testing.assert_close(scores, (Q @ K.transpose(-2, -1) / d**0.5)[0, 0])
 exponentials = [(score - scores.max()).exp() for score in scores]
 total = sum(exponentials)
 weights = torch.stack([e / total for e in exponentials])
-print("exponentials", *(f"{float(e):.3f}" for e in exponentials), "  sum", f"{float(total):.3f}")
-print("weights     ", *(f"{float(w):.3f}" for w in weights), "  sum", f"{float(weights.sum()):.3f}")
+print(
+    "exponentials",
+    *(f"{float(e):.3f}" for e in exponentials),
+    "  sum",
+    f"{float(total):.3f}",
+)
+print(
+    "weights     ",
+    *(f"{float(w):.3f}" for w in weights),
+    "  sum",
+    f"{float(weights.sum()):.3f}",
+)
 torch.testing.assert_close(weights, A[0, 0])
-torch.testing.assert_close((scores + 100).softmax(0), weights)  # only differences of scores matter
+# only differences of scores matter
+torch.testing.assert_close((scores + 100).softmax(0), weights)
 
 # %% [markdown]
 # The output is the mean of the values with these weights. Here it is mostly red and a little blue; the rest of the
@@ -133,7 +157,12 @@ torch.testing.assert_close((scores + 100).softmax(0), weights)  # only differenc
 
 # %%
 output = sum(weight * value for weight, value in zip(weights, V[0], strict=True))
-print("output of head 0 for the red circle: red", f"{float(output[0]):.2f}", " blue", f"{float(output[1]):.2f}")
+print(
+    "output of head 0 for the red circle: red",
+    f"{float(output[0]):.2f}",
+    " blue",
+    f"{float(output[1]):.2f}",
+)
 torch.testing.assert_close(output, (A @ V)[0, 0])
 
 # %% [markdown]
@@ -157,7 +186,11 @@ print("              red   blue  circle square")
 for name, row in zip(names, merged, strict=True):
     print(f"{name:12}", *(f"{float(value):5.2f}" for value in row))
 
-big = [torch.randn(4, 3, 2, 49, 16, generator=torch.Generator().manual_seed(n)) for n in range(3)]  # T, B, h, N, d
+# T, B, h, N, d
+big = [
+    torch.randn(4, 3, 2, 49, 16, generator=torch.Generator().manual_seed(n))
+    for n in range(3)
+]
 torch.testing.assert_close(attention(*big), F.scaled_dot_product_attention(*big))
 
 # %% [markdown]
@@ -170,7 +203,11 @@ print("rows sum to   ", *(f"{float(x):.2f}" for x in rows[0]))
 print("columns sum to", *(f"{float(x):.2f}" for x in columns[0]))
 torch.testing.assert_close(rows, torch.ones(h, N))
 assert not torch.allclose(columns, torch.ones(h, N))
-outputs, low, high = attention(*big), big[2].amin(-2, keepdim=True), big[2].amax(-2, keepdim=True)
+outputs, low, high = (
+    attention(*big),
+    big[2].amin(-2, keepdim=True),
+    big[2].amax(-2, keepdim=True),
+)
 assert (outputs <= high + 1e-6).all() and (outputs >= low - 1e-6).all()
 
 # %% [markdown]
@@ -198,19 +235,40 @@ for n in tokens:
     measured["no softmax"].append(float((q @ k.T / 32**0.5 @ v).abs().max()))
     measured["softmax"].append(float(attention(q, k, v).abs().max()))
 fig, ax = plt.subplots(figsize=(6.4, 3.6))
-ax.loglog(tokens, measured["no softmax"], "o-", color=style.K, label=r"$(QK^T/\sqrt{d})\,V$")
-ax.loglog(tokens, measured["softmax"], "s--", color=style.Q, label=r"softmax$(QK^T/\sqrt{d})\,V$")
+ax.loglog(
+    tokens,
+    measured["no softmax"],
+    "o-",
+    color=style.K,
+    label=r"$(QK^T/\sqrt{d})\,V$",
+)
+ax.loglog(
+    tokens,
+    measured["softmax"],
+    "s--",
+    color=style.Q,
+    label=r"softmax$(QK^T/\sqrt{d})\,V$",
+)
 ax.set_xticks(tokens, tokens)
 ax.set_yticks([1, 3, 10, 30, 100], [1, 3, 10, 30, 100])
 ax.minorticks_off()
-ax.set(xlabel="tokens N", ylabel="largest output", title="random Q, K, V of unit variance, d = 32, T = 1")
+ax.set(
+    xlabel="tokens N",
+    ylabel="largest output",
+    title="random Q, K, V of unit variance, d = 32, T = 1",
+)
 ax.legend()
 se.plot.show(
     fig,
     "Largest output of attention over the number of tokens, random inputs. Without softmax it grows with N and passes "
     "100; with softmax it stays below 4.",
 )
-assert all(small < large for small, large in zip(measured["no softmax"], measured["no softmax"][1:], strict=False))
+assert all(
+    small < large
+    for small, large in zip(
+        measured["no softmax"], measured["no softmax"][1:], strict=False
+    )
+)
 assert max(measured["softmax"]) < 4 < 100 < max(measured["no softmax"])
 
 # %% [markdown]
@@ -224,7 +282,9 @@ model = se.load_pretrained("digits-2-64")
 images, _ = se.data.load("digits").test.fetch(torch.arange(24), None)
 seen = {}
 handles = [
-    block.attn.bn.register_forward_hook(lambda module, inputs, output, i=i: seen.update({i: output}))
+    block.attn.bn.register_forward_hook(
+        lambda module, inputs, output, i=i: seen.update({i: output})
+    )
     for i, block in enumerate(model.blocks)
 ]
 with torch.no_grad():
@@ -232,9 +292,15 @@ with torch.no_grad():
 for handle in handles:
     handle.remove()
 for i, currents in seen.items():
-    q, k, v = currents.reshape(4, 24, 64, 3, 4, 16).permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d], real
-    raw, soft = (q @ k.transpose(-2, -1) / 4 @ v).abs().max(), attention(q, k, v).abs().max()
-    print(f"block {i}: largest |value| {v.abs().max():.1f}   output without softmax {raw:.1e}, with {soft:.1f}")
+    # each [T, B, h, N, d], real
+    q, k, v = currents.reshape(4, 24, 64, 3, 4, 16).permute(3, 0, 1, 4, 2, 5)
+    raw, soft = (
+        (q @ k.transpose(-2, -1) / 4 @ v).abs().max(),
+        attention(q, k, v).abs().max(),
+    )
+    print(
+        f"block {i}: largest |value| {v.abs().max():.1f}   output without softmax {raw:.1e}, with {soft:.1f}"
+    )
     assert soft <= v.abs().max() + 1e-4 and raw > 10 * soft
 
 # %% [markdown]
@@ -262,9 +328,13 @@ def saved_numbers(product, n, width):
     return sum(dict(sizes).values())
 
 
-print("  N   d   exponentials and divisions   kept with softmax   kept for Q(K^T V)")
+print(
+    "  N   d   exponentials and divisions   kept with softmax   kept for Q(K^T V)"
+)
 for n, width in ((64, 32), (196, 64), (784, 64)):
-    with_softmax = saved_numbers(lambda q, k, v: (q @ k.T / 8).softmax(-1) @ v, n, width)
+    with_softmax = saved_numbers(
+        lambda q, k, v: (q @ k.T / 8).softmax(-1) @ v, n, width
+    )
     without = saved_numbers(lambda q, k, v: q @ (k.T @ v) / 8, n, width)
     assert with_softmax >= n * n and without == width * width
     print(f"{n:3}  {width:2}   {n * n:26,}   {with_softmax:17,}   {without:17,}")
@@ -284,7 +354,8 @@ kt = k.transpose(-2, -1)
 torch.testing.assert_close((q @ kt) @ v, q @ (kt @ v))  # associative
 right = (q @ kt).softmax(-1) @ v
 for name, other in {
-    "softmax(Q) (softmax(K)^T V)": q.softmax(-1) @ (k.softmax(-2).transpose(-2, -1) @ v),
+    "softmax(Q) (softmax(K)^T V)": q.softmax(-1)
+    @ (k.softmax(-2).transpose(-2, -1) @ v),
     "Q softmax(K^T V)": q @ (kt @ v).softmax(-1),
     "Q (softmax(K)^T V)": q @ (k.softmax(-2).transpose(-2, -1) @ v),
 }.items():
@@ -310,10 +381,15 @@ for name, other in {
 
 # %%
 bits = torch.Generator().manual_seed(3)
-q, k, v = (torch.rand(3, 64, 16, generator=bits) < 0.15).float()  # N = 64, d = 16: spikes at a rate of 15 %
+# N = 64, d = 16: spikes at a rate of 15 %
+q, k, v = (torch.rand(3, 64, 16, generator=bits) < 0.15).float()
 counts = q @ k.T
 weights = (counts / 4).softmax(-1)
-print("scores:  ", counts.unique().int().tolist(), f" zeros: {(counts == 0).float().mean():.0%}")
+print(
+    "scores:  ",
+    counts.unique().int().tolist(),
+    f" zeros: {(counts == 0).float().mean():.0%}",
+)
 print(
     "softmax:  reals from",
     f"{weights.min():.4f} to {weights.max():.4f},",
@@ -321,7 +397,10 @@ print(
 )
 nothing = counts.sum(1) == 0
 print(
-    "queries that fit no key:", int(nothing.sum()), " their weights:", *(f"{x:.4f}" for x in weights[nothing].unique())
+    "queries that fit no key:",
+    int(nothing.sum()),
+    " their weights:",
+    *(f"{x:.4f}" for x in weights[nothing].unique()),
 )
 assert torch.equal(counts, counts.round()) and (weights > 0).all()
 assert nothing.any() and torch.allclose(weights[nothing], torch.tensor(1 / 64))
@@ -340,7 +419,8 @@ assert nothing.any() and torch.allclose(weights[nothing], torch.tensor(1 / 64))
 
 
 # %%
-def lif(current, v_threshold=1.0):  # the neuron of chapter 01, current [T, ...] -> spikes [T, ...]
+# the neuron of chapter 01, current [T, ...] -> spikes [T, ...]
+def lif(current, v_threshold=1.0):
     membrane, spikes = torch.zeros_like(current[0]), []
     for x in current:
         charged = (membrane + x) / 2
@@ -351,7 +431,8 @@ def lif(current, v_threshold=1.0):  # the neuron of chapter 01, current [T, ...]
 
 def softmax_layer(layer, x, spiking_v):  # x [T, B, N, D]
     T, B, N, D = x.shape
-    qkv = layer.bn(layer.qkv(x).flatten(0, 2)).reshape(T, B, N, 3, layer.heads, -1)  # real
+    # real
+    qkv = layer.bn(layer.qkv(x).flatten(0, 2)).reshape(T, B, N, 3, layer.heads, -1)
     q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d]
     v = lif(v) if spiking_v else v
     weights = (q @ k.transpose(-2, -1) * layer.scale).softmax(-1)  # [T, B, h, N, N]
@@ -362,14 +443,20 @@ def softmax_layer(layer, x, spiking_v):  # x [T, B, N, D]
 
 torch.manual_seed(2)
 for kind in ("softmax", "vanilla"):
-    layer = se.ATTENTION[kind](32, heads=4).double().eval()  # double: rounding almost never changes a spike
+    # double: rounding almost never changes a spike
+    layer = se.ATTENTION[kind](32, heads=4).double().eval()
     for bn in (layer.bn, layer.proj.bn):
         torch.nn.init.uniform_(bn.weight, 2, 4)
         torch.nn.init.uniform_(bn.bias, 0, 2)
     x = torch.randint(0, 3, (4, 3, 20, 32)).double()  # tokens [T, B, N, D]
     with torch.no_grad():
-        mine, theirs = softmax_layer(layer, x, spiking_v=kind == "softmax"), layer(x)
-    assert mine.shape == (4, 3, 20, 32) and torch.equal(mine, theirs), f"{kind}: every spike, exactly"
+        mine, theirs = (
+            softmax_layer(layer, x, spiking_v=kind == "softmax"),
+            layer(x),
+        )
+    assert mine.shape == (4, 3, 20, 32) and torch.equal(mine, theirs), (
+        f"{kind}: every spike, exactly"
+    )
     assert layer.scale == 8**-0.5 and 0 < mine.mean() < 1
     print(f"{kind:8} equal to the package's, firing rate {mine.mean():.2f}")
 
@@ -389,10 +476,21 @@ for kind in ("softmax", "vanilla"):
 # %%
 print("exp(100) in float32:", float(torch.tensor(100.0).exp()))
 right, wrong = heads(X), X.reshape(h, N, d)
-print("head 0, red circle:", right[0, 0].tolist(), " blue circle:", right[0, 1].tolist())
-print("reshaped at once:  ", wrong[0, 0].tolist(), " then:       ", wrong[0, 1].tolist())
+print(
+    "head 0, red circle:",
+    right[0, 0].tolist(),
+    " blue circle:",
+    right[0, 1].tolist(),
+)
+print(
+    "reshaped at once:  ",
+    wrong[0, 0].tolist(),
+    " then:       ",
+    wrong[0, 1].tolist(),
+)
 assert right.shape == wrong.shape and not torch.equal(right, wrong)
-assert torch.equal(wrong[0, 1], X[0, 2:])  # the second "token" is the shape of the first
+# the second "token" is the shape of the first
+assert torch.equal(wrong[0, 1], X[0, 2:])
 
 # %% [markdown]
 # ## Exercises
@@ -418,8 +516,12 @@ with se.exercise("4.1"):
     assert abs(float(few) - 8) < 1.5 and abs(float(many) - 64) < 6, (
         "N terms of variance 1 add up: check the factor 1/sqrt(d)"
     )
-    assert power is not None, "now compare spread(64) with spread(4096): 64 times the tokens"
-    assert power == 0.5, "64 times the tokens gives about 8 times the spread: 64 to which power is 8?"
+    assert power is not None, (
+        "now compare spread(64) with spread(4096): 64 times the tokens"
+    )
+    assert power == 0.5, (
+        "64 times the tokens gives about 8 times the spread: 64 to which power is 8?"
+    )
 
 # %% [markdown]
 # **4.2** Attention does not depend on the order of tokens. What happens to the output if you shuffle the tokens of Q, K
@@ -440,7 +542,11 @@ with se.exercise("4.2"):
     result = of_shuffled(q, k, v, order)
     assert result is not None, "write of_shuffled first"
     hint = "the output of a token does not change, only its place"
-    assert torch.allclose(result, F.scaled_dot_product_attention(q[order], k[order], v[order]), atol=1e-6), hint
+    assert torch.allclose(
+        result,
+        F.scaled_dot_product_attention(q[order], k[order], v[order]),
+        atol=1e-6,
+    ), hint
 
 # %% [markdown]
 # **4.3** Divide the scores by a number, the temperature, before the softmax. Compute the weights for a given
@@ -458,11 +564,19 @@ with se.exercise("4.3"):
     scores = torch.tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 3.0]])
     result = weights_at(scores, 1.0)
     assert result is not None, "write weights_at first"
-    assert torch.allclose(result, scores.softmax(-1)), "a temperature of 1 is the plain softmax"
+    assert torch.allclose(result, scores.softmax(-1)), (
+        "a temperature of 1 is the plain softmax"
+    )
     cold, warm = weights_at(scores, 0.001), weights_at(scores, 1e6)
-    assert not cold.isnan().any(), "exp(4000) overflows: subtract the largest score of each row first"
-    assert torch.allclose(cold, torch.tensor([[0.0, 0, 1], [0, 0, 1]])), "near 0: all weight on the largest score"
-    assert torch.allclose(warm, torch.full((2, 3), 1 / 3), atol=1e-5), "very large: even weights"
+    assert not cold.isnan().any(), (
+        "exp(4000) overflows: subtract the largest score of each row first"
+    )
+    assert torch.allclose(cold, torch.tensor([[0.0, 0, 1], [0, 0, 1]])), (
+        "near 0: all weight on the largest score"
+    )
+    assert torch.allclose(warm, torch.full((2, 3), 1 / 3), atol=1e-5), (
+        "very large: even weights"
+    )
 
 # %% [markdown]
 # ## Recap

@@ -19,8 +19,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ..
     import spikformer_edu as se
 
@@ -49,17 +52,27 @@ plt.rcParams.update(style.RC)
 
 # %%
 def bitmap(text):
-    return torch.tensor([[float(mark == "#") for mark in row] for row in text.split()])
+    return torch.tensor(
+        [[float(mark == "#") for mark in row] for row in text.split()]
+    )
 
 
-Q = bitmap("..###... ..#####. ..##..#. #..####. #####... .#.###.. #......# ........")
-K = bitmap(".#....## .....#.# #..#.### .#....## ..##..## #.##..#. #..##... ..#.####")
-V = bitmap("###.#..# ........ ##..#### #..#.### #####.#. #..#..#. ##.#.#.. ..###...")
+Q = bitmap(
+    "..###... ..#####. ..##..#. #..####. #####... .#.###.. #......# ........"
+)
+K = bitmap(
+    ".#....## .....#.# #..#.### .#....## ..##..## #.##..#. #..##... ..#.####"
+)
+V = bitmap(
+    "###.#..# ........ ##..#### #..#.### #####.#. #..#..#. ##.#.#.. ..###..."
+)
 T, N, d, s = 3, 8, 8, 0.125
 q = torch.stack([Q.roll(t, dims=1) for t in range(T)])  # [T, N, d]
 k, v = K.expand(T, N, d), V.expand(T, N, d)
 
-fig, axes = se.plot.ssa(q, k, v, scale=s, threshold=0.5, step=0, query=2, key=4, feature=4)
+fig, axes = se.plot.ssa(
+    q, k, v, scale=s, threshold=0.5, step=0, query=2, key=4, feature=4
+)
 se.plot.show(
     fig,
     "Bitmaps of Q, K and V, 8 tokens by 8 features, T = 3, one attention head. Query 2 and key 4 share three ones; the "
@@ -100,7 +113,9 @@ def show_bits(row):
 print("query 2   ", show_bits(Q[2]))
 for j in range(N):
     both = Q[2].bool() & K[j].bool()
-    print(f"key {j}     {show_bits(K[j])}   AND {show_bits(both)}   popcount {int(both.sum())}")
+    print(
+        f"key {j}     {show_bits(K[j])}   AND {show_bits(both)}   popcount {int(both.sum())}"
+    )
 
 # %% [markdown]
 # The eight keys give eight counts, which are row 2 of $QK^T$. Column 4 of V shows which tokens have feature 4. The
@@ -112,7 +127,12 @@ carries = [int(V[j, 4]) for j in range(N)]
 print("counts          ", *counts)
 print("V, feature 4    ", *carries)
 gathered = sum(count for count, bit in zip(counts, carries, strict=True) if bit)
-print("gathered        ", " + ".join(str(c) for c, bit in zip(counts, carries, strict=True) if bit), "=", gathered)
+print(
+    "gathered        ",
+    " + ".join(str(c) for c, bit in zip(counts, carries, strict=True) if bit),
+    "=",
+    gathered,
+)
 assert gathered == 8
 
 # %% [markdown]
@@ -129,7 +149,8 @@ current = gathered * 0.125
 H = (0 + current) / 2
 print("current", current, "  membrane", H, "  fires:", H >= 0.5)
 assert H == 0.5
-for backend in ("fused", "snntorch"):  # the package's two implementations of the neuron
+# the package's two implementations of the neuron
+for backend in ("fused", "snntorch"):
     spike = se.LIF(v_threshold=0.5, backend=backend)(torch.tensor([[current]]))
     assert spike.item() == 1, "a neuron exactly at its threshold must fire"
 
@@ -178,7 +199,8 @@ print("QK^TV", by_hand.int(), sep="\n")
 
 
 # %%
-def lif(current, v_threshold=1.0):  # current [T, ...] -> spikes [T, ...], membranes H [T, ...]
+# current [T, ...] -> spikes [T, ...], membranes H [T, ...]
+def lif(current, v_threshold=1.0):
     membrane = torch.zeros_like(current[0])
     spikes, charged = [], []
     for x in current:
@@ -193,18 +215,24 @@ def lif(current, v_threshold=1.0):  # current [T, ...] -> spikes [T, ...], membr
 x = q @ k.transpose(-2, -1) @ v * s  # [T, N, d]
 spikes, membranes = lif(x, v_threshold=0.5)
 for t in range(T):
-    print(f"t = {t}   neuron (2, 4): X = {x[t, 2, 4]:.3f}   H = {membranes[t, 2, 4]:.5f}   S = {int(spikes[t, 2, 4])}")
+    print(
+        f"t = {t}   neuron (2, 4): X = {x[t, 2, 4]:.3f}   H = {membranes[t, 2, 4]:.5f}   S = {int(spikes[t, 2, 4])}"
+    )
 for backend in ("fused", "snntorch"):
     assert torch.equal(spikes, se.LIF(v_threshold=0.5, backend=backend)(x))
 ties = membranes == 0.5
-print(f"{int(ties.sum())} of {int(spikes.sum())} spikes sit exactly on the threshold")
+print(
+    f"{int(ties.sum())} of {int(spikes.sum())} spikes sit exactly on the threshold"
+)
 
 # %% [markdown]
 # The animation shows the first step: the query is combined with the keys that share most bits with it, one after
 # another, and then the membrane of neuron (2, 4) changes.
 
 # %%
-movie = se.plot.ssa_animation(q[:1], k[:1], v[:1], scale=s, query=2, feature=4, interval=900)
+movie = se.plot.ssa_animation(
+    q[:1], k[:1], v[:1], scale=s, query=2, feature=4, interval=900
+)
 se.plot.show(
     movie,
     "Animation of spiking self-attention for query 2 and feature 4, T = 1, one head: six keys are met one by one, and "
@@ -229,12 +257,19 @@ with torch.no_grad(), se.record(model, membranes=True) as rec:
 
 for block in range(2):
     name = f"blocks.{block}.attn"
-    pq, pk, pv = (rec[f"{name}.{part}"].spikes for part in "qkv")  # each [T, B, h, N, d]
+    # each [T, B, h, N, d]
+    pq, pk, pv = (rec[f"{name}.{part}"].spikes for part in "qkv")
     shared = pq @ pk.transpose(-2, -1)  # counts: QK^T
     total = shared @ pv
     width, tokens = pq.shape[-1], pq.shape[-2]
-    assert shared.min() >= 0 and shared.max() <= width and torch.equal(shared, shared.round())
-    assert total.max() <= tokens * width and torch.equal(rec[f"{name}.scores"].values, shared * 0.125)
+    assert (
+        shared.min() >= 0
+        and shared.max() <= width
+        and torch.equal(shared, shared.round())
+    )
+    assert total.max() <= tokens * width and torch.equal(
+        rec[f"{name}.scores"].values, shared * 0.125
+    )
     print(
         f"{name}: counts up to {int(shared.max())} of {width}, {(shared == 0).float().mean():.0%} of them zero;",
         end=" ",
@@ -251,9 +286,14 @@ busy = (Q @ K.T)[2]
 print("counts of query 2     ", *(f"{n:5.0f}" for n in busy))
 print("softmax(QK^T / sqrt d)", *(f"{p:5.2f}" for p in (busy / d**0.5).softmax(0)))
 print("counts of query 7     ", *(f"{n:5.0f}" for n in silent))
-print("softmax(QK^T / sqrt d)", *(f"{p:5.2f}" for p in (silent / d**0.5).softmax(0)))
+print(
+    "softmax(QK^T / sqrt d)", *(f"{p:5.2f}" for p in (silent / d**0.5).softmax(0))
+)
 assert torch.equal((Q @ K.T)[7], silent)
-assert torch.allclose(silent.softmax(0), torch.tensor(1 / N)) and (busy / d**0.5).softmax(0)[busy == 0].min() > 0
+assert (
+    torch.allclose(silent.softmax(0), torch.tensor(1 / N))
+    and (busy / d**0.5).softmax(0)[busy == 0].min() > 0
+)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -275,12 +315,14 @@ assert torch.allclose(silent.softmax(0), torch.tensor(1 / N)) and (busy / d**0.5
 
 # %%
 bits = torch.Generator().manual_seed(5)
-rq, rk, rv = (torch.rand(3, 4, 5, 2, 96, 16, generator=bits) < 0.3).float()  # T = 4, B = 5, h = 2, N = 96, d = 16
+# T = 4, B = 5, h = 2, N = 96, d = 16
+rq, rk, rv = (torch.rand(3, 4, 5, 2, 96, 16, generator=bits) < 0.3).float()
 left = (rq @ rk.transpose(-2, -1) * s) @ rv
 right = rq @ (rk.transpose(-2, -1) @ rv) * s
 assert torch.equal(left, right)
 ssa = se.ATTENTION["ssa"](dim=32, heads=2)
-assert torch.equal(ssa.mix(rq, rk, rv), left)  # the package takes the cheaper order: here the second, as N > d
+# the package takes the cheaper order: here the second, as N > d
+assert torch.equal(ssa.mix(rq, rk, rv), left)
 print("largest difference at s = 1/8: ", float((left - right).abs().max()))
 
 # %% [markdown]
@@ -305,7 +347,9 @@ for tokens, width in ((64, 16), (64, 32), (196, 64), (784, 64)):
     one = macs(lambda q, k, v: (q @ k.T) @ v, a, b, c)
     other = macs(lambda q, k, v: q @ (k.T @ v), a, b, c)
     assert one == 2 * tokens**2 * width and other == 2 * tokens * width**2
-    print(f"{tokens:3}  {width:3}  {one:10,}  {other:9,}   {one / other:5.2f}   {tokens**2:,} against {width**2:,}")
+    print(
+        f"{tokens:3}  {width:3}  {one:10,}  {other:9,}   {one / other:5.2f}   {tokens**2:,} against {width**2:,}"
+    )
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -335,24 +379,37 @@ se.plot.show(
 
 
 # %%
-def batch_norm(bn, x):  # evaluation mode, over the last dimension of [T, B, N, features]
-    y = F.batch_norm(x.flatten(0, 2), bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
+# evaluation mode, over the last dimension of [T, B, N, features]
+def batch_norm(bn, x):
+    y = F.batch_norm(
+        x.flatten(0, 2),
+        bn.running_mean,
+        bn.running_var,
+        bn.weight,
+        bn.bias,
+        eps=bn.eps,
+    )
     return y.reshape(x.shape)
 
 
 def ssa_by_hand(layer, x, s=0.125):  # x [T, B, N, D]
     T, B, N, D = x.shape
     h = layer.heads
-    qkv = batch_norm(layer.bn, F.linear(x, layer.qkv.weight, layer.qkv.bias))  # [T, B, N, 3D], real
+    # [T, B, N, 3D], real
+    qkv = batch_norm(layer.bn, F.linear(x, layer.qkv.weight, layer.qkv.bias))
     parts = []
     for current in qkv.chunk(3, dim=-1):  # Q, K, V, each [T, B, N, D]
         spikes, _ = lif(current)  # {0, 1}
-        parts.append(spikes.reshape(T, B, N, h, D // h).transpose(2, 3))  # [T, B, h, N, d]
+        # [T, B, h, N, d]
+        parts.append(spikes.reshape(T, B, N, h, D // h).transpose(2, 3))
     q, k, v = parts
-    x, _ = lif(q @ (k.transpose(-2, -1) @ v) * s, v_threshold=0.5)  # [T, B, h, N, d], {0, 1}
+    # [T, B, h, N, d], {0, 1}
+    x, _ = lif(q @ (k.transpose(-2, -1) @ v) * s, v_threshold=0.5)
     x = x.transpose(2, 3).reshape(T, B, N, D)  # heads side by side again
     proj = layer.proj
-    x, _ = lif(batch_norm(proj.bn, F.linear(x, proj.linear.weight, proj.linear.bias)))
+    x, _ = lif(
+        batch_norm(proj.bn, F.linear(x, proj.linear.weight, proj.linear.bias))
+    )
     return x, (q, k, v)
 
 
@@ -368,16 +425,25 @@ for backend in ("fused", "snntorch"):
     for bn in (layer.bn, layer.proj.bn):
         torch.nn.init.uniform_(bn.weight, 1, 3)
         torch.nn.init.uniform_(bn.bias, 0, 2)
-    tokens = torch.randint(0, 3, (T, B, N, D)).float()  # integers, like the residual stream
+    # integers, like the residual stream
+    tokens = torch.randint(0, 3, (T, B, N, D)).float()
     with torch.no_grad():
         mine, (q2, k2, v2) = ssa_by_hand(layer, tokens)
         theirs = layer(tokens)
         assert mine.shape == theirs.shape == (T, B, N, D)
         assert torch.equal(mine, theirs), "every spike, exactly"
-        one_by_one = torch.cat([layer(tokens[:, b : b + 1]) for b in range(B)], dim=1)
-        assert torch.equal(one_by_one, theirs), "a sample's spikes do not depend on the others in its batch"
-        assert torch.equal(layer(tokens), theirs), "nor on the batch before: no state is left behind"
-    print(f"{backend:9} rates: Q {q2.mean():.2f}  K {k2.mean():.2f}  V {v2.mean():.2f}  out {theirs.mean():.2f}")
+        one_by_one = torch.cat(
+            [layer(tokens[:, b : b + 1]) for b in range(B)], dim=1
+        )
+        assert torch.equal(one_by_one, theirs), (
+            "a sample's spikes do not depend on the others in its batch"
+        )
+        assert torch.equal(layer(tokens), theirs), (
+            "nor on the batch before: no state is left behind"
+        )
+    print(
+        f"{backend:9} rates: Q {q2.mean():.2f}  K {k2.mean():.2f}  V {v2.mean():.2f}  out {theirs.mean():.2f}"
+    )
 
 # %% [markdown]
 # Then we test the trained network. The recording holds the input of each block: the tokens after
@@ -385,7 +451,8 @@ for backend in ("fused", "snntorch"):
 
 # %%
 entering = {
-    0: (rec["sps.3"].spikes + rec["sps.rpe"].spikes).flatten(3).transpose(2, 3),  # [T, B, D, 8, 8] -> [T, B, N, D]
+    # [T, B, D, 8, 8] -> [T, B, N, D]
+    0: (rec["sps.3"].spikes + rec["sps.rpe"].spikes).flatten(3).transpose(2, 3),
     1: rec["blocks.0.residual"].values,
 }
 for block, tokens in entering.items():
@@ -395,7 +462,9 @@ for block, tokens in entering.items():
     for letter, part in zip("qkv", parts, strict=True):
         assert torch.equal(part, rec[f"{name}.{letter}"].spikes)
     assert torch.equal(mine, rec[f"{name}.proj"].spikes)
-    print(f"{name}: all {mine.numel():,} output spikes and non-spikes equal, shape {list(mine.shape)}")
+    print(
+        f"{name}: all {mine.numel():,} output spikes and non-spikes equal, shape {list(mine.shape)}"
+    )
 
 # %% [markdown]
 # ## Scale and threshold: which sums fire
@@ -416,7 +485,8 @@ for ax, scale in zip(axes, (0.125, 0.25), strict=True):
     ax.set_yticks(range(0, 13, 2), range(0, 13, 2))
     ax.set_ylabel("sum m of $QK^TV$, each step")
     ax.axhspan(-0.5, 0.5 / scale + 0.5, color=style.PALE, zorder=0)
-    assert fired[0].tolist() == (m >= 1 / scale).float().tolist()  # at once: m >= 2 * 0.5 / s
+    # at once: m >= 2 * 0.5 / s
+    assert fired[0].tolist() == (m >= 1 / scale).float().tolist()
     assert fired.any(0).tolist() == (m > 0.5 / scale).tolist()  # ever
 axes[1].set_ylabel("")
 se.plot.show(
@@ -456,16 +526,26 @@ for block in range(2):
     current = pq @ (pk.transpose(-2, -1) @ pv) * 0.125
     right, wrong = lif(current, 0.5)[0], lif_above(current, 0.5)
     assert torch.equal(right, record.spikes)
-    lost, late = (right > wrong).sum() / right.sum(), (wrong > right).sum() / right.sum()
+    lost, late = (
+        (right > wrong).sum() / right.sum(),
+        (wrong > right).sum() / right.sum(),
+    )
     assert lost > 0
     share = tied.sum() / right.sum()
-    print(f"{record.name}: {share:.1%} of the spikes are ties; with >, {lost:.1%} are lost and {late:.1%} are new")
+    print(
+        f"{record.name}: {share:.1%} of the spikes are ties; with >, {lost:.1%} are lost and {late:.1%} are new"
+    )
     for t in range(len(tied)):
         on_grid = record.membrane[t] * 8 * 2 ** (t + 1)  # in units of s / 2^(t+1)
         assert torch.equal(on_grid, on_grid.round())
 
 # %%
-fig, axes = se.plot.landscape({f"block {b}: blocks.{b}.attn.attn": rec[f"blocks.{b}.attn.attn"] for b in range(2)})
+fig, axes = se.plot.landscape(
+    {
+        f"block {b}: blocks.{b}.attn.attn": rec[f"blocks.{b}.attn.attn"]
+        for b in range(2)
+    }
+)
 se.plot.show(
     fig,
     "Histograms of the membrane potential of the attention neurons in both blocks, T = 4, under the derivative of the "
@@ -481,15 +561,22 @@ se.plot.show(
 
 # %%
 picture = images[1] * 0.40 + 0.22  # undo the normalisation of the data set
-fig, axes = se.plot.attention_over_time(rec["blocks.0.attn.scores"], picture, sample=1)
+fig, axes = se.plot.attention_over_time(
+    rec["blocks.0.attn.scores"], picture, sample=1
+)
 se.plot.show(
     fig,
     "Attention maps of block 0 of the packaged network for one digit, four heads down and T = 4 time steps across, all "
     "on one colour scale. At t = 0 nearly all is dark; then some heads light up, each in places of its own.",
 )
 scores = rec["blocks.0.attn.scores"].values[:, 1]  # [T, h, N, N]
-assert rec["blocks.0.attn.scores"].values[0].mean() < 0.5 * rec["blocks.0.attn.scores"].values[1:].mean()
-assert not torch.equal(scores[1], scores[2]) and not torch.equal(scores[1, 0], scores[1, 1])
+assert (
+    rec["blocks.0.attn.scores"].values[0].mean()
+    < 0.5 * rec["blocks.0.attn.scores"].values[1:].mean()
+)
+assert not torch.equal(scores[1], scores[2]) and not torch.equal(
+    scores[1, 0], scores[1, 1]
+)
 
 # %% [markdown]
 # At t = 0 there are almost no scores: a neuron that starts from zero fires at the first step only if its current is at
@@ -506,9 +593,11 @@ assert not torch.equal(scores[1], scores[2]) and not torch.equal(scores[1, 0], s
 # with its samples one by one. The next cell makes this mistake in one line:
 
 # %%
-x = 2.5 * torch.rand(4, 3, 50, generator=torch.Generator().manual_seed(2))  # T = 4, B = 3, 50 neurons
+# T = 4, B = 3, 50 neurons
+x = 2.5 * torch.rand(4, 3, 50, generator=torch.Generator().manual_seed(2))
 right = lif(x)[0]
-swapped = lif(x.reshape(3, 4, 50))[0].reshape(4, 3, 50)  # [T, B] was read as [B, T]: no error, other spikes
+# [T, B] was read as [B, T]: no error, other spikes
+swapped = lif(x.reshape(3, 4, 50))[0].reshape(4, 3, 50)
 print(f"{int((right != swapped).sum())} of {right.numel()} outputs differ")
 assert (right != swapped).sum() > 50
 
@@ -524,7 +613,10 @@ assert (right != swapped).sum() > 50
 # %%
 print("257 in bfloat16:", float(torch.tensor(257.0).bfloat16()))
 scale = 0.1
-left, right = (rq @ rk.transpose(-2, -1) * scale) @ rv, rq @ (rk.transpose(-2, -1) @ rv) * scale
+left, right = (
+    (rq @ rk.transpose(-2, -1) * scale) @ rv,
+    rq @ (rk.transpose(-2, -1) @ rv) * scale,
+)
 torch.testing.assert_close(left, right)  # close, of course
 assert not torch.equal(left, right)  # but not equal
 print("s = 0.1: the two orders agree to the last bit:", torch.equal(left, right))
@@ -547,12 +639,22 @@ def same_to_ssa():
 with se.exercise("5.1"):
     found = same_to_ssa()
     assert found is not None, "write same_to_ssa first"
-    assert all(((x == 0) | (x == 1)).all() for x in found), "use zeros and ones only"
+    assert all(((x == 0) | (x == 1)).all() for x in found), (
+        "use zeros and ones only"
+    )
     eq, ek, ev, ek2, ev2 = (x.float() for x in found)
-    assert torch.equal(ek.T @ ev, ek2.T @ ev2), "k.T @ v and k2.T @ v2 differ: think of a token that no query can find"
-    assert torch.equal((eq @ ek.T) @ ev, (eq @ ek2.T) @ ev2), "SSA must not see a difference"
-    gap = ((eq @ ek.T).softmax(-1) @ ev - (eq @ ek2.T).softmax(-1) @ ev2).abs().max()
-    assert gap > 0.1, "softmax gives the same: a key of zeros gets a weight, so change the value of such a token"
+    assert torch.equal(ek.T @ ev, ek2.T @ ev2), (
+        "k.T @ v and k2.T @ v2 differ: think of a token that no query can find"
+    )
+    assert torch.equal((eq @ ek.T) @ ev, (eq @ ek2.T) @ ev2), (
+        "SSA must not see a difference"
+    )
+    gap = (
+        ((eq @ ek.T).softmax(-1) @ ev - (eq @ ek2.T).softmax(-1) @ ev2).abs().max()
+    )
+    assert gap > 0.1, (
+        "softmax gives the same: a key of zeros gets a weight, so change the value of such a token"
+    )
 
 # %% [markdown]
 # **5.2** How many spikes change when s goes from 0.125 to $1/\sqrt d$? Write a function that takes Q, K, V as
@@ -572,13 +674,17 @@ with se.exercise("5.2"):
     assert result is not None, "write changed first"
     assert tuple(map(int, result)) == (0, 0), "the same scale changes nothing"
     once = changed(q[:1], k[:1], v[:1], 0.125, 0.25)
-    assert tuple(map(int, once)) == (int(((Q @ K.T @ V >= 4) & (Q @ K.T @ V < 8)).sum()), 0), (
-        "one step: sums 4 to 7 join"
-    )
-    five = torch.zeros(6, 1, 32)  # T = 6, one token, d = 32; five ones, so that every sum is 5 where V is 1
+    assert tuple(map(int, once)) == (
+        int(((Q @ K.T @ V >= 4) & (Q @ K.T @ V < 8)).sum()),
+        0,
+    ), "one step: sums 4 to 7 join"
+    # T = 6, one token, d = 32; five ones, so that every sum is 5 where V is 1
+    five = torch.zeros(6, 1, 32)
     five[..., :5] = 1
     moved = tuple(map(int, changed(five, five, five, 0.125, 32**-0.5)))
-    assert moved == (10, 5), "sum 5 fires at t = 2, 5 with s = 0.125, and at t = 1, 3, 5 with 0.177: run all T steps"
+    assert moved == (10, 5), (
+        "sum 5 fires at t = 2, 5 with s = 0.125, and at t = 1, 3, 5 with 0.177: run all T steps"
+    )
 
 # %% [markdown]
 # **5.3** Compute one entry of $QK^TV$ with integers as bitmaps, as hardware would: each row of Q and of K is one
@@ -602,8 +708,13 @@ with se.exercise("5.3"):
     first = entry(as_int(Q[2]), keys, [int(bit) for bit in V[:, 4]])
     assert first is not None, "write entry first"
     assert first == 8, "query 2, feature 4 gathers 1 + 2 + 3 + 2 = 8"
-    table = [[entry(as_int(row), keys, [int(bit) for bit in V[:, c]]) for c in range(8)] for row in Q]
-    assert torch.equal(torch.tensor(table), (Q @ K.T @ V).long()), "some entry differs from Q K^T V"
+    table = [
+        [entry(as_int(row), keys, [int(bit) for bit in V[:, c]]) for c in range(8)]
+        for row in Q
+    ]
+    assert torch.equal(torch.tensor(table), (Q @ K.T @ V).long()), (
+        "some entry differs from Q K^T V"
+    )
 
 # %% [markdown]
 # ## Recap

@@ -20,8 +20,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ..
     import spikformer_edu as se
 
@@ -50,22 +53,44 @@ with torch.no_grad(), se.record(model) as rec:
 
 stream = {}  # name -> [T, B, N, D]
 for i in range(2):
-    out, mlp, ssa = (rec[f"blocks.{i}.{part}"].values for part in ("residual", "mlp.out", "attn.proj"))
-    stream |= {f"$X_{i}$" + (" from SPS" if i == 0 else ""): out - mlp - ssa} if i == 0 else {}
+    out, mlp, ssa = (
+        rec[f"blocks.{i}.{part}"].values
+        for part in ("residual", "mlp.out", "attn.proj")
+    )
+    stream |= (
+        {f"$X_{i}$" + (" from SPS" if i == 0 else ""): out - mlp - ssa}
+        if i == 0
+        else {}
+    )
     stream |= {f"$X'_{i + 1}$ after SSA": out - mlp, f"$X_{i + 1}$ after MLP": out}
 
 fig, axes = plt.subplots(1, 5, figsize=(10.5, 3.2), sharey=True)
-for depth, (ax, (name, values)) in enumerate(zip(axes, stream.items(), strict=True)):
+for depth, (ax, (name, values)) in enumerate(
+    zip(axes, stream.items(), strict=True)
+):
     share = torch.bincount(values.flatten().long(), minlength=7) / values.numel()
-    bars = ax.bar(range(7), 100 * share, color=[style.PALE, style.SPIKE] + 5 * [style.MEMBRANE], edgecolor=style.GREY)
+    bars = ax.bar(
+        range(7),
+        100 * share,
+        color=[style.PALE, style.SPIKE] + 5 * [style.MEMBRANE],
+        edgecolor=style.GREY,
+    )
     for bar in bars[2:]:
         bar.set_hatch("....")
     ax.axvline(depth + 2.5, color=style.THRESHOLD, linestyle="--", linewidth=1.2)
     above = float((values > 1).sum() / (values > 0).sum())
     ax.set(yscale="log", ylim=(0.02, 130), xticks=range(7), xlabel="value")
     ax.set_title(f"{name}\n{100 * above:.0f} % of non-zero are > 1", fontsize=10.5)
-    assert values.min() >= 0 and values.max() <= depth + 2 and torch.equal(values, values.round())
-axes[0].set(yticks=[0.1, 1, 10, 100], yticklabels=["0.1 %", "1 %", "10 %", "100 %"], ylabel="share of values")
+    assert (
+        values.min() >= 0
+        and values.max() <= depth + 2
+        and torch.equal(values, values.round())
+    )
+axes[0].set(
+    yticks=[0.1, 1, 10, 100],
+    yticklabels=["0.1 %", "1 %", "10 %", "100 %"],
+    ylabel="share of values",
+)
 fig.suptitle(
     "residual stream of digits-2-64, T = 4, 64 digits: 0 (grey), 1 (black), 2 and more (dotted); dashed: the bound",
     fontsize=12,
@@ -101,7 +126,10 @@ se.plot.show(
 # %%
 T, B, N, D, h = 4, 3, 5, 8, 2
 d = D // h
-origin = torch.cartesian_prod(*(torch.arange(size) for size in (T, B, N, D))).view(T, B, N, D, 4)  # (t, b, n, feature)
+# (t, b, n, feature)
+origin = torch.cartesian_prod(*(torch.arange(size) for size in (T, B, N, D))).view(
+    T, B, N, D, 4
+)
 code = (origin * torch.tensor([1000, 100, 10, 1])).sum(-1)  # [T, B, N, D]
 print("time 2, sample 1, token 3:", code[2, 1, 3].tolist())
 
@@ -129,18 +157,30 @@ assert torch.equal(heads.transpose(2, 3).flatten(3), code)
 attempts = {
     "unflatten, transpose": lambda x: x.unflatten(-1, (h, d)).transpose(2, 3),
     "view(T, B, h, N, d)": lambda x: x.view(T, B, h, N, d),
-    "B and T swapped": lambda x: x.reshape(B, T, N, h, d).transpose(0, 1).transpose(2, 3),
+    "B and T swapped": lambda x: (
+        x.reshape(B, T, N, h, d).transpose(0, 1).transpose(2, 3)
+    ),
     "(d, h) for (h, d)": lambda x: x.unflatten(-1, (d, h)).permute(0, 1, 4, 2, 3),
 }
 
 
 def in_place(split) -> dict[str, bool]:
     """Whether every number of heads [T, B, h, N, d] comes from its own time step, sample, token, and head."""
-    got = torch.stack([split(origin[..., axis].contiguous()) for axis in range(4)], -1)  # [T, B, h, N, d, 4]
-    places = torch.meshgrid(*(torch.arange(size) for size in (T, B, h, N)), indexing="ij")
+    # [T, B, h, N, d, 4]
+    got = torch.stack(
+        [split(origin[..., axis].contiguous()) for axis in range(4)], -1
+    )
+    places = torch.meshgrid(
+        *(torch.arange(size) for size in (T, B, h, N)), indexing="ij"
+    )
     t, b, head, n = (place[..., None].expand(T, B, h, N, d) for place in places)
     wanted = {"time": t, "sample": b, "token": n, "head": head}
-    found = {"time": got[..., 0], "sample": got[..., 1], "token": got[..., 2], "head": got[..., 3] // d}
+    found = {
+        "time": got[..., 0],
+        "sample": got[..., 1],
+        "token": got[..., 2],
+        "head": got[..., 3] // d,
+    }
     return {name: torch.equal(found[name], wanted[name]) for name in wanted}
 
 
@@ -180,7 +220,8 @@ class SpikingLinear(torch.nn.Module):
 
     def current(self, x: torch.Tensor) -> torch.Tensor:
         y = self.linear(x)
-        return self.bn(y.flatten(0, 2)).view_as(y)  # one mean and variance for each feature
+        # one mean and variance for each feature
+        return self.bn(y.flatten(0, 2)).view_as(y)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.neuron(self.current(x))  # only this line connects time steps
@@ -189,7 +230,10 @@ class SpikingLinear(torch.nn.Module):
 class MLP(torch.nn.Module):
     def __init__(self, dim: int, ratio: int = 4):
         super().__init__()
-        self.hidden, self.out = SpikingLinear(dim, ratio * dim), SpikingLinear(ratio * dim, dim)
+        self.hidden, self.out = (
+            SpikingLinear(dim, ratio * dim),
+            SpikingLinear(ratio * dim, dim),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.out(self.hidden(x))
@@ -207,15 +251,28 @@ class SSA(torch.nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads, self.scale = heads, 0.125
-        self.qkv, self.bn = torch.nn.Linear(dim, 3 * dim), torch.nn.BatchNorm1d(3 * dim)
-        self.q, self.k, self.v, self.attn = se.LIF(), se.LIF(), se.LIF(), se.LIF(v_threshold=0.5)
+        self.qkv, self.bn = (
+            torch.nn.Linear(dim, 3 * dim),
+            torch.nn.BatchNorm1d(3 * dim),
+        )
+        self.q, self.k, self.v, self.attn = (
+            se.LIF(),
+            se.LIF(),
+            se.LIF(),
+            se.LIF(v_threshold=0.5),
+        )
         self.proj = SpikingLinear(dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.qkv(x)  # [T, B, N, 3D]
         y = self.bn(y.flatten(0, 2)).view_as(y)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(2, 3) for part in y.chunk(3, -1))  # [T, B, h, N, d]
-        scores = self.q(q) @ self.k(k).transpose(-2, -1) * self.scale  # [T, B, h, N, N]
+        # [T, B, h, N, d]
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(2, 3)
+            for part in y.chunk(3, -1)
+        )
+        # [T, B, h, N, N]
+        scores = self.q(q) @ self.k(k).transpose(-2, -1) * self.scale
         y = self.attn(scores @ self.v(v))  # [T, B, h, N, d]
         return self.proj(y.transpose(2, 3).flatten(3))  # [T, B, N, D]
 
@@ -258,9 +315,14 @@ with torch.no_grad():
 ours.train(), theirs.train()
 ours(tokens).square().mean().backward()
 theirs(tokens).square().mean().backward()
-for (name, mine), yours in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-    torch.testing.assert_close(mine.grad, yours.grad, rtol=1e-3, atol=1e-6, msg=name)
-model = se.load_pretrained("digits-2-64")  # the training pass has changed the batch statistics: load the network again
+for (name, mine), yours in zip(
+    ours.named_parameters(), theirs.parameters(), strict=True
+):
+    torch.testing.assert_close(
+        mine.grad, yours.grad, rtol=1e-3, atol=1e-6, msg=name
+    )
+# the training pass has changed the batch statistics: load the network again
+model = se.load_pretrained("digits-2-64")
 print("block from scratch = package's block: output exactly, gradients to rounding")
 
 # %% [markdown]
@@ -274,8 +336,12 @@ block = model.blocks[0]
 order = torch.randperm(64)
 with torch.no_grad():
     plain, shuffled = block(tokens), block(tokens[:, :, order])
-print(f"values that differ from the shuffled output: {int((shuffled != plain[:, :, order]).sum())}")
-print(f"mean over tokens, largest difference:        {float((shuffled.mean(2) - plain.mean(2)).abs().max()):.3f}")
+print(
+    f"values that differ from the shuffled output: {int((shuffled != plain[:, :, order]).sum())}"
+)
+print(
+    f"mean over tokens, largest difference:        {float((shuffled.mean(2) - plain.mean(2)).abs().max()):.3f}"
+)
 assert torch.equal(shuffled, plain[:, :, order])
 
 # %% [markdown]
@@ -298,15 +364,19 @@ assert torch.equal(shuffled, plain[:, :, order])
 # %%
 with torch.no_grad(), se.record(model) as rec:
     model(images)
-x, rpe = rec["sps.3"].spikes, rec["sps.rpe"].spikes  # [T, B, D, 8, 8]; the last SPS stage of this preset has no pool
+# [T, B, D, 8, 8]; the last SPS stage of this preset has no pool
+x, rpe = rec["sps.3"].spikes, rec["sps.rpe"].spikes
 as_map = tokens.transpose(2, 3).unflatten(3, (8, 8))
 assert torch.equal((x + rpe)[:, :6], as_map)
 
-grid = x[:, :6].flatten(3)[..., order].unflatten(3, (8, 8))  # the same features, places shuffled
+# the same features, places shuffled
+grid = x[:, :6].flatten(3)[..., order].unflatten(3, (8, 8))
 with torch.no_grad():
     moved = model.sps.rpe(grid).flatten(3)
 changed = float((moved != rpe[:, :6].flatten(3)[..., order]).float().mean())
-print(f"RPE: {100 * changed:.0f} % of its values change when places are shuffled (its firing rate: {rpe.mean():.2f})")
+print(
+    f"RPE: {100 * changed:.0f} % of its values change when places are shuffled (its firing rate: {rpe.mean():.2f})"
+)
 assert changed > 0.01
 assert sorted((x + rpe).unique().tolist()) == [0, 1, 2]
 
@@ -322,8 +392,12 @@ assert sorted((x + rpe).unique().tolist()) == [0, 1, 2]
 
 # %%
 fig, axes = se.plot.value_sets(rec, images)
-assert all(set(r.values.unique().tolist()) <= {0.0, 1.0} for r in rec.layers("spikes"))
-assert all(rec[f"blocks.{i}.residual"].values.max() <= 2 * (i + 1) + 2 for i in range(2))
+assert all(
+    set(r.values.unique().tolist()) <= {0.0, 1.0} for r in rec.layers("spikes")
+)
+assert all(
+    rec[f"blocks.{i}.residual"].values.max() <= 2 * (i + 1) + 2 for i in range(2)
+)
 se.plot.show(
     fig,
     "A ribbon along all layers of the network, T = 4: input and logits are real, all neuron layers are binary, "
@@ -340,14 +414,20 @@ se.plot.show(
 
 # %%
 report = se.energy(model, images)
-print(f"{'layer':20} {'reads':9} {'non-zero':>8} {'mean':>6} {'mean / non-zero':>16}")
+print(
+    f"{'layer':20} {'reads':9} {'non-zero':>8} {'mean':>6} {'mean / non-zero':>16}"
+)
 for cost in report.layers:
     if cost.layer.startswith("blocks") and "^T" not in cost.layer:
         reads = "integers" if cost.mean > cost.rate else "{0, 1}"
-        print(f"{cost.layer:20} {reads:9} {cost.rate:8.3f} {cost.mean:6.3f} {cost.mean / cost.rate:16.2f}")
+        print(
+            f"{cost.layer:20} {reads:9} {cost.rate:8.3f} {cost.mean:6.3f} {cost.mean / cost.rate:16.2f}"
+        )
         assert (reads == "integers") == cost.layer.endswith(("qkv", "hidden"))
 totals = report.totals
-print(f"whole network, counted by value instead of by rate: {totals['integer'] / totals['paper'] - 1:+.0%}")
+print(
+    f"whole network, counted by value instead of by rate: {totals['integer'] / totals['paper'] - 1:+.0%}"
+)
 assert totals["integer"] > totals["paper"]
 
 # %% [markdown]
@@ -377,7 +457,9 @@ def sew_half(mlp: MLP, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mlp(x) + x, x
 
 
-def membrane_half(mlp: MLP, neuron: se.LIF, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def membrane_half(
+    mlp: MLP, neuron: se.LIF, u: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     spikes = neuron(u)
     return u + mlp.out.current(mlp.hidden(spikes)), spikes
 
@@ -390,7 +472,8 @@ def membrane_half(mlp: MLP, neuron: se.LIF, u: torch.Tensor) -> tuple[torch.Tens
 torch.manual_seed(0)
 stack = [MLP(64) for _ in range(12)]
 sew = tokens
-membrane = 2 * tokens  # currents: a spike of X_0 is worth the threshold, as H = X / 2 at the first step
+# currents: a spike of X_0 is worth the threshold, as H = X / 2 at the first step
+membrane = 2 * tokens
 read = {"SEW": [], "membrane shortcut": []}
 with torch.no_grad():
     for mlp in stack:
@@ -400,17 +483,48 @@ with torch.no_grad():
         read["membrane shortcut"].append(seen)
 
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.2))
-looks = {"SEW": dict(color=style.MEMBRANE, marker="o"), "membrane shortcut": dict(color=style.SPIKE, marker="s")}
+looks = {
+    "SEW": dict(color=style.MEMBRANE, marker="o"),
+    "membrane shortcut": dict(color=style.SPIKE, marker="s"),
+}
 for name, tensors in read.items():
-    axes[0].plot(range(12), [float(x.max()) for x in tensors], label=name, **looks[name])
-    axes[1].plot(range(12), [float(x.mean() / (x > 0).float().mean()) for x in tensors], label=name, **looks[name])
-axes[0].plot(range(12), [2 + i for i in range(12)], color=style.THRESHOLD, linestyle="--", label="bound of SEW")
-axes[0].set(title="largest value read", xlabel="half block", ylim=(0, 14.5), yticks=range(0, 15, 2))
-axes[1].set(title="additions for one non-zero value", xlabel="half block", ylim=(0, None))
+    axes[0].plot(
+        range(12), [float(x.max()) for x in tensors], label=name, **looks[name]
+    )
+    axes[1].plot(
+        range(12),
+        [float(x.mean() / (x > 0).float().mean()) for x in tensors],
+        label=name,
+        **looks[name],
+    )
+axes[0].plot(
+    range(12),
+    [2 + i for i in range(12)],
+    color=style.THRESHOLD,
+    linestyle="--",
+    label="bound of SEW",
+)
+axes[0].set(
+    title="largest value read",
+    xlabel="half block",
+    ylim=(0, 14.5),
+    yticks=range(0, 15, 2),
+)
+axes[1].set(
+    title="additions for one non-zero value", xlabel="half block", ylim=(0, None)
+)
 axes[0].legend()
-fig.suptitle("what the first matrix of each half block reads: 12 untrained MLP halves, T = 4", fontsize=12)
-assert all(set(x.unique().tolist()) == {0.0, 1.0} for x in read["membrane shortcut"])
-assert all(x.max() <= 2 + i for i, x in enumerate(read["SEW"])) and read["SEW"][-1].max() > 4
+fig.suptitle(
+    "what the first matrix of each half block reads: 12 untrained MLP halves, T = 4",
+    fontsize=12,
+)
+assert all(
+    set(x.unique().tolist()) == {0.0, 1.0} for x in read["membrane shortcut"]
+)
+assert (
+    all(x.max() <= 2 + i for i, x in enumerate(read["SEW"]))
+    and read["SEW"][-1].max() > 4
+)
 assert not torch.equal(membrane, membrane.round())
 se.plot.show(
     fig,
@@ -441,7 +555,9 @@ with torch.no_grad():
     y = block.attn(tokens)
     kept = (tokens + y).clamp(max=1) - tokens.clamp(max=1)
 lost = 1 - float(kept.sum() / y.sum())
-print(f"spikes of the first SSA that a clamped residual would lose: {100 * lost:.0f} %")
+print(
+    f"spikes of the first SSA that a clamped residual would lose: {100 * lost:.0f} %"
+)
 assert 0 < lost < 1 and torch.equal(kept, y * (tokens == 0))
 
 # %% [markdown]
@@ -468,17 +584,26 @@ def join_heads(x: torch.Tensor) -> torch.Tensor:
 
 # %% tags=["check-1"]
 with se.exercise("6.1"):
-    features = torch.arange(4 * 3 * 8 * 5).view(4, 3, 8, 5)  # [T, B, D, N], every number is there once
+    # [T, B, D, N], every number is there once
+    features = torch.arange(4 * 3 * 8 * 5).view(4, 3, 8, 5)
     split = split_heads(features, heads=2)
     assert split is not None, "write split_heads first"
-    assert split.shape == (4, 3, 2, 5, 4), f"shape {list(split.shape)}: [T, B, h, N, d] is wanted"
+    assert split.shape == (4, 3, 2, 5, 4), (
+        f"shape {list(split.shape)}: [T, B, h, N, d] is wanted"
+    )
     for head in range(2):
         expected = features[:, :, 4 * head : 4 * head + 4].transpose(2, 3)
-        assert torch.equal(split[:, :, head], expected), "cut D into (h, d) first, then let d and N change places"
+        assert torch.equal(split[:, :, head], expected), (
+            "cut D into (h, d) first, then let d and N change places"
+        )
     joined = join_heads(split)
     assert joined is not None, "write join_heads too"
-    assert joined.shape == features.shape, "join_heads gives [T, B, D, N], features before tokens"
-    assert torch.equal(joined, features), "undo the steps of split_heads in the opposite order"
+    assert joined.shape == features.shape, (
+        "join_heads gives [T, B, D, N], features before tokens"
+    )
+    assert torch.equal(joined, features), (
+        "undo the steps of split_heads in the opposite order"
+    )
 
 # %% [markdown]
 # **6.2 SEW against membrane shortcut.** Write the attention half of a block with a membrane shortcut. It takes the real
@@ -487,7 +612,9 @@ with se.exercise("6.1"):
 
 
 # %% tags=["exercise-2"]
-def membrane_attention(ssa: torch.nn.Module, neuron: se.LIF, u: torch.Tensor) -> torch.Tensor:
+def membrane_attention(
+    ssa: torch.nn.Module, neuron: se.LIF, u: torch.Tensor
+) -> torch.Tensor:
     """U + f(SN(U)), where f is SSA without its last neuron: [T, B, N, D], real -> [T, B, N, D], real."""
     ...
 
@@ -495,9 +622,15 @@ def membrane_attention(ssa: torch.nn.Module, neuron: se.LIF, u: torch.Tensor) ->
 # %% tags=["check-2"]
 with se.exercise("6.2"):
     torch.manual_seed(1)
-    ssa, u = se.load_pretrained("digits-2-64").blocks[1].attn, torch.randn(4, 3, 64, 64)
+    ssa, u = (
+        se.load_pretrained("digits-2-64").blocks[1].attn,
+        torch.randn(4, 3, 64, 64),
+    )
     inputs = []
-    hooks = [layer.register_forward_hook(lambda m, x, y: inputs.append(x[0])) for layer in (ssa.qkv, ssa.proj.linear)]
+    hooks = [
+        layer.register_forward_hook(lambda m, x, y: inputs.append(x[0]))
+        for layer in (ssa.qkv, ssa.proj.linear)
+    ]
     try:
         with torch.no_grad():
             out = membrane_attention(ssa, se.LIF(), u)
@@ -506,10 +639,16 @@ with se.exercise("6.2"):
             hook.remove()
     assert out is not None, "write membrane_attention first"
     assert len(inputs) == 2, "both matrices, qkv and proj.linear, are used once"
-    assert all(set(x.unique().tolist()) <= {0.0, 1.0} for x in inputs), "a matrix still reads values other than 0 and 1"
-    assert torch.equal(inputs[0], se.LIF()(u)), "qkv reads the spikes of the stream, SN(U)"
+    assert all(set(x.unique().tolist()) <= {0.0, 1.0} for x in inputs), (
+        "a matrix still reads values other than 0 and 1"
+    )
+    assert torch.equal(inputs[0], se.LIF()(u)), (
+        "qkv reads the spikes of the stream, SN(U)"
+    )
     added = (out - u).flatten()
-    assert not torch.equal(added, added.round()), "spikes were added: leave the last neuron out, add its current"
+    assert not torch.equal(added, added.round()), (
+        "spikes were added: leave the last neuron out, add its current"
+    )
     with torch.no_grad():
         expected = ssa.proj.neuron(out - u)
         assert torch.equal(expected, ssa(se.LIF()(u))), (
@@ -535,15 +674,21 @@ def saturate(model: se.Spikformer) -> None:
 # %% tags=["check-3"]
 with se.exercise("6.3"):
     assert largest_residual(4) is not None, "write largest_residual first"
-    assert [largest_residual(depth) for depth in (1, 4, 10)] == [4, 10, 22], "SPS brings two, each block adds two"
+    assert [largest_residual(depth) for depth in (1, 4, 10)] == [4, 10, 22], (
+        "SPS brings two, each block adds two"
+    )
     for depth in (1, 3):
         small = se.spikformer("digits-2-64", depth=depth).eval()
         saturate(small)
         with torch.no_grad(), se.record(small) as found:
             small(torch.rand(2, 1, 32, 32))
         silent = [r.name for r in found.layers("spikes") if r.spikes.mean() < 1]
-        assert not silent, f"{silent[0]} does not fire always: a batch norm's bias is added to every current"
-        assert found[f"blocks.{depth - 1}.residual"].values.min() == largest_residual(depth)
+        assert not silent, (
+            f"{silent[0]} does not fire always: a batch norm's bias is added to every current"
+        )
+        assert found[
+            f"blocks.{depth - 1}.residual"
+        ].values.min() == largest_residual(depth)
 
 # %% [markdown]
 # ## Recap

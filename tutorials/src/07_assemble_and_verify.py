@@ -21,8 +21,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ..
     import spikformer_edu as se
 
@@ -50,7 +53,8 @@ plt.rcParams.update(style.RC)
 # %%
 big = se.spikformer("cifar10-4-384").eval()
 with torch.no_grad(), se.record(big) as rec:
-    big(torch.rand(2, 3, 32, 32))  # T = 4, B = 2; untrained: shapes and value sets need no training
+    # T = 4, B = 2; untrained: shapes and value sets need no training
+    big(torch.rand(2, 3, 32, 32))
 
 kinds = {"spikes": ("{0, 1}", style.SPIKE, ""), "residual": ("integers", style.MEMBRANE, "...."),
          "scores": ("multiples of s", "#F6D9A0", "////")}  # fmt: skip
@@ -60,15 +64,39 @@ for row, r in enumerate(layers):
     _, color, hatch = kinds[r.kind]
     size = r.values[0, 0].numel()
     ax.barh(row, size, color=color, hatch=hatch, edgecolor=style.GREY, height=0.72)
-    ax.text(size + 1800, row, " x ".join(map(str, r.values.shape[2:])), va="center", fontsize=10)
+    ax.text(
+        size + 1800,
+        row,
+        " x ".join(map(str, r.values.shape[2:])),
+        va="center",
+        fontsize=10,
+    )
 ax.set_yticks(range(len(layers)), [r.name for r in layers])
-ax.set(ylim=(len(layers) - 0.4, -0.6), xlim=(0, 238_000), xlabel="numbers, one image and time step")
+ax.set(
+    ylim=(len(layers) - 0.4, -0.6),
+    xlim=(0, 238_000),
+    xlabel="numbers, one image and time step",
+)
 ax.xaxis.set_major_formatter(lambda x, _: f"{int(x):,}")
-handles = [plt.Rectangle((0, 0), 1, 1, facecolor=c, hatch=k, edgecolor=style.GREY) for _, c, k in kinds.values()]
-ax.legend(handles, [name for name, _, _ in kinds.values()], loc="center right", title="value set")
+handles = [
+    plt.Rectangle((0, 0), 1, 1, facecolor=c, hatch=k, edgecolor=style.GREY)
+    for _, c, k in kinds.values()
+]
+ax.legend(
+    handles,
+    [name for name, _, _ in kinds.values()],
+    loc="center right",
+    title="value set",
+)
 ax.set_title("atlas of shapes: SPS and block 0 of cifar10-4-384, T = 4")
 shapes = {r.name: tuple(r.values.shape) for r in rec.layers()}
-assert shapes["sps.0"] == (4, 2, 48, 32, 32) and shapes["blocks.0.attn.scores"] == (4, 2, 12, 64, 64)
+assert shapes["sps.0"] == (4, 2, 48, 32, 32) and shapes["blocks.0.attn.scores"] == (
+    4,
+    2,
+    12,
+    64,
+    64,
+)
 assert shapes["blocks.3.residual"] == (4, 2, 64, 384) and len(layers) == 14
 se.plot.show(
     fig,
@@ -127,14 +155,23 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         t, b = x.shape[:2]
-        x = self.neuron(self.bn(self.conv(x.flatten(0, 1))).unflatten(0, (t, b)))  # [T, B, D_out, H, W]
-        return F.max_pool2d(x.flatten(0, 1), 3, 2, 1).unflatten(0, (t, b)) if self.pool else x
+        # [T, B, D_out, H, W]
+        x = self.neuron(self.bn(self.conv(x.flatten(0, 1))).unflatten(0, (t, b)))
+        return (
+            F.max_pool2d(x.flatten(0, 1), 3, 2, 1).unflatten(0, (t, b))
+            if self.pool
+            else x
+        )
 
 
 class Tokenwise(nn.Module):
     def __init__(self, dim_in: int, dim_out: int):
         super().__init__()
-        self.linear, self.bn, self.neuron = nn.Linear(dim_in, dim_out), nn.BatchNorm1d(dim_out), LIF()
+        self.linear, self.bn, self.neuron = (
+            nn.Linear(dim_in, dim_out),
+            nn.BatchNorm1d(dim_out),
+            LIF(),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.linear(x)
@@ -150,15 +187,29 @@ class SSA(nn.Module):
     def __init__(self, dim: int, heads: int, scale: float, bias: bool):
         super().__init__()
         self.heads, self.scale = heads, scale
-        self.qkv, self.bn = nn.Linear(dim, 3 * dim, bias=bias), nn.BatchNorm1d(3 * dim)
-        self.q, self.k, self.v, self.attn = LIF(), LIF(), LIF(), LIF(v_threshold=0.5)
+        self.qkv, self.bn = (
+            nn.Linear(dim, 3 * dim, bias=bias),
+            nn.BatchNorm1d(3 * dim),
+        )
+        self.q, self.k, self.v, self.attn = (
+            LIF(),
+            LIF(),
+            LIF(),
+            LIF(v_threshold=0.5),
+        )
         self.proj = Tokenwise(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.qkv(x)
         y = self.bn(y.flatten(0, 2)).view_as(y)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(2, 3) for part in y.chunk(3, -1))  # [T, B, h, N, d]
-        x = self.attn(self.q(q) @ self.k(k).transpose(-2, -1) @ self.v(v) * self.scale)
+        # [T, B, h, N, d]
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(2, 3)
+            for part in y.chunk(3, -1)
+        )
+        x = self.attn(
+            self.q(q) @ self.k(k).transpose(-2, -1) @ self.v(v) * self.scale
+        )
         return self.proj(x.transpose(2, 3).flatten(3))  # [T, B, N, D]
 
 
@@ -167,7 +218,11 @@ class Block(nn.Module):
         super().__init__()
         self.attn = SSA(c.dim, c.heads, c.scale or 0.125, c.qkv_bias)
         hidden = c.mlp_ratio * c.dim
-        self.mlp = nn.Sequential(OrderedDict(hidden=Tokenwise(c.dim, hidden), out=Tokenwise(hidden, c.dim)))
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                hidden=Tokenwise(c.dim, hidden), out=Tokenwise(hidden, c.dim)
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.attn(x) + x  # (7)
@@ -178,7 +233,9 @@ class Network(nn.Module):
     def __init__(self, c: se.SpikformerConfig):
         super().__init__()
         widths = [c.in_channels, c.dim // 8, c.dim // 4, c.dim // 2, c.dim]
-        stages = {str(i): Stage(widths[i], widths[i + 1], c.pool[i]) for i in range(4)}
+        stages = {
+            str(i): Stage(widths[i], widths[i + 1], c.pool[i]) for i in range(4)
+        }
         self.sps = nn.ModuleDict(stages | {"rpe": Stage(c.dim, c.dim, pool=False)})
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
         self.head, self.time_steps = nn.Linear(c.dim, c.num_classes), c.time_steps
@@ -227,7 +284,11 @@ assert len(silent) > len(rates) / 2
 # %%
 def awaken(model: nn.Module, x: Tensor) -> nn.Module:
     """Make an untrained network fire in evaluation mode."""
-    norms = [m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    norms = [
+        m
+        for m in model.modules()
+        if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))
+    ]
     for norm in norms:
         nn.init.uniform_(norm.weight, 1.5, 2.5)
         nn.init.uniform_(norm.bias, 0.6, 1.4)
@@ -244,7 +305,10 @@ def spikes_of(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     seen, hooks = {}, []
     for name, module in model.named_modules():
         if isinstance(module, (LIF, se.LIF)):
-            keep = partial(lambda name, module, inputs, out: seen.update({name: out}), name.removesuffix(".neuron"))
+            keep = partial(
+                lambda name, module, inputs, out: seen.update({name: out}),
+                name.removesuffix(".neuron"),
+            )
             hooks.append(module.register_forward_hook(keep))
     with torch.no_grad():
         logits = model(x)
@@ -265,18 +329,32 @@ ours = Network(config).double()
 ours.load_state_dict(package.state_dict())
 ours.eval()
 for backend in ("fused", "snntorch"):
-    theirs = se.Spikformer(se.SpikformerConfig(**vars(config) | {"backend": backend})).double()
+    theirs = se.Spikformer(
+        se.SpikformerConfig(**vars(config) | {"backend": backend})
+    ).double()
     theirs.load_state_dict(package.state_dict())
     theirs.eval()
     for name, x in {"frames": frames, "images": frames[0]}.items():
-        (logits, spikes), (expected, expected_spikes) = spikes_of(ours, x), spikes_of(theirs, x)
-        assert list(spikes) == list(expected_spikes) and len(spikes) == 5 + 7 * config.depth
+        (logits, spikes), (expected, expected_spikes) = (
+            spikes_of(ours, x),
+            spikes_of(theirs, x),
+        )
+        assert (
+            list(spikes) == list(expected_spikes)
+            and len(spikes) == 5 + 7 * config.depth
+        )
         for layer, values in expected_spikes.items():
-            assert 0.02 < values.mean() < 0.8, f"{layer} is silent or saturated: comparing it says nothing"
-            assert torch.equal(spikes[layer], values), f"{layer} differs ({backend}, {name})"
+            assert 0.02 < values.mean() < 0.8, (
+                f"{layer} is silent or saturated: comparing it says nothing"
+            )
+            assert torch.equal(spikes[layer], values), (
+                f"{layer} differs ({backend}, {name})"
+            )
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-12)
         count = sum(values.numel() for values in spikes.values())
-        print(f"{backend:8} {name}: {count:,} values of {len(spikes)} layers, all equal")
+        print(
+            f"{backend:8} {name}: {count:,} values of {len(spikes)} layers, all equal"
+        )
 
 # %% [markdown]
 # The same with trained weights and real digits:
@@ -286,8 +364,13 @@ trained = se.load_pretrained("digits-2-64").double()
 digits = se.data.load("digits").val.fetch(torch.arange(6), None)[0].double()
 ours_trained = Network(trained.config).double().eval()
 ours_trained.load_state_dict(trained.state_dict())
-(logits, spikes), (expected, expected_spikes) = spikes_of(ours_trained, digits), spikes_of(trained, digits)
-assert all(torch.equal(spikes[layer], values) for layer, values in expected_spikes.items())
+(logits, spikes), (expected, expected_spikes) = (
+    spikes_of(ours_trained, digits),
+    spikes_of(trained, digits),
+)
+assert all(
+    torch.equal(spikes[layer], values) for layer, values in expected_spikes.items()
+)
 torch.testing.assert_close(logits, expected, rtol=0, atol=1e-12)
 print(f"digits-2-64: {sum(v.numel() for v in spikes.values()):,} values, all equal")
 
@@ -304,11 +387,22 @@ def fill(model: nn.Module) -> Tensor:
     """Weights, statistics and frames [T, B, C, H, W] from a formula; the same on every machine."""
     with torch.no_grad():
         for k, (name, p) in enumerate(model.named_parameters()):
-            wave = torch.sin(12.9898 * torch.arange(p.numel(), dtype=torch.float64) + k).view(p.shape)
+            wave = torch.sin(
+                12.9898 * torch.arange(p.numel(), dtype=torch.float64) + k
+            ).view(p.shape)
             is_norm = ".bn." in name
-            p.copy_((2 if is_norm and name.endswith("weight") else 1 if is_norm else 0) + 0.4 * wave)
-        x = torch.sin(78.233 * torch.arange(3 * 4 * 3 * 16 * 16, dtype=torch.float64)).view(3, 4, 3, 16, 16)
-        for norm in (m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))):
+            p.copy_(
+                (2 if is_norm and name.endswith("weight") else 1 if is_norm else 0)
+                + 0.4 * wave
+            )
+        x = torch.sin(
+            78.233 * torch.arange(3 * 4 * 3 * 16 * 16, dtype=torch.float64)
+        ).view(3, 4, 3, 16, 16)
+        for norm in (
+            m
+            for m in model.modules()
+            if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))
+        ):
             norm.momentum = 1.0
         model.train()(x)
     model.eval()
@@ -334,7 +428,9 @@ print(f"{sum(golden):,} spikes in {len(golden)} layers, as written down")
 D, L, C, K = 384, 4, 3, 10
 widths = [C, D // 8, D // 4, D // 2, D, D]  # four stages and the position embedding
 table = {
-    "SPS, convolutions": sum(9 * a * b for a, b in zip(widths, widths[1:], strict=False)),
+    "SPS, convolutions": sum(
+        9 * a * b for a, b in zip(widths, widths[1:], strict=False)
+    ),
     "SPS, batch norms": sum(2 * b for b in widths[1:]),
     "Q, K, V": L * (3 * D * D + 3 * D),
     "projection": L * (D * D + D),
@@ -345,7 +441,11 @@ table = {
 for part, count in table.items():
     print(f"{part:22} {count:>10,}")
 print(f"{'all':22} {sum(table.values()):>10,}")
-assert sum(table.values()) == sum(p.numel() for p in big.parameters()) == se.preset("cifar10-4-384").parameters
+assert (
+    sum(table.values())
+    == sum(p.numel() for p in big.parameters())
+    == se.preset("cifar10-4-384").parameters
+)
 
 # %% [markdown]
 # The next cell compares all presets with the package's table and with the paper's numbers (in millions, for ImageNet
@@ -356,18 +456,23 @@ assert sum(table.values()) == sum(p.numel() for p in big.parameters()) == se.pre
 paper = {"cifar10-4-256": 4.15, "cifar10-2-384": 5.76, "cifar10-4-384": 9.32, "imagenet-8-384": 16.81,
          "imagenet-6-512": 23.37, "imagenet-8-512": 29.68, "imagenet-10-512": 36.01,
          "imagenet-8-768": 66.34}  # fmt: skip
-official = {"cifar10-4-384": 9_330_874, "imagenet-8-512": 29_705_768}  # what the official models sum to
-print(f"{'preset':18} {'counted':>11} {'paper':>8}  {'with layers never called':>24}")
+# what the official models sum to
+official = {"cifar10-4-384": 9_330_874, "imagenet-8-512": 29_705_768}
+print(
+    f"{'preset':18} {'counted':>11} {'paper':>8}  {'with layers never called':>24}"
+)
 for line in se.list_models():
     with torch.device("meta"):
         counted = sum(p.numel() for p in Network(line.config).parameters())
-    counted += line.config.depth * line.config.learn_scale  # DVS128 Gesture: s is a parameter, one a block
+    # DVS128 Gesture: s is a parameter, one a block
+    counted += line.config.depth * line.config.learn_scale
     assert counted == line.parameters
     if line.name in paper:
         assert abs(counted / 1e6 - paper[line.name]) < 0.01
     c, tokens = line.config, (line.image_size // line.config.patch_size) ** 2
     never = c.depth * 4 * c.dim  # norm1 and norm2 of each block
-    if c.in_channels == 2:  # its model for event frames also builds norm and pos_embed
+    # its model for event frames also builds norm and pos_embed
+    if c.in_channels == 2:
         never += 2 * c.dim + tokens * c.dim
     assert line.name not in official or counted + never == official[line.name]
     published = f"{paper[line.name]:.2f} M" if line.name in paper else ""
@@ -389,13 +494,20 @@ for line in se.list_models():
 # %%
 def to_official(model: se.Spikformer, layout: str) -> dict[str, Tensor]:
     op = "linear" if layout == "cifar" else "conv"
-    extra = {"cifar": {}, "imagenet": {"attn": 1, "mlp": 2}, "dvs": {"attn": 1, "mlp": 1}}[layout]  # kernel axes
+    # kernel axes
+    extra = {
+        "cifar": {},
+        "imagenet": {"attn": 1, "mlp": 2},
+        "dvs": {"attn": 1, "mlp": 1},
+    }[layout]
     official = {}
     for name, value in model.state_dict().items():
         part = name.split(".")
         if part[0] == "sps":
             number = "" if part[1] == "0" else part[1]
-            new = f"rpe_{part[2]}" if part[1] == "rpe" else f"proj_{part[2]}{number}"
+            new = (
+                f"rpe_{part[2]}" if part[1] == "rpe" else f"proj_{part[2]}{number}"
+            )
             official[f"patch_embed.{new}.{part[3]}"] = value
             continue
         if part[0] == "head":
@@ -405,25 +517,40 @@ def to_official(model: se.Spikformer, layout: str) -> dict[str, Tensor]:
         is_map = part[-2] in ("linear", "qkv")
         kind = op if is_map else "bn"
         if is_map and part[-1] == "weight" and layout != "cifar":
-            value = value[(...,) + (None,) * extra[part[2]]]  # [out, in] -> [out, in, 1] or [out, in, 1, 1]
+            # [out, in] -> [out, in, 1] or [out, in, 1, 1]
+            value = value[(...,) + (None,) * extra[part[2]]]
         if part[3] in ("qkv", "bn"):
-            chunks = value.chunk(3) if value.dim() else [value] * 3  # a counter of batches is one number
-            official |= {f"{prefix}.{letter}_{kind}.{part[-1]}": c for letter, c in zip("qkv", chunks, strict=True)}
+            # a counter of batches is one number
+            chunks = value.chunk(3) if value.dim() else [value] * 3
+            official |= {
+                f"{prefix}.{letter}_{kind}.{part[-1]}": c
+                for letter, c in zip("qkv", chunks, strict=True)
+            }
         else:
             new = {"proj": "proj", "hidden": "fc1", "out": "fc2"}[part[3]]
             official[f"{prefix}.{new}_{kind}.{part[-1]}"] = value
-    official["pos_embed"] = torch.zeros(1, 16, model.config.dim)  # built and never called
+    # built and never called
+    official["pos_embed"] = torch.zeros(1, 16, model.config.dim)
     return official
 
 
 for layout in ("cifar", "imagenet", "dvs"):
     state = to_official(package, layout)
     back = se.load_official(se.Spikformer(config).double().eval(), state)
-    assert all(torch.equal(value, back.state_dict()[name]) for name, value in package.state_dict().items())
+    assert all(
+        torch.equal(value, back.state_dict()[name])
+        for name, value in package.state_dict().items()
+    )
     with torch.no_grad():
         assert torch.equal(back(frames), package(frames))
-    key = next(name for name in state if "block.1.attn.k_" in name and name.endswith("weight"))
-    print(f"{layout:8} {len(state)} tensors, for example {key} {list(state[key].shape)}")
+    key = next(
+        name
+        for name in state
+        if "block.1.attn.k_" in name and name.endswith("weight")
+    )
+    print(
+        f"{layout:8} {len(state)} tensors, for example {key} {list(state[key].shape)}"
+    )
 
 # %% [markdown]
 # The three matrices `q`, `k`, `v` become one matrix `[3D, D]`, in this order. If a checkpoint does not fit, the model
@@ -449,18 +576,29 @@ assert "block.1.attn.k_bn.running_mean" in message
 # important, because in a wrong network it leaves a different state.
 
 # %%
-pooled = se.Spikformer(se.SpikformerConfig(**vars(config) | {"qk_pool": True})).double()
-nets = {"ours": ours, "package": package, "package, snntorch neuron": theirs, "package, pool of Q and K": pooled}
+pooled = se.Spikformer(
+    se.SpikformerConfig(**vars(config) | {"qk_pool": True})
+).double()
+nets = {
+    "ours": ours,
+    "package": package,
+    "package, snntorch neuron": theirs,
+    "package, pool of Q and K": pooled,
+}
 awaken(pooled, frames)
 
 for name, net in nets.items():
     for x in (frames, frames[0]):
         first, first_spikes = spikes_of(net, x)
-        spikes_of(net, 3 * x.flip(-4))  # the same shape: a kept state would fit the next call
+        # the same shape: a kept state would fit the next call
+        spikes_of(net, 3 * x.flip(-4))
         spikes_of(net, x[..., :8, :8])  # and another shape
         again, again_spikes = spikes_of(net, x)
         assert torch.equal(first, again), f"{name}: a call remembers the one before"
-        assert all(torch.equal(first_spikes[layer], again_spikes[layer]) for layer in first_spikes)
+        assert all(
+            torch.equal(first_spikes[layer], again_spikes[layer])
+            for layer in first_spikes
+        )
 print("two calls agree:", ", ".join(nets))
 
 # %% [markdown]
@@ -475,12 +613,22 @@ for name, net in nets.items():
         logits, spikes = spikes_of(net, x)
         shuffled, shuffled_spikes = spikes_of(net, x.index_select(-4, order))
         alone, alone_spikes = spikes_of(net, x.narrow(-4, 1, 1))
-        assert logits.std(0).max() > 0.01, "all samples have the same logits: the check says nothing"
-        assert (shuffled - logits[order]).abs().max() < 1e-12, f"{name}: the order of the batch matters"
-        assert (alone - logits[1:2]).abs().max() < 1e-12, f"{name}: batch mates matter"
+        assert logits.std(0).max() > 0.01, (
+            "all samples have the same logits: the check says nothing"
+        )
+        assert (shuffled - logits[order]).abs().max() < 1e-12, (
+            f"{name}: the order of the batch matters"
+        )
+        assert (alone - logits[1:2]).abs().max() < 1e-12, (
+            f"{name}: batch mates matter"
+        )
         for layer, values in spikes.items():
-            assert torch.equal(shuffled_spikes[layer], values[:, order]), f"{name}: {layer} sees batch mates"
-            assert torch.equal(alone_spikes[layer], values[:, 1:2]), f"{name}: {layer} sees batch mates"
+            assert torch.equal(shuffled_spikes[layer], values[:, order]), (
+                f"{name}: {layer} sees batch mates"
+            )
+            assert torch.equal(alone_spikes[layer], values[:, 1:2]), (
+                f"{name}: {layer} sees batch mates"
+            )
 print("batch mates do not matter:", ", ".join(nets))
 
 # %% [markdown]
@@ -496,7 +644,9 @@ for name, net in nets.items():
         where = (before[layer] != after[layer]).flatten(2).any(2)  # [T, B]
         wanted = torch.zeros(T, B, dtype=torch.bool)
         wanted[2, 1] = True
-        assert torch.equal(where, wanted), f"{name}: {layer} changed at another step or in another sample"
+        assert torch.equal(where, wanted), (
+            f"{name}: {layer} changed at another step or in another sample"
+        )
 print("time flows forward:", ", ".join(nets))
 
 # %% [markdown]
@@ -514,7 +664,9 @@ for name, block in {"ours": ours.blocks[0], "package": package.blocks[0]}.items(
         for part in (block.mlp, block.attn):
             differs = (part(stream) != part(touched)).any(3).any(0)  # [B, N]
             tokens = differs[0].nonzero().flatten().tolist()
-            print(f"{name:8} {'MLP' if part is block.mlp else 'SSA'}: tokens {tokens}")
+            print(
+                f"{name:8} {'MLP' if part is block.mlp else 'SSA'}: tokens {tokens}"
+            )
             assert not differs[1:].any(), "another sample changed"
             assert (tokens == [4]) if part is block.mlp else len(tokens) > 4
 
@@ -539,7 +691,8 @@ class MixedUp(SpikingLinear):
     def forward(self, x: Tensor) -> Tensor:
         t, b, n, _ = x.shape
         current = norm_tokens(self.bn, self.linear(x))
-        return self.neuron(current.reshape(b, t, n, -1)).reshape(t, b, n, -1)  # wrong: the neuron runs over samples
+        # wrong: the neuron runs over samples
+        return self.neuron(current.reshape(b, t, n, -1)).reshape(t, b, n, -1)
 
 
 # %% [markdown]
@@ -562,14 +715,17 @@ for name, layer in {"right": SpikingLinear, "T and B mixed up": MixedUp}.items()
     optimizer = torch.optim.AdamW(net.parameters(), lr=6e-3)
     losses[name] = []
     for epoch in range(4):
-        for images, labels in se.data.batches(splits.train, 32, train=True, epoch=epoch):
+        for images, labels in se.data.batches(
+            splits.train, 32, train=True, epoch=epoch
+        ):
             loss = F.cross_entropy(net(images), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses[name].append(loss.item())
     finished[name] = net.eval()
-    assert net(images).shape == (32, 10)  # the shapes are right, and the loss has gone down:
+    # the shapes are right, and the loss has gone down:
+    assert net(images).shape == (32, 10)
     assert sum(losses[name][-10:]) < 0.9 * sum(losses[name][:10])
 
 fig, ax = plt.subplots(figsize=(7, 3.2))
@@ -577,7 +733,11 @@ looks = ({"color": style.SPIKE}, {"color": style.MEMBRANE, "linestyle": "--"})
 for (name, values), look in zip(losses.items(), looks, strict=True):
     smooth = torch.tensor(values).unfold(0, 8, 1).mean(1)
     ax.plot(range(8, len(values) + 1), smooth, label=name, **look)
-ax.set(xlabel="optimizer step", ylabel="loss, mean of 8 steps", title="one block, D = 32, T = 4, 640 digits")
+ax.set(
+    xlabel="optimizer step",
+    ylabel="loss, mean of 8 steps",
+    title="one block, D = 32, T = 4, 640 digits",
+)
 ax.legend()
 se.plot.show(
     fig,
@@ -596,10 +756,20 @@ for name, net in finished.items():
     with torch.no_grad():
         logits, shuffled = net(images), net(images[order])
         moved = float((shuffled - logits[order]).abs().max())
-        scores = {b: [net(part).argmax(1) for part in images.split(b)] for b in (1, 32, 180)}
-    accuracy = ", ".join(f"{100 * float((torch.cat(s) == labels).float().mean()):.1f} %" for s in scores.values())
-    print(f"{name:17} logits move by {moved:.3f} when shuffled; accuracy in batches of 1, 32, 180: {accuracy}")
-    assert (moved < 1e-4) == (name == "right"), "batch independence tells right from wrong"
+        scores = {
+            b: [net(part).argmax(1) for part in images.split(b)]
+            for b in (1, 32, 180)
+        }
+    accuracy = ", ".join(
+        f"{100 * float((torch.cat(s) == labels).float().mean()):.1f} %"
+        for s in scores.values()
+    )
+    print(
+        f"{name:17} logits move by {moved:.3f} when shuffled; accuracy in batches of 1, 32, 180: {accuracy}"
+    )
+    assert (moved < 1e-4) == (name == "right"), (
+        "batch independence tells right from wrong"
+    )
 
 # %% [markdown]
 # The accuracy of the right network does not depend on the batch. The accuracy of the wrong network depends on the other
@@ -628,8 +798,12 @@ with torch.no_grad(), se.record(trained, membranes=True) as rec:
 for i in range(2):
     layer = rec[f"blocks.{i}.attn.attn"]
     ties = float((layer.membrane == layer.v_threshold).sum() / layer.spikes.sum())
-    print(f"{layer.name}: {100 * ties:.0f} % of its spikes are exact ties: with > they would not be fired then")
-    assert ties > 0.001 and torch.equal(layer.spikes, (layer.membrane >= layer.v_threshold).double())
+    print(
+        f"{layer.name}: {100 * ties:.0f} % of its spikes are exact ties: with > they would not be fired then"
+    )
+    assert ties > 0.001 and torch.equal(
+        layer.spikes, (layer.membrane >= layer.v_threshold).double()
+    )
 
 # %% [markdown]
 # - **Two silent networks compared.** Symptom: all comparisons agree. Cure: assert a minimum firing rate in the
@@ -652,12 +826,18 @@ def parameters(c: se.SpikformerConfig) -> int:
 
 # %% tags=["check-1"]
 with se.exercise("7.1"):
-    assert parameters(se.preset("cifar10-4-384").config) is not None, "write parameters first"
+    assert parameters(se.preset("cifar10-4-384").config) is not None, (
+        "write parameters first"
+    )
     for line in se.list_models():
         off = parameters(line.config) - line.parameters
-        assert off == 0, f"{line.name} is off by {off:,}: D = {line.config.dim}, L = {line.config.depth}"
+        assert off == 0, (
+            f"{line.name} is off by {off:,}: D = {line.config.dim}, L = {line.config.depth}"
+        )
     slim = se.SpikformerConfig(dim=32, depth=3, heads=4, mlp_ratio=2)
-    assert parameters(slim) == sum(p.numel() for p in se.Spikformer(slim).parameters()), "mlp_ratio is not always 4"
+    assert parameters(slim) == sum(
+        p.numel() for p in se.Spikformer(slim).parameters()
+    ), "mlp_ratio is not always 4"
 
 # %% [markdown]
 # **7.2 Find the mix-up.** Write a function that tells whether samples of a batch influence each other in any layer. The
@@ -675,27 +855,43 @@ with se.exercise("7.2"):
     clips = torch.randn(3, 5, 1, 32, 32, generator=torch.Generator().manual_seed(2))
     good = se.load_pretrained("digits-2-64")
     assert samples_interact(good, clips) is not None, "write samples_interact first"
-    assert not samples_interact(good, clips), "the packaged network is right: compare like with like, in eval()"
+    assert not samples_interact(good, clips), (
+        "the packaged network is right: compare like with like, in eval()"
+    )
 
     def plant(path: str, wrong) -> torch.nn.Module:
         """A copy of the network in which the output of one module is rearranged."""
         broken = se.load_pretrained("digits-2-64")
-        broken.get_submodule(path).register_forward_hook(lambda module, inputs, out: wrong(out))
+        broken.get_submodule(path).register_forward_hook(
+            lambda module, inputs, out: wrong(out)
+        )
         return broken
 
     def swapped(x: torch.Tensor) -> torch.Tensor:
         return x.transpose(0, 1).reshape(x.shape)  # T and B
 
     def last_only(x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x[:, :-1], x[:, -1:] * x[:, :1]], 1)  # the last sample looks at the first
+        # the last sample looks at the first
+        return torch.cat([x[:, :-1], x[:, -1:] * x[:, :1]], 1)
 
     def mean_free(x: torch.Tensor) -> torch.Tensor:
         return x - x.mean(0)  # symmetric: a shuffle cannot see it
 
-    for path in ("sps.1.neuron", "blocks.0.attn.q", "blocks.1.attn.proj", "blocks.1.mlp.out"):
-        assert samples_interact(plant(path, swapped), clips), f"T and B are swapped after {path}, and nothing was found"
-    assert samples_interact(plant("sps.3.neuron", last_only), clips), "one sample in five looks at another one"
-    assert samples_interact(plant("head", mean_free), clips), "each sample is told the mean of the batch"
+    for path in (
+        "sps.1.neuron",
+        "blocks.0.attn.q",
+        "blocks.1.attn.proj",
+        "blocks.1.mlp.out",
+    ):
+        assert samples_interact(plant(path, swapped), clips), (
+            f"T and B are swapped after {path}, and nothing was found"
+        )
+    assert samples_interact(plant("sps.3.neuron", last_only), clips), (
+        "one sample in five looks at another one"
+    )
+    assert samples_interact(plant("head", mean_free), clips), (
+        "each sample is told the mean of the batch"
+    )
 
 # %% [markdown]
 # **7.3 The forgotten reset.** Write a function that tells whether a neuron, called with currents `[T, ...]`, still
@@ -729,11 +925,18 @@ with se.exercise("7.3"):
                 self.v = h * (1 - spikes[-1])
             return torch.stack(spikes)
 
-    weak, strong = torch.full((4, 3), 0.7), torch.full((4, 3), 2.5)  # strong: fires always, so nothing is left over
-    assert remembers(Forgetful(reset=True), weak) is not None, "write remembers first"
+    # strong: fires always, so nothing is left over
+    weak, strong = torch.full((4, 3), 0.7), torch.full((4, 3), 2.5)
+    assert remembers(Forgetful(reset=True), weak) is not None, (
+        "write remembers first"
+    )
     for current in (weak, strong, torch.zeros(4, 3)):
-        assert not remembers(Forgetful(reset=True), current), "this neuron starts from zero at every call"
-        assert not remembers(se.LIF(), current), "the package's neuron starts from zero at every call"
+        assert not remembers(Forgetful(reset=True), current), (
+            "this neuron starts from zero at every call"
+        )
+        assert not remembers(se.LIF(), current), (
+            "the package's neuron starts from zero at every call"
+        )
         assert remembers(Forgetful(reset=False), current), (
             f"not found with currents of {current[0, 0]:.1f}: make calls of your own that leave something behind"
         )

@@ -25,8 +25,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ..
     import spikformer_edu as se
 
@@ -54,16 +57,22 @@ plt.rcParams.update(style.RC)
 # %%
 results = json.loads(Path("results/08_train.json").read_text())
 run, made = results["cifar10"], results["provenance"]
-commit = made["commit"][:10] + made["commit"][40:]  # after 40 digits it may say " with local changes"
+# after 40 digits it may say " with local changes"
+commit = made["commit"][:10] + made["commit"][40:]
 origin = f"{made['command']} · {made['device']}, {made['threads']} thread · commit {commit}"
-fig, axes = se.plot.training(run["metrics"], title="toy CIFAR-10: 2,000 images, digits-2-64 with three channels, T = 4")
+fig, axes = se.plot.training(
+    run["metrics"],
+    title="toy CIFAR-10: 2,000 images, digits-2-64 with three channels, T = 4",
+)
 fig.supxlabel(origin, fontsize=8, color=style.THRESHOLD)
 first, last = run["metrics"][0], run["metrics"][-1]
 assert last["loss"] < first["loss"] and last["val_accuracy"] > 0.25
-assert all(0.02 < value < 0.12 for key, value in last.items() if key.startswith("rate/"))
-assert {key for key, value in last.items() if key.startswith("dead/") and value > 0.3} == {
-    f"dead/blocks.{i}.attn.attn" for i in range(2)
-}
+assert all(
+    0.02 < value < 0.12 for key, value in last.items() if key.startswith("rate/")
+)
+assert {
+    key for key, value in last.items() if key.startswith("dead/") and value > 0.3
+} == {f"dead/blocks.{i}.attn.attn" for i in range(2)}
 norms = [value for key, value in last.items() if key.startswith("grad/")]
 assert max(norms) < 100 * min(norms)
 se.plot.show(
@@ -74,7 +83,9 @@ se.plot.show(
     dpi=80,
 )
 score = run["result"]
-print(f"test images, measured once at the end: {score['correct']:,} of {score['total']:,} right; chance is one in ten")
+print(
+    f"test images, measured once at the end: {score['correct']:,} of {score['total']:,} right; chance is one in ten"
+)
 
 # %% [markdown]
 # ## Shapes and values
@@ -102,20 +113,35 @@ recipe = Recipe(
     model="digits-2-64",
     time_steps=2,
     samples_per_class=60,  # images of each class
-    val_fraction=0.01 if dataset == "cifar10" else None,  # digits have a validation set
+    # digits have a validation set
+    val_fraction=0.01 if dataset == "cifar10" else None,
     epochs=4,
     batch_size=24,
     lr_batch_size=24,  # the learning rate is meant for this batch
 )
-splits = se.data.load(dataset, samples_per_class=recipe.samples_per_class, val_fraction=recipe.val_fraction)
-print(f"{splits.info.title}: {len(splits.train)} to train, {len(splits.val)} to validate, {len(splits.test)} to test")
-print(f"highest learning rate {recipe.scaled_lr}, weight decay {recipe.weight_decay}, {recipe.epochs} epochs")
+splits = se.data.load(
+    dataset,
+    samples_per_class=recipe.samples_per_class,
+    val_fraction=recipe.val_fraction,
+)
+print(
+    f"{splits.info.title}: {len(splits.train)} to train, {len(splits.val)} to validate, {len(splits.test)} to test"
+)
+print(
+    f"highest learning rate {recipe.scaled_lr}, weight decay {recipe.weight_decay}, {recipe.epochs} epochs"
+)
 
 # %%
 fig, axes = se.plot.samples(splits.train, splits.info, draws=1)
 images, labels = splits.train.fetch(torch.arange(24), None)
-assert images.shape[1:] == (splits.info.channels, 32, 32) and 0 <= int(labels.min()) <= int(labels.max()) <= 9
-se.plot.show(fig, "Eight training samples with their labels; below, the same as the training loop sees them once.")
+assert (
+    images.shape[1:] == (splits.info.channels, 32, 32)
+    and 0 <= int(labels.min()) <= int(labels.max()) <= 9
+)
+se.plot.show(
+    fig,
+    "Eight training samples with their labels; below, the same as the training loop sees them once.",
+)
 
 # %% [markdown]
 # ## The pieces of the loop
@@ -128,8 +154,12 @@ torch.manual_seed(recipe.seed)
 model = se.Spikformer(recipe.network_for(splits.info))
 logits = model(images)
 plain = F.cross_entropy(logits, labels).item()
-smooth = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing).item()
-print(f"without smoothing {plain:.1f}, with {smooth:.1f}; ln 10 = {math.log(10):.1f}")
+smooth = F.cross_entropy(
+    logits, labels, label_smoothing=recipe.label_smoothing
+).item()
+print(
+    f"without smoothing {plain:.1f}, with {smooth:.1f}; ln 10 = {math.log(10):.1f}"
+)
 assert abs(plain - math.log(10)) < 0.05 and abs(smooth - math.log(10)) < 0.05
 
 # %% [markdown]
@@ -149,8 +179,12 @@ assert abs(plain - math.log(10)) < 0.05 and abs(smooth - math.log(10)) < 0.05
 # %%
 def optimizer_for(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     weights = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]  # biases and batch norms
-    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    # biases and batch norms
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [
+        {"params": weights, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=recipe.warmup_lr, fused=True)
 
 
@@ -164,10 +198,19 @@ epochs = torch.linspace(0, recipe.epochs, 200)
 rates_of_learning = [learning_rate(recipe, float(epoch)) for epoch in epochs]
 fig, ax = plt.subplots(figsize=(6.5, 2.6))
 ax.plot(epochs, rates_of_learning, color=style.Q)
-ax.set(xlabel="epoch", ylabel="learning rate", title="linear warm-up, then a cosine", ylim=(0, None))
-assert max(rates_of_learning) <= recipe.scaled_lr and rates_of_learning[-1] == recipe.min_lr
+ax.set(
+    xlabel="epoch",
+    ylabel="learning rate",
+    title="linear warm-up, then a cosine",
+    ylim=(0, None),
+)
+assert (
+    max(rates_of_learning) <= recipe.scaled_lr
+    and rates_of_learning[-1] == recipe.min_lr
+)
 se.plot.show(
-    fig, "The learning rate climbs linearly during the first epoch and then falls along a cosine to its floor."
+    fig,
+    "The learning rate climbs linearly during the first epoch and then falls along a cosine to its floor.",
 )
 
 # %% [markdown]
@@ -186,21 +229,38 @@ def fit(model: se.Spikformer, recipe: Recipe) -> list[dict[str, float]]:
     for epoch in range(recipe.epochs):
         model.train()
         total, correct, seen = 0.0, 0, 0
-        loader = se.data.batches(splits.train, recipe.batch_size, train=True, seed=recipe.seed, epoch=epoch)
+        loader = se.data.batches(
+            splits.train,
+            recipe.batch_size,
+            train=True,
+            seed=recipe.seed,
+            epoch=epoch,
+        )
         for step, (images, labels) in enumerate(loader):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, epoch + step / steps)
             watch.step()
             optimizer.zero_grad()
             logits = model(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-            loss.backward()  # through time and surrogate gradients, as in chapter 02
+            loss = F.cross_entropy(
+                logits, labels, label_smoothing=recipe.label_smoothing
+            )
+            # through time and surrogate gradients, as in chapter 02
+            loss.backward()
             optimizer.step()
             total, seen = total + loss.item() * len(labels), seen + len(labels)
             correct += int((logits.argmax(1) == labels).sum())
         row = {"epoch": epoch + 1, "loss": total / seen, "accuracy": correct / seen}
-        row |= dict(zip(("val_loss", "val_accuracy"), measure(model, splits.val), strict=True))
-        row |= {f"grad/{part}": norm for part, norm in gradient_norms(model).items()}
+        row |= dict(
+            zip(
+                ("val_loss", "val_accuracy"),
+                measure(model, splits.val),
+                strict=True,
+            )
+        )
+        row |= {
+            f"grad/{part}": norm for part, norm in gradient_norms(model).items()
+        }
         for layer, (rate, dead) in watch.pop().items():
             row |= {f"rate/{layer}": rate, f"dead/{layer}": dead}
         rows.append(row | {"lr": optimizer.param_groups[0]["lr"]})
@@ -223,7 +283,11 @@ def gradient_norms(model: se.Spikformer) -> dict[str, float]:
     """Norm of the gradients of the last step, by stage of SPS, half block, and head."""
     squares: dict[str, float] = {}
     for name, p in model.named_parameters():
-        part = ".".join(name.split(".")[: {"sps": 2, "blocks": 3, "head": 1}[name.split(".")[0]]])
+        part = ".".join(
+            name.split(".")[
+                : {"sps": 2, "blocks": 3, "head": 1}[name.split(".")[0]]
+            ]
+        )
         squares[part] = squares.get(part, 0.0) + float(p.grad.square().sum())
     return {part: square**0.5 for part, square in squares.items()}
 
@@ -233,12 +297,19 @@ torch.manual_seed(recipe.seed)
 model = se.Spikformer(recipe.network_for(splits.info))
 rows = fit(model, recipe)
 for row in rows:
-    print(f"epoch {row['epoch']}  loss {row['loss']:.2f}  val accuracy {100 * row['val_accuracy']:.0f} %")
+    print(
+        f"epoch {row['epoch']}  loss {row['loss']:.2f}  val accuracy {100 * row['val_accuracy']:.0f} %"
+    )
 assert rows[-1]["loss"] < rows[0]["loss"] - 0.05
 
 # %% tags=["nbval-ignore-output"]
-fig, axes = se.plot.training(rows, title=f"{splits.info.title}, {len(splits.train)} samples, T = {recipe.time_steps}")
-assert all(rows[-1][key] > 0 for key in rows[-1] if key.startswith(("rate/", "grad/")))
+fig, axes = se.plot.training(
+    rows,
+    title=f"{splits.info.title}, {len(splits.train)} samples, T = {recipe.time_steps}",
+)
+assert all(
+    rows[-1][key] > 0 for key in rows[-1] if key.startswith(("rate/", "grad/"))
+)
 se.plot.show(
     fig,
     "Six panels over four epochs: the loss falls and the accuracy rises; no layer's firing rate is zero, though some "
@@ -262,12 +333,17 @@ se.plot.show(
 # final weights must equal ours to the last bit.
 
 # %%
-with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as log:
+with (
+    tempfile.TemporaryDirectory() as folder,
+    contextlib.redirect_stdout(io.StringIO()) as log,
+):
     test = train(recipe, Path(folder), DistributedContext(torch.device("cpu")))
     last, best = se.load_run(folder, which="last").model, se.load_run(folder)
 print(f"{len(log.getvalue().splitlines())} epochs logged")
 weights = model.state_dict()
-assert all(torch.equal(value, weights[name]) for name, value in last.state_dict().items())
+assert all(
+    torch.equal(value, weights[name]) for name, value in last.state_dict().items()
+)
 assert best.results["total"] == len(splits.test) == test.total
 print(f"{len(weights)} tensors, all equal to those of the loop by hand")
 
@@ -295,13 +371,24 @@ names = splits.info.classes
 fig, axes = plt.subplots(1, 8, figsize=(10, 1.95))
 for ax, i in zip(axes, wrong.tolist(), strict=False):
     ax.imshow(style.image_of(inputs[i]), cmap="gray")
-    ax.set_title(f"{names[truth[i]]}\nread as {names[guess[i]]}", fontsize=9, loc="center")
+    ax.set_title(
+        f"{names[truth[i]]}\nread as {names[guess[i]]}", fontsize=9, loc="center"
+    )
     ax.set(xticks=[], yticks=[])
-fig.suptitle(f"{len(wrong)} of {len(truth)} validation samples are misread, T = {recipe.time_steps}", x=0.01, ha="left")
-se.plot.show(fig, "Eight validation samples that the network has misread, each with its label and what was read.")
+fig.suptitle(
+    f"{len(wrong)} of {len(truth)} validation samples are misread, T = {recipe.time_steps}",
+    x=0.01,
+    ha="left",
+)
+se.plot.show(
+    fig,
+    "Eight validation samples that the network has misread, each with its label and what was read.",
+)
 pairs = torch.bincount(truth[wrong] * 10 + guess[wrong], minlength=100)
 for pair in pairs.topk(3).indices.tolist():
-    print(f"{names[pair // 10]} read as {names[pair % 10]}: {int(pairs[pair])} times")
+    print(
+        f"{names[pair // 10]} read as {names[pair % 10]}: {int(pairs[pair])} times"
+    )
 
 # %% [markdown]
 # ## A silent run
@@ -327,7 +414,9 @@ seen = {key.removeprefix("rate/"): (sick_rows[-1][key], sick_rows[-1][key.replac
 warning = firing_warning(seen)
 print("warning:", warning)
 silent = [layer for layer, (rate, _) in seen.items() if rate == 0]
-assert silent == [f"blocks.{i}.{part}" for i in range(2) for part in ("attn.proj", "mlp.out")]
+assert silent == [
+    f"blocks.{i}.{part}" for i in range(2) for part in ("attn.proj", "mlp.out")
+]
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -347,20 +436,35 @@ assert silent == [f"blocks.{i}.{part}" for i in range(2) for part in ("attn.proj
 # %%
 parts = [key for key in rows[1] if key.startswith("grad/")]
 fig, ax = plt.subplots(figsize=(8, 3.2))
-for offset, (name, found, color) in enumerate((("healthy", rows[1], style.LIGHT), ("silent", sick_rows[1], style.K))):
+for offset, (name, found, color) in enumerate(
+    (("healthy", rows[1], style.LIGHT), ("silent", sick_rows[1], style.K))
+):
     ax.bar([x + 0.4 * offset - 0.2 for x in range(len(parts))], [found[key] for key in parts], 0.4, color=color,
            edgecolor=style.GREY, label=name)  # fmt: skip
-ax.set_xticks(range(len(parts)), [key.removeprefix("grad/") for key in parts], rotation=30, ha="right")
-ax.set(yscale="log", ylabel="gradient norm", title=f"after two epochs, T = {recipe.time_steps}")
+ax.set_xticks(
+    range(len(parts)),
+    [key.removeprefix("grad/") for key in parts],
+    rotation=30,
+    ha="right",
+)
+ax.set(
+    yscale="log",
+    ylabel="gradient norm",
+    title=f"after two epochs, T = {recipe.time_steps}",
+)
 ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 blocks = [key for key in parts if "blocks" in key]
-assert sum(sick_rows[1][key] for key in blocks) < 0.5 * sum(rows[1][key] for key in blocks)
+assert sum(sick_rows[1][key] for key in blocks) < 0.5 * sum(
+    rows[1][key] for key in blocks
+)
 se.plot.show(
     fig,
     "Bars of the gradient norm of each part of the network on a logarithmic scale, for the healthy and the silent run: "
     "in SPS and the head that of the silent run is about half, in the half blocks about ten times smaller.",
 )
-slope = 4 * torch.sigmoid(torch.tensor(-4.0)) * (1 - torch.sigmoid(torch.tensor(-4.0)))
+slope = (
+    4 * torch.sigmoid(torch.tensor(-4.0)) * (1 - torch.sigmoid(torch.tensor(-4.0)))
+)
 assert abs(slope - 0.07) < 0.005
 
 # %% [markdown]
@@ -397,16 +501,29 @@ colors = dict(
 lines = dict(zip(colors, ("-", "--", "-.", ":"), strict=True))
 for r in results["scaling"]["runs"]:
     label = f"{r['run']}, lr {r['lr']:.2g}" if r["seed"] == 0 else None
-    look = dict(color=colors[r["run"]], linestyle=lines[r["run"]], marker="o", markersize=3)
+    look = dict(
+        color=colors[r["run"]], linestyle=lines[r["run"]], marker="o", markersize=3
+    )
     axes[0].plot(range(1, 7), r["loss"], label=label, **look)
     axes[1].plot(range(1, 7), [100 * a for a in r["val_accuracy"]], **look)
 axes[0].set(title="training loss", xlabel="epoch")
 axes[1].set(title="validation accuracy, %", xlabel="epoch", ylim=(0, 100))
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=9)
+fig.legend(
+    *axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=9
+)
 fig.suptitle("digits-2-64 on 800 digits, T = 4, two seeds", fontsize=12)
 fig.supxlabel(origin, fontsize=8, color=style.THRESHOLD)
-end = {name: sum(r["loss"][-1] for r in results["scaling"]["runs"] if r["run"] == name) / 2 for name in colors}
-assert end["batch 32"] < end["batch 256, linear"] < end["batch 256, square root"] < end["batch 256, left alone"]
+end = {
+    name: sum(r["loss"][-1] for r in results["scaling"]["runs"] if r["run"] == name)
+    / 2
+    for name in colors
+}
+assert (
+    end["batch 32"]
+    < end["batch 256, linear"]
+    < end["batch 256, square root"]
+    < end["batch 256, left alone"]
+)
 se.plot.show(
     fig,
     "Training loss and validation accuracy over six epochs of 800 digits, T = 4, for a batch of 32 and three learning "
@@ -438,7 +555,9 @@ random = torch.Generator().manual_seed(0)
 right = torch.rand(2000, 24, 359, generator=random) < 0.95
 accuracy = right.float().mean(2)  # [repetitions, epochs]
 one, best = float(accuracy[:, 0].mean()), float(accuracy.max(1).values.mean())
-print(f"simulated: one measurement {100 * one:.1f} %, best of 24 {100 * best:.1f} %")
+print(
+    f"simulated: one measurement {100 * one:.1f} %, best of 24 {100 * best:.1f} %"
+)
 assert abs(one - 0.95) < 0.005 and best > 0.965
 
 # %% [markdown]
@@ -465,7 +584,9 @@ assert abs(one - 0.95) < 0.005 and best > 0.965
 torch.manual_seed(0)
 young = se.Spikformer(recipe.network_for(splits.info))
 optimizer = optimizer_for(young, recipe)
-for images, labels in list(se.data.batches(splits.train, recipe.batch_size, train=True))[:3]:
+for images, labels in list(
+    se.data.batches(splits.train, recipe.batch_size, train=True)
+)[:3]:
     optimizer.zero_grad()
     F.cross_entropy(young(images), labels).backward()
     optimizer.step()
@@ -474,7 +595,9 @@ for mode in (True, False):
     with torch.no_grad(), se.record(young.train(mode)) as rec:
         young(images)
     firing[mode] = sum(bool(r.spikes.any()) for r in rec.layers("spikes"))
-print(f"layers that fire: {firing[True]} in training mode, {firing[False]} in evaluation mode, of 19")
+print(
+    f"layers that fire: {firing[True]} in training mode, {firing[False]} in evaluation mode, of 19"
+)
 assert firing[True] == 19 and firing[False] < 19
 
 # %% [markdown]
@@ -500,7 +623,11 @@ def revive(model: se.Spikformer, images: torch.Tensor) -> list[str]:
 # %% tags=["check-1"]
 with se.exercise("8.1"):
     digits = se.data.load("digits").train.fetch(torch.arange(48), None)[0]
-    for damaged in ([], ["sps.2"], ["sps.1", "blocks.0.mlp.hidden", "blocks.1.attn.proj"]):
+    for damaged in (
+        [],
+        ["sps.2"],
+        ["sps.1", "blocks.0.mlp.hidden", "blocks.1.attn.proj"],
+    ):
         torch.manual_seed(3)
         patient = se.spikformer("digits-2-64", time_steps=2)
         norms = {
@@ -511,19 +638,32 @@ with se.exercise("8.1"):
         for norm in norms.values():
             torch.nn.init.uniform_(norm.weight, 0.9, 1.1)
         for number, name in enumerate(damaged):
-            torch.nn.init.constant_(norms[f"{name}.bn"].weight, 0.0 if number % 2 else 0.02)
-            torch.nn.init.constant_(norms[f"{name}.bn"].bias, -2.0 if number % 2 else 0.0)
-        before = {name: (norm.weight.clone(), norm.bias.clone()) for name, norm in norms.items()}
+            torch.nn.init.constant_(
+                norms[f"{name}.bn"].weight, 0.0 if number % 2 else 0.02
+            )
+            torch.nn.init.constant_(
+                norms[f"{name}.bn"].bias, -2.0 if number % 2 else 0.0
+            )
+        before = {
+            name: (norm.weight.clone(), norm.bias.clone())
+            for name, norm in norms.items()
+        }
         cured = revive(patient, digits)
         assert cured is not None, "write revive first"
-        assert list(cured) == damaged, f"{damaged or 'nothing'} was damaged, {list(cured) or 'nothing'} was cured"
+        assert list(cured) == damaged, (
+            f"{damaged or 'nothing'} was damaged, {list(cured) or 'nothing'} was cured"
+        )
         with torch.no_grad(), se.record(patient.train()) as found:
             patient(digits)
         dumb = [r.name for r in found.layers("spikes") if not r.spikes.any()]
         assert not dumb, f"{dumb[0]} still never fires"
         for name, norm in norms.items():
-            same = torch.equal(norm.weight, before[name][0]) and torch.equal(norm.bias, before[name][1])
-            assert same == (name.removesuffix(".bn") not in damaged), f"{name} was healthy and has been changed"
+            same = torch.equal(norm.weight, before[name][0]) and torch.equal(
+                norm.bias, before[name][1]
+            )
+            assert same == (name.removesuffix(".bn") not in damaged), (
+                f"{name} was healthy and has been changed"
+            )
 
 # %% [markdown]
 # **8.2 The schedule.** Write the learning rate after `epoch` epochs (`epoch` may be a fraction). It rises linearly from
@@ -532,7 +672,9 @@ with se.exercise("8.1"):
 
 
 # %% tags=["exercise-2"]
-def schedule(epoch: float, epochs: int, warmup: int, highest: float, lowest: float) -> float:
+def schedule(
+    epoch: float, epochs: int, warmup: int, highest: float, lowest: float
+) -> float:
     """The learning rate at that moment."""
     ...
 
@@ -540,15 +682,34 @@ def schedule(epoch: float, epochs: int, warmup: int, highest: float, lowest: flo
 # %% tags=["check-2"]
 with se.exercise("8.2"):
     assert schedule(0.0, 10, 2, 1.0, 0.1) is not None, "write schedule first"
-    assert abs(schedule(0.0, 10, 2, 1.0, 0.1) - 0.1) < 1e-9, "it starts at the lowest rate"
-    assert abs(schedule(1.0, 10, 2, 1.0, 0.1) - 0.55) < 1e-9, "half-way through the warm-up it is half-way up"
-    assert abs(schedule(2.0, 10, 2, 1.0, 0.1) - 1.0) < 1e-9, "after the warm-up it is highest"
-    assert abs(schedule(6.0, 10, 2, 1.0, 0.1) - 0.55) < 1e-9, "half-way down the cosine: the warm-up is not part of it"
-    assert abs(schedule(12.0, 10, 2, 1.0, 0.1) - 0.1) < 1e-9, "after the last epoch it stays at the lowest rate"
-    paper = Recipe(dataset="cifar10", epochs=300, warmup_epochs=20, lr=5e-4, batch_size=128, lr_batch_size=128)
+    assert abs(schedule(0.0, 10, 2, 1.0, 0.1) - 0.1) < 1e-9, (
+        "it starts at the lowest rate"
+    )
+    assert abs(schedule(1.0, 10, 2, 1.0, 0.1) - 0.55) < 1e-9, (
+        "half-way through the warm-up it is half-way up"
+    )
+    assert abs(schedule(2.0, 10, 2, 1.0, 0.1) - 1.0) < 1e-9, (
+        "after the warm-up it is highest"
+    )
+    assert abs(schedule(6.0, 10, 2, 1.0, 0.1) - 0.55) < 1e-9, (
+        "half-way down the cosine: the warm-up is not part of it"
+    )
+    assert abs(schedule(12.0, 10, 2, 1.0, 0.1) - 0.1) < 1e-9, (
+        "after the last epoch it stays at the lowest rate"
+    )
+    paper = Recipe(
+        dataset="cifar10",
+        epochs=300,
+        warmup_epochs=20,
+        lr=5e-4,
+        batch_size=128,
+        lr_batch_size=128,
+    )
     for epoch in (0.0, 0.5, 7.25, 20.0, 33.3, 150.0, 299.9, 300.0, 305.0):
         mine = schedule(epoch, 300, 20, 5e-4, 1e-5)
-        assert abs(mine - learning_rate(paper, epoch)) < 1e-9, f"the paper's schedule differs at epoch {epoch}"
+        assert abs(mine - learning_rate(paper, epoch)) < 1e-9, (
+            f"the paper's schedule differs at epoch {epoch}"
+        )
 
 # %% [markdown]
 # **8.3 Scale the learning rate.** A rate is meant for one batch size. Compute the rate for another batch size. Scale
@@ -564,13 +725,22 @@ def scaled(lr: float, meant_for: int, batch: int, optimizer: str) -> float:
 # %% tags=["check-3"]
 with se.exercise("8.3"):
     assert scaled(0.1, 256, 1024, "sgd") is not None, "write scaled first"
-    assert abs(scaled(0.1, 256, 1024, "sgd") - 0.4) < 1e-12, "SGD: four times the batch, four times the rate"
-    assert abs(scaled(0.1, 256, 1024, "adamw") - 0.2) < 1e-12, "AdamW: four times the batch, twice the rate"
-    one_gpu = scaled(5e-4, 8 * 24, 24, "adamw")  # the ImageNet recipe, 24 images on each of 8 GPUs, on one GPU
-    assert abs(one_gpu - 5e-4 / math.sqrt(8)) < 1e-12, "a smaller batch wants a smaller rate"
+    assert abs(scaled(0.1, 256, 1024, "sgd") - 0.4) < 1e-12, (
+        "SGD: four times the batch, four times the rate"
+    )
+    assert abs(scaled(0.1, 256, 1024, "adamw") - 0.2) < 1e-12, (
+        "AdamW: four times the batch, twice the rate"
+    )
+    # the ImageNet recipe, 24 images on each of 8 GPUs, on one GPU
+    one_gpu = scaled(5e-4, 8 * 24, 24, "adamw")
+    assert abs(one_gpu - 5e-4 / math.sqrt(8)) < 1e-12, (
+        "a smaller batch wants a smaller rate"
+    )
     for batch in (16, 32, 128):
         wanted = Recipe(batch_size=batch).scaled_lr
-        assert abs(scaled(3e-3, 32, batch, "adamw") - wanted) < 1e-12, f"the package has {wanted:.2g} at {batch}"
+        assert abs(scaled(3e-3, 32, batch, "adamw") - wanted) < 1e-12, (
+            f"the package has {wanted:.2g} at {batch}"
+        )
 
 # %% [markdown]
 # ## Recap

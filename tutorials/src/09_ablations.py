@@ -22,8 +22,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ..
     import spikformer_edu as se
 
@@ -51,12 +54,22 @@ plt.rcParams.update(style.RC)
 measured = json.loads(Path("results/09_ablations.json").read_text())
 runs = measured["runs"]
 SEEDS = len(measured["protocol"]["seeds"])
-TITLES = {"identity": "identity", "leaky_relu": "LeakyReLU", "relu": "ReLU", "softmax": "softmax", "ssa": "SSA"}
+TITLES = {
+    "identity": "identity",
+    "leaky_relu": "LeakyReLU",
+    "relu": "ReLU",
+    "softmax": "softmax",
+    "ssa": "SSA",
+}
 
 
 def of(attention, time_steps=4):
     """The runs of one variant, in the order of their seeds."""
-    return [run for run in runs if (run["attention"], run["time_steps"]) == (attention, time_steps)]
+    return [
+        run
+        for run in runs
+        if (run["attention"], run["time_steps"]) == (attention, time_steps)
+    ]
 
 
 def name_origin(fig, results):
@@ -75,17 +88,29 @@ for row, attention in enumerate(TITLES):
     q = mean_over_seeds([run["ranges"][0]["quantiles"] for run in of(attention)])
     color = style.Q if attention == "ssa" else style.MEMBRANE
     left.plot([q[1], q[7]], [row] * 2, color=color, linewidth=2)
-    left.plot([q[2], q[6]], [row] * 2, color=color, linewidth=10, solid_capstyle="butt")
+    left.plot(
+        [q[2], q[6]], [row] * 2, color=color, linewidth=10, solid_capstyle="butt"
+    )
     left.plot(q[4], row, "|", color="black", markersize=14, markeredgewidth=2)
-reach = torch.special.logit(torch.tensor(0.5 + 0.5 * 0.95**0.5)).item() / 4  # sigma' is 5 % of its height, alpha = 4
+# sigma' is 5 % of its height, alpha = 4
+reach = torch.special.logit(torch.tensor(0.5 + 0.5 * 0.95**0.5)).item() / 4
 low, high = 2 * (0.5 - reach), 2 * (0.5 + reach)  # X of a neuron at rest: H = X / 2
 left.set_xscale("symlog", linthresh=4, linscale=1.5)
 left.set_xlim(-400, 400)
 left.axvspan(-400, low, color=style.PALE, zorder=0)
 left.axvspan(high, 400, color=style.PALE, zorder=0)
 left.axvline(1, color=style.THRESHOLD, linestyle=(0, (4, 2)), linewidth=1.2)
-left.annotate("fires from rest", (1, -0.62), xytext=(4, 0), textcoords="offset points", fontsize=9, va="center")
-left.set_xticks([-100, -10, -2, 0, 2, 10, 100], ["-100", "-10", "-2", "0", "2", "10", "100"])
+left.annotate(
+    "fires from rest",
+    (1, -0.62),
+    xytext=(4, 0),
+    textcoords="offset points",
+    fontsize=9,
+    va="center",
+)
+left.set_xticks(
+    [-100, -10, -2, 0, 2, 10, 100], ["-100", "-10", "-2", "0", "2", "10", "100"]
+)
 left.minorticks_off()
 left.set_yticks(range(len(TITLES)), TITLES.values())
 left.set_ylim(len(TITLES) - 0.5, -0.9)
@@ -98,7 +123,11 @@ for steps in TIMES:
     right.plot(nj, top1, "o", color=style.GREY, markersize=5)
     right.plot(sum(nj) / SEEDS, sum(top1) / SEEDS, "s", color=style.Q, markersize=8)
     right.annotate(
-        f"T = {steps}", (sum(nj) / SEEDS, min(top1)), xytext=(0, -16), textcoords="offset points", ha="center"
+        f"T = {steps}",
+        (sum(nj) / SEEDS, min(top1)),
+        xytext=(0, -16),
+        textcoords="offset points",
+        ha="center",
     )
 right.margins(x=0.12, y=0.16)
 right.set_xlabel("energy of one image, nJ (convention 'integer')")
@@ -111,8 +140,14 @@ se.plot.show(
     "where the surrogate's gradient is below 5 percent: identity reaches far to both sides, softmax and SSA stay "
     "at zero or above. Right: test accuracy of SSA against energy for T = 1, 2, 4 and 6, three seeds each.",
 )
-negative = {a: mean_over_seeds([[b["negative"] for b in run["ranges"]] for run in of(a)]) for a in TITLES}
-assert all(negative[a].max() == 0 for a in ("relu", "softmax", "ssa")) and negative["identity"].min() > 0
+negative = {
+    a: mean_over_seeds([[b["negative"] for b in run["ranges"]] for run in of(a)])
+    for a in TITLES
+}
+assert (
+    all(negative[a].max() == 0 for a in ("relu", "softmax", "ssa"))
+    and negative["identity"].min() > 0
+)
 
 # %% [markdown]
 # ## Shapes and values
@@ -148,8 +183,13 @@ MAPS = {
     "ssa": lambda q, k: product(q, k),
 }
 T, B, h, N, d = 4, 2, 2, 64, 32
-currents_q, currents_k, currents_v = torch.randn(3, T, B, h, N, d)  # like the output of batch norm: mean 0, variance 1
-spikes_q, spikes_k, v = se.LIF()(currents_q), se.LIF()(currents_k), se.LIF()(currents_v)
+# like the output of batch norm: mean 0, variance 1
+currents_q, currents_k, currents_v = torch.randn(3, T, B, h, N, d)
+spikes_q, spikes_k, v = (
+    se.LIF()(currents_q),
+    se.LIF()(currents_k),
+    se.LIF()(currents_v),
+)
 
 X = {}
 for name, scores in MAPS.items():
@@ -158,7 +198,9 @@ for name, scores in MAPS.items():
     layer = se.ATTENTION[name](h * d, h)  # the package's class
     torch.testing.assert_close(layer.scores(q, k), scores(q, k))
     torch.testing.assert_close(layer.mix(q, k, v), X[name], atol=1e-4, rtol=1e-4)
-    print(f"{TITLES[name]:10} X from {X[name].min():7.2f} to {X[name].max():6.2f}, mean {X[name].mean():6.2f}")
+    print(
+        f"{TITLES[name]:10} X from {X[name].min():7.2f} to {X[name].max():6.2f}, mean {X[name].mean():6.2f}"
+    )
 
 # %% [markdown]
 # The asserts compare each map with the package's class. Its `mix` may use the other order of products, $Q(K^TV)$, so
@@ -170,7 +212,9 @@ for name, scores in MAPS.items():
 # %%
 for name, x in X.items():
     on_grid = torch.equal(x / 0.125, (x / 0.125).round())
-    print(f"{TITLES[name]:10} negative: {100 * (x < 0).float().mean():5.2f} %   on the grid of 0.125: {on_grid}")
+    print(
+        f"{TITLES[name]:10} negative: {100 * (x < 0).float().mean():5.2f} %   on the grid of 0.125: {on_grid}"
+    )
     assert on_grid == (name == "ssa")
 assert X["softmax"].max() <= 1 and X["ssa"].max() <= 0.125 * d * N
 assert all((X[name] >= 0).all() for name in ("relu", "softmax", "ssa"))
@@ -223,7 +267,9 @@ def vanished(h):
 
 
 share = {name: vanished(h) for name, h in H.items()}
-assert share["SSA"] < 0.02 and share["softmax"] < 0.02 < min(share["identity"], share["LeakyReLU"], share["ReLU"])
+assert share["SSA"] < 0.02 and share["softmax"] < 0.02 < min(
+    share["identity"], share["LeakyReLU"], share["ReLU"]
+)
 
 # %% [markdown]
 # SSA's currents are small and never negative. Most of its membranes are at H = 0. This is 0.5 below the threshold,
@@ -241,18 +287,27 @@ def random_currents(tokens, width, generator, steps=4):
     q, k, v = torch.randn(3, steps, tokens, width, generator=generator)
     v = se.LIF()(v)
     spikes = se.LIF()(q), se.LIF()(k)
-    return {name: scores(*(spikes if name == "ssa" else (q, k))) @ v for name, scores in MAPS.items()}
+    return {
+        name: scores(*(spikes if name == "ssa" else (q, k))) @ v
+        for name, scores in MAPS.items()
+    }
 
 
 generator = torch.Generator().manual_seed(0)
-small, wide, many = (random_currents(n, w, generator) for n, w in ((64, 32), (64, 128), (256, 32)))
+small, wide, many = (
+    random_currents(n, w, generator) for n, w in ((64, 32), (64, 128), (256, 32))
+)
 growth = {}
 for name in MAPS:
     size = [x[name].abs().mean().item() for x in (small, wide, many)]
     growth[name] = size[1] / size[0], size[2] / size[0]
-    print(f"{TITLES[name]:10} d x 4: mean |X| x {growth[name][0]:.1f}    N x 4: mean |X| x {growth[name][1]:.1f}")
-assert all(1.6 < g < 2.6 for g in growth["identity"])  # a random walk: the square root
-assert all(3.2 < g < 4.8 for g in growth["relu"] + growth["ssa"])  # no term is negative: proportional
+    print(
+        f"{TITLES[name]:10} d x 4: mean |X| x {growth[name][0]:.1f}    N x 4: mean |X| x {growth[name][1]:.1f}"
+    )
+# a random walk: the square root
+assert all(1.6 < g < 2.6 for g in growth["identity"])
+# no term is negative: proportional
+assert all(3.2 < g < 4.8 for g in growth["relu"] + growth["ssa"])
 assert growth["softmax"][1] < 1.1
 
 # %% [markdown]
@@ -274,11 +329,18 @@ LOOK = {
     "softmax": (style.V, "s-."),
     "ssa": (style.Q, "D-"),
 }
-BIG = dict(markersize=12, markerfacecolor="none")  # softmax, around the markers of SSA
+# softmax, around the markers of SSA
+BIG = dict(markersize=12, markerfacecolor="none")
 gone = {}
 for ax, sizes, at, xlabel, title in (
     (axes[0], (16, 64, 196, 576), lambda n: (n, 32), "tokens N", "d = 32"),
-    (axes[1], (8, 16, 32, 64, 128), lambda w: (196, w), "width of a head d", "N = 196"),
+    (
+        axes[1],
+        (8, 16, 32, 64, 128),
+        lambda w: (196, w),
+        "width of a head d",
+        "N = 196",
+    ),
 ):
     for size in sizes:
         x = random_currents(*at(size), generator)
@@ -299,7 +361,11 @@ se.plot.show(
     "width of a head, T = 4: it climbs for identity and steeply for ReLU and LeakyReLU, and stays near zero for "
     "softmax and SSA.",
 )
-assert gone[196, 64]["relu"] > 80 and gone[196, 64]["identity"] > 40 and gone[196, 64]["ssa"] < 5
+assert (
+    gone[196, 64]["relu"] > 80
+    and gone[196, 64]["identity"] > 40
+    and gone[196, 64]["ssa"] < 5
+)
 
 # %% [markdown]
 # N = 196 and d = 64 are those of the paper's ImageNet model 8-512. There most neurons of the ReLU map start without a
@@ -312,11 +378,15 @@ assert gone[196, 64]["relu"] > 80 and gone[196, 64]["identity"] > 40 and gone[19
 # %%
 tokens, width = 196, 64
 for rate in (0.02, 0.05, 0.1, 0.2, 0.3):
-    q, k, v_bits = (torch.rand(3, 4, tokens, width, generator=generator) < rate).float()
+    q, k, v_bits = (
+        torch.rand(3, 4, tokens, width, generator=generator) < rate
+    ).float()
     x = product(q, k) @ v_bits
     expected = 0.125 * tokens * width * rate**3
     gone_at = vanished(membranes(x))
-    print(f"rate {rate:.2f}: mean X {x.mean():5.2f}, by formula {expected:5.2f}, no gradient {100 * gone_at:5.1f} %")
+    print(
+        f"rate {rate:.2f}: mean X {x.mean():5.2f}, by formula {expected:5.2f}, no gradient {100 * gone_at:5.1f} %"
+    )
     torch.testing.assert_close(x.mean().item(), expected, rtol=0.1, atol=0.02)
 assert gone_at > 0.99
 
@@ -333,16 +403,25 @@ assert gone_at > 0.99
 
 # %% tags=["nbval-ignore-output"]
 digits = se.data.load("digits")
-NETWORK = {k: tuple(v) if k == "pool" else v for k, v in measured["protocol"]["network"].items()}
+NETWORK = {
+    k: tuple(v) if k == "pool" else v
+    for k, v in measured["protocol"]["network"].items()
+}
 
 
 def losses(attention, seed, steps=40):
     """Training loss, step by step, of a small network with T = 2."""
     torch.manual_seed(seed)
-    model = se.spikformer("digits-2-64", attention=attention, time_steps=2, **NETWORK)
+    model = se.spikformer(
+        "digits-2-64", attention=attention, time_steps=2, **NETWORK
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     found = []
-    for (x, y), _ in zip(se.data.batches(digits.train, 24, train=True, seed=seed), range(steps), strict=False):
+    for (x, y), _ in zip(
+        se.data.batches(digits.train, 24, train=True, seed=seed),
+        range(steps),
+        strict=False,
+    ):
         loss = F.cross_entropy(model(F.avg_pool2d(x, 2)), y)
         optimizer.zero_grad()
         loss.backward()
@@ -354,7 +433,8 @@ def losses(attention, seed, steps=40):
 for name in ("relu", "ssa"):
     ends = [losses(name, seed) for seed in (0, 1)]
     print(
-        f"{TITLES[name]:5} loss, mean of the last 5 steps, seed 0 and 1: ", *(f"{sum(e[-5:]) / 5:.2f} " for e in ends)
+        f"{TITLES[name]:5} loss, mean of the last 5 steps, seed 0 and 1: ",
+        *(f"{sum(e[-5:]) / 5:.2f} " for e in ends),
     )
     assert all(sum(e[-5:]) < sum(e[:5]) for e in ends), "the loss did not fall"
 
@@ -388,7 +468,10 @@ PAPER = {  # Table 1 of the paper, %: CIFAR10-DVS, CIFAR-10, CIFAR-100
 T_95 = 4.303  # Student's t, 95 %, 2 degrees of freedom: three seeds
 assert SEEDS == 3
 ALL = TITLES | {"none": "no attention"}
-accuracy = {name: torch.tensor([100 * run["test_accuracy"] for run in of(name)]) for name in ALL}
+accuracy = {
+    name: torch.tensor([100 * run["test_accuracy"] for run in of(name)])
+    for name in ALL
+}
 
 
 def difference(name, accuracy=accuracy, t=T_95):
@@ -397,32 +480,59 @@ def difference(name, accuracy=accuracy, t=T_95):
     return gap.mean().item(), t * (gap.std() / len(gap) ** 0.5).item()
 
 
-print(f"{'':13} {'ours: digits':>13} {'minus SSA':>15} {'resolved':>9}    the paper's: DVS  CIFAR-10  CIFAR-100")
+print(
+    f"{'':13} {'ours: digits':>13} {'minus SSA':>15} {'resolved':>9}    the paper's: DVS  CIFAR-10  CIFAR-100"
+)
 for name, title in ALL.items():
     mean, half = difference(name)
     gap = "" if name == "ssa" else f"{mean:+.2f} ± {half:.2f}"
     resolved = "" if name == "ssa" else "yes" if abs(mean) > half else "no"
     paper = "  ".join(f"{p:8.2f}" for p in PAPER[name]) if name in PAPER else ""
-    print(f"{title:13} {accuracy[name].mean():6.2f} ± {accuracy[name].std():.2f} {gap:>15} {resolved:>9}       {paper}")
-print("\nours: mean and standard deviation of three seeds, %; the difference with its 95 % interval")
-assert all(abs(mean) < half for mean, half in map(difference, ALL) if mean)  # nothing is resolved
+    print(
+        f"{title:13} {accuracy[name].mean():6.2f} ± {accuracy[name].std():.2f} {gap:>15} {resolved:>9}       {paper}"
+    )
+print(
+    "\nours: mean and standard deviation of three seeds, %; the difference with its 95 % interval"
+)
+# nothing is resolved
+assert all(abs(mean) < half for mean, half in map(difference, ALL) if mean)
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.3), sharey=True)
 for row, name in enumerate(ALL):
-    left.plot(accuracy[name], [row] * SEEDS, "o", color=style.Q if name == "ssa" else style.GREY, alpha=0.8)
+    left.plot(
+        accuracy[name],
+        [row] * SEEDS,
+        "o",
+        color=style.Q if name == "ssa" else style.GREY,
+        alpha=0.8,
+    )
     left.plot([accuracy[name].mean()] * 2, [row - 0.28, row + 0.28], color="black")
     if name != "ssa":
         mean, half = difference(name)
         right.errorbar(mean, row, xerr=half, fmt="s", color="black", capsize=4)
     if name in PAPER:
-        right.plot(PAPER[name][1] - PAPER["ssa"][1], row - 0.22, "D", color=style.MEMBRANE, markersize=6)
-left.set(yticks=range(len(ALL)), yticklabels=ALL.values(), xlabel="test accuracy, % (359 digits)")
+        right.plot(
+            PAPER[name][1] - PAPER["ssa"][1],
+            row - 0.22,
+            "D",
+            color=style.MEMBRANE,
+            markersize=6,
+        )
+left.set(
+    yticks=range(len(ALL)),
+    yticklabels=ALL.values(),
+    xlabel="test accuracy, % (359 digits)",
+)
 left.invert_yaxis()
 left.set_title("three seeds each, T = 4, mean as a bar")
 right.axvline(0, color=style.THRESHOLD, linewidth=1)
-right.errorbar([], [], xerr=[], fmt="s", color="black", capsize=4, label="ours, 95 % interval")
-right.plot([], [], "D", color=style.MEMBRANE, markersize=6, label="the paper's, CIFAR-10")
+right.errorbar(
+    [], [], xerr=[], fmt="s", color="black", capsize=4, label="ours, 95 % interval"
+)
+right.plot(
+    [], [], "D", color=style.MEMBRANE, markersize=6, label="the paper's, CIFAR-10"
+)
 right.legend(loc="upper right")
 right.set(xlabel="difference to SSA, points", title="paired by seed")
 name_origin(fig, measured)
@@ -449,23 +559,48 @@ se.plot.show(
 # four of five studies, twice as many seeds are needed, and more if the number of seeds is small.
 
 # %%
-sigma = torch.stack([accuracy[name] - accuracy["ssa"] for name in TITLES if name != "ssa"]).std(1).mean().item()
-print(f"paired standard deviation here: {sigma:.2f} points; one digit of the test set: {100 / 359:.2f} points")
+sigma = (
+    torch.stack(
+        [accuracy[name] - accuracy["ssa"] for name in TITLES if name != "ssa"]
+    )
+    .std(1)
+    .mean()
+    .item()
+)
+print(
+    f"paired standard deviation here: {sigma:.2f} points; one digit of the test set: {100 / 359:.2f} points"
+)
 for what, delta in (
     ("identity against SSA, CIFAR-10", 95.19 - 93.96),
     ("softmax against SSA, CIFAR-10", 95.19 - 94.97),
 ):
-    print(f"{what}: {delta:.2f} points, about {max(2, round((1.96 * sigma / delta) ** 2 + 0.5))} seeds")
+    print(
+        f"{what}: {delta:.2f} points, about {max(2, round((1.96 * sigma / delta) ** 2 + 0.5))} seeds"
+    )
 
-print("\nthe paper's gaps to SSA, in standard errors that its test sets alone give (no spread over seeds is published)")
+print(
+    "\nthe paper's gaps to SSA, in standard errors that its test sets alone give (no spread over seeds is published)"
+)
 gaps = {}
-for column, (dataset, images) in enumerate((("CIFAR10-DVS", 1000), ("CIFAR-10", 10_000), ("CIFAR-100", 10_000))):
+for column, (dataset, images) in enumerate(
+    (("CIFAR10-DVS", 1000), ("CIFAR-10", 10_000), ("CIFAR-100", 10_000))
+):
     best = PAPER["ssa"][column]
-    error = (best * (100 - best) / images) ** 0.5  # of one accuracy, binomial, in points
-    gaps[dataset] = {name: (row[column] - best) / error for name, row in PAPER.items() if name != "ssa"}
-    said = "  ".join(f"{TITLES[name]} {gap:+.1f}" for name, gap in gaps[dataset].items())
+    # of one accuracy, binomial, in points
+    error = (best * (100 - best) / images) ** 0.5
+    gaps[dataset] = {
+        name: (row[column] - best) / error
+        for name, row in PAPER.items()
+        if name != "ssa"
+    }
+    said = "  ".join(
+        f"{TITLES[name]} {gap:+.1f}" for name, gap in gaps[dataset].items()
+    )
     print(f"{dataset:11} error {error:.2f}:  {said}")
-assert max(abs(gap) for gap in gaps["CIFAR10-DVS"].values()) < 1.5 and gaps["CIFAR-10"]["identity"] < -4
+assert (
+    max(abs(gap) for gap in gaps["CIFAR10-DVS"].values()) < 1.5
+    and gaps["CIFAR-10"]["identity"] < -4
+)
 
 # %% [markdown]
 # The lower half is about the paper. Its table gives one number in each cell and no spread. Softmax and SSA should be
@@ -481,12 +616,19 @@ assert max(abs(gap) for gap in gaps["CIFAR10-DVS"].values()) < 1.5 and gaps["CIF
 # attention layer on the validation images.
 
 # %%
-print(f"{'':11} {'X: 0.1 %, 99.9 %':>18} {'negative':>9} {'no gradient':>12} {'fires':>7} {'gradient norm':>14}")
+print(
+    f"{'':11} {'X: 0.1 %, 99.9 %':>18} {'negative':>9} {'no gradient':>12} {'fires':>7} {'gradient norm':>14}"
+)
 no_gradient = {}
 for name, title in TITLES.items():
     blocks = [block for run in of(name) for block in run["ranges"]]
-    mean = {key: sum(b[key] for b in blocks) / len(blocks) for key in ("negative", "vanishing", "rate", "gradient")}
-    low, high = (sum(b["quantiles"][i] for b in blocks) / len(blocks) for i in (1, 7))
+    mean = {
+        key: sum(b[key] for b in blocks) / len(blocks)
+        for key in ("negative", "vanishing", "rate", "gradient")
+    }
+    low, high = (
+        sum(b["quantiles"][i] for b in blocks) / len(blocks) for i in (1, 7)
+    )
     no_gradient[name] = 100 * mean["vanishing"]
     print(
         f"{title:11} {low:8.2f}, {high:8.2f} {100 * mean['negative']:7.1f} % {no_gradient[name]:10.2f} %"
@@ -495,7 +637,10 @@ for name, title in TITLES.items():
 for seed in range(SEEDS):
     gone_in = {name: of(name)[seed]["ranges"][0]["vanishing"] for name in TITLES}
     assert (
-        gone_in["softmax"] < 0.001 < gone_in["ssa"] < min(gone_in[name] for name in ("identity", "leaky_relu", "relu"))
+        gone_in["softmax"]
+        < 0.001
+        < gone_in["ssa"]
+        < min(gone_in[name] for name in ("identity", "leaky_relu", "relu"))
     )
 
 # %% [markdown]
@@ -525,14 +670,22 @@ CELLS = 3  # in a row
 def cued_digits(split, count, generator):
     """Pictures ``[count, 3, 24, 24]`` and the digits asked for ``[count]``, drawn from a split's 8 x 8 digits."""
     shown = torch.randint(len(split), (count, 4), generator=generator)
-    cells = torch.rand(count, CELLS**2, generator=generator).argsort(1)[:, :5]  # of four digits and the cue
-    color = COLORS[torch.rand(count, 4, generator=generator).argsort(1)]  # [count, 4, 3]
+    # of four digits and the cue
+    cells = torch.rand(count, CELLS**2, generator=generator).argsort(1)[:, :5]
+    # [count, 4, 3]
+    color = COLORS[torch.rand(count, 4, generator=generator).argsort(1)]
     asked = torch.randint(4, (count,), generator=generator)
     row = torch.arange(count)
     x = torch.zeros(count, CELLS**2, 3, 8, 8)
-    x[row[:, None], cells[:, :4]] = color[..., None, None] * split.images[shown].unsqueeze(2)
+    x[row[:, None], cells[:, :4]] = color[..., None, None] * split.images[
+        shown
+    ].unsqueeze(2)
     x[row, cells[:, 4]] = color[row, asked][..., None, None].expand(-1, -1, 8, 8)
-    x = x.unflatten(1, (CELLS, CELLS)).permute(0, 3, 1, 4, 2, 5).reshape(count, 3, 8 * CELLS, 8 * CELLS)
+    x = (
+        x.unflatten(1, (CELLS, CELLS))
+        .permute(0, 3, 1, 4, 2, 5)
+        .reshape(count, 3, 8 * CELLS, 8 * CELLS)
+    )
     return x, split.targets[shown[row, asked]]
 
 
@@ -557,10 +710,14 @@ class NoAttention(se.ATTENTION["ssa"]):
 def train_cued(split, attention, seed, steps, lr=1e-2):
     """A network trained on fresh pictures, 64 a step, and its losses."""
     torch.manual_seed(seed)
-    model = se.spikformer("digits-2-64", in_channels=3, depth=1, time_steps=2, attention=attention)
+    model = se.spikformer(
+        "digits-2-64", in_channels=3, depth=1, time_steps=2, attention=attention
+    )
     model.sps = CellEmbedding(3, model.config.dim)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.06)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.1, cycle_momentum=False)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, steps, pct_start=0.1, cycle_momentum=False
+    )
     generator, found = torch.Generator().manual_seed(seed), []
     for _ in range(steps):
         x, y = cued_digits(split, 64, generator)
@@ -578,11 +735,16 @@ se.ATTENTION["none"] = NoAttention
 # %%
 pictures, asked = cued_digits(digits.val, 1000, torch.Generator().manual_seed(0))
 cue = F.avg_pool2d(pictures.amax(1), 8).flatten(1) == 1  # [B, N]: the full cell
-color = (F.max_pool2d(pictures, 8) > 0).flatten(2).transpose(1, 2)  # [B, N, 3]: red, green and blue, on or off
+# [B, N, 3]: red, green and blue, on or off
+color = (F.max_pool2d(pictures, 8) > 0).flatten(2).transpose(1, 2)
 print("pictures", list(pictures.shape), " digits asked for", list(asked.shape))
 fig, axes = plt.subplots(1, 6, figsize=(11, 2.3))
 for i, ax in enumerate(axes):
-    (hue,) = (name for name, rgb in zip(HUES, COLORS, strict=True) if torch.equal(color[i][cue[i]][0], rgb > 0))
+    (hue,) = (
+        name
+        for name, rgb in zip(HUES, COLORS, strict=True)
+        if torch.equal(color[i][cue[i]][0], rgb > 0)
+    )
     ax.imshow(pictures[i].permute(1, 2, 0))
     ax.set_title(f"{hue}: {asked[i]}", fontsize=11)
     ax.set_xticks([7.5, 15.5], [])
@@ -598,9 +760,12 @@ se.plot.show(
 # this answer right? And which token will attend to which, after SSA has learned the task?
 
 # %%
-all_shown = torch.cartesian_prod(*[torch.arange(10)] * 4)  # every way to draw four digits
+# every way to draw four digits
+all_shown = torch.cartesian_prod(*[torch.arange(10)] * 4)
 without_cue = (F.one_hot(all_shown).sum(1).max(1).values / 4).mean().item()
-print(f"the digit shown most often is the one asked for in {100 * without_cue:.1f} % of all pictures")
+print(
+    f"the digit shown most often is the one asked for in {100 * without_cue:.1f} % of all pictures"
+)
 assert 0.38 < without_cue < 0.39
 
 # %% tags=["nbval-ignore-output"]
@@ -609,20 +774,26 @@ for name in ("none", "ssa"):
     model, _ = train_cued(digits.train, name, seed=0, steps=400)
     with torch.no_grad():
         right[name] = (model(pictures).argmax(1) == asked).float().mean().item()
-    print(f"{ALL[name]:12} {100 * right[name]:.1f} % of 1,000 validation pictures after 400 steps")
+    print(
+        f"{ALL[name]:12} {100 * right[name]:.1f} % of 1,000 validation pictures after 400 steps"
+    )
 assert right["none"] < 0.5 < 0.6 < right["ssa"]
 
 # %% [markdown]
 # What did SSA learn? The recorded scores show which tokens the token of the cue attends to.
 
 # %%
-same = (color == color[cue].unsqueeze(1)).all(2) & ~cue  # [B, N]: the digit asked for
+# [B, N]: the digit asked for
+same = (color == color[cue].unsqueeze(1)).all(2) & ~cue
 with torch.no_grad(), se.record(model) as rec:
     model(pictures)
 scores = rec["blocks.0.attn.scores"]
-given = scores.values.mean((0, 2))[cue]  # [B, N]: what the cue's token gives to each
+# [B, N]: what the cue's token gives to each
+given = scores.values.mean((0, 2))[cue]
 assert given[same].mean() > 3 * given[~same & ~cue].mean()
-fig, ax = se.plot.attention(scores, pictures[0], query=cue[0].nonzero().item(), sample=0)
+fig, ax = se.plot.attention(
+    scores, pictures[0], query=cue[0].nonzero().item(), sample=0
+)
 se.plot.show(
     fig,
     "Left: a picture of three by three cells, the cue's cell outlined. Right: the scores that the cue's token gives to "
@@ -636,13 +807,23 @@ se.plot.show(
 
 # %% tags=["nbval-ignore-output"]
 left_over = {}
-for kept, where in {"all": cue | ~cue, "the cue's only": cue, "all but the cue's": ~cue, "none": cue & ~cue}.items():
-    handle = model.blocks[0].attn.register_forward_hook(lambda _, __, x, where=where: x * where[:, :, None])
+for kept, where in {
+    "all": cue | ~cue,
+    "the cue's only": cue,
+    "all but the cue's": ~cue,
+    "none": cue & ~cue,
+}.items():
+    handle = model.blocks[0].attn.register_forward_hook(
+        lambda _, __, x, where=where: x * where[:, :, None]
+    )
     with torch.no_grad():
         left_over[kept] = (model(pictures).argmax(1) == asked).float().mean().item()
     handle.remove()
     print(f"attention writes to tokens: {kept:18} {100 * left_over[kept]:.1f} %")
-assert left_over["the cue's only"] > left_over["all but the cue's"] and left_over["none"] < 0.5
+assert (
+    left_over["the cue's only"] > left_over["all but the cue's"]
+    and left_over["none"] < 0.5
+)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -672,49 +853,106 @@ assert left_over["the cue's only"] > left_over["all but the cue's"] and left_ove
 cued = json.loads(Path("results/09_cued.json").read_text())
 T_95_OF_TEN = 2.262  # Student's t, 95 %, 9 degrees of freedom
 assert len(cued["protocol"]["seeds"]) == 10
-solved = {name: [run for run in cued["runs"] if run["attention"] == name] for name in ALL}
+solved = {
+    name: [run for run in cued["runs"] if run["attention"] == name] for name in ALL
+}
 solved_accuracy = {
-    name: torch.tensor([100 * run["test_accuracy"] for run in solved[name]], dtype=torch.float64) for name in ALL
+    name: torch.tensor(
+        [100 * run["test_accuracy"] for run in solved[name]], dtype=torch.float64
+    )
+    for name in ALL
 }
 resolved, looks, out_of_reach = {}, {}, {}
-print(f"{'':15}rate    cued digits      minus SSA  resolved  no gradient  cue looks there")
+print(
+    f"{'':15}rate    cued digits      minus SSA  resolved  no gradient  cue looks there"
+)
 for name, title in ALL.items():
     top = solved_accuracy[name]
     mean, half = difference(name, solved_accuracy, T_95_OF_TEN)
     resolved[name] = mean - half > 0 or mean + half < 0
-    line = f"{title:13}{solved[name][0]['lr']:6} {top.mean():7.2f} ± {top.std():.2f}"
+    line = (
+        f"{title:13}{solved[name][0]['lr']:6} {top.mean():7.2f} ± {top.std():.2f}"
+    )
     if name != "ssa":
         line += f" {mean:+7.2f} ± {half:.2f} {'yes' if resolved[name] else 'no':>9}"
     if name != "none":
-        seen = [run["looks"]["asked"] > max(run["looks"]["others"], run["looks"]["empty"]) for run in solved[name]]
-        out_of_reach[name] = 100 * sum(run["ranges"][0]["vanishing"] for run in solved[name]) / len(seen)
+        seen = [
+            run["looks"]["asked"]
+            > max(run["looks"]["others"], run["looks"]["empty"])
+            for run in solved[name]
+        ]
+        out_of_reach[name] = (
+            100
+            * sum(run["ranges"][0]["vanishing"] for run in solved[name])
+            / len(seen)
+        )
         looks[name] = sum(seen)
-        line = f"{line:59} {out_of_reach[name]:10.1f} % {looks[name]:8} of {len(seen)}"
+        line = (
+            f"{line:59} {out_of_reach[name]:10.1f} % {looks[name]:8} of {len(seen)}"
+        )
     print(line)
-print("\nrate: the learning rate chosen; cue looks there: seeds in which the cue's token scores the digit asked for")
-print("higher than the other digits and empty cells, on average over the validation pictures")
-assert set(looks.values()) == {10} and abs(solved_accuracy["none"].mean() / 100 - without_cue) < 0.01
+print(
+    "\nrate: the learning rate chosen; cue looks there: seeds in which the cue's token scores the digit asked for"
+)
+print(
+    "higher than the other digits and empty cells, on average over the validation pictures"
+)
+assert (
+    set(looks.values()) == {10}
+    and abs(solved_accuracy["none"].mean() / 100 - without_cue) < 0.01
+)
 assert resolved == {n: n in ("leaky_relu", "relu", "none") for n in ALL}
-assert solved_accuracy["ssa"].mean() < min(solved_accuracy[n].mean() for n in ("leaky_relu", "relu"))
+assert solved_accuracy["ssa"].mean() < min(
+    solved_accuracy[n].mean() for n in ("leaky_relu", "relu")
+)
 
 # %%
-fig, (left, middle, right) = plt.subplots(1, 3, figsize=(12.5, 4.3), width_ratios=[1.1, 0.9, 1.1])
+fig, (left, middle, right) = plt.subplots(
+    1, 3, figsize=(12.5, 4.3), width_ratios=[1.1, 0.9, 1.1]
+)
 for row, name in enumerate(TITLES):
-    left.plot(solved_accuracy[name], [row] * 10, "o", color=style.Q if name == "ssa" else style.GREY, alpha=0.6)
-    left.plot([solved_accuracy[name].mean()] * 2, [row - 0.28, row + 0.28], color="black")
+    left.plot(
+        solved_accuracy[name],
+        [row] * 10,
+        "o",
+        color=style.Q if name == "ssa" else style.GREY,
+        alpha=0.6,
+    )
+    left.plot(
+        [solved_accuracy[name].mean()] * 2, [row - 0.28, row + 0.28], color="black"
+    )
     if name != "ssa":
         mean, half = difference(name, solved_accuracy, T_95_OF_TEN)
         middle.errorbar(mean, row, xerr=half, fmt="s", color="black", capsize=4)
 for name, title in ALL.items():
     color_of_line, line = LOOK.get(name, ("black", "x:"))
     curve = mean_over_seeds([run["loss"] for run in solved[name]])
-    right.plot(torch.arange(1, len(curve) + 1) * 20, curve, line, color=color_of_line, label=title, markevery=5)
+    right.plot(
+        torch.arange(1, len(curve) + 1) * 20,
+        curve,
+        line,
+        color=color_of_line,
+        label=title,
+        markevery=5,
+    )
 for ax in (left, middle):
-    ax.set(yticks=range(len(TITLES)), yticklabels=TITLES.values() if ax is left else [], ylim=(len(TITLES) - 0.5, -0.5))
-left.set(xlabel="test accuracy, % (2,000 pictures)", title="ten seeds each, mean as a bar")
+    ax.set(
+        yticks=range(len(TITLES)),
+        yticklabels=TITLES.values() if ax is left else [],
+        ylim=(len(TITLES) - 0.5, -0.5),
+    )
+left.set(
+    xlabel="test accuracy, % (2,000 pictures)",
+    title="ten seeds each, mean as a bar",
+)
 middle.axvline(0, color=style.THRESHOLD, linewidth=1)
 middle.set(xlabel="difference to SSA, points", title="95 % interval")
-right.set(xlabel="step", ylabel="training loss", ylim=(0, None), title="means of 20 steps and ten seeds")
+right.set(
+    xlabel="step",
+    ylabel="training loss",
+    ylim=(0, None),
+    title="means of 20 steps and ten seeds",
+)
 right.legend(ncols=2)
 name_origin(fig, cued)
 se.plot.show(
@@ -757,26 +995,52 @@ se.plot.show(
 # %%
 longer = json.loads(Path("results/09_longer.json").read_text())
 LONGER = TITLES | {"ssa_half": "SSA, s = 1/2"}
-long_runs = {name: [run for run in longer["runs"] if run["attention"] == name] for name in LONGER}
-assert all([run["seed"] for run in long_runs[name]] == cued["protocol"]["seeds"] for name in LONGER)
+long_runs = {
+    name: [run for run in longer["runs"] if run["attention"] == name]
+    for name in LONGER
+}
+assert all(
+    [run["seed"] for run in long_runs[name]] == cued["protocol"]["seeds"]
+    for name in LONGER
+)
 long_accuracy = {
-    name: torch.tensor([100 * run["test_accuracy"] for run in long_runs[name]], dtype=torch.float64) for name in LONGER
+    name: torch.tensor(
+        [100 * run["test_accuracy"] for run in long_runs[name]], dtype=torch.float64
+    )
+    for name in LONGER
 }
 gaps = {}
 print(f"{'':15}rate     600 steps   1,800 steps      minus SSA")
 for name, title in LONGER.items():
-    before = "" if name not in solved else f"{solved_accuracy[name].mean():.2f} ± {solved_accuracy[name].std():.2f}"
+    before = (
+        ""
+        if name not in solved
+        else f"{solved_accuracy[name].mean():.2f} ± {solved_accuracy[name].std():.2f}"
+    )
     top = long_accuracy[name]
     line = f"{title:13}{long_runs[name][0]['lr']:6} {before:>13} {top.mean():7.2f} ± {top.std():.2f}"
     if name != "ssa":
         mean, half = gaps[name] = difference(name, long_accuracy, T_95_OF_TEN)
         line += f" {mean:+7.2f} ± {half:.2f}"
     print(line)
-assert all(abs(mean) < half for name, (mean, half) in gaps.items() if name != "softmax")
-assert gaps["softmax"][0] + gaps["softmax"][1] < 0 and all(abs(mean) < 0.6 for mean, _ in gaps.values())
-final_loss = {name: mean_over_seeds([run["loss"] for run in long_runs[name]])[-1] for name in LONGER}
-assert max(final_loss, key=final_loss.get) == "ssa" and final_loss["ssa_half"] < final_loss["ssa"]
-assert all(runs[0]["lr"] < max(run["lr"] for run in longer["tuning"]) for runs in long_runs.values())
+assert all(
+    abs(mean) < half for name, (mean, half) in gaps.items() if name != "softmax"
+)
+assert gaps["softmax"][0] + gaps["softmax"][1] < 0 and all(
+    abs(mean) < 0.6 for mean, _ in gaps.values()
+)
+final_loss = {
+    name: mean_over_seeds([run["loss"] for run in long_runs[name]])[-1]
+    for name in LONGER
+}
+assert (
+    max(final_loss, key=final_loss.get) == "ssa"
+    and final_loss["ssa_half"] < final_loss["ssa"]
+)
+assert all(
+    runs[0]["lr"] < max(run["lr"] for run in longer["tuning"])
+    for runs in long_runs.values()
+)
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.3))
@@ -785,16 +1049,43 @@ for i, (name, title) in enumerate(LONGER.items()):
     color_of_line, line = looks_of[name]
     if name in solved:
         shift = 0.03 * (i - 2)
-        means = [accuracy[name].mean() for accuracy in (solved_accuracy, long_accuracy)]
-        spread = [accuracy[name].std() for accuracy in (solved_accuracy, long_accuracy)]
-        left.errorbar([shift, 1 + shift], means, yerr=spread, fmt=line, color=color_of_line, capsize=3, label=title)
+        means = [
+            accuracy[name].mean() for accuracy in (solved_accuracy, long_accuracy)
+        ]
+        spread = [
+            accuracy[name].std() for accuracy in (solved_accuracy, long_accuracy)
+        ]
+        left.errorbar(
+            [shift, 1 + shift],
+            means,
+            yerr=spread,
+            fmt=line,
+            color=color_of_line,
+            capsize=3,
+            label=title,
+        )
     if name in ("relu", "ssa", "ssa_half"):
         curve = mean_over_seeds([run["loss"] for run in long_runs[name]])
-        right.plot(torch.arange(1, len(curve) + 1) * 20, curve, line, color=color_of_line, label=title, markevery=10)
+        right.plot(
+            torch.arange(1, len(curve) + 1) * 20,
+            curve,
+            line,
+            color=color_of_line,
+            label=title,
+            markevery=10,
+        )
 left.set(xticks=[0, 1], xticklabels=["600 steps", "1,800 steps"], xlim=(-0.3, 1.3))
-left.set(ylabel="test accuracy, % (2,000 pictures)", title="ten seeds, mean and standard deviation")
+left.set(
+    ylabel="test accuracy, % (2,000 pictures)",
+    title="ten seeds, mean and standard deviation",
+)
 left.legend(loc="lower right")
-right.set(xlabel="step", ylabel="training loss", yscale="log", title="1,800 steps: means of 20 and of ten seeds")
+right.set(
+    xlabel="step",
+    ylabel="training loss",
+    yscale="log",
+    title="1,800 steps: means of 20 and of ten seeds",
+)
 right.legend()
 name_origin(fig, longer)
 se.plot.show(
@@ -829,12 +1120,23 @@ se.plot.show(
 # every step, and later steps fire more than the first.)
 
 # %%
-published = {n: se.preset(n).paper_accuracy for n in ("cifar10-4-384", "cifar100-4-384", "imagenet-8-512")}
-print(f"{'T':>2} {'nJ, integer':>12} {'ours: digits, %':>17}    the paper's: CIFAR-10  CIFAR-100  ImageNet 8-512")
+published = {
+    n: se.preset(n).paper_accuracy
+    for n in ("cifar10-4-384", "cifar100-4-384", "imagenet-8-512")
+}
+print(
+    f"{'T':>2} {'nJ, integer':>12} {'ours: digits, %':>17}    the paper's: CIFAR-10  CIFAR-100  ImageNet 8-512"
+)
 nanojoules, top1 = {}, {}
 for steps in TIMES:
-    nanojoules[steps] = sum(run["energy"]["totals_pj"]["integer"] for run in of("ssa", steps)) / SEEDS / 1e3
-    top1[steps] = torch.tensor([100 * run["test_accuracy"] for run in of("ssa", steps)])
+    nanojoules[steps] = (
+        sum(run["energy"]["totals_pj"]["integer"] for run in of("ssa", steps))
+        / SEEDS
+        / 1e3
+    )
+    top1[steps] = torch.tensor(
+        [100 * run["test_accuracy"] for run in of("ssa", steps)]
+    )
     paper = "".join(f"{p[steps]:11.2f}" for p in published.values())
     print(
         f"{steps:2} {nanojoules[steps]:12.0f} {top1[steps].mean():10.2f} ± {top1[steps].std():.2f}              {paper}"
@@ -842,9 +1144,15 @@ for steps in TIMES:
 factor = nanojoules[6] / nanojoules[1]
 gap = top1[6] - top1[1]
 half = T_95 * gap.std() / SEEDS**0.5
-print(f"T = 6 against T = 1: {factor:.1f} times the energy, {gap.mean():+.2f} ± {half:.2f} points (paired, 95 %)")
+print(
+    f"T = 6 against T = 1: {factor:.1f} times the energy, {gap.mean():+.2f} ± {half:.2f} points (paired, 95 %)"
+)
 last = top1[6] - top1[4]
-assert 6 < factor < 12 and top1[2].min() > top1[1].max() and abs(last.mean()) < T_95 * last.std() / SEEDS**0.5
+assert (
+    6 < factor < 12
+    and top1[2].min() > top1[1].max()
+    and abs(last.mean()) < T_95 * last.std() / SEEDS**0.5
+)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -872,11 +1180,19 @@ print("expected gain of the best of k equal networks over the truth, points")
 print(f"{'test images':>12}", *(f"k = {k:<4}" for k in (1, 5, 20, 100)))
 gain = {}
 for images in (359, 1000, 10_000):
-    right_answers = torch.binomial(torch.full((2000, 100), float(images)), torch.full((2000, 100), 0.95), generator)
+    right_answers = torch.binomial(
+        torch.full((2000, 100), float(images)),
+        torch.full((2000, 100), 0.95),
+        generator,
+    )
     scores = 100 * right_answers / images - 95
-    gain[images] = [scores[:, :k].max(1).values.mean().item() for k in (1, 5, 20, 100)]
+    gain[images] = [
+        scores[:, :k].max(1).values.mean().item() for k in (1, 5, 20, 100)
+    ]
     print(f"{images:12}", *(f"{abs(g):+5.1f}   " for g in gain[images]))
-assert gain[359][1] > 1 and abs(gain[359][0]) < 0.1 and gain[10_000][3] < gain[359][1]
+assert (
+    gain[359][1] > 1 and abs(gain[359][0]) < 0.1 and gain[10_000][3] < gain[359][1]
+)
 
 # %% [markdown]
 # The best of five is more than a point too high, although no network is better than the others. This is as large as the
@@ -906,20 +1222,35 @@ assert gain[359][1] > 1 and abs(gain[359][0]) < 0.1 and gain[10_000][3] < gain[3
 #   each; a table that counts only additions gives these variants too little energy.
 
 # %%
-ties = {name: (h == 0.5).sum().item() for name, h in H.items() if name not in ("SSA", "softmax")}
+ties = {
+    name: (h == 0.5).sum().item()
+    for name, h in H.items()
+    if name not in ("SSA", "softmax")
+}
 print("exact ties in", H["ReLU"].numel(), "membranes of real Q and K:", ties)
 trained = se.load_pretrained("digits-2-64")
 with torch.no_grad(), se.record(trained, membranes=True) as rec:
     trained(digits.val.fetch(torch.arange(50), None)[0])
 h = rec["blocks.0.attn.attn"].membrane
 lost = ((h == 0.5).sum() / (h >= 0.5).sum()).item()
-print("SSA, trained: more than one spike in 100 of blocks.0.attn.attn is an exact tie:", lost > 0.01)
+print(
+    "SSA, trained: more than one spike in 100 of blocks.0.attn.attn is an exact tie:",
+    lost > 0.01,
+)
 assert sum(ties.values()) == 0 and lost > 0.01
 for name in ("identity", "ssa"):
     torch.manual_seed(0)
-    report = se.energy(se.spikformer("digits-2-64", attention=name), digits.val.fetch(torch.arange(8), None)[0])
-    print(f"{TITLES[name]:10} layers that multiply:", ", ".join(cost.layer for cost in report.layers if cost.real))
-    assert any("^T" in cost.layer for cost in report.layers if cost.real) == (name == "identity")
+    report = se.energy(
+        se.spikformer("digits-2-64", attention=name),
+        digits.val.fetch(torch.arange(8), None)[0],
+    )
+    print(
+        f"{TITLES[name]:10} layers that multiply:",
+        ", ".join(cost.layer for cost in report.layers if cost.real),
+    )
+    assert any("^T" in cost.layer for cost in report.layers if cost.real) == (
+        name == "identity"
+    )
 
 # %% [markdown]
 # ## Exercises
@@ -939,13 +1270,26 @@ class AgreementAttention(se.ATTENTION["ssa"]):
 # %% tags=["check-1"]
 with se.exercise("9.1"):
     layer = AgreementAttention(64, 2)
-    q, k, v = (torch.rand(3, 2, 1, 2, 10, 32, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    q, k, v = (
+        torch.rand(3, 2, 1, 2, 10, 32, generator=torch.Generator().manual_seed(0))
+        < 0.3
+    ).float()
     agree = (q.unsqueeze(-2) == k.unsqueeze(-3)).sum(-1) * 0.125  # [T, B, h, N, N]
-    assert layer.scores(q, k).shape == agree.shape, "scores must stay [T, B, h, N, N]"
-    assert torch.equal(layer.scores(q, k), agree), "scores do not count agreements: what can phi append to Q and to K?"
-    assert torch.equal(layer.mix(q, k, v), agree @ v), "mix takes the other order for long sequences: change phi alone"
-    se.ATTENTION["agreement"] = AgreementAttention  # now every configuration knows it
-    assert se.spikformer("digits-2-64", attention="agreement").config.attention == "agreement"
+    assert layer.scores(q, k).shape == agree.shape, (
+        "scores must stay [T, B, h, N, N]"
+    )
+    assert torch.equal(layer.scores(q, k), agree), (
+        "scores do not count agreements: what can phi append to Q and to K?"
+    )
+    assert torch.equal(layer.mix(q, k, v), agree @ v), (
+        "mix takes the other order for long sequences: change phi alone"
+    )
+    # now every configuration knows it
+    se.ATTENTION["agreement"] = AgreementAttention
+    assert (
+        se.spikformer("digits-2-64", attention="agreement").config.attention
+        == "agreement"
+    )
 
 # %% [markdown]
 # **9.2** The range of a variant. What is the mean of X for `AgreementAttention` if the bits of Q, K and V are
@@ -962,12 +1306,21 @@ def mean_current(tokens, width, rate_q, rate_k, rate_v, scale=0.125):
 # %% tags=["check-2"]
 with se.exercise("9.2"):
     generator = torch.Generator().manual_seed(0)
-    for tokens, width, *rates in ((50, 16, 0.1, 0.3, 0.2), (20, 32, 0.5, 0.5, 0.5), (40, 8, 0.02, 0.05, 0.4)):
-        q, k, v = ((torch.rand(2000, tokens, width, generator=generator) < rate).float() for rate in rates)
+    for tokens, width, *rates in (
+        (50, 16, 0.1, 0.3, 0.2),
+        (20, 32, 0.5, 0.5, 0.5),
+        (40, 8, 0.02, 0.05, 0.4),
+    ):
+        q, k, v = (
+            (torch.rand(2000, tokens, width, generator=generator) < rate).float()
+            for rate in rates
+        )
         scores = (q @ k.transpose(1, 2) + (1 - q) @ (1 - k).transpose(1, 2)) * 0.125
         said = mean_current(tokens, width, *rates)
         assert said is not None, "write mean_current first"
-        assert abs(said / (scores @ v).mean().item() - 1) < 0.02, "two bits agree when both are 1, or both are 0"
+        assert abs(said / (scores @ v).mean().item() - 1) < 0.02, (
+            "two bits agree when both are 1, or both are 0"
+        )
 
 # %% [markdown]
 # **9.3** Read a trade-off. Each point is (T, validation accuracy, test accuracy, energy in nJ). Which T do you choose
@@ -982,11 +1335,24 @@ def choose_time_steps(points, budget):
 
 # %% tags=["check-3"]
 with se.exercise("9.3"):
-    points = [(1, 0.90, 0.93, 10.0), (2, 0.94, 0.92, 21.0), (4, 0.93, 0.96, 45.0), (6, 0.95, 0.94, 70.0)]
-    assert choose_time_steps(points, 50.0) is not None, "write choose_time_steps first"
-    assert choose_time_steps(points, 50.0) == 2, "which column may be used for choosing?"
-    assert choose_time_steps(points, 21.0) == 2, "a point exactly at the budget is within it"
-    assert choose_time_steps(points, 100.0) == 6, "with enough budget the best on validation wins"
+    points = [
+        (1, 0.90, 0.93, 10.0),
+        (2, 0.94, 0.92, 21.0),
+        (4, 0.93, 0.96, 45.0),
+        (6, 0.95, 0.94, 70.0),
+    ]
+    assert choose_time_steps(points, 50.0) is not None, (
+        "write choose_time_steps first"
+    )
+    assert choose_time_steps(points, 50.0) == 2, (
+        "which column may be used for choosing?"
+    )
+    assert choose_time_steps(points, 21.0) == 2, (
+        "a point exactly at the budget is within it"
+    )
+    assert choose_time_steps(points, 100.0) == 6, (
+        "with enough budget the best on validation wins"
+    )
     assert choose_time_steps(points, 5.0) is None, "nothing is within this budget"
 
 # %% [markdown]

@@ -19,8 +19,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ..
     import spikformer_edu as se
 
@@ -101,7 +104,8 @@ hidden = rec["blocks.0.mlp.hidden"].spikes  # [T, B, N, 4D]
 T, B, N, width = hidden.shape
 D = model.config.dim
 
-flops = N * width * D  # of one image in one time step: every input is connected to every output
+# of one image in one time step: every input is connected to every output
+flops = N * width * D
 rate = hidden.double().mean().item()
 sops = rate * T * flops
 print(f"FLOPs {flops:,}   rate {rate:.3f}   SOPs {sops / 1e6:.2f} M")
@@ -127,12 +131,16 @@ assert abs(additions - sops) < 1e-9 * sops
 
 # %%
 feature = rec["sps.0"].spikes  # [T, B, D/8, 32, 32]
-pooled = F.max_pool2d(feature.flatten(0, 1), 3, stride=2, padding=1)  # what sps.1 sees: [T B, D/8, 16, 16]
+# what sps.1 sees: [T B, D/8, 16, 16]
+pooled = F.max_pool2d(feature.flatten(0, 1), 3, stride=2, padding=1)
 conv = model.sps[1].conv
-formula = pooled.double().mean().item() * T * (pooled[0, 0].numel() * conv.weight.numel())
+formula = (
+    pooled.double().mean().item() * T * (pooled[0, 0].numel() * conv.weight.numel())
+)
 
 ones = torch.ones(1, conv.in_channels, 3, 3, dtype=torch.float64)
-met = F.conv2d(pooled.double(), ones, padding=1).sum()  # spikes met at each place of each output channel
+# spikes met at each place of each output channel
+met = F.conv2d(pooled.double(), ones, padding=1).sum()
 counted = met.item() * conv.out_channels / B
 print(f"counted {counted / formula:.3f} of the formula")
 assert 0.9 < counted / formula < 1
@@ -163,17 +171,24 @@ def pool(spikes):
 
 def inputs_of_layers(rec):
     """Layer -> its input, in network order."""
-    stage = {name: rec[name].spikes for name in ("sps.0", "sps.1", "sps.2", "sps.3", "sps.rpe")}
-    found = {"sps.1": pool(stage["sps.0"]), "sps.2": pool(stage["sps.1"])}  # these two stages pool
+    stage = {
+        name: rec[name].spikes
+        for name in ("sps.0", "sps.1", "sps.2", "sps.3", "sps.rpe")
+    }
+    # these two stages pool
+    found = {"sps.1": pool(stage["sps.0"]), "sps.2": pool(stage["sps.1"])}
     found |= {"sps.3": stage["sps.2"], "sps.rpe": stage["sps.3"]}
-    x = (stage["sps.3"] + stage["sps.rpe"]).flatten(3).transpose(2, 3)  # X_0: [T, B, N, D]
+    # X_0: [T, B, N, D]
+    x = (stage["sps.3"] + stage["sps.rpe"]).flatten(3).transpose(2, 3)
     for i in range(model.config.depth):
         block = f"blocks.{i}."
         found[block + "attn.qkv"] = x
-        found[block + "attn.K^TV"] = rec[block + "attn.k"].spikes  # the ones of K say which rows of V are added
+        # the ones of K say which rows of V are added
+        found[block + "attn.K^TV"] = rec[block + "attn.k"].spikes
         found[block + "attn.Q(K^TV)"] = rec[block + "attn.q"].spikes
         found[block + "attn.proj"] = rec[block + "attn.attn"].spikes
-        found[block + "mlp.hidden"] = x + rec[block + "attn.proj"].spikes  # X' = SSA(X) + X
+        # X' = SSA(X) + X
+        found[block + "mlp.hidden"] = x + rec[block + "attn.proj"].spikes
         found[block + "mlp.out"] = rec[block + "mlp.hidden"].spikes
         x = rec[block + "residual"].values
     found["head"] = x.mean(2).mean(0)
@@ -191,13 +206,22 @@ assert list(inputs) == [cost.layer for cost in report.layers[1:]]
 # %%
 c, d = model.config, model.config.dim // model.config.heads
 flops_of = {"sps.0": 9 * 1 * (D // 8) * 32**2}
-flops_of |= {"sps.1": 9 * (D // 8) * (D // 4) * 16**2, "sps.2": 9 * (D // 4) * (D // 2) * 8**2}
+flops_of |= {
+    "sps.1": 9 * (D // 8) * (D // 4) * 16**2,
+    "sps.2": 9 * (D // 4) * (D // 2) * 8**2,
+}
 flops_of |= {"sps.3": 9 * (D // 2) * D * 8**2, "sps.rpe": 9 * D * D * 8**2}
 for i in range(c.depth):
     block = f"blocks.{i}."
     flops_of |= {block + "attn.qkv": N * D * 3 * D, block + "attn.proj": N * D * D}
-    flops_of |= {block + "attn.K^TV": c.heads * N * d * d, block + "attn.Q(K^TV)": c.heads * N * d * d}
-    flops_of |= {block + "mlp.hidden": N * D * 4 * D, block + "mlp.out": N * 4 * D * D}
+    flops_of |= {
+        block + "attn.K^TV": c.heads * N * d * d,
+        block + "attn.Q(K^TV)": c.heads * N * d * d,
+    }
+    flops_of |= {
+        block + "mlp.hidden": N * D * 4 * D,
+        block + "mlp.out": N * 4 * D * D,
+    }
 flops_of["head"] = D * 10  # once, after the mean over time
 
 sops_of = {}
@@ -208,7 +232,9 @@ for name, x in inputs.items():
 for cost in report.layers:
     assert cost.flops == flops_of[cost.layer]
     assert abs(cost.sops - sops_of.get(cost.layer, 0)) <= 1e-9 * max(cost.sops, 1)
-print(f"{len(report.layers)} layers as in se.energy: {report.flops / 1e6:.2f} M FLOPs, {report.sops / 1e6:.2f} M SOPs")
+print(
+    f"{len(report.layers)} layers as in se.energy: {report.flops / 1e6:.2f} M FLOPs, {report.sops / 1e6:.2f} M SOPs"
+)
 
 # %% [markdown]
 # ## From operations to energy
@@ -235,7 +261,9 @@ print(f"{by_hand / 1e6:.2f} µJ for one image, T = {T}")
 first = report.layers[0]
 share_of_flops = first.flops / report.flops
 share_of_energy = first.pj["paper-corrected"] / report.totals["paper-corrected"]
-print(f"first convolution: {100 * share_of_flops:.1f} % of the FLOPs, {100 * share_of_energy:.0f} % of the energy")
+print(
+    f"first convolution: {100 * share_of_flops:.1f} % of the FLOPs, {100 * share_of_energy:.0f} % of the energy"
+)
 assert share_of_flops < 0.01 and share_of_energy > 10 * share_of_flops
 
 # %% [markdown]
@@ -262,20 +290,49 @@ streams = {
     "X'_2, middle of block 1": inputs["blocks.1.mlp.hidden"],
 }
 most = int(max(x.max() for x in streams.values()))
-shares = {name: torch.bincount(x.flatten().long(), minlength=most + 1) / x.numel() for name, x in streams.items()}
+shares = {
+    name: torch.bincount(x.flatten().long(), minlength=most + 1) / x.numel()
+    for name, x in streams.items()
+}
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
 colors = (style.LIGHT, style.GREY, style.MEMBRANE, style.SPIKE)
-for i, ((name, share), color) in enumerate(zip(shares.items(), colors, strict=True)):
-    left.bar(torch.arange(most + 1) + 0.2 * (i - 1.5), 100 * share, width=0.2, color=color, label=name)
-left.set(yscale="log", xlabel="value in the residual stream", ylabel="share of all values, %", xticks=range(most + 1))
+for i, ((name, share), color) in enumerate(
+    zip(shares.items(), colors, strict=True)
+):
+    left.bar(
+        torch.arange(most + 1) + 0.2 * (i - 1.5),
+        100 * share,
+        width=0.2,
+        color=color,
+        label=name,
+    )
+left.set(
+    yscale="log",
+    xlabel="value in the residual stream",
+    ylabel="share of all values, %",
+    xticks=range(most + 1),
+)
 left.set_title(f"what the stream holds, digits-2-64, T = {T}")
 left.legend()
 n = torch.arange(1, 9)
-right.plot(n, AC * (n > 0), "o--", color=style.GREY, label="as a spike: one addition")
+right.plot(
+    n, AC * (n > 0), "o--", color=style.GREY, label="as a spike: one addition"
+)
 right.plot(n, AC * n, "s-", color=style.MEMBRANE, label="by value: n additions")
-right.plot(n, MAC * (n > 0), "^:", color=style.SPIKE, label="one multiplication with addition")
-right.set(xlabel="value n", ylabel="pJ for n times a weight", ylim=(0, 8), title="the price of an integer")
+right.plot(
+    n,
+    MAC * (n > 0),
+    "^:",
+    color=style.SPIKE,
+    label="one multiplication with addition",
+)
+right.set(
+    xlabel="value n",
+    ylabel="pJ for n times a weight",
+    ylim=(0, 8),
+    title="the price of an integer",
+)
 right.legend()
 se.plot.show(
     fig,
@@ -284,8 +341,13 @@ se.plot.show(
     "n additions exceed a multiplication from n = 6.",
 )
 above_one = {name: float(share[2:].sum()) for name, share in shares.items()}
-print("above 1:", ", ".join(f"{name} {100 * share:.1f} %" for name, share in above_one.items()))
-assert all(share > 0 for share in above_one.values()) and most <= 1 + 1 + 2 * c.depth
+print(
+    "above 1:",
+    ", ".join(f"{name} {100 * share:.1f} %" for name, share in above_one.items()),
+)
+assert (
+    all(share > 0 for share in above_one.values()) and most <= 1 + 1 + 2 * c.depth
+)
 assert AC * 5 < MAC < AC * 6
 
 # %% [markdown]
@@ -295,18 +357,30 @@ assert AC * 5 < MAC < AC * 6
 # or a multiplication?
 
 # %%
-x, weight = streams["X_1, after block 0"], model.blocks[1].attn.qkv.weight  # [T, B, N, D], [3D, D]
+# [T, B, N, D], [3D, D]
+x, weight = streams["X_1, after block 0"], model.blocks[1].attn.qkv.weight
 value = x[x >= 2][0].item()
 w = weight[0, 0].item()
-assert value * w == sum([w] * int(value)) and value * w != w  # it is n additions of w, not one
+# it is n additions of w, not one
+assert value * w == sum([w] * int(value)) and value * w != w
 layer = next(cost for cost in report.layers if cost.layer == "blocks.1.attn.qkv")
 products = T * layer.flops
 nonzero, mean = (x != 0).double().mean().item(), x.double().mean().item()
-prices = {"as spikes": AC * nonzero, "by value": AC * mean, "multiplied": MAC * nonzero}
+prices = {
+    "as spikes": AC * nonzero,
+    "by value": AC * mean,
+    "multiplied": MAC * nonzero,
+}
 for name, price in prices.items():
     print(f"{layer.layer}: {name:10} {price * products / 1e6:.2f} µJ")
-assert abs(prices["as spikes"] * products - layer.pj["paper"]) < 1e-6 * layer.pj["paper"]
-assert abs(prices["by value"] * products - layer.pj["integer"]) < 1e-6 * layer.pj["integer"]
+assert (
+    abs(prices["as spikes"] * products - layer.pj["paper"])
+    < 1e-6 * layer.pj["paper"]
+)
+assert (
+    abs(prices["by value"] * products - layer.pj["integer"])
+    < 1e-6 * layer.pj["integer"]
+)
 assert prices["as spikes"] < prices["by value"] < prices["multiplied"]
 
 # %% [markdown]
@@ -326,10 +400,22 @@ assert prices["as spikes"] < prices["by value"] < prices["multiplied"]
 
 # %%
 for name, meaning in CONVENTIONS.items():
-    print(textwrap.fill(f"{name}, {report.totals[name] / 1e6:.2f} µJ: {meaning}", 110, subsequent_indent="    "))
-differ = [cost.layer for cost in report.layers if abs(cost.pj["integer"] - cost.pj["paper"]) > 1e-9]
+    print(
+        textwrap.fill(
+            f"{name}, {report.totals[name] / 1e6:.2f} µJ: {meaning}",
+            110,
+            subsequent_indent="    ",
+        )
+    )
+differ = [
+    cost.layer
+    for cost in report.layers
+    if abs(cost.pj["integer"] - cost.pj["paper"]) > 1e-9
+]
 print("differ:", ", ".join(differ))
-assert [name for name in differ if not name.endswith((".qkv", ".hidden"))] == ["head"]
+assert [name for name in differ if not name.endswith((".qkv", ".hidden"))] == [
+    "head"
+]
 
 # %% [markdown]
 # ## Auditing Table 2
@@ -344,7 +430,10 @@ assert [name for name in differ if not name.endswith((".qkv", ".hidden"))] == ["
 # %%
 rows = audit_paper()
 print(rows)
-assert rows[0]["rest"] == PUBLISHED["imagenet-8-384"][1] - AC * PUBLISHED["imagenet-8-384"][0]
+assert (
+    rows[0]["rest"]
+    == PUBLISHED["imagenet-8-384"][1] - AC * PUBLISHED["imagenet-8-384"][0]
+)
 assert all(abs(row["rest"] - 1.596) < 0.0001 for row in rows)
 
 # %% [markdown]
@@ -370,12 +459,34 @@ fig, ax = plt.subplots(figsize=(7.5, 3.8))
 widths = [se.preset(row["model"]).config.dim for row in rows]
 grid = [256, 384, 512, 640, 768, 896]
 at_512 = se.preset("imagenet-8-512").config
-ax.plot(grid, [first_conv_mj(replace(at_512, dim=w)) for w in grid], color=style.Q, label="eq. 21-24: own width")
-ax.plot(widths, [row["rest"] for row in rows], "o", color=style.SPIKE, markersize=8, label="energy - 0.9 SOPs")
-ax.set(xlabel="width D", ylabel="mJ", title="first convolution on ImageNet, T = 4", ylim=(0, 3), xticks=grid)
+ax.plot(
+    grid,
+    [first_conv_mj(replace(at_512, dim=w)) for w in grid],
+    color=style.Q,
+    label="eq. 21-24: own width",
+)
+ax.plot(
+    widths,
+    [row["rest"] for row in rows],
+    "o",
+    color=style.SPIKE,
+    markersize=8,
+    label="energy - 0.9 SOPs",
+)
+ax.set(
+    xlabel="width D",
+    ylabel="mJ",
+    title="first convolution on ImageNet, T = 4",
+    ylim=(0, 3),
+    xticks=grid,
+)
 ax.legend()
-se.plot.show(fig, "The rest of five published energies over the width D: all at 1.596 mJ, on a flat line, while the "
-             "formula grows with D and passes through them only at D = 512.")  # fmt: skip
+se.plot.show(
+    fig,
+    "The rest of five published energies over the width D: all at 1.596 mJ, on a flat line, while the "
+    # fmt: skip
+    "formula grows with D and passes through them only at D = 512.",
+)
 assert abs(first_conv_mj(at_512) - 1.596) < 0.001
 
 # %% [markdown]
@@ -389,8 +500,12 @@ assert abs(first_conv_mj(at_512) - 1.596) < 0.001
 ways = audit_ann()
 print(Audit(ways[:3]))
 rounding = 0.0005 / MAC  # of the published energy, in G
-print(f"no way gives it: nearest is off by {abs(ways[0]['off by (G)']):.4f} G, rounding explains {rounding:.4f} G")
-print(f"it would take {audit_ann_rest():.4f} N^2 D a block for attention, where one product takes 1 and both take 2")
+print(
+    f"no way gives it: nearest is off by {abs(ways[0]['off by (G)']):.4f} G, rounding explains {rounding:.4f} G"
+)
+print(
+    f"it would take {audit_ann_rest():.4f} N^2 D a block for attention, where one product takes 1 and both take 2"
+)
 assert all(abs(row["off by (G)"]) > 10 * rounding for row in ways)
 
 # %% [markdown]
@@ -408,15 +523,22 @@ assert all(abs(row["off by (G)"]) > 10 * rounding for row in ways)
 # [Spikingformer](https://arxiv.org/abs/2304.11954). A division and a subtraction show how they differ.
 
 # %%
-early = {"imagenet-8-384": 0.525, "imagenet-6-512": 0.669, "imagenet-8-512": 0.854, "imagenet-10-512": 1.053}
+early = {
+    "imagenet-8-384": 0.525,
+    "imagenet-6-512": 0.669,
+    "imagenet-8-512": 0.854,
+    "imagenet-10-512": 1.053,
+}
 early |= {"imagenet-8-768": 1.701}  # mJ, in an early version of the paper
-later = {"imagenet-8-384": 12.43, "imagenet-8-512": 18.82, "imagenet-8-768": 32.07}  # mJ, in Spikingformer's table
+# mJ, in Spikingformer's table
+later = {"imagenet-8-384": 12.43, "imagenet-8-512": 18.82, "imagenet-8-768": 32.07}
 
 for name, (sops_g, published) in PUBLISHED.items():
     line = f"{name:16} early {early[name] / sops_g:.3f} pJ a SOP"
     assert abs(early[name] - 0.077 * sops_g) < 0.0006
     if name in later:
-        dearer = (later[name] - published) / (MAC - AC)  # G SOPs that would have to cost a MAC instead of an AC
+        # G SOPs that would have to cost a MAC instead of an AC
+        dearer = (later[name] - published) / (MAC - AC)
         line += f"   later: {later[name] - published:5.2f} mJ more, as if {dearer:.2f} G SOPs were MACs"
         line += f" ({100 * dearer / sops_g:.0f} %)"
         assert 0.1 < dearer / sops_g < 0.2
@@ -438,9 +560,13 @@ for name, (sops_g, published) in PUBLISHED.items():
 # Now we do the same for the packaged network. Its spikes stay the same; only the prices change.
 
 # %%
-from_residual = [cost for cost in report.layers if cost.layer.endswith((".qkv", ".hidden"))]
+from_residual = [
+    cost for cost in report.layers if cost.layer.endswith((".qkv", ".hidden"))
+]
 extra = sum((MAC - AC) * cost.sops for cost in from_residual)
-dense = sum((MAC - AC * cost.rate) * cost.steps * cost.flops for cost in from_residual)
+dense = sum(
+    (MAC - AC * cost.rate) * cost.steps * cost.flops for cost in from_residual
+)
 numbers = {
     "0.077 pJ a SOP, no first convolution": 0.077 * report.sops,
     "paper, eq. 21-24": report.totals["paper-corrected"],
@@ -470,9 +596,13 @@ assert spiking[-2] < ann < spiking[-1]
 
 # %%
 neurons = sum(record.values[0, 0].numel() for record in rec.layers("spikes"))
-updates = neurons * T  # of one image: each reads and writes a membrane potential, and multiplies it by beta
-even = report.totals["paper-corrected"] / (2 * updates)  # pJ an access at which state costs as much as arithmetic
-print(f"{neurons:,} neurons, {2 * updates:,} reads and writes of state, break-even at {even:.1f} pJ each")
+# of one image: each reads and writes a membrane potential, and multiplies it by beta
+updates = neurons * T
+# pJ an access at which state costs as much as arithmetic
+even = report.totals["paper-corrected"] / (2 * updates)
+print(
+    f"{neurons:,} neurons, {2 * updates:,} reads and writes of state, break-even at {even:.1f} pJ each"
+)
 assert even < 20
 
 # %% [markdown]
@@ -518,11 +648,17 @@ assert "No memory access" in str(report)
 #   which has both columns.
 
 # %%
-output_of = {"mlp.hidden": "mlp.hidden", "mlp.out": "mlp.out", "attn.proj": "attn.proj"}
+output_of = {
+    "mlp.hidden": "mlp.hidden",
+    "mlp.out": "mlp.out",
+    "attn.proj": "attn.proj",
+}
 for part, name in output_of.items():
     right = (inputs[f"blocks.1.{part}"] != 0).double().mean().item()
     wrong = rec[f"blocks.1.{name}"].spikes.double().mean().item()
-    print(f"blocks.1.{part:11} rate of its input {right:.3f}, of its output {wrong:.3f}")
+    print(
+        f"blocks.1.{part:11} rate of its input {right:.3f}, of its output {wrong:.3f}"
+    )
     assert max(right, wrong) > 1.1 * min(right, wrong)
 
 # %% [markdown]
@@ -542,12 +678,22 @@ def width_behind(energy_mj, T=4, size=224, channels=3):
 # %% tags=["check-1"]
 with se.exercise("10.1"):
     result = width_behind(1.596)
-    assert result is not None, "write width_behind first: energy = 4.6 pJ * T * 9 * channels * D / 8 * size^2"
-    assert result < 1e6, "mind the units: 1 mJ is 1e9 pJ"
-    assert abs(result - 512) < 1, "the products of one image and step are 9 * channels * (D / 8) * size^2"
-    assert abs(width_behind(first.pj["paper-corrected"] / 1e9, T=4, size=32, channels=1) - 64) < 1e-6, (
-        "it should also find the 64 of digits-2-64 from its own first convolution"
+    assert result is not None, (
+        "write width_behind first: energy = 4.6 pJ * T * 9 * channels * D / 8 * size^2"
     )
+    assert result < 1e6, "mind the units: 1 mJ is 1e9 pJ"
+    assert abs(result - 512) < 1, (
+        "the products of one image and step are 9 * channels * (D / 8) * size^2"
+    )
+    assert (
+        abs(
+            width_behind(
+                first.pj["paper-corrected"] / 1e9, T=4, size=32, channels=1
+            )
+            - 64
+        )
+        < 1e-6
+    ), "it should also find the 64 of digits-2-64 from its own first convolution"
 
 # %% [markdown]
 # **10.2 When does it lose?** Suppose the inputs of every layer except the first have the same rate r. Under eq. 21-24,
@@ -565,10 +711,14 @@ def break_even_rate(report, T):
 # %% tags=["check-2"]
 with se.exercise("10.2"):
     r = break_even_rate(report, 4)
-    assert r is not None, "write break_even_rate first: solve the equation in the docstring for r"
+    assert r is not None, (
+        "write break_even_rate first: solve the equation in the docstring for r"
+    )
     others = report.flops - report.layers[0].flops
     whole = MAC * 4 * report.layers[0].flops + AC * r * 4 * others
-    assert abs(whole - MAC * report.ann_flops) < 1e-6 * whole, "at this rate the two energies are not equal"
+    assert abs(whole - MAC * report.ann_flops) < 1e-6 * whole, (
+        "at this rate the two energies are not equal"
+    )
     assert r > 1 > break_even_rate(report, 8), (
         "at T = 4 even a network that always fires wins, at T = 8 it loses: the prices decide that, not the spikes"
     )
@@ -590,14 +740,26 @@ with se.exercise("10.3"):
     tiny = torch.tensor([0.0, 1.0, 3.0, 0.0]).view(2, 1, 1, 2)  # T = 2, B = 1
     result = residual_energy(tiny, 10)
     assert result is not None, "write residual_energy first"
-    assert abs(result["as spikes"] - 0.9 * 2 * 10) < 1e-6, "two values are not zero, each meets ten weights"
-    assert abs(result["by value"] - 0.9 * 4 * 10) < 1e-6, "1 + 3 additions, ten weights each"
-    assert abs(result["multiplied"] - 4.6 * 2 * 10) < 1e-6, "two values are not zero, each multiplies ten weights"
+    assert abs(result["as spikes"] - 0.9 * 2 * 10) < 1e-6, (
+        "two values are not zero, each meets ten weights"
+    )
+    assert abs(result["by value"] - 0.9 * 4 * 10) < 1e-6, (
+        "1 + 3 additions, ten weights each"
+    )
+    assert abs(result["multiplied"] - 4.6 * 2 * 10) < 1e-6, (
+        "two values are not zero, each multiplies ten weights"
+    )
     twice = residual_energy(torch.cat([tiny, tiny], dim=1), 10)
-    assert abs(twice["by value"] - result["by value"]) < 1e-6, "energy of one image: divide by B"
+    assert abs(twice["by value"] - result["by value"]) < 1e-6, (
+        "energy of one image: divide by B"
+    )
     stream = inputs["blocks.1.mlp.hidden"]
-    expected = next(cost for cost in report.layers if cost.layer == "blocks.1.mlp.hidden").pj["integer"]
-    assert abs(residual_energy(stream, 4 * D)["by value"] - expected) < 1e-6 * expected, "se.energy finds another value"
+    expected = next(
+        cost for cost in report.layers if cost.layer == "blocks.1.mlp.hidden"
+    ).pj["integer"]
+    assert (
+        abs(residual_energy(stream, 4 * D)["by value"] - expected) < 1e-6 * expected
+    ), "se.energy finds another value"
 
 # %% [markdown]
 # ## Recap

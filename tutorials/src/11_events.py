@@ -20,8 +20,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ..
     import spikformer_edu as se
 
@@ -64,7 +67,9 @@ digits, digit_labels = padded_digits()  # [1797, 10, 10], with a margin
 def small_network(time_steps, pool=(True, True, True, True)):
     """A tiny Spikformer for event frames: two channels, one for each polarity."""
     torch.manual_seed(0)
-    config = dict(dim=64, depth=1, heads=2, in_channels=2, time_steps=time_steps, pool=pool)
+    config = dict(
+        dim=64, depth=1, heads=2, in_channels=2, time_steps=time_steps, pool=pool
+    )
     return se.Spikformer(se.SpikformerConfig(**config))
 
 
@@ -75,7 +80,9 @@ for module in network.modules():
 with torch.no_grad():
     network(torch.from_numpy(to_frames(recording, 8).astype(np.float32))[:, None])
 
-fig, axes = se.plot.events(recording, 8, title="simulated, digit 5", model=network, shown=8_000)
+fig, axes = se.plot.events(
+    recording, 8, title="simulated, digit 5", model=network, shown=8_000
+)
 se.plot.show(
     fig,
     "A cube of simulated events in x, y and time, the moving outline of a digit; below it T = 8 frames with one colour "
@@ -117,18 +124,30 @@ def pixel_events(light, threshold=0.25):
 
 
 time = np.linspace(0, 2, 2001)  # seconds
-light = np.where(time < 1, np.exp(1.1 * np.sin(2 * np.pi * time) ** 2), 1.0)  # two waves, then constant
+# two waves, then constant
+light = np.where(time < 1, np.exp(1.1 * np.sin(2 * np.pi * time) ** 2), 1.0)
 when, polarity = pixel_events(light)
 
 fig, ax = plt.subplots(figsize=(9, 3.2))
 ax.plot(time, np.log(light), color=style.GREY, label="log intensity")
-for p, color, marker, label in ((1, "#0072B2", "^", "brighter (p = 1)"), (0, "#D55E00", "v", "darker (p = 0)")):
+for p, color, marker, label in (
+    (1, "#0072B2", "^", "brighter (p = 1)"),
+    (0, "#D55E00", "v", "darker (p = 0)"),
+):
     mine = when[polarity == p]
     ax.plot(time[mine], np.log(light)[mine], marker, color=color, label=label)
-ax.set(xlabel="time (s)", ylabel="log intensity", title="one pixel, simulated, threshold 0.25")
+ax.set(
+    xlabel="time (s)",
+    ylabel="log intensity",
+    title="one pixel, simulated, threshold 0.25",
+)
 ax.legend(loc="upper right")
-se.plot.show(fig, "Log intensity of one pixel over two seconds with its events: upward marks on rising flanks, "
-             "downward marks on falling ones, none in the second half, where the light stands still.")  # fmt: skip
+se.plot.show(
+    fig,
+    "Log intensity of one pixel over two seconds with its events: upward marks on rising flanks, "
+    # fmt: skip
+    "downward marks on falling ones, none in the second half, where the light stands still.",
+)
 assert len(when) > 10 and time[when].max() <= 1  # no change of light, no events
 
 # %% [markdown]
@@ -160,7 +179,10 @@ assert np.array_equal(when, brighter)
 
 # %%
 suffix = ".aedat4" if importlib.util.find_spec("dv_processing") else ".npz"
-print(f"recordings are written as {suffix}" + (" (no dv-processing here)" if suffix == ".npz" else ""))
+print(
+    f"recordings are written as {suffix}"
+    + (" (no dv-processing here)" if suffix == ".npz" else "")
+)
 
 workplace = tempfile.TemporaryDirectory()
 file = Path(workplace.name) / f"digit{suffix}"
@@ -169,7 +191,9 @@ again = read_events(file)
 
 assert again.dtype == EVENT and np.array_equal(again, recording)
 for field in "txyp":
-    print(f"{field}: {again.dtype[field]!s:6} from {int(again[field].min())} to {int(again[field].max()):,}")
+    print(
+        f"{field}: {again.dtype[field]!s:6} from {int(again[field].min())} to {int(again[field].max()):,}"
+    )
 assert (np.diff(again["t"]) >= 0).all() and 0.4 < again["p"].mean() < 0.6
 
 # %% [markdown]
@@ -192,7 +216,8 @@ def frames_by_count(events, T, size=128):
 
 
 T = 16
-odd = recording[: len(recording) // T * T - 5]  # a number of events that 16 does not divide
+# a number of events that 16 does not divide
+odd = recording[: len(recording) // T * T - 5]
 frames = frames_by_count(odd, T)
 assert np.array_equal(frames, to_frames(odd, T)) and frames.sum() == len(odd)
 
@@ -205,7 +230,9 @@ theirs = ToFrame(sensor_size=(128, 128, 2), n_event_bins=T)(odd)
 whole = odd[: len(odd) // T * T]  # without the remainder
 assert np.array_equal(theirs[:-1], frames[:-1])
 assert np.array_equal(theirs, to_frames(whole, T))
-print(f"events in our frames minus events in tonic's: {frames.sum() - theirs.sum()}, remainder {len(odd) % T}")
+print(
+    f"events in our frames minus events in tonic's: {frames.sum() - theirs.sum()}, remainder {len(odd) % T}"
+)
 assert frames.sum() - theirs.sum() == len(odd) % T == 11
 
 # %% [markdown]
@@ -238,7 +265,9 @@ events_in = {
 }
 
 fig, axes = plt.subplots(1, 3, figsize=(11, 3), sharey=True)
-for ax, (name, counts), color in zip(axes, events_in.items(), (style.Q, style.GREY, style.MEMBRANE), strict=True):
+for ax, (name, counts), color in zip(
+    axes, events_in.items(), (style.Q, style.GREY, style.MEMBRANE), strict=True
+):
     ax.bar(range(T), counts, color=color)
     ax.set(xlabel="time step", title=name, xticks=range(0, T, 5))
 axes[0].set_ylabel(f"events a frame, T = {T}")
@@ -269,9 +298,14 @@ print("none of them")
 # %%
 with torch.no_grad():
     for steps in (10, 16):
-        x = torch.from_numpy(to_frames(recording, steps).astype(np.float32))[:, None]  # [T, 1, 2, 128, 128]
+        # [T, 1, 2, 128, 128]
+        x = torch.from_numpy(to_frames(recording, steps).astype(np.float32))[
+            :, None
+        ]
         empty = (x == 0).float().mean().item()
-        print(f"T = {steps}: frames {list(x.shape)}, {100 * empty:.0f} % zeros, logits {list(network(x).shape)}")
+        print(
+            f"T = {steps}: frames {list(x.shape)}, {100 * empty:.0f} % zeros, logits {list(network(x).shape)}"
+        )
 
 # %% [markdown]
 # ## The data set on disk
@@ -285,11 +319,17 @@ with torch.no_grad():
 folder = Path(workplace.name) / "CIFAR10DVS"
 for label in (0, 1):
     chosen = (digit_labels == label).nonzero().squeeze(1)[:4]
-    for number, events in enumerate(simulate(digits[chosen], seeds=chosen.tolist(), loops=1)):
+    for number, events in enumerate(
+        simulate(digits[chosen], seeds=chosen.tolist(), loops=1)
+    ):
         write_events(folder / f"{label}" / f"digit_{number}{suffix}", events)
-(folder / LABEL).write_text("Simulated: moving digits in front of a modelled event camera.\n")
+(folder / LABEL).write_text(
+    "Simulated: moving digits in front of a modelled event camera.\n"
+)
 
-splits = se.data.load("cifar10dvs", data_dir=workplace.name, time_steps=10, image_size=32)
+splits = se.data.load(
+    "cifar10dvs", data_dir=workplace.name, time_steps=10, image_size=32
+)
 print(splits.info.title, splits.info.classes)
 print("train", [name.split(".")[0] for name in splits.train.names])
 print("test ", [name.split(".")[0] for name in splits.test.names])
@@ -315,7 +355,8 @@ def entries():
 
 first = splits.train.frames(0)
 assert len(entries()) == 1
-assert np.array_equal(splits.train.frames(0), first) and len(entries()) == 1  # from the cache
+# from the cache
+assert np.array_equal(splits.train.frames(0), first) and len(entries()) == 1
 write_events(folder / splits.train.names[0], recording)  # the file is replaced
 assert not np.array_equal(splits.train.frames(0), first) and len(entries()) == 2
 print("one entry for each file, T and size; a changed file gets a new one")
@@ -349,8 +390,14 @@ steps = epochs * (len(data.train) // batch_size)
 optimizer = torch.optim.AdamW(model.parameters(), lr=highest, weight_decay=0.06)
 step = 0
 for epoch in range(epochs):
-    for frames, labels in se.data.batches(data.train, batch_size, train=True, epoch=epoch):  # [T, B, 2, 16, 16]
-        warmup, cosine = min(1, (step + 1) / 20), (1 + math.cos(math.pi * step / steps)) / 2
+    # [T, B, 2, 16, 16]
+    for frames, labels in se.data.batches(
+        data.train, batch_size, train=True, epoch=epoch
+    ):
+        warmup, cosine = (
+            min(1, (step + 1) / 20),
+            (1 + math.cos(math.pi * step / steps)) / 2,
+        )
         for group in optimizer.param_groups:
             group["lr"] = highest * warmup * cosine
         loss = F.cross_entropy(model(frames), labels, label_smoothing=0.1)
@@ -361,7 +408,9 @@ for epoch in range(epochs):
 
 # %% tags=["nbval-ignore-output"]
 score = evaluate(model, data.test, DistributedContext(torch.device("cpu")))
-print(f"{100 * score.accuracy:.0f} % of {score.total} test digits (simulated events), chance is 10 %")
+print(
+    f"{100 * score.accuracy:.0f} % of {score.total} test digits (simulated events), chance is 10 %"
+)
 assert score.accuracy > 0.5
 
 # %% [markdown]
@@ -375,7 +424,8 @@ frames, labels = data.test.fetch(torch.arange(len(data.test)), None)
 model.eval()
 with torch.no_grad(), se.record(model, layers=["blocks.0.residual"]) as rec:
     model(frames)
-so_far = rec.logits.cumsum(0)  # [T, B, K]: the sum and the mean have the same largest entry
+# [T, B, K]: the sum and the mean have the same largest entry
+so_far = rec.logits.cumsum(0)
 accuracy_at = (so_far.argmax(-1) == labels).float().mean(1)
 assert abs(accuracy_at[-1].item() - score.accuracy) < 1e-6
 
@@ -383,10 +433,19 @@ fig, ax = plt.subplots(figsize=(6.5, 3.6))
 ax.plot(range(1, T + 1), 100 * accuracy_at, "o-", color=style.Q)
 ax.axhline(10, color=style.THRESHOLD, linestyle="--")
 ax.text(T, 12, "chance", ha="right", color=style.THRESHOLD)
-ax.set(xlabel="time steps seen", ylabel="test accuracy, %", ylim=(0, 100), xticks=range(1, T + 1))
+ax.set(
+    xlabel="time steps seen",
+    ylabel="test accuracy, %",
+    ylim=(0, 100),
+    xticks=range(1, T + 1),
+)
 ax.set_title(f"digits-dvs (simulated), tiny network, T = {T}")
-se.plot.show(fig, "Test accuracy of the tiny network over the number of time steps it has seen, from 1 to 8: it rises "
-             "steeply at first, then flattens, and lies above chance everywhere.")  # fmt: skip
+se.plot.show(
+    fig,
+    "Test accuracy of the tiny network over the number of time steps it has seen, from 1 to 8: it rises "
+    # fmt: skip
+    "steeply at first, then flattens, and lies above chance everywhere.",
+)
 assert accuracy_at[-1] > accuracy_at[0] + 0.1
 
 # %% [markdown]
@@ -403,20 +462,32 @@ assert accuracy_at[-1] > accuracy_at[0] + 0.1
 
 # %%
 augment = se.data.PAPER["cifar10dvs"]
-still = torch.from_numpy(to_frames(recording, 1, size=64).astype(np.float32))[:, None]  # [1, 1, 2, 64, 64]
-copies = still.expand(4, 6, -1, -1, -1)  # six samples whose T = 4 frames are all the same
+# [1, 1, 2, 64, 64]
+still = torch.from_numpy(to_frames(recording, 1, size=64).astype(np.float32))[
+    :, None
+]
+# six samples whose T = 4 frames are all the same
+copies = still.expand(4, 6, -1, -1, -1)
 moved = augment_frames(copies.clone(), augment, torch.Generator().manual_seed(1350))
 
-assert all(torch.equal(moved[0], moved[t]) for t in range(4))  # all frames of a sample change in the same way
-assert not torch.equal(moved[0, 0], moved[0, 1])  # and each sample changes differently
+# all frames of a sample change in the same way
+assert all(torch.equal(moved[0], moved[t]) for t in range(4))
+# and each sample changes differently
+assert not torch.equal(moved[0, 0], moved[0, 1])
 
 fig, axes = plt.subplots(1, 7, figsize=(11, 1.9))
-for ax, picture, title in zip(axes, [still[0, 0], *moved[0]], ["as recorded", *"123456"], strict=True):
+for ax, picture, title in zip(
+    axes, [still[0, 0], *moved[0]], ["as recorded", *"123456"], strict=True
+):
     ax.imshow(picture.sum(0), cmap="Greys", vmax=0.6 * float(still.sum(2).max()))
     ax.set_title(title)
     ax.axis("off")
-se.plot.show(fig, "One simulated recording summed over time, and six augmented versions: shifted sideways, "
-             "rotated, shifted down, mirrored alone, sheared, with a hole; three of the six are mirrored.")  # fmt: skip
+se.plot.show(
+    fig,
+    "One simulated recording summed over time, and six augmented versions: shifted sideways, "
+    # fmt: skip
+    "rotated, shifted down, mirrored alone, sheared, with a hole; three of the six are mirrored.",
+)
 
 # %% [markdown]
 # ## Pitfalls
@@ -439,7 +510,12 @@ se.plot.show(fig, "One simulated recording summed over time, and six augmented v
 batch = frames[:, :5]  # [T, B, 2, H, W] with T = 8, B = 5
 with torch.no_grad():
     right, wrong = model(batch), model(batch.transpose(0, 1))
-print("logits", list(right.shape), "and, after the swap, no error but", list(wrong.shape))
+print(
+    "logits",
+    list(right.shape),
+    "and, after the swap, no error but",
+    list(wrong.shape),
+)
 assert right.shape == (5, 10) and wrong.shape == (8, 10)
 
 # %% [markdown]
@@ -459,15 +535,26 @@ def shuffle_time(frames, generator):
 # %% tags=["check-1"]
 with se.exercise("11.1"):
     mixed = shuffle_time(frames, torch.Generator().manual_seed(0))
-    assert mixed is not None, "write shuffle_time first; torch.randperm(T, generator=generator) gives an order"
+    assert mixed is not None, (
+        "write shuffle_time first; torch.randperm(T, generator=generator) gives an order"
+    )
     assert mixed.shape == frames.shape, "the shape should stay [T, B, 2, H, W]"
-    sizes, mixed_sizes = frames.flatten(2).square().sum(2), mixed.flatten(2).square().sum(2)  # [T, B]
-    assert torch.equal(sizes.sort(0).values, mixed_sizes.sort(0).values), "every sample should keep its own frames"
-    moved_to = (mixed == frames[0]).flatten(2).all(2).float().argmax(0)  # where each first frame went
+    # [T, B]
+    sizes, mixed_sizes = (
+        frames.flatten(2).square().sum(2),
+        mixed.flatten(2).square().sum(2),
+    )
+    assert torch.equal(sizes.sort(0).values, mixed_sizes.sort(0).values), (
+        "every sample should keep its own frames"
+    )
+    # where each first frame went
+    moved_to = (mixed == frames[0]).flatten(2).all(2).float().argmax(0)
     assert len(moved_to.unique()) > 1, "each sample needs an order of its own"
     with torch.no_grad():
         shuffled_accuracy = (model(mixed).argmax(1) == labels).float().mean().item()
-    assert 0.2 < shuffled_accuracy < score.accuracy + 0.02, "much of it should survive, but nothing be gained"
+    assert 0.2 < shuffled_accuracy < score.accuracy + 0.02, (
+        "much of it should survive, but nothing be gained"
+    )
 
 # %% [markdown]
 # **11.2 Frames by time.** Write the other method: T frames of equal duration between the first and the last event. The
@@ -483,14 +570,24 @@ def frames_by_time(events, T, size=128):
 # %% tags=["check-2"]
 with se.exercise("11.2"):
     sliced = frames_by_time(recording, 4)
-    assert sliced is not None, "write frames_by_time first: which frame does an event at time t belong to?"
-    assert sliced.sum() == len(recording), "every event belongs to exactly one frame, the last one too"
+    assert sliced is not None, (
+        "write frames_by_time first: which frame does an event at time t belong to?"
+    )
+    assert sliced.sum() == len(recording), (
+        "every event belongs to exactly one frame, the last one too"
+    )
     whole = to_frames(recording, 1)[0]
-    assert np.array_equal(sliced.sum(0), whole), "frames[t, p, y, x]: polarity is the channel, y the row"
+    assert np.array_equal(sliced.sum(0), whole), (
+        "frames[t, p, y, x]: polarity is the channel, y the row"
+    )
     quarters = np.histogram(recording["t"], 4)[0]
-    assert abs(sliced.sum((1, 2, 3)) - quarters).max() <= 1, "each frame holds the events of one quarter of the time"
+    assert abs(sliced.sum((1, 2, 3)) - quarters).max() <= 1, (
+        "each frame holds the events of one quarter of the time"
+    )
     late = recording[len(recording) // 2 :].copy()
-    assert frames_by_time(late, 4)[0].sum() > 0, "time starts at the first event, not at 0"
+    assert frames_by_time(late, 4)[0].sum() > 0, (
+        "time starts at the first event, not at 0"
+    )
 
 # %% [markdown]
 # **11.3 A hot pixel.** Broken pixels fire all the time and dominate every frame. Take the 99th percentile of the event
@@ -511,11 +608,21 @@ with se.exercise("11.3"):
     hot["t"] = np.linspace(0, recording["t"][-1], len(hot)).astype(int)
     noisy = np.sort(np.concatenate([recording, hot]), order="t", kind="stable")
     clean = without_hot_pixels(noisy)
-    assert clean is not None, "write without_hot_pixels first; np.bincount counts the events of each pixel"
-    assert clean.dtype == EVENT and (np.diff(clean["t"]) >= 0).all(), "events stay events, in order of time"
-    assert not ((clean["x"] == 7) & (clean["y"] == 100)).any(), "pixel (7, 100) is hot: its events should be gone"
-    assert len(clean) > 0.95 * len(recording), "hardly any other event should be lost"
-    assert len(without_hot_pixels(noisy, factor=1e6)) == len(noisy), "nothing is a million times the 99th percentile"
+    assert clean is not None, (
+        "write without_hot_pixels first; np.bincount counts the events of each pixel"
+    )
+    assert clean.dtype == EVENT and (np.diff(clean["t"]) >= 0).all(), (
+        "events stay events, in order of time"
+    )
+    assert not ((clean["x"] == 7) & (clean["y"] == 100)).any(), (
+        "pixel (7, 100) is hot: its events should be gone"
+    )
+    assert len(clean) > 0.95 * len(recording), (
+        "hardly any other event should be lost"
+    )
+    assert len(without_hot_pixels(noisy, factor=1e6)) == len(noisy), (
+        "nothing is a million times the 99th percentile"
+    )
 
 # %% [markdown]
 # ## Recap

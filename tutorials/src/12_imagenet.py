@@ -20,8 +20,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ..
     import spikformer_edu as se
 
@@ -75,21 +78,45 @@ for column, (kind, label) in zip(axes.T, titles.items(), strict=True):
         (column[0], [1000 * row["median"] for row in rows], "ms a step"),
         (column[1], [row["memory"] / 2**20 for row in rows], "peak memory, MiB"),
     ):
-        ax.plot(points, [values[-1] * p / points[-1] for p in points], color=style.THRESHOLD, linewidth=0.8)
-        ax.plot(points, values, "o-", color=style.Q if unit[0] == "m" else style.MEMBRANE)
+        ax.plot(
+            points,
+            [values[-1] * p / points[-1] for p in points],
+            color=style.THRESHOLD,
+            linewidth=0.8,
+        )
+        ax.plot(
+            points,
+            values,
+            "o-",
+            color=style.Q if unit[0] == "m" else style.MEMBRANE,
+        )
         ax.set(xscale="log", yscale="log")
-        ax.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter())
+        ax.yaxis.set(
+            major_locator=LogLocator(subs=(1, 2, 5)),
+            major_formatter="{x:g}",
+            minor_formatter=NullFormatter(),
+        )
         ax.set_xticks(points, [str(p) for p in points])
         ax.minorticks_off()
         if kind == "time_steps":
             ax.set_ylabel(unit)
-    fixed = ", ".join(f"{k} = {measured['base'][n]}" for k, n in zip("TBN", titles, strict=True) if n != kind)
+    fixed = ", ".join(
+        f"{k} = {measured['base'][n]}"
+        for k, n in zip("TBN", titles, strict=True)
+        if n != kind
+    )
     column[0].set_title(fixed)
     column[1].set_xlabel(label)
 origin = measured["provenance"]
-fig.suptitle(f"a training step of {measured['model']}, {measured['precision']}", x=0.01, ha="left")
+fig.suptitle(
+    f"a training step of {measured['model']}, {measured['precision']}",
+    x=0.01,
+    ha="left",
+)
 where = f"{origin['device']}, threads: {origin['threads']}, commit {origin['commit'][:7] + origin['commit'][40:]}"
-fig.supxlabel(f"measured: {where}; {origin['command']}", fontsize=8, color=style.THRESHOLD)
+fig.supxlabel(
+    f"measured: {where}; {origin['command']}", fontsize=8, color=style.THRESHOLD
+)
 se.plot.show(
     fig,
     "Six panels with logarithmic axes: time and peak memory of a training step against T, B and N. From end to end "
@@ -97,7 +124,9 @@ se.plot.show(
 )
 for kind in titles:
     rows = measured["curves"][kind]
-    assert rows[-1]["median"] > rows[0]["median"] and (rows[-1]["memory"] or 1) > (rows[0]["memory"] or 0)
+    assert rows[-1]["median"] > rows[0]["median"] and (rows[-1]["memory"] or 1) > (
+        rows[0]["memory"] or 0
+    )
 
 # %% [markdown]
 # ## Shapes and values
@@ -119,7 +148,15 @@ for kind in titles:
 
 # %%
 recipe = RECIPES["imagenet"]
-for name in ("model", "epochs", "cooldown_epochs", "warmup_epochs", "batch_size", "lr", "weight_decay"):
+for name in (
+    "model",
+    "epochs",
+    "cooldown_epochs",
+    "warmup_epochs",
+    "batch_size",
+    "lr",
+    "weight_decay",
+):
     print(f"{name:16} {getattr(recipe, name)}")
 
 # %% [markdown]
@@ -131,8 +168,13 @@ images = 1_281_167
 large = replace(recipe, batch_size=768)
 steps = images // 768  # an epoch; the incomplete last batch is dropped
 lr = 5e-4 * (768 / 192) ** 0.5
-print(f"{steps:,} steps an epoch, {310 * steps:,} in all, highest learning rate {lr:.1e}")
-assert images == se.data.info("imagenet").samples["train"] and large.scaled_lr == lr == 1e-3
+print(
+    f"{steps:,} steps an epoch, {310 * steps:,} in all, highest learning rate {lr:.1e}"
+)
+assert (
+    images == se.data.info("imagenet").samples["train"]
+    and large.scaled_lr == lr == 1e-3
+)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -151,8 +193,13 @@ short = replace(recipe, model="imagenet-8-384", time_steps=1)
 planned = plan(short, DistributedContext(torch.device("cpu")), step_images=1)
 
 assert planned.steps == images // 192 == 6672 and planned.total_steps == 310 * 6672
-assert planned.lr == 5e-4 and planned.parameters == se.preset("imagenet-8-384").parameters
-print(f"{planned.steps:,} steps an epoch, {planned.total_steps:,} in all, {planned.parameters / 1e6:.2f} M parameters")
+assert (
+    planned.lr == 5e-4
+    and planned.parameters == se.preset("imagenet-8-384").parameters
+)
+print(
+    f"{planned.steps:,} steps an epoch, {planned.total_steps:,} in all, {planned.parameters / 1e6:.2f} M parameters"
+)
 
 # %% [markdown]
 # Now we count the operations by hand. The forward pass has one matrix product in each layer. The backward pass has two
@@ -165,7 +212,9 @@ parts = count_flops(se.preset("imagenet-8-384").config, 224)
 others = parts["other convs"] + parts["linear"] + 2 * parts["K^TV"] + parts["head"]
 flops = 2 * (3 * others + 2 * parts["first conv"])  # T = 1
 assert flops == planned.flops
-print(f"{flops / 1e9:.1f} GFLOP for one image at T = 1, and about T times that at T")
+print(
+    f"{flops / 1e9:.1f} GFLOP for one image at T = 1, and about T times that at T"
+)
 
 # %% [markdown]
 # ## Memory
@@ -193,8 +242,14 @@ def kept_bytes(model, x):
 
 config = dict(dim=64, depth=2, heads=2, pool=(True, True, False, False))
 x = torch.randn(4, 3, 32, 32)
-by_steps = {T: kept_bytes(se.Spikformer(se.SpikformerConfig(time_steps=T, **config)), x) for T in (1, 2, 4)}
-by_batch = {B: kept_bytes(se.Spikformer(se.SpikformerConfig(time_steps=2, **config)), x[:B]) for B in (1, 2, 4)}
+by_steps = {
+    T: kept_bytes(se.Spikformer(se.SpikformerConfig(time_steps=T, **config)), x)
+    for T in (1, 2, 4)
+}
+by_batch = {
+    B: kept_bytes(se.Spikformer(se.SpikformerConfig(time_steps=2, **config)), x[:B])
+    for B in (1, 2, 4)
+}
 
 # %% [markdown]
 # **Predict before you run.** With twice the batch, autograd keeps twice as much. How much does it keep with twice the
@@ -203,7 +258,10 @@ by_batch = {B: kept_bytes(se.Spikformer(se.SpikformerConfig(time_steps=2, **conf
 # %%
 for name, kept in (("T", by_steps), ("B", by_batch)):
     ratios = [kept[2 * n] / kept[n] for n in (1, 2)]
-    print(f"{name} from 1 to 2 to 4: memory times", ", ".join(f"{ratio:.2f}" for ratio in ratios))
+    print(
+        f"{name} from 1 to 2 to 4: memory times",
+        ", ".join(f"{ratio:.2f}" for ratio in ratios),
+    )
     assert all(1.7 < ratio <= 2.01 for ratio in ratios)
 estimate = 4 * 4 * planned.parameters + 192 * planned.saved_bytes
 assert planned.bytes == estimate
@@ -240,10 +298,14 @@ low = [t.bfloat16() for t in (q, k, v)]
 assert torch.equal((low[0] @ low[1].T).float(), q @ k.T)  # at most d = 32
 assert torch.equal((low[1].T @ low[2]).float(), k.T @ v)  # at most N = 196
 product, rounded = q @ k.T @ v, ((low[0] @ low[1].T) @ low[2]).float()
-print(f"inner products are exact; the full product reaches {product.max():.0f} and is off by up to", end=" ")
+print(
+    f"inner products are exact; the full product reaches {product.max():.0f} and is off by up to",
+    end=" ",
+)
 print(f"{(product - rounded).abs().max() / product.max():.1%}")
 assert product.max() > 256 and not torch.equal(product, rounded)
-assert ((product * 0.125 >= 1) == (rounded * 0.125 >= 1)).all()  # what the threshold of Q K^T V s is compared with
+# what the threshold of Q K^T V s is compared with
+assert ((product * 0.125 >= 1) == (rounded * 0.125 >= 1)).all()
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -263,16 +325,25 @@ trained = se.load_pretrained("digits-2-64")
 digits, labels = se.data.load("digits").test.fetch(torch.arange(50), None)
 recordings = {}
 for precision in ("fp32", "bf16"):
-    with torch.no_grad(), se.record(trained) as rec, autocast(torch.device("cpu"), precision):
+    with (
+        torch.no_grad(),
+        se.record(trained) as rec,
+        autocast(torch.device("cpu"), precision),
+    ):
         answers = trained(digits).argmax(1)
     recordings[precision] = rec
     assert (answers == labels).float().mean() > 0.9
 flipped = {
-    layer.name: (layer.values != recordings["bf16"][layer.name].values.float()).float().mean().item()
+    layer.name: (layer.values != recordings["bf16"][layer.name].values.float())
+    .float()
+    .mean()
+    .item()
     for layer in recordings["fp32"].layers("spikes")
 }
 assert recordings["bf16"]["sps.1"].values.dtype == torch.bfloat16
-print(f"flipped: {100 * flipped['sps.0']:.1f} % in the first layer, at most {100 * max(flipped.values()):.0f} % in any")
+print(
+    f"flipped: {100 * flipped['sps.0']:.1f} % in the first layer, at most {100 * max(flipped.values()):.0f} % in any"
+)
 assert flipped["sps.0"] < 0.01 and max(flipped.values()) < 0.1
 
 # %% [markdown]
@@ -300,11 +371,14 @@ def gradients(model, x, y, parts=1):
 double = copy.deepcopy(trained).double()
 x, y = digits[:8].double(), labels[:8]
 apart = {}
-for mode in ("eval", "train"):  # batch norms use fixed statistics, and those of the batch
+# batch norms use fixed statistics, and those of the batch
+for mode in ("eval", "train"):
     double.train(mode == "train")
     whole, in_parts = gradients(double, x, y), gradients(double, x, y, parts=2)
     apart[mode] = ((whole - in_parts).norm() / whole.norm()).item()
-print(f"equal with frozen statistics: {apart['eval'] < 1e-10}; with those of the batch: {apart['train'] < 1e-10}")
+print(
+    f"equal with frozen statistics: {apart['eval'] < 1e-10}; with those of the batch: {apart['train'] < 1e-10}"
+)
 assert apart["eval"] < 1e-10 and apart["train"] > 0.01
 
 # %% [markdown]
@@ -322,14 +396,25 @@ assert apart["eval"] < 1e-10 and apart["train"] > 0.01
 # norms do not count the batch twice. The package ensures this.
 
 # %%
-plain = se.Spikformer(se.SpikformerConfig(time_steps=2, dim=64, depth=4, heads=2, pool=(True, True, False, False)))
+plain = se.Spikformer(
+    se.SpikformerConfig(
+        time_steps=2, dim=64, depth=4, heads=2, pool=(True, True, False, False)
+    )
+)
 again = copy.deepcopy(plain)
 checkpoint_blocks(again)
 x, y = torch.randn(4, 3, 32, 32), torch.arange(4)
 assert torch.equal(gradients(plain, x, y), gradients(again, x, y))
-assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), again.state_dict().values(), strict=True))
+assert all(
+    torch.equal(a, b)
+    for a, b in zip(
+        plain.state_dict().values(), again.state_dict().values(), strict=True
+    )
+)
 share = kept_bytes(again, x) / kept_bytes(plain, x)
-print(f"gradients and statistics equal to the bit, {100 * share:.0f} % of the memory kept")
+print(
+    f"gradients and statistics equal to the bit, {100 * share:.0f} % of the memory kept"
+)
 assert share < 0.75
 
 # %% [markdown]
@@ -351,18 +436,46 @@ def free_port():
 workplace = tempfile.TemporaryDirectory()
 folder = Path(workplace.name)
 environment = os.environ | {"OMP_NUM_THREADS": "1"}
-tiny = ["--dataset", "digits", "--samples-per-class", "8", "--time-steps", "1", "--device", "cpu", "--no-figures"]
+tiny = [
+    "--dataset",
+    "digits",
+    "--samples-per-class",
+    "8",
+    "--time-steps",
+    "1",
+    "--device",
+    "cpu",
+    "--no-figures",
+]
 torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
 torchrun += ["--master-addr", "127.0.0.1", "--master-port", free_port()]
-command = [*torchrun, "-m", "spikformer_edu.train", *tiny, "--epochs", "1", "--sync-bn", "--out", str(folder / "two")]
-done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+command = [
+    *torchrun,
+    "-m",
+    "spikformer_edu.train",
+    *tiny,
+    "--epochs",
+    "1",
+    "--sync-bn",
+    "--out",
+    str(folder / "two"),
+]
+done = subprocess.run(
+    command, env=environment, capture_output=True, text=True, check=False
+)
 assert done.returncode == 0, done.stderr
 
 config = json.loads((folder / "two" / "config.json").read_text())
 results = json.loads((folder / "two" / "results.json").read_text())
-print(f"{config['provenance']['processes']} processes, one run folder, {results['total']} test digits, counted once")
-assert config["provenance"]["processes"] == 2 and done.stdout.count("test accuracy") == 1
-assert se.load_run(folder / "two").model.config.dim == 64  # a network that one process can use
+print(
+    f"{config['provenance']['processes']} processes, one run folder, {results['total']} test digits, counted once"
+)
+assert (
+    config["provenance"]["processes"] == 2
+    and done.stdout.count("test accuracy") == 1
+)
+# a network that one process can use
+assert se.load_run(folder / "two").model.config.dim == 64
 
 # %% [markdown]
 # ## Killed, and resumed
@@ -373,14 +486,30 @@ assert se.load_run(folder / "two").model.config.dim == 64  # a network that one 
 # this we kill a run with SIGKILL, which gives it no time to save.
 
 # %%
-train = [sys.executable, "-m", "spikformer_edu.train", *tiny, "--epochs", "20", "--warmup-epochs", "0"]
+train = [
+    sys.executable,
+    "-m",
+    "spikformer_edu.train",
+    *tiny,
+    "--epochs",
+    "20",
+    "--warmup-epochs",
+    "0",
+]
 unbroken = subprocess.run(
-    [*train, "--out", str(folder / "unbroken")], env=environment, capture_output=True, text=True, check=False
+    [*train, "--out", str(folder / "unbroken")],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
 )
 assert unbroken.returncode == 0, unbroken.stderr
 
 process = subprocess.Popen(
-    [*train, "--out", str(folder / "killed")], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    [*train, "--out", str(folder / "killed")],
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
 )
 while not (folder / "killed" / "resume.pt").exists():  # the first checkpoint
     assert process.poll() is None, process.stdout.read().decode()
@@ -389,10 +518,17 @@ process.kill()
 assert process.wait() != 0
 process.stdout.close()
 state = torch.load(folder / "killed" / "resume.pt", weights_only=True)
-assert 1 <= state["progress"]["epoch"] < 20 and not (folder / "killed" / "results.json").exists()
+assert (
+    1 <= state["progress"]["epoch"] < 20
+    and not (folder / "killed" / "results.json").exists()
+)
 
 resumed = subprocess.run(
-    [*train, "--out", str(folder / "killed"), "--resume"], env=environment, capture_output=True, text=True, check=False
+    [*train, "--out", str(folder / "killed"), "--resume"],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
 )
 assert resumed.returncode == 0, resumed.stderr
 
@@ -401,10 +537,14 @@ assert resumed.returncode == 0, resumed.stderr
 # those of the uninterrupted run, or the same?
 
 # %%
-first, second = (load_file(folder / name / "last.safetensors") for name in ("unbroken", "killed"))
+first, second = (
+    load_file(folder / name / "last.safetensors") for name in ("unbroken", "killed")
+)
 assert first.keys() == second.keys()
 assert all(torch.equal(first[name], second[name]) for name in first)
-print(f"{len(first)} tensors, {sum(t.numel() for t in first.values()):,} numbers: equal to the last bit")
+print(
+    f"{len(first)} tensors, {sum(t.numel() for t in first.values()):,} numbers: equal to the last bit"
+)
 workplace.cleanup()
 
 # %% [markdown]
@@ -428,12 +568,17 @@ workplace.cleanup()
 config = se.preset(recipe.model).config
 parts = count_flops(config, 224)
 others = parts["other convs"] + parts["linear"] + 2 * parts["K^TV"] + parts["head"]
-per_image = 2 * (3 * config.time_steps * others + 2 * parts["first conv"])  # the still image's convolution is done once
+# the still image's convolution is done once
+per_image = 2 * (3 * config.time_steps * others + 2 * parts["first conv"])
 total = per_image * planned.total_steps * recipe.batch_size
 row = measured["curves"]["batch"][-1]
 rate = row["flops"] / row["median"]
-print(f"{recipe.model}: {per_image / 1e9:.0f} GFLOP an image, {total / 1e18:.0f} EFLOP (10^18) for 310 epochs")
-print(f"at the {rate / 1e9:,.0f} GFLOP/s of the results file: about {round(total / rate / 3600, -4):,.0f} hours")
+print(
+    f"{recipe.model}: {per_image / 1e9:.0f} GFLOP an image, {total / 1e18:.0f} EFLOP (10^18) for 310 epochs"
+)
+print(
+    f"at the {rate / 1e9:,.0f} GFLOP/s of the results file: about {round(total / rate / 3600, -4):,.0f} hours"
+)
 assert 1e19 < total < 1e21
 
 # %% [markdown]
@@ -461,18 +606,44 @@ for purpose, command in commands.items():
 # %%
 def real_run(dataset, *options):
     """Train if there are a GPU and the data; otherwise print the command."""
-    arguments = ["--dataset", dataset, "--precision", "bf16", "--epochs", "1", "--warmup-epochs", "0", *options]
+    arguments = [
+        "--dataset",
+        dataset,
+        "--precision",
+        "bf16",
+        "--epochs",
+        "1",
+        "--warmup-epochs",
+        "0",
+        *options,
+    ]
     counts = se.data.count(dataset)
     if torch.cuda.is_available() and counts.get("train"):
         with tempfile.TemporaryDirectory() as out:
-            command = [sys.executable, "-m", "spikformer_edu.train", *arguments, "--no-figures", "--out", f"{out}/run"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            command = [
+                sys.executable,
+                "-m",
+                "spikformer_edu.train",
+                *arguments,
+                "--no-figures",
+                "--out",
+                f"{out}/run",
+            ]
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False
+            )
         assert done.returncode == 0, done.stderr
         print(done.stdout)
         return
     missing = [] if torch.cuda.is_available() else ["a GPU"]
-    missing += [] if counts.get("train") else [f"the training images of {dataset} under $SPIKFORMER_DATA"]
-    print(f"not run, needs {' and '.join(missing)}:\n    python -m spikformer_edu.train {' '.join(arguments)}")
+    missing += (
+        []
+        if counts.get("train")
+        else [f"the training images of {dataset} under $SPIKFORMER_DATA"]
+    )
+    print(
+        f"not run, needs {' and '.join(missing)}:\n    python -m spikformer_edu.train {' '.join(arguments)}"
+    )
 
 
 # %% tags=["nbval-ignore-output"]
@@ -494,19 +665,27 @@ assert RECIPES["imagenet"].epochs + RECIPES["imagenet"].cooldown_epochs == 310
 if counts := se.data.count("imagenet"):
     splits = se.data.load("imagenet")
     split = "train" if counts.get("train") else "val"
-    x, y = splits["train" if split == "train" else "test"].fetch(torch.arange(2), None)
+    x, y = splits["train" if split == "train" else "test"].fetch(
+        torch.arange(2), None
+    )
     print(f"on two images of ImageNet's {split} folder")
 else:
     x, y = torch.randn(2, 3, 224, 224), torch.tensor([0, 1])
     print("on two random images: ImageNet is not here")
 model = se.spikformer("imagenet-8-384")
-optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.warmup_lr)
+optimizer = torch.optim.AdamW(
+    parameter_groups(model, recipe.weight_decay), lr=recipe.warmup_lr
+)
 before = [p.detach().clone() for p in model.parameters()]
 loss = F.cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
 loss.backward()
 optimizer.step()
-changed = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
-print(f"logits for 1,000 classes, {sum(changed)} of {len(changed)} parameter tensors have moved")
+changed = [
+    not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)
+]
+print(
+    f"logits for 1,000 classes, {sum(changed)} of {len(changed)} parameter tensors have moved"
+)
 assert torch.isfinite(loss) and 5 < loss.item() < 9  # ln 1000 = 6.9
 assert sum(changed) > 0.9 * len(changed)
 
@@ -532,7 +711,13 @@ from spikformer_edu.training.loop import RunOptions, Trainer
 
 odd = replace(RECIPES["digits"], batch_size=50, grad_accum_steps=4)
 try:
-    Trainer(odd, Path("unused"), DistributedContext(torch.device("cpu")), se.data.load("digits"), RunOptions())
+    Trainer(
+        odd,
+        Path("unused"),
+        DistributedContext(torch.device("cpu")),
+        se.data.load("digits"),
+        RunOptions(),
+    )
     raise AssertionError("50 images cannot be cut into 4 equal parts")
 except se.SpikformerError as error:
     print(error)
@@ -555,7 +740,9 @@ def plan_gpus(recipe, global_batch, gpus=8, fits=48, images=1_281_167):
 with se.exercise("12.1"):
     mine = plan_gpus(RECIPES["imagenet"], 192)
     assert mine is not None, "write plan_gpus first"
-    assert mine["per_gpu"] == 24 and mine["parts"] == 1, "192 images on 8 GPUs are 24 each, and 24 fit at once"
+    assert mine["per_gpu"] == 24 and mine["parts"] == 1, (
+        "192 images on 8 GPUs are 24 each, and 24 fit at once"
+    )
     assert mine["steps"] == 6672 and mine["lr"] == 5e-4, (
         "the incomplete last batch is dropped; 192 is the recipe's batch"
     )
@@ -564,7 +751,10 @@ with se.exercise("12.1"):
         "128 do not fit at once, and 3 does not divide 128: 4 parts of 32"
     )
     assert mine["steps"] == 1251, "1,281,167 // 1024"
-    assert abs(mine["lr"] - replace(RECIPES["imagenet"], batch_size=1024).scaled_lr) < 1e-12, "lr * sqrt(1024 / 192)"
+    assert (
+        abs(mine["lr"] - replace(RECIPES["imagenet"], batch_size=1024).scaled_lr)
+        < 1e-12
+    ), "lr * sqrt(1024 / 192)"
 
 # %% [markdown]
 # **12.2 A dry run of the real command.** Write the arguments of `python -m spikformer_edu.train` for a dry run of
@@ -579,14 +769,23 @@ with se.exercise("12.2"):
     assert arguments is not None, "set arguments to a list of strings"
     assert "--dry-run" in arguments, "without --dry-run it would start to train"
     done = subprocess.run(
-        [sys.executable, "-m", "spikformer_edu.train", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "spikformer_edu.train", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr.strip().splitlines()[-1]
     text = " ".join(done.stdout.split())
-    assert "1024 = 1 processes x 32 parts x 32" in text, "the global batch should be 1,024, in 32 parts of 32"
-    assert "1,251 an epoch" in text and "16,816,024" in text, "the model should be imagenet-8-384, on ImageNet"
+    assert "1024 = 1 processes x 32 parts x 32" in text, (
+        "the global batch should be 1,024, in 32 parts of 32"
+    )
+    assert "1,251 an epoch" in text and "16,816,024" in text, (
+        "the model should be imagenet-8-384, on ImageNet"
+    )
     assert "time_steps* 1 " in text, "T should be 1"
-    assert "0.00115 = 0.0005 x sqrt(1024 / 192)" in text, "leave the learning rate to the recipe"
+    assert "0.00115 = 0.0005 x sqrt(1024 / 192)" in text, (
+        "leave the learning rate to the recipe"
+    )
 
 # %% [markdown]
 # **12.3 A memory budget.** A process has `budget` bytes of memory. Every weight needs four floats of 4 bytes (the
@@ -602,11 +801,19 @@ def images_that_fit(budget, parameters, per_image):
 
 # %% tags=["check-3"]
 with se.exercise("12.3"):
-    assert images_that_fit(10**9, 10**6, 10**7) is not None, "write images_that_fit first"
-    assert images_that_fit(10**9, 10**6, 10**7) == 98, "(1e9 - 16e6) / 1e7, rounded down"
+    assert images_that_fit(10**9, 10**6, 10**7) is not None, (
+        "write images_that_fit first"
+    )
+    assert images_that_fit(10**9, 10**6, 10**7) == 98, (
+        "(1e9 - 16e6) / 1e7, rounded down"
+    )
     assert images_that_fit(10**9, 10**6, 15 * 10**6) == 65, "65.6 images are 65"
-    assert images_that_fit(10**6, 10**6, 10**7) == 0, "if the weights do not fit, no image does"
-    assert images_that_fit(4 * 4 * 5 + 7 * 3, 5, 7) == 3, "a whole number of images, exactly at the limit too"
+    assert images_that_fit(10**6, 10**6, 10**7) == 0, (
+        "if the weights do not fit, no image does"
+    )
+    assert images_that_fit(4 * 4 * 5 + 7 * 3, 5, 7) == 3, (
+        "a whole number of images, exactly at the limit too"
+    )
 
 # %% [markdown]
 # ## Recap

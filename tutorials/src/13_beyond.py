@@ -25,8 +25,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ..
     import spikformer_edu as se
 
@@ -38,7 +41,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spikformer_edu.attention import SpikingSelfAttention, norm_tokens
 from spikformer_edu.model import Block
 from spikformer_edu.plot import style
-from spikformer_edu.training import DistributedContext, Recipe, RunOptions, load_run, train
+from spikformer_edu.training import (
+    DistributedContext,
+    Recipe,
+    RunOptions,
+    load_run,
+    train,
+)
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -59,9 +68,11 @@ def core_operations(tokens, dim, heads):
     """Additions, or multiply-accumulates for softmax, and masks (AND), at most, of one block in one time step."""
     d = dim // heads
     return {
-        "softmax": 2 * tokens**2 * dim,  # Q K^T, then times V; the exponentials come on top
+        # Q K^T, then times V; the exponentials come on top
+        "softmax": 2 * tokens**2 * dim,
         "SSA": 2 * tokens * dim * min(tokens, d),  # the cheaper order
-        "mask and add": 2 * tokens * dim,  # one gated sum over all N D bits, then one mask for each of them
+        # one gated sum over all N D bits, then one mask for each of them
+        "mask and add": 2 * tokens * dim,
     }
 
 
@@ -70,18 +81,53 @@ def linear_operations(tokens, dim, mlp_ratio=4):
     return (4 + 2 * mlp_ratio) * tokens * dim**2
 
 
-LOOK = {"softmax": (style.GREY, "--"), "SSA": (style.Q, "-"), "mask and add": (style.V, "-.")}
+LOOK = {
+    "softmax": (style.GREY, "--"),
+    "SSA": (style.Q, "-"),
+    "mask and add": (style.V, "-."),
+}
 fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.6), sharey=True)
 sizes = [2**n for n in range(4, 13)]
-for ax, xs, at in ((axes[0], sizes, lambda n: (n, 512, 8)), (axes[1], sizes[2:], lambda D: (196, D, D // 64))):
+for ax, xs, at in (
+    (axes[0], sizes, lambda n: (n, 512, 8)),
+    (axes[1], sizes[2:], lambda D: (196, D, D // 64)),
+):
     for name, (color, line) in LOOK.items():
-        ax.loglog(xs, [core_operations(*at(x))[name] for x in xs], line, color=color, label=name)
-    ax.loglog(xs, [linear_operations(*at(x)[:2]) for x in xs], ":", color="black", label="linear layers of the block")
+        ax.loglog(
+            xs,
+            [core_operations(*at(x))[name] for x in xs],
+            line,
+            color=color,
+            label=name,
+        )
+    ax.loglog(
+        xs,
+        [linear_operations(*at(x)[:2]) for x in xs],
+        ":",
+        color="black",
+        label="linear layers of the block",
+    )
 axes[0].axvline(196, color=style.PALE, linewidth=6, zorder=0)
-axes[0].annotate("ImageNet, N = 196", (196, 1.2e4), xytext=(7, 0), textcoords="offset points", fontsize=10)
+axes[0].annotate(
+    "ImageNet, N = 196",
+    (196, 1.2e4),
+    xytext=(7, 0),
+    textcoords="offset points",
+    fontsize=10,
+)
 axes[1].axvline(512, color=style.PALE, linewidth=6, zorder=0)
-axes[1].annotate("model 8-512", (512, 1.2e4), xytext=(7, 0), textcoords="offset points", fontsize=10)
-axes[0].set(xlabel="tokens N", ylabel="operations a block and time step", title="D = 512, h = 8, so d = 64")
+axes[1].annotate(
+    "model 8-512",
+    (512, 1.2e4),
+    xytext=(7, 0),
+    textcoords="offset points",
+    fontsize=10,
+)
+axes[0].set(
+    xlabel="tokens N",
+    ylabel="operations a block and time step",
+    title="D = 512, h = 8, so d = 64",
+)
 axes[1].set(xlabel="width D", title="N = 196, d = 64 a head")
 axes[0].legend(loc="upper left")
 se.plot.show(
@@ -93,7 +139,10 @@ se.plot.show(
 for n in sizes:
     for counts in (core_operations(n, 512, 8), core_operations(196, 64 * n, n)):
         assert counts["mask and add"] < counts["SSA"] <= counts["softmax"]
-assert core_operations(8192, 512, 8)["mask and add"] == 2 * core_operations(4096, 512, 8)["mask and add"]
+assert (
+    core_operations(8192, 512, 8)["mask and add"]
+    == 2 * core_operations(4096, 512, 8)["mask and add"]
+)
 
 # %% [markdown]
 # ## Shapes and values
@@ -153,7 +202,8 @@ class SpikeDrivenAttention(SpikingSelfAttention):
 
     def forward(self, x):
         qkv = norm_tokens(self.bn, self.qkv(x))  # [T, B, N, 3D]
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d]
+        # each [T, B, h, N, d]
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
         q, k, v = self.q(q), self.k(k), self.v(v)
         gate = self.attn((q * k).sum(-2, keepdim=True))  # [T, B, h, 1, d], {0, 1}
         return self.proj((gate * v).transpose(2, 3).flatten(3))  # [T, B, N, D]
@@ -165,8 +215,17 @@ class SpikeDrivenAttention(SpikingSelfAttention):
 # %%
 se.ATTENTION["sdsa"] = SpikeDrivenAttention
 model = se.spikformer("digits-2-64", attention="sdsa")
-print(type(model.blocks[0].attn).__name__, "with", sum(p.numel() for p in model.parameters()), "parameters")
-assert sum(p.numel() for p in model.parameters()) == se.preset("digits-2-64").parameters  # those of SSA
+print(
+    type(model.blocks[0].attn).__name__,
+    "with",
+    sum(p.numel() for p in model.parameters()),
+    "parameters",
+)
+# those of SSA
+assert (
+    sum(p.numel() for p in model.parameters())
+    == se.preset("digits-2-64").parameters
+)
 
 # %% [markdown]
 # ## Checks that every swap must pass
@@ -213,20 +272,24 @@ def check_swap(model, swap, images):
     for hook in hooks:
         hook.remove()
     assert logits.shape == (len(images), model.config.num_classes), "shape"
-    assert all(((s == 0) | (s == 1)).all() for s in spikes), "a neuron gave something else than 0 and 1"
+    assert all(((s == 0) | (s == 1)).all() for s in spikes), (
+        "a neuron gave something else than 0 and 1"
+    )
     assert spikes[-1].any(), "silent"
     others = images.clone()
     others[1:] = others[1:].flip(-1)  # other neighbours in the batch
     torch.testing.assert_close(model(others)[0], logits[0])
     assert not any("softmax" in name for name in operations.names), "softmax"
-    lines = len(inspect.findsource(swap.forward)[0])  # of the whole cell that defines it
+    # of the whole cell that defines it
+    lines = len(inspect.findsource(swap.forward)[0])
     assert lines <= 40, "too long for a swap"
     print(f"{swap.__name__}: {lines} lines, all checks passed")
 
 
 images, _ = se.data.load("digits").val.fetch(torch.arange(16), None)
 check_swap(model, SpikeDrivenAttention, images)
-with Operations() as operations:  # the check can fail: it finds the softmax of this network
+# the check can fail: it finds the softmax of this network
+with Operations() as operations:
     se.spikformer("digits-2-64", attention="softmax")(images[:1])
 assert any("softmax" in name for name in operations.names)
 
@@ -241,7 +304,10 @@ counts = torch.randint(0, 4, (50, 1000)).float()  # 50 time steps
 counts[torch.rand(50, 1000) < 0.5] = 0
 fired = se.LIF(v_threshold=0.5)(counts)
 print("share of counts above 0:", round((counts > 0).float().mean().item(), 2))
-print("fires exactly where the count is above 0:", torch.equal(fired, (counts > 0).float()))
+print(
+    "fires exactly where the count is above 0:",
+    torch.equal(fired, (counts > 0).float()),
+)
 assert torch.equal(fired, (counts > 0).float())
 
 # %% [markdown]
@@ -262,21 +328,35 @@ assert torch.equal(fired, (counts > 0).float())
 generator = torch.Generator().manual_seed(0)
 fig, ax = plt.subplots(figsize=(8, 4.2))
 ns = torch.tensor([4, 16, 64, 196, 784])
-for rate, color, marker in ((0.05, style.Q, "o"), (0.1, style.V, "s"), (0.2, style.K, "^")):
+for rate, color, marker in (
+    (0.05, style.Q, "o"),
+    (0.1, style.V, "s"),
+    (0.2, style.K, "^"),
+):
     n = torch.logspace(0.5, 3, 100)
-    ax.semilogx(n, 100 * (1 - (1 - rate**2) ** n), color=color, label=f"r = {rate:g}")
+    ax.semilogx(
+        n, 100 * (1 - (1 - rate**2) ** n), color=color, label=f"r = {rate:g}"
+    )
     opened = []
     for tokens in ns.tolist():
-        q, k = (torch.rand(tokens, 2000, generator=generator) < rate for _ in range(2))
+        q, k = (
+            torch.rand(tokens, 2000, generator=generator) < rate for _ in range(2)
+        )
         opened.append((q & k).any(0).float().mean().item())
     ax.semilogx(ns, [100 * o for o in opened], marker, color=color)
-    torch.testing.assert_close(torch.tensor(opened), (1 - (1 - rate**2) ** ns).float(), atol=0.05, rtol=0)
+    torch.testing.assert_close(
+        torch.tensor(opened), (1 - (1 - rate**2) ** ns).float(), atol=0.05, rtol=0
+    )
 for tokens, name in ((64, "CIFAR"), (196, "ImageNet")):
     ax.axvline(tokens, color=style.PALE, linewidth=5, zorder=0)
-    ax.annotate(f"{name}\nN = {tokens}", (tokens, 104), ha="center", va="bottom", fontsize=9)
+    ax.annotate(
+        f"{name}\nN = {tokens}", (tokens, 104), ha="center", va="bottom", fontsize=9
+    )
 ax.set(xlabel="tokens N", ylabel="channel gates open, %", ylim=(-4, 118))
 ax.set_title("SDSA gate on random bits, one time step (T = 1)")
-ax.legend(title="firing rate of Q and K", loc="center left", bbox_to_anchor=(1, 0.5))
+ax.legend(
+    title="firing rate of Q and K", loc="center left", bbox_to_anchor=(1, 0.5)
+)
 se.plot.show(
     fig,
     "Share of open SDSA gates over the number of tokens for random bits of firing rate 0.05, 0.1 and 0.2: curves "
@@ -308,7 +388,10 @@ class MembraneBlock(Block):
 
     def __init__(self, config):
         super().__init__(config)
-        self.before_attn, self.before_mlp = se.LIF(**config.lif), se.LIF(**config.lif)
+        self.before_attn, self.before_mlp = (
+            se.LIF(**config.lif),
+            se.LIF(**config.lif),
+        )
         self.attn.proj.neuron = nn.Identity()  # the outputs are currents
         self.mlp.out.neuron = nn.Identity()
 
@@ -320,10 +403,12 @@ class MembraneBlock(Block):
 def membrane_spikformer(config):
     """A Spikformer with membrane shortcuts, its initial weights those that ``Spikformer(config)`` draws."""
     model = se.Spikformer(config)
-    model.sps.rpe.neuron = nn.Identity()  # the position embedding is added as a current, too
+    # the position embedding is added as a current, too
+    model.sps.rpe.neuron = nn.Identity()
     blocks = nn.ModuleList(MembraneBlock(config) for _ in range(config.depth))
     blocks.load_state_dict(model.blocks.state_dict())
-    model.blocks = blocks.append(se.LIF(**config.lif))  # the head averages spikes again
+    # the head averages spikes again
+    model.blocks = blocks.append(se.LIF(**config.lif))
     return model
 
 
@@ -331,7 +416,10 @@ def membrane_spikformer(config):
 torch.manual_seed(0)
 membrane = membrane_spikformer(se.preset("digits-2-64").config)
 check_swap(membrane, MembraneBlock, images)
-assert sum(p.numel() for p in membrane.parameters()) == se.preset("digits-2-64").parameters
+assert (
+    sum(p.numel() for p in membrane.parameters())
+    == se.preset("digits-2-64").parameters
+)
 
 # %% [markdown]
 # **Predict before you run.** Two networks have the same initial weights, one with Spikformer's residuals and one with
@@ -344,9 +432,16 @@ def inputs_of_layers(model, images):
     """Inputs of all convolutions and linear layers except the first one and the head: name -> values."""
     found, hooks = {}, []
     for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and name not in ("sps.0.conv", "head"):
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and name not in (
+            "sps.0.conv",
+            "head",
+        ):
             name = name.removesuffix(".conv").removesuffix(".linear")
-            hooks.append(module.register_forward_hook(lambda m, args, out, name=name: found.update({name: args[0]})))
+            hooks.append(
+                module.register_forward_hook(
+                    lambda m, args, out, name=name: found.update({name: args[0]})
+                )
+            )
     model(images)
     for hook in hooks:
         hook.remove()
@@ -355,9 +450,14 @@ def inputs_of_layers(model, images):
 
 torch.manual_seed(0)
 spikformer = settle(se.spikformer("digits-2-64"), images)
-after, before = inputs_of_layers(spikformer, images), inputs_of_layers(membrane, images)
+after, before = (
+    inputs_of_layers(spikformer, images),
+    inputs_of_layers(membrane, images),
+)
 for name in after:
-    kinds = ["0 and 1" if x[name].max() <= 1 else "0, 1, 2, ..." for x in (after, before)]
+    kinds = [
+        "0 and 1" if x[name].max() <= 1 else "0, 1, 2, ..." for x in (after, before)
+    ]
     print(f"{name:20} Spikformer: {kinds[0]:13} membrane shortcut: {kinds[1]}")
 assert max(x.max() for x in before.values()) == 1
 assert {n for n, x in after.items() if x.max() > 1} == {
@@ -377,27 +477,57 @@ assert {n for n, x in after.items() if x.max() > 1} == {
 # %%
 layers = [n for n in after if n.startswith("blocks")]
 fig, axes = plt.subplots(1, 2, figsize=(10.5, 3.9), sharex=True, sharey=True)
-shades = {1: ("1", style.LIGHT), 2: ("2", style.MEMBRANE), 3: ("3 or more", style.K)}
+shades = {
+    1: ("1", style.LIGHT),
+    2: ("2", style.MEMBRANE),
+    3: ("3 or more", style.K),
+}
 for ax, values, title in (
     (axes[0], after, "Spikformer: spikes added after"),
     (axes[1], before, "membrane shortcut: before"),
 ):
     left = torch.zeros(len(layers))
     for value, (label, color) in shades.items():
-        share = torch.tensor([100 * (values[n].clamp(max=3) == value).float().mean().item() for n in layers])
-        hatch = dict(hatch="////", edgecolor="white", linewidth=0) if value == 2 else {}
-        ax.barh(range(len(layers)), share, left=left, color=color, height=0.7, label=label, **hatch)
+        share = torch.tensor(
+            [
+                100 * (values[n].clamp(max=3) == value).float().mean().item()
+                for n in layers
+            ]
+        )
+        hatch = (
+            dict(hatch="////", edgecolor="white", linewidth=0) if value == 2 else {}
+        )
+        ax.barh(
+            range(len(layers)),
+            share,
+            left=left,
+            color=color,
+            height=0.7,
+            label=label,
+            **hatch,
+        )
         left += share
-    ax.set(yticks=range(len(layers)), yticklabels=layers, xlabel="inputs that are not 0, %", title=title)
+    ax.set(
+        yticks=range(len(layers)),
+        yticklabels=layers,
+        xlabel="inputs that are not 0, %",
+        title=title,
+    )
 axes[0].invert_yaxis()
 axes[1].legend(title="value", loc="center left", bbox_to_anchor=(1, 0.5))
-fig.suptitle("inputs of the linear layers, T = 4, untrained, same initial weights", fontsize=11)
+fig.suptitle(
+    "inputs of the linear layers, T = 4, untrained, same initial weights",
+    fontsize=11,
+)
 se.plot.show(
     fig,
     "Stacked bars of the values that enter each linear layer of the two blocks, T = 4: with Spikformer's residual"
     " the maps to Q, K, V and the MLP see 1, 2 and more; with membrane shortcuts every layer sees only ones.",
 )
-assert all((before[n] <= 1).all() for n in layers) and (after["blocks.1.mlp.hidden"] == 2).any()
+assert (
+    all((before[n] <= 1).all() for n in layers)
+    and (after["blocks.1.mlp.hidden"] == 2).any()
+)
 
 # %% [markdown]
 # ## Q-K attention
@@ -418,13 +548,15 @@ class TokenQKAttention(SpikingSelfAttention):
 
     def __init__(self, dim, heads, **options):
         super().__init__(dim, heads, **options)
-        self.qkv = nn.Linear(dim, 2 * dim, bias=self.qkv.bias is not None)  # Q and K alone
+        # Q and K alone
+        self.qkv = nn.Linear(dim, 2 * dim, bias=self.qkv.bias is not None)
         self.bn = nn.BatchNorm1d(2 * dim)
         del self.v
 
     def forward(self, x):
         qk = norm_tokens(self.bn, self.qkv(x))  # [T, B, N, 2D]
-        q, k = qk.unflatten(-1, (2, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d]
+        # each [T, B, h, N, d]
+        q, k = qk.unflatten(-1, (2, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
         q, k = self.q(q), self.k(k)
         gate = self.attn(q.sum(-1, keepdim=True))  # [T, B, h, N, 1], {0, 1}
         return self.proj((gate * k).transpose(2, 3).flatten(3))  # [T, B, N, D]
@@ -435,9 +567,12 @@ se.ATTENTION["token_qk"] = TokenQKAttention
 torch.manual_seed(0)
 model = se.spikformer("digits-2-64", attention="token_qk")
 check_swap(model, TokenQKAttention, images)
-saved = se.preset("digits-2-64").parameters - sum(p.numel() for p in model.parameters())
+saved = se.preset("digits-2-64").parameters - sum(
+    p.numel() for p in model.parameters()
+)
 print("parameters less than with SSA:", saved)
-assert saved == 2 * (64 * 64 + 64 + 2 * 64)  # a matrix, a bias and a batch norm a block
+# a matrix, a bias and a batch norm a block
+assert saved == 2 * (64 * 64 + 64 + 2 * 64)
 
 # %% [markdown]
 # **Predict before you run.** Change one token of the input. Which tokens of the output can change with SSA, SDSA and
@@ -455,12 +590,21 @@ for name in ("ssa", "sdsa", "token_qk"):
     for module in layer.modules():
         if isinstance(module, nn.BatchNorm1d):
             module.momentum = 1.0
-            nn.init.constant_(module.weight, 3.0)  # strong currents, so that spikes are common
+            # strong currents, so that spikes are common
+            nn.init.constant_(module.weight, 3.0)
     layer(x)
     layer.eval()
-    touched[name] = (layer(x) != layer(y)).any(-1).any(0).flatten().nonzero().flatten().tolist()
-    print(f"{name:9} other tokens of the output change, too: {touched[name] != [5]}")
-assert touched["token_qk"] == [5] and len(touched["ssa"]) > 1 and len(touched["sdsa"]) > 1
+    touched[name] = (
+        (layer(x) != layer(y)).any(-1).any(0).flatten().nonzero().flatten().tolist()
+    )
+    print(
+        f"{name:9} other tokens of the output change, too: {touched[name] != [5]}"
+    )
+assert (
+    touched["token_qk"] == [5]
+    and len(touched["ssa"]) > 1
+    and len(touched["sdsa"]) > 1
+)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -499,22 +643,41 @@ result, operations_counted = sdsa_by_loop(Q, K, V)
 assert torch.equal(result, gate * V)
 assert operations_counted == core_operations(4, 3, 1)["mask and add"]
 
-report = se.energy(se.spikformer("digits-2-64").eval(), images)  # the package counts SSA's products
-ssa = sum(cost.flops for cost in report.layers if cost.layer.startswith("blocks.0.attn.") and "^T" in cost.layer)
+# the package counts SSA's products
+report = se.energy(se.spikformer("digits-2-64").eval(), images)
+ssa = sum(
+    cost.flops
+    for cost in report.layers
+    if cost.layer.startswith("blocks.0.attn.") and "^T" in cost.layer
+)
 assert ssa == core_operations(64, 64, 4)["SSA"]
-print("SDSA, N = 4, d = 3:", operations_counted, "operations;  SSA in digits-2-64, one block:", ssa)
+print(
+    "SDSA, N = 4, d = 3:",
+    operations_counted,
+    "operations;  SSA in digits-2-64, one block:",
+    ssa,
+)
 
 # %% [markdown]
 # **Predict before you run.** In the ImageNet model 8-512 a mask takes 64 times fewer operations than SSA's products. By
 # how much does the number of operations of a whole block fall?
 
 # %%
-print(f"{'model':17} {'N':>5} {'d':>4} {'SSA / mask':>11} {'core, share of block':>21} {'block falls by':>15}")
+print(
+    f"{'model':17} {'N':>5} {'d':>4} {'SSA / mask':>11} {'core, share of block':>21} {'block falls by':>15}"
+)
 falls = {}
 for name in ("digits-2-64", "cifar10-4-384", "imagenet-8-512", "imagenet-8-768"):
     p = se.preset(name)
-    tokens, dim, heads = (p.image_size // p.config.patch_size) ** 2, p.config.dim, p.config.heads
-    core, linear = core_operations(tokens, dim, heads), linear_operations(tokens, dim)
+    tokens, dim, heads = (
+        (p.image_size // p.config.patch_size) ** 2,
+        p.config.dim,
+        p.config.heads,
+    )
+    core, linear = (
+        core_operations(tokens, dim, heads),
+        linear_operations(tokens, dim),
+    )
     whole = core["SSA"] + linear
     falls[name] = (core["SSA"] - core["mask and add"]) / whole
     ratio = core["SSA"] / core["mask and add"]
@@ -563,12 +726,21 @@ NAMES = {
 }
 accuracy = {
     name: torch.tensor(
-        [100 * r["test_accuracy"] for r in sorted(runs, key=lambda r: r["seed"]) if r["variant"] == name]
+        [
+            100 * r["test_accuracy"]
+            for r in sorted(runs, key=lambda r: r["seed"])
+            if r["variant"] == name
+        ]
     )
     for name in NAMES
 }
 nanojoules = {
-    name: sum(r["energy"]["totals_pj"]["integer"] / 1e3 for r in runs if r["variant"] == name) / len(accuracy[name])
+    name: sum(
+        r["energy"]["totals_pj"]["integer"] / 1e3
+        for r in runs
+        if r["variant"] == name
+    )
+    / len(accuracy[name])
     for name in NAMES
 }
 seeds = 3
@@ -582,18 +754,32 @@ def difference(name, to="ssa"):
     return d.mean().item(), T_95 * (d.std() / len(d) ** 0.5).item()
 
 
-print(f"{'variant':25} {'test accuracy, %':>17} {'difference to SSA':>22}  {'nJ, integer':>11}")
+print(
+    f"{'variant':25} {'test accuracy, %':>17} {'difference to SSA':>22}  {'nJ, integer':>11}"
+)
 for name, title in NAMES.items():
     mean, half = difference(name)
     said = "" if name == "ssa" else f"{mean:+.2f} ± {half:.2f}"
-    print(f"{title:25} {accuracy[name].mean():9.2f} ± {accuracy[name].std():.2f} {said:>22}  {nanojoules[name]:11.1f}")
+    print(
+        f"{title:25} {accuracy[name].mean():9.2f} ± {accuracy[name].std():.2f} {said:>22}  {nanojoules[name]:11.1f}"
+    )
 
 # %%
 fig, ax = plt.subplots(figsize=(9, 4.2))
 for row, name in enumerate(NAMES):
-    ax.plot(accuracy[name], [row] * seeds, "o", color=style.Q if name == "ssa" else style.GREY, alpha=0.8)
+    ax.plot(
+        accuracy[name],
+        [row] * seeds,
+        "o",
+        color=style.Q if name == "ssa" else style.GREY,
+        alpha=0.8,
+    )
     ax.plot([accuracy[name].mean()] * 2, [row - 0.28, row + 0.28], color="black")
-ax.set(yticks=range(len(NAMES)), yticklabels=NAMES.values(), xlabel="test accuracy, % (359 digits), T = 4")
+ax.set(
+    yticks=range(len(NAMES)),
+    yticklabels=NAMES.values(),
+    xlabel="test accuracy, % (359 digits), T = 4",
+)
 ax.invert_yaxis()
 ax.axvline(accuracy["ssa"].mean(), color=style.PALE, zorder=0)
 ax.set_title(f"digits, {seeds} seeds each, mean as a bar")
@@ -611,11 +797,19 @@ se.plot.show(
 
 # %%
 print("seeds in which a variant lies below SSA:")
-below = {name: int((accuracy[name] < accuracy["ssa"]).sum()) for name in NAMES if name != "ssa"}
+below = {
+    name: int((accuracy[name] < accuracy["ssa"]).sum())
+    for name in NAMES
+    if name != "ssa"
+}
 for name, count in below.items():
     print(f"  {NAMES[name]:25} {count} of {seeds}")
-assert all(abs(mean) < half for mean, half in map(difference, NAMES) if mean)  # no interval excludes zero
-assert below["membrane"] == below["token_qk"] == below["sdsa_membrane"] == seeds and below["none"] == 0
+# no interval excludes zero
+assert all(abs(mean) < half for mean, half in map(difference, NAMES) if mean)
+assert (
+    below["membrane"] == below["token_qk"] == below["sdsa_membrane"] == seeds
+    and below["none"] == 0
+)
 
 # %% [markdown]
 # With three seeds no difference is resolved: every interval contains zero. The control without attention is as accurate
@@ -643,7 +837,11 @@ compared = json.loads(Path("results/09_cued.json").read_text())
 assert found["protocol"]["steps"] == compared["protocol"]["steps"]
 cued = {
     name: torch.tensor(
-        [100 * r["test_accuracy"] for r in found["runs"] + compared["runs"] if r["attention"] == name],
+        [
+            100 * r["test_accuracy"]
+            for r in found["runs"] + compared["runs"]
+            if r["attention"] == name
+        ],
         dtype=torch.float64,
     )
     for name in ("ssa", "none", "sdsa", "token_qk", "channel_qk")
@@ -652,21 +850,45 @@ T_95_OF_TEN = 2.262  # Student's t, 95 %, 9 degrees of freedom
 print(f"{'attention':25} {'test accuracy, %':>17} {'difference to SSA':>22}")
 for name, top in cued.items():
     gap = top - cued["ssa"]  # paired by seed
-    said = "" if name == "ssa" else f"{gap.mean():+.2f} ± {T_95_OF_TEN * gap.std() / len(gap) ** 0.5:.2f}"
+    said = (
+        ""
+        if name == "ssa"
+        else f"{gap.mean():+.2f} ± {T_95_OF_TEN * gap.std() / len(gap) ** 0.5:.2f}"
+    )
     spread = f"{top.mean():.2f} ± {top.std():.2f}"
     print(f"{NAMES[name]:25} {spread:>17} {said:>22}")
 assert all(len(top) == 10 for top in cued.values())
-assert abs(cued["token_qk"].mean() - cued["none"].mean()) < 1  # tokens do not exchange information
-assert abs(cued["channel_qk"].mean() - cued["ssa"].mean()) < 2 and cued["channel_qk"].min() > 90
-assert cued["sdsa"].max() > 90 and cued["sdsa"].min() < 60 and (cued["sdsa"] < cued["ssa"]).all()
+# tokens do not exchange information
+assert abs(cued["token_qk"].mean() - cued["none"].mean()) < 1
+assert (
+    abs(cued["channel_qk"].mean() - cued["ssa"].mean()) < 2
+    and cued["channel_qk"].min() > 90
+)
+assert (
+    cued["sdsa"].max() > 90
+    and cued["sdsa"].min() < 60
+    and (cued["sdsa"] < cued["ssa"]).all()
+)
 
 # %%
 fig, ax = plt.subplots(figsize=(9, 3.4))
 for row, (name, top) in enumerate(cued.items()):
-    ax.plot(top, [row] * 10, "o", color=style.Q if name == "ssa" else style.GREY, alpha=0.6)
+    ax.plot(
+        top,
+        [row] * 10,
+        "o",
+        color=style.Q if name == "ssa" else style.GREY,
+        alpha=0.6,
+    )
     ax.plot([top.mean()] * 2, [row - 0.28, row + 0.28], color="black")
-ax.axvline(cued["none"].mean(), color=style.THRESHOLD, linestyle=(0, (4, 2)), linewidth=1.2)
-ax.set(yticks=range(len(cued)), yticklabels=[NAMES[name] for name in cued], xlim=(30, 100))
+ax.axvline(
+    cued["none"].mean(), color=style.THRESHOLD, linestyle=(0, (4, 2)), linewidth=1.2
+)
+ax.set(
+    yticks=range(len(cued)),
+    yticklabels=[NAMES[name] for name in cued],
+    xlim=(30, 100),
+)
 ax.set(xlabel="test accuracy, % (2,000 pictures of cued digits), T = 2")
 ax.invert_yaxis()
 ax.set_title("ten seeds each, mean as a bar; dashed: the control's")
@@ -714,9 +936,18 @@ recipe = Recipe(attention="sdsa", epochs=1, samples_per_class=4, batch_size=8)
 # registered.
 
 # %%
-with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-    with contextlib.redirect_stderr(io.StringIO()):  # it warns that some layers are silent after one epoch
-        score = train(recipe, Path(folder), DistributedContext(torch.device("cpu")), RunOptions())
+with (
+    tempfile.TemporaryDirectory() as folder,
+    contextlib.redirect_stdout(io.StringIO()),
+):
+    # it warns that some layers are silent after one epoch
+    with contextlib.redirect_stderr(io.StringIO()):
+        score = train(
+            recipe,
+            Path(folder),
+            DistributedContext(torch.device("cpu")),
+            RunOptions(),
+        )
     run = load_run(Path(folder))
     del se.ATTENTION["sdsa"]
     try:
@@ -725,9 +956,17 @@ with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.Stri
     except se.SpikformerError as error:
         complaint = str(error)
     se.ATTENTION["sdsa"] = SpikeDrivenAttention
-print("test digits measured:", score.total, "  loaded:", type(run.model.blocks[0].attn).__name__)
+print(
+    "test digits measured:",
+    score.total,
+    "  loaded:",
+    type(run.model.blocks[0].attn).__name__,
+)
 print("without the class:", complaint.splitlines()[0])
-assert isinstance(run.model.blocks[0].attn, SpikeDrivenAttention) and "sdsa" in complaint
+assert (
+    isinstance(run.model.blocks[0].attn, SpikeDrivenAttention)
+    and "sdsa" in complaint
+)
 
 # %% [markdown]
 # The membrane shortcut is not a kind of attention and has no field in the configuration: it changes the block, the
@@ -764,9 +1003,17 @@ assert isinstance(run.model.blocks[0].attn, SpikeDrivenAttention) and "sdsa" in 
 # %%
 ones = torch.ones(10, 1)  # a spike at every one of 10 time steps
 assert se.LIF()(ones).sum() == 0 and se.LIF()(2 * ones).sum() == 10
-print("spikes in 10 steps at input 1:", int(se.LIF()(ones).sum()), "  at input 2:", int(se.LIF()(2 * ones).sum()))
-q, k = (torch.rand(2, 4, 1, 4, 16, 16) < 0.3).float()  # N = d = 16: whichever axis is summed, the gate fits K
-assert (q * k).sum(-1, keepdim=True).shape[-2:] == (16, 1) and (q * k).sum(-2, keepdim=True).shape[-2:] == (1, 16)
+print(
+    "spikes in 10 steps at input 1:",
+    int(se.LIF()(ones).sum()),
+    "  at input 2:",
+    int(se.LIF()(2 * ones).sum()),
+)
+# N = d = 16: whichever axis is summed, the gate fits K
+q, k = (torch.rand(2, 4, 1, 4, 16, 16) < 0.3).float()
+assert (q * k).sum(-1, keepdim=True).shape[-2:] == (16, 1) and (q * k).sum(
+    -2, keepdim=True
+).shape[-2:] == (1, 16)
 
 # %% [markdown]
 # ## Exercises
@@ -786,19 +1033,35 @@ class ChannelQKAttention(SpikingSelfAttention):
 with se.exercise("13.1"):
     torch.manual_seed(0)
     layer = ChannelQKAttention(64, 4)
-    assert layer.qkv.out_features == 128, "Q and K alone: the linear map needs 2 D outputs"
-    x = torch.randint(0, 3, (4, 2, 16, 64), generator=torch.Generator().manual_seed(0)).float()
+    assert layer.qkv.out_features == 128, (
+        "Q and K alone: the linear map needs 2 D outputs"
+    )
+    x = torch.randint(
+        0, 3, (4, 2, 16, 64), generator=torch.Generator().manual_seed(0)
+    ).float()
     seen = {}
     for name in ("q", "k", "attn"):
-        getattr(layer, name).register_forward_hook(lambda m, args, out, name=name: seen.update({name: (args[0], out)}))
-    layer.proj.register_forward_pre_hook(lambda m, args: seen.update(masked=args[0]))
+        getattr(layer, name).register_forward_hook(
+            lambda m, args, out, name=name: seen.update({name: (args[0], out)})
+        )
+    layer.proj.register_forward_pre_hook(
+        lambda m, args: seen.update(masked=args[0])
+    )
     out = layer(x)
-    assert out.shape == x.shape and ((out == 0) | (out == 1)).all(), "the layer gives spikes [T, B, N, D]"
+    assert out.shape == x.shape and ((out == 0) | (out == 1)).all(), (
+        "the layer gives spikes [T, B, N, D]"
+    )
     count, gate = seen["attn"]
-    assert count.shape == (4, 2, 4, 1, 16), "the gate has one value a feature: sum over the tokens, keepdim=True"
-    assert torch.equal(count, seen["q"][1].sum(-2, keepdim=True)), "the gate's input is the sum of Q over the tokens"
+    assert count.shape == (4, 2, 4, 1, 16), (
+        "the gate has one value a feature: sum over the tokens, keepdim=True"
+    )
+    assert torch.equal(count, seen["q"][1].sum(-2, keepdim=True)), (
+        "the gate's input is the sum of Q over the tokens"
+    )
     expected = (gate * seen["k"][1]).transpose(2, 3).flatten(3)
-    assert torch.equal(seen["masked"], expected), "the gate masks K, and the heads go side by side again"
+    assert torch.equal(seen["masked"], expected), (
+        "the gate masks K, and the heads go side by side again"
+    )
 
 # %% [markdown]
 # **13.2** Count. How many operations (additions of the sum, and masks) does the core of channel Q-K attention take in
@@ -818,8 +1081,12 @@ with se.exercise("13.2"):
     assert answer is not None, "write channel_qk_savings first"
     assert answer[0] == 2 * 196 * 512, "N D additions, then N D masks"
     ssa_block = 2 * 196 * 512 * 64 + 12 * 196 * 512**2
-    assert abs(answer[1] - (1 - (answer[0] + 11 * 196 * 512**2) / ssa_block)) < 1e-9, "11 of 12 matrices are left: no V"
-    assert channel_qk_savings(16, 512, 8)[1] < answer[1], "with fewer tokens than d, SSA takes its other order"
+    assert (
+        abs(answer[1] - (1 - (answer[0] + 11 * 196 * 512**2) / ssa_block)) < 1e-9
+    ), "11 of 12 matrices are left: no V"
+    assert channel_qk_savings(16, 512, 8)[1] < answer[1], (
+        "with fewer tokens than d, SSA takes its other order"
+    )
 
 # %% [markdown]
 # **13.3** In which networks do all layers receive only spikes? For a given network and images, return the names of all
@@ -839,14 +1106,23 @@ with se.exercise("13.3"):
     packaged = se.load_pretrained("digits-2-64")
     found = not_binary(packaged, x)
     assert found is not None, "write not_binary first"
-    expected = [f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.qkv", "mlp.hidden.linear")]
-    assert found == expected, "hook nn.Conv2d and nn.Linear and look at their inputs: which read the residual stream?"
-    for block in packaged.blocks:  # without the stream: each half of a block gets only the spikes before it
-        block.forward = lambda x, block=block: block.mlp(block.attn((x > 0).float()))
+    expected = [
+        f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.qkv", "mlp.hidden.linear")
+    ]
+    assert found == expected, (
+        "hook nn.Conv2d and nn.Linear and look at their inputs: which read the residual stream?"
+    )
+    # without the stream: each half of a block gets only the spikes before it
+    for block in packaged.blocks:
+        block.forward = lambda x, block=block: block.mlp(
+            block.attn((x > 0).float())
+        )
     assert not_binary(packaged, x) == [], "without residuals all inputs are spikes"
     last = packaged.blocks[1]
     last.forward = lambda x: last.mlp(0.5 * last.attn((x > 0).float()))
-    assert not_binary(packaged, x) == ["blocks.1.mlp.hidden.linear"], "a half is neither 0 nor 1"
+    assert not_binary(packaged, x) == ["blocks.1.mlp.hidden.linear"], (
+        "a half is neither 0 nor 1"
+    )
 
 # %% [markdown]
 # ## Recap

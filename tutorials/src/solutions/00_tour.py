@@ -8,8 +8,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ../..
     import spikformer_edu as se
 
@@ -48,9 +51,15 @@ def rate_at(steps, layer="sps.3"):
 # %% tags=["check-1"]
 with se.exercise("0.1"):
     rates = [rate_at(steps) for steps in (1, 4, 16)]
-    assert None not in rates, "write rate_at first: give the model frames [T, B, C, H, W], and record the layer"
-    assert abs(rates[1] - float(rec["sps.3"].spikes.mean())) < 1e-6, "at T = 4 it should be the rate of the recording"
-    assert rates[0] < rates[1] < rates[2], "T has no effect: does the model see so many frames?"
+    assert None not in rates, (
+        "write rate_at first: give the model frames [T, B, C, H, W], and record the layer"
+    )
+    assert abs(rates[1] - float(rec["sps.3"].spikes.mean())) < 1e-6, (
+        "at T = 4 it should be the rate of the recording"
+    )
+    assert rates[0] < rates[1] < rates[2], (
+        "T has no effect: does the model see so many frames?"
+    )
 
 # %% [markdown]
 # **Exercise 0.2: the layer that fires least.** The rate is the mean of a tensor of zeros and ones.
@@ -60,7 +69,9 @@ least = min(rec.layers("spikes"), key=lambda layer: float(layer.spikes.mean())).
 
 # %% tags=["check-2"]
 with se.exercise("0.2"):
-    assert least is not None, "go through rec.layers('spikes'): each has a name and spikes"
+    assert least is not None, (
+        "go through rec.layers('spikes'): each has a name and spikes"
+    )
     assert least in list(rec), f"{least!r} is no layer of this recording"
     assert rec[least].kind == "spikes", "not a layer of neurons"
     rates = [float(layer.spikes.mean()) for layer in rec.layers("spikes")]
@@ -83,19 +94,33 @@ def knows_from(recording, label):
 
 # %% tags=["check-3"]
 with se.exercise("0.3"):
-    assert knows_from(rec, label) is not None, "write knows_from first: cumsum over time helps"
+    assert knows_from(rec, label) is not None, (
+        "write knows_from first: cumsum over time helps"
+    )
     for number in range(10):
         one, truth = digits.val.fetch(torch.tensor([number]), None)
         with torch.no_grad(), se.record(model, layers=[]) as short:
             said = model(one).argmax()
         if said == truth:
             t = int(knows_from(short, truth))
-            named = [bool(short.logits[: n + 1].mean(0).argmax() == truth) for n in range(4)]
-            assert all(named[t:]), f"validation digit {number}: after step {t} it changed its mind"
-            assert t == 0 or not named[t - 1], f"validation digit {number}: it knew before step {t}"
-    right, wrong = torch.eye(10)[:1], torch.eye(10)[1:2]  # the logits of one step that speaks for class 0, or for 1
-    wavering = SimpleNamespace(logits=torch.stack([right, 3 * wrong, 3 * right, right]))
-    assert int(knows_from(wavering, torch.tensor([0]))) == 2, "right, wrong, right, right: it is sure from step 2 on"
+            named = [
+                bool(short.logits[: n + 1].mean(0).argmax() == truth)
+                for n in range(4)
+            ]
+            assert all(named[t:]), (
+                f"validation digit {number}: after step {t} it changed its mind"
+            )
+            assert t == 0 or not named[t - 1], (
+                f"validation digit {number}: it knew before step {t}"
+            )
+    # the logits of one step that speaks for class 0, or for 1
+    right, wrong = torch.eye(10)[:1], torch.eye(10)[1:2]
+    wavering = SimpleNamespace(
+        logits=torch.stack([right, 3 * wrong, 3 * right, right])
+    )
+    assert int(knows_from(wavering, torch.tensor([0]))) == 2, (
+        "right, wrong, right, right: it is sure from step 2 on"
+    )
 
 # %% [markdown]
 # Back to [chapter 00](../00_tour.ipynb).

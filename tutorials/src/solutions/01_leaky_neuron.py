@@ -8,8 +8,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ../..
     import spikformer_edu as se
 
@@ -24,7 +27,13 @@ torch.set_num_threads(1)
 # that make it the same.
 
 # %%
-SETTINGS = dict(beta=0.5, threshold=2.0, spike_grad=se.Sigmoid(2.0), reset_mechanism="zero", reset_delay=True)
+SETTINGS = dict(
+    beta=0.5,
+    threshold=2.0,
+    spike_grad=se.Sigmoid(2.0),
+    reset_mechanism="zero",
+    reset_delay=True,
+)
 
 
 def paper_neuron(current, tau=2.0, v_threshold=1.0):
@@ -59,7 +68,9 @@ def leaky_over_time(current, **changes):
 
 # %% tags=["exercise-1"]
 trace_x = torch.tensor([2.0, 1.0, 2.0, 0.5, 2.5, 1.0, 3.0, -1.0, 2.0, 2.0])
-trace_h = torch.tensor([0.5, 0.625, 0.96875, 0.125, 0.71875, 0.7890625, 0.75, -0.25, 0.3125, 0.734375])
+trace_h = torch.tensor(
+    [0.5, 0.625, 0.96875, 0.125, 0.71875, 0.7890625, 0.75, -0.25, 0.3125, 0.734375]
+)
 trace_s = torch.tensor([0.0, 0, 1, 0, 0, 1, 1, 0, 0, 0])
 
 tau = float(trace_x[0] / trace_h[0])
@@ -70,8 +81,12 @@ assert v_threshold > trace_h[trace_s == 0].max()
 with se.exercise("1.1"):
     assert tau is not None and v_threshold is not None, "give tau and v_threshold"
     spikes, h = paper_neuron(trace_x, tau=tau, v_threshold=v_threshold)
-    assert abs(float(h[0] - trace_h[0])) < 1e-6, "tau: the neuron starts from V = 0, so H[0] = X[0] / tau"
-    assert torch.equal(spikes, trace_s), "v_threshold: above every membrane that did not fire, not above any that did"
+    assert abs(float(h[0] - trace_h[0])) < 1e-6, (
+        "tau: the neuron starts from V = 0, so H[0] = X[0] / tau"
+    )
+    assert torch.equal(spikes, trace_s), (
+        "v_threshold: above every membrane that did not fire, not above any that did"
+    )
     torch.testing.assert_close(h, trace_h)
     assert torch.equal(se.LIF(tau=tau, v_threshold=v_threshold)(trace_x), trace_s)
 
@@ -92,12 +107,19 @@ with se.exercise("1.2"):
     for before in (0.0, 0.25, 0.5, 0.875):
         x = tie_current(before)
         assert x is not None, "write tie_current first"
-        current = torch.tensor([2 * before, x])  # the first step brings V from 0 to `before`
+        # the first step brings V from 0 to `before`
+        current = torch.tensor([2 * before, x])
         _, h = paper_neuron(current)
-        assert h[1] == 1, f"from V = {before} your current leads to H = {float(h[1]):.3f}: solve equation (1) for X[t]"
+        assert h[1] == 1, (
+            f"from V = {before} your current leads to H = {float(h[1]):.3f}: solve equation (1) for X[t]"
+        )
         assert se.LIF()(current).tolist() == [0, 1]
-        assert leaky_over_time(current, spike_grad=snn.surrogate.sigmoid(2))[0].tolist() == [0, 0]
-    assert tie_current(0.25, v_threshold=0.5) == 0.75, "the threshold is an argument: 0.5 after attention"
+        assert leaky_over_time(current, spike_grad=snn.surrogate.sigmoid(2))[
+            0
+        ].tolist() == [0, 0]
+    assert tie_current(0.25, v_threshold=0.5) == 0.75, (
+        "the threshold is an argument: 0.5 after attention"
+    )
     assert tie_current(0.5, tau=4.0) == 2.5, "tau is an argument too"
 
 # %% [markdown]
@@ -119,9 +141,13 @@ def mended(current):
 with se.exercise("1.3"):
     generator = torch.Generator().manual_seed(1)
     away = 4 * torch.rand(16, 1000, generator=generator)  # no ties here
-    assert torch.equal(mended(away), se.LIF()(away)), "the reset belongs to the old membrane, not to the current"
+    assert torch.equal(mended(away), se.LIF()(away)), (
+        "the reset belongs to the old membrane, not to the current"
+    )
     ties = torch.randint(0, 13, (16, 1000), generator=generator) / 4
-    assert torch.equal(mended(ties), se.LIF()(ties)), "almost: what should happen exactly at the threshold?"
+    assert torch.equal(mended(ties), se.LIF()(ties)), (
+        "almost: what should happen exactly at the threshold?"
+    )
 
 # %% [markdown]
 # Back to [chapter 01](../01_leaky_neuron.ipynb).

@@ -10,8 +10,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ../..
     import spikformer_edu as se
 
@@ -46,7 +49,12 @@ def forward_by_hand(current, tau=2.0, v_threshold=1.0):
 
 def leaky_not_detached(current):
     """The same spikes, but S in V = H (1 - S) is differentiated too."""
-    options = dict(threshold=2.0, spike_grad=se.Sigmoid(2.0), reset_mechanism="zero", reset_delay=False)
+    options = dict(
+        threshold=2.0,
+        spike_grad=se.Sigmoid(2.0),
+        reset_mechanism="zero",
+        reset_delay=False,
+    )
     neuron = snn.Leaky(0.5, **options).double()
     u, spikes = torch.zeros_like(current[0]), []
     for x in current:
@@ -84,8 +92,12 @@ with se.exercise("2.1"):
     layer = copy.deepcopy(dead)
     revive(layer, inputs_2)
     rates = se.LIF()(layer(inputs_2)).mean((0, 1))  # [16]
-    assert rates.max() > 0, "still silent: look at dead(inputs_2).mean((0, 1)), and at the threshold of 1"
-    assert rates.min() >= 0.05, "some neurons are still silent: give each neuron its own shift and scale"
+    assert rates.max() > 0, (
+        "still silent: look at dead(inputs_2).mean((0, 1)), and at the threshold of 1"
+    )
+    assert rates.min() >= 0.05, (
+        "some neurons are still silent: give each neuron its own shift and scale"
+    )
     assert rates.max() <= 0.6, "some neurons fire nearly always: aim lower"
 
 # %% [markdown]
@@ -110,9 +122,13 @@ with se.exercise("2.2"):
         for t in reversed(range(len(x))):
             dL_dH = surrogate(h[t]) + reset_slope(h[t], s[t], detach) * dL_dV
             dL_dX[t], dL_dV = dL_dH / 2, dL_dH / 2
-        jacobian = torch.autograd.functional.jacobian(lambda y, run=neuron: run(y).sum(), x)
+        jacobian = torch.autograd.functional.jacobian(
+            lambda y, run=neuron: run(y).sum(), x
+        )
         hint = (
-            "S is a constant: what is left of H (1 - S)?" if detach else "product rule: the term with dS/dH is missing"
+            "S is a constant: what is left of H (1 - S)?"
+            if detach
+            else "product rule: the term with dS/dH is missing"
         )
         assert torch.allclose(dL_dX, jacobian, rtol=0, atol=1e-12), hint
 
@@ -124,20 +140,29 @@ with se.exercise("2.2"):
 # %%
 model = se.load_pretrained("digits-2-64")
 images, labels = se.data.load("digits").val.fetch(torch.arange(60), None)
-with torch.no_grad(), se.record(model, membranes=True, layers=["blocks.0.mlp.hidden"]) as rec:
+with (
+    torch.no_grad(),
+    se.record(model, membranes=True, layers=["blocks.0.mlp.hidden"]) as rec,
+):
     model(images)
 
 # %% tags=["exercise-3"]
 membranes = rec["blocks.0.mlp.hidden"].membrane
 best_alpha = 64.0
-while float((surrogate(membranes, best_alpha) < 0.05 * best_alpha / 4).float().mean()) > 0.1:
+while (
+    float((surrogate(membranes, best_alpha) < 0.05 * best_alpha / 4).float().mean())
+    > 0.1
+):
     best_alpha /= 2
 
 # %% tags=["check-3"]
 with se.exercise("2.3"):
     assert best_alpha is not None, "give best_alpha"
     h = rec["blocks.0.mlp.hidden"].membrane
-    shares = [float((surrogate(h, a) < 0.05 * a / 4).float().mean()) for a in (best_alpha, 2 * best_alpha)]
+    shares = [
+        float((surrogate(h, a) < 0.05 * a / 4).float().mean())
+        for a in (best_alpha, 2 * best_alpha)
+    ]
     assert shares[0] <= 0.1, f"{100 * shares[0]:.0f} % see nothing of it: too steep"
     assert shares[1] > 0.1, "twice as steep would do as well"
     assert torch.tensor(float(best_alpha)).log2() % 1 == 0, "a power of two, please"

@@ -8,8 +8,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ../..
     import spikformer_edu as se
 
@@ -56,11 +59,15 @@ def first_spike(current, T):
 
 # %% tags=["check-2"]
 with se.exercise("3.2"):
-    assert first_spike(2.0, 4) is not None, "a current of 2 fires at step 0: reached is enough"
+    assert first_spike(2.0, 4) is not None, (
+        "a current of 2 fires at step 0: reached is enough"
+    )
     for current in (0.5, 1.0, 1.01, 1.07, 1.2, 1.5, 1.99, 2.0, 3.0):
         train = se.LIF()(torch.full((8, 1), current))[:, 0]
         truth = int(train.argmax()) if train.any() else None
-        assert first_spike(current, 8) == truth, f"a current of {current} fires first at {truth}"
+        assert first_spike(current, 8) == truth, (
+            f"a current of {current} fires first at {truth}"
+        )
     assert first_spike(1.01, 4) is None, "1.01 needs more than 4 steps"
 
 # %% [markdown]
@@ -81,5 +88,9 @@ with se.exercise("3.3"):
     result = tokens_of((False, False, True, True), 32, 32)
     assert result is not None, "write tokens_of first"
     assert result == 64, "CIFAR: 32 x 32 pixels, two pools, 8 x 8 tokens"
-    assert tokens_of((True, True, True, True), 224, 224) == 196, "each of four pools halves both sides"
-    assert tokens_of((False, False, True, True), 48, 32) == 96, "height and width need not be equal"
+    assert tokens_of((True, True, True, True), 224, 224) == 196, (
+        "each of four pools halves both sides"
+    )
+    assert tokens_of((False, False, True, True), 48, 32) == 96, (
+        "height and width need not be equal"
+    )

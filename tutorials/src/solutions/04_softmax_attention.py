@@ -8,8 +8,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ../..
     import spikformer_edu as se
 
@@ -52,8 +55,12 @@ with se.exercise("4.1"):
     assert abs(float(few) - 8) < 1.5 and abs(float(many) - 64) < 6, (
         "N terms of variance 1 add up: check the factor 1/sqrt(d)"
     )
-    assert power is not None, "now compare spread(64) with spread(4096): 64 times the tokens"
-    assert power == 0.5, "64 times the tokens gives about 8 times the spread: 64 to which power is 8?"
+    assert power is not None, (
+        "now compare spread(64) with spread(4096): 64 times the tokens"
+    )
+    assert power == 0.5, (
+        "64 times the tokens gives about 8 times the spread: 64 to which power is 8?"
+    )
 
 # %% [markdown]
 # **4.2** Shuffled tokens.
@@ -76,7 +83,11 @@ with se.exercise("4.2"):
     result = of_shuffled(q, k, v, order)
     assert result is not None, "write of_shuffled first"
     hint = "the output of a token does not change, only its place"
-    assert torch.allclose(result, F.scaled_dot_product_attention(q[order], k[order], v[order]), atol=1e-6), hint
+    assert torch.allclose(
+        result,
+        F.scaled_dot_product_attention(q[order], k[order], v[order]),
+        atol=1e-6,
+    ), hint
 
 # %% [markdown]
 # **4.3** A temperature.
@@ -98,8 +109,16 @@ with se.exercise("4.3"):
     scores = torch.tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 3.0]])
     result = weights_at(scores, 1.0)
     assert result is not None, "write weights_at first"
-    assert torch.allclose(result, scores.softmax(-1)), "a temperature of 1 is the plain softmax"
+    assert torch.allclose(result, scores.softmax(-1)), (
+        "a temperature of 1 is the plain softmax"
+    )
     cold, warm = weights_at(scores, 0.001), weights_at(scores, 1e6)
-    assert not cold.isnan().any(), "exp(4000) overflows: subtract the largest score of each row first"
-    assert torch.allclose(cold, torch.tensor([[0.0, 0, 1], [0, 0, 1]])), "near 0: all weight on the largest score"
-    assert torch.allclose(warm, torch.full((2, 3), 1 / 3), atol=1e-5), "very large: even weights"
+    assert not cold.isnan().any(), (
+        "exp(4000) overflows: subtract the largest score of each row first"
+    )
+    assert torch.allclose(cold, torch.tensor([[0.0, 0, 1], [0, 0, 1]])), (
+        "near 0: all weight on the largest score"
+    )
+    assert torch.allclose(warm, torch.full((2, 3), 1 / 3), atol=1e-5), (
+        "very large: even weights"
+    )

@@ -8,8 +8,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ../..
     import spikformer_edu as se
 
@@ -24,18 +27,27 @@ torch.set_num_threads(1)
 
 # %%
 def bitmap(text):
-    return torch.tensor([[float(mark == "#") for mark in row] for row in text.split()])
+    return torch.tensor(
+        [[float(mark == "#") for mark in row] for row in text.split()]
+    )
 
 
-Q = bitmap("..###... ..#####. ..##..#. #..####. #####... .#.###.. #......# ........")
-K = bitmap(".#....## .....#.# #..#.### .#....## ..##..## #.##..#. #..##... ..#.####")
-V = bitmap("###.#..# ........ ##..#### #..#.### #####.#. #..#..#. ##.#.#.. ..###...")
+Q = bitmap(
+    "..###... ..#####. ..##..#. #..####. #####... .#.###.. #......# ........"
+)
+K = bitmap(
+    ".#....## .....#.# #..#.### .#....## ..##..## #.##..#. #..##... ..#.####"
+)
+V = bitmap(
+    "###.#..# ........ ##..#### #..#.### #####.#. #..#..#. ##.#.#.. ..###..."
+)
 T, N, d = 3, 8, 8
 q = torch.stack([Q.roll(t, dims=1) for t in range(T)])  # [T, N, d]
 k, v = K.expand(T, N, d), V.expand(T, N, d)
 
 
-def lif(current, v_threshold=1.0):  # current [T, ...] -> spikes [T, ...], membranes H [T, ...]
+# current [T, ...] -> spikes [T, ...], membranes H [T, ...]
+def lif(current, v_threshold=1.0):
     membrane = torch.zeros_like(current[0])
     spikes, charged = [], []
     for x in current:
@@ -67,12 +79,22 @@ def same_to_ssa():
 with se.exercise("5.1"):
     found = same_to_ssa()
     assert found is not None, "write same_to_ssa first"
-    assert all(((x == 0) | (x == 1)).all() for x in found), "use zeros and ones only"
+    assert all(((x == 0) | (x == 1)).all() for x in found), (
+        "use zeros and ones only"
+    )
     eq, ek, ev, ek2, ev2 = (x.float() for x in found)
-    assert torch.equal(ek.T @ ev, ek2.T @ ev2), "k.T @ v and k2.T @ v2 differ: think of a token that no query can find"
-    assert torch.equal((eq @ ek.T) @ ev, (eq @ ek2.T) @ ev2), "SSA must not see a difference"
-    gap = ((eq @ ek.T).softmax(-1) @ ev - (eq @ ek2.T).softmax(-1) @ ev2).abs().max()
-    assert gap > 0.1, "softmax gives the same: a key of zeros gets a weight, so change the value of such a token"
+    assert torch.equal(ek.T @ ev, ek2.T @ ev2), (
+        "k.T @ v and k2.T @ v2 differ: think of a token that no query can find"
+    )
+    assert torch.equal((eq @ ek.T) @ ev, (eq @ ek2.T) @ ev2), (
+        "SSA must not see a difference"
+    )
+    gap = (
+        ((eq @ ek.T).softmax(-1) @ ev - (eq @ ek2.T).softmax(-1) @ ev2).abs().max()
+    )
+    assert gap > 0.1, (
+        "softmax gives the same: a key of zeros gets a weight, so change the value of such a token"
+    )
 
 # %% [markdown]
 # **5.2** How many spikes change with the scale?
@@ -95,18 +117,24 @@ with se.exercise("5.2"):
     assert result is not None, "write changed first"
     assert tuple(map(int, result)) == (0, 0), "the same scale changes nothing"
     once = changed(q[:1], k[:1], v[:1], 0.125, 0.25)
-    assert tuple(map(int, once)) == (int(((Q @ K.T @ V >= 4) & (Q @ K.T @ V < 8)).sum()), 0), (
-        "one step: sums 4 to 7 join"
-    )
-    five = torch.zeros(6, 1, 32)  # T = 6, one token, d = 32; five ones, so that every sum is 5 where V is 1
+    assert tuple(map(int, once)) == (
+        int(((Q @ K.T @ V >= 4) & (Q @ K.T @ V < 8)).sum()),
+        0,
+    ), "one step: sums 4 to 7 join"
+    # T = 6, one token, d = 32; five ones, so that every sum is 5 where V is 1
+    five = torch.zeros(6, 1, 32)
     five[..., :5] = 1
     moved = tuple(map(int, changed(five, five, five, 0.125, 32**-0.5)))
-    assert moved == (10, 5), "sum 5 fires at t = 2, 5 with s = 0.125, and at t = 1, 3, 5 with 0.177: run all T steps"
+    assert moved == (10, 5), (
+        "sum 5 fires at t = 2, 5 with s = 0.125, and at t = 1, 3, 5 with 0.177: run all T steps"
+    )
 
 # %%
 added, removed = changed(q, k, v, 0.125, 8**-0.5)
 total = int(lif(q @ k.transpose(-2, -1) @ v * 0.125, 0.5)[0].sum())
-print(f"bitmaps: of {total} spikes at s = 0.125, {removed} go and {added} come at s = 1/sqrt(8), T = 3")
+print(
+    f"bitmaps: of {total} spikes at s = 0.125, {removed} go and {added} come at s = 1/sqrt(8), T = 3"
+)
 assert (added, removed, total) == (70, 0, 89)
 
 model = se.load_pretrained("digits-2-64")
@@ -114,12 +142,15 @@ images, _ = se.data.load("digits").test.fetch(torch.arange(48), None)
 with torch.no_grad(), se.record(model) as rec:
     model(images)
 for block in range(2):
-    parts = [rec[f"blocks.{block}.attn.{part}"].spikes for part in "qkv"]  # each [T, B, h, N, d]
+    # each [T, B, h, N, d]
+    parts = [rec[f"blocks.{block}.attn.{part}"].spikes for part in "qkv"]
     spikes = rec[f"blocks.{block}.attn.attn"].spikes
     added, removed = changed(*parts, 0.125, 16**-0.5)
     assert added > 0
     come, go = added / spikes.sum(), removed / spikes.sum()
-    print(f"block {block} of the packaged network, s = 1/sqrt(16): {come:.0%} come, {go:.1%} go")
+    print(
+        f"block {block} of the packaged network, s = 1/sqrt(16): {come:.0%} come, {go:.1%} go"
+    )
 
 # %% [markdown]
 # **5.3** One entry with integers as bitmaps.
@@ -131,7 +162,11 @@ for block in range(2):
 # %% tags=["exercise-3"]
 def entry(query, keys, column):
     """AND, popcount, add: no multiplication anywhere."""
-    return sum((query & key).bit_count() for key, bit in zip(keys, column, strict=True) if bit)
+    return sum(
+        (query & key).bit_count()
+        for key, bit in zip(keys, column, strict=True)
+        if bit
+    )
 
 
 # %% tags=["check-3"]
@@ -144,5 +179,10 @@ with se.exercise("5.3"):
     first = entry(as_int(Q[2]), keys, [int(bit) for bit in V[:, 4]])
     assert first is not None, "write entry first"
     assert first == 8, "query 2, feature 4 gathers 1 + 2 + 3 + 2 = 8"
-    table = [[entry(as_int(row), keys, [int(bit) for bit in V[:, c]]) for c in range(8)] for row in Q]
-    assert torch.equal(torch.tensor(table), (Q @ K.T @ V).long()), "some entry differs from Q K^T V"
+    table = [
+        [entry(as_int(row), keys, [int(bit) for bit in V[:, c]]) for c in range(8)]
+        for row in Q
+    ]
+    assert torch.equal(torch.tensor(table), (Q @ K.T @ V).long()), (
+        "some entry differs from Q K^T V"
+    )

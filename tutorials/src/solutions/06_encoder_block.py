@@ -8,8 +8,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ../..
     import spikformer_edu as se
 
@@ -42,17 +45,26 @@ def join_heads(x: torch.Tensor) -> torch.Tensor:
 
 # %% tags=["check-1"]
 with se.exercise("6.1"):
-    features = torch.arange(4 * 3 * 8 * 5).view(4, 3, 8, 5)  # [T, B, D, N], every number is there once
+    # [T, B, D, N], every number is there once
+    features = torch.arange(4 * 3 * 8 * 5).view(4, 3, 8, 5)
     split = split_heads(features, heads=2)
     assert split is not None, "write split_heads first"
-    assert split.shape == (4, 3, 2, 5, 4), f"shape {list(split.shape)}: [T, B, h, N, d] is wanted"
+    assert split.shape == (4, 3, 2, 5, 4), (
+        f"shape {list(split.shape)}: [T, B, h, N, d] is wanted"
+    )
     for head in range(2):
         expected = features[:, :, 4 * head : 4 * head + 4].transpose(2, 3)
-        assert torch.equal(split[:, :, head], expected), "cut D into (h, d) first, then let d and N change places"
+        assert torch.equal(split[:, :, head], expected), (
+            "cut D into (h, d) first, then let d and N change places"
+        )
     joined = join_heads(split)
     assert joined is not None, "write join_heads too"
-    assert joined.shape == features.shape, "join_heads gives [T, B, D, N], features before tokens"
-    assert torch.equal(joined, features), "undo the steps of split_heads in the opposite order"
+    assert joined.shape == features.shape, (
+        "join_heads gives [T, B, D, N], features before tokens"
+    )
+    assert torch.equal(joined, features), (
+        "undo the steps of split_heads in the opposite order"
+    )
 
 # %% [markdown]
 # **6.2 SEW against membrane shortcut.** Write the attention half of a block with a membrane shortcut.
@@ -62,11 +74,17 @@ with se.exercise("6.1"):
 
 
 # %% tags=["exercise-2"]
-def membrane_attention(ssa: torch.nn.Module, neuron: se.LIF, u: torch.Tensor) -> torch.Tensor:
+def membrane_attention(
+    ssa: torch.nn.Module, neuron: se.LIF, u: torch.Tensor
+) -> torch.Tensor:
     """U + f(SN(U)), where f is SSA without its last neuron: [T, B, N, D], real -> [T, B, N, D], real."""
     y = ssa.qkv(neuron(u))  # [T, B, N, 3D]
     y = ssa.bn(y.flatten(0, 2)).view_as(y)
-    q, k, v = (part.unflatten(-1, (ssa.heads, -1)).transpose(2, 3) for part in y.chunk(3, -1))  # [T, B, h, N, d]
+    # [T, B, h, N, d]
+    q, k, v = (
+        part.unflatten(-1, (ssa.heads, -1)).transpose(2, 3)
+        for part in y.chunk(3, -1)
+    )
     spikes = ssa.attn(ssa.mix(ssa.q(q), ssa.k(k), ssa.v(v)))
     current = ssa.proj.linear(spikes.transpose(2, 3).flatten(3))  # [T, B, N, D]
     return u + ssa.proj.bn(current.flatten(0, 2)).view_as(current)
@@ -75,9 +93,15 @@ def membrane_attention(ssa: torch.nn.Module, neuron: se.LIF, u: torch.Tensor) ->
 # %% tags=["check-2"]
 with se.exercise("6.2"):
     torch.manual_seed(1)
-    ssa, u = se.load_pretrained("digits-2-64").blocks[1].attn, torch.randn(4, 3, 64, 64)
+    ssa, u = (
+        se.load_pretrained("digits-2-64").blocks[1].attn,
+        torch.randn(4, 3, 64, 64),
+    )
     inputs = []
-    hooks = [layer.register_forward_hook(lambda m, x, y: inputs.append(x[0])) for layer in (ssa.qkv, ssa.proj.linear)]
+    hooks = [
+        layer.register_forward_hook(lambda m, x, y: inputs.append(x[0]))
+        for layer in (ssa.qkv, ssa.proj.linear)
+    ]
     try:
         with torch.no_grad():
             out = membrane_attention(ssa, se.LIF(), u)
@@ -86,10 +110,16 @@ with se.exercise("6.2"):
             hook.remove()
     assert out is not None, "write membrane_attention first"
     assert len(inputs) == 2, "both matrices, qkv and proj.linear, are used once"
-    assert all(set(x.unique().tolist()) <= {0.0, 1.0} for x in inputs), "a matrix still reads values other than 0 and 1"
-    assert torch.equal(inputs[0], se.LIF()(u)), "qkv reads the spikes of the stream, SN(U)"
+    assert all(set(x.unique().tolist()) <= {0.0, 1.0} for x in inputs), (
+        "a matrix still reads values other than 0 and 1"
+    )
+    assert torch.equal(inputs[0], se.LIF()(u)), (
+        "qkv reads the spikes of the stream, SN(U)"
+    )
     added = (out - u).flatten()
-    assert not torch.equal(added, added.round()), "spikes were added: leave the last neuron out, add its current"
+    assert not torch.equal(added, added.round()), (
+        "spikes were added: leave the last neuron out, add its current"
+    )
     with torch.no_grad():
         expected = ssa.proj.neuron(out - u)
         assert torch.equal(expected, ssa(se.LIF()(u))), (
@@ -122,12 +152,18 @@ def saturate(model: se.Spikformer) -> None:
 # %% tags=["check-3"]
 with se.exercise("6.3"):
     assert largest_residual(4) is not None, "write largest_residual first"
-    assert [largest_residual(depth) for depth in (1, 4, 10)] == [4, 10, 22], "SPS brings two, each block adds two"
+    assert [largest_residual(depth) for depth in (1, 4, 10)] == [4, 10, 22], (
+        "SPS brings two, each block adds two"
+    )
     for depth in (1, 3):
         small = se.spikformer("digits-2-64", depth=depth).eval()
         saturate(small)
         with torch.no_grad(), se.record(small) as found:
             small(torch.rand(2, 1, 32, 32))
         silent = [r.name for r in found.layers("spikes") if r.spikes.mean() < 1]
-        assert not silent, f"{silent[0]} does not fire always: a batch norm's bias is added to every current"
-        assert found[f"blocks.{depth - 1}.residual"].values.min() == largest_residual(depth)
+        assert not silent, (
+            f"{silent[0]} does not fire always: a batch norm's bias is added to every current"
+        )
+        assert found[
+            f"blocks.{depth - 1}.residual"
+        ].values.min() == largest_residual(depth)

@@ -8,8 +8,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ../..
     import spikformer_edu as se
 
@@ -30,21 +33,34 @@ def parameters(c: se.SpikformerConfig) -> int:
     """Number of trainable parameters, from the sizes alone."""
     d, r = c.dim, c.mlp_ratio
     widths = [c.in_channels, d // 8, d // 4, d // 2, d, d]
-    sps = sum(9 * a * b + 2 * b for a, b in zip(widths[:-1], widths[1:], strict=True))
+    sps = sum(
+        9 * a * b + 2 * b for a, b in zip(widths[:-1], widths[1:], strict=True)
+    )
     attention = 3 * d * d + 3 * d * c.qkv_bias + d * d + d + c.learn_scale
     mlp = d * r * d + r * d + r * d * d + d
     norms = 2 * (3 * d + d + r * d + d)
-    return sps + c.depth * (attention + mlp + norms) + d * c.num_classes + c.num_classes
+    return (
+        sps
+        + c.depth * (attention + mlp + norms)
+        + d * c.num_classes
+        + c.num_classes
+    )
 
 
 # %% tags=["check-1"]
 with se.exercise("7.1"):
-    assert parameters(se.preset("cifar10-4-384").config) is not None, "write parameters first"
+    assert parameters(se.preset("cifar10-4-384").config) is not None, (
+        "write parameters first"
+    )
     for line in se.list_models():
         off = parameters(line.config) - line.parameters
-        assert off == 0, f"{line.name} is off by {off:,}: D = {line.config.dim}, L = {line.config.depth}"
+        assert off == 0, (
+            f"{line.name} is off by {off:,}: D = {line.config.dim}, L = {line.config.depth}"
+        )
     slim = se.SpikformerConfig(dim=32, depth=3, heads=4, mlp_ratio=2)
-    assert parameters(slim) == sum(p.numel() for p in se.Spikformer(slim).parameters()), "mlp_ratio is not always 4"
+    assert parameters(slim) == sum(
+        p.numel() for p in se.Spikformer(slim).parameters()
+    ), "mlp_ratio is not always 4"
 
 # %% [markdown]
 # **7.2 Find the mix-up.** Write a function that tells whether samples of a batch influence each other.
@@ -75,27 +91,43 @@ with se.exercise("7.2"):
     clips = torch.randn(3, 5, 1, 32, 32, generator=torch.Generator().manual_seed(2))
     good = se.load_pretrained("digits-2-64")
     assert samples_interact(good, clips) is not None, "write samples_interact first"
-    assert not samples_interact(good, clips), "the packaged network is right: compare like with like, in eval()"
+    assert not samples_interact(good, clips), (
+        "the packaged network is right: compare like with like, in eval()"
+    )
 
     def plant(path: str, wrong) -> torch.nn.Module:
         """A copy of the network in which the output of one module is rearranged."""
         broken = se.load_pretrained("digits-2-64")
-        broken.get_submodule(path).register_forward_hook(lambda module, inputs, out: wrong(out))
+        broken.get_submodule(path).register_forward_hook(
+            lambda module, inputs, out: wrong(out)
+        )
         return broken
 
     def swapped(x: torch.Tensor) -> torch.Tensor:
         return x.transpose(0, 1).reshape(x.shape)  # T and B
 
     def last_only(x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x[:, :-1], x[:, -1:] * x[:, :1]], 1)  # the last sample looks at the first
+        # the last sample looks at the first
+        return torch.cat([x[:, :-1], x[:, -1:] * x[:, :1]], 1)
 
     def mean_free(x: torch.Tensor) -> torch.Tensor:
         return x - x.mean(0)  # symmetric: a shuffle cannot see it
 
-    for path in ("sps.1.neuron", "blocks.0.attn.q", "blocks.1.attn.proj", "blocks.1.mlp.out"):
-        assert samples_interact(plant(path, swapped), clips), f"T and B are swapped after {path}, and nothing was found"
-    assert samples_interact(plant("sps.3.neuron", last_only), clips), "one sample in five looks at another one"
-    assert samples_interact(plant("head", mean_free), clips), "each sample is told the mean of the batch"
+    for path in (
+        "sps.1.neuron",
+        "blocks.0.attn.q",
+        "blocks.1.attn.proj",
+        "blocks.1.mlp.out",
+    ):
+        assert samples_interact(plant(path, swapped), clips), (
+            f"T and B are swapped after {path}, and nothing was found"
+        )
+    assert samples_interact(plant("sps.3.neuron", last_only), clips), (
+        "one sample in five looks at another one"
+    )
+    assert samples_interact(plant("head", mean_free), clips), (
+        "each sample is told the mean of the batch"
+    )
 
 # %% [markdown]
 # **7.3 The forgotten reset.** Write a function that tells whether a neuron still depends on an earlier call.
@@ -139,11 +171,18 @@ with se.exercise("7.3"):
                 self.v = h * (1 - spikes[-1])
             return torch.stack(spikes)
 
-    weak, strong = torch.full((4, 3), 0.7), torch.full((4, 3), 2.5)  # strong: fires always, so nothing is left over
-    assert remembers(Forgetful(reset=True), weak) is not None, "write remembers first"
+    # strong: fires always, so nothing is left over
+    weak, strong = torch.full((4, 3), 0.7), torch.full((4, 3), 2.5)
+    assert remembers(Forgetful(reset=True), weak) is not None, (
+        "write remembers first"
+    )
     for current in (weak, strong, torch.zeros(4, 3)):
-        assert not remembers(Forgetful(reset=True), current), "this neuron starts from zero at every call"
-        assert not remembers(se.LIF(), current), "the package's neuron starts from zero at every call"
+        assert not remembers(Forgetful(reset=True), current), (
+            "this neuron starts from zero at every call"
+        )
+        assert not remembers(se.LIF(), current), (
+            "the package's neuron starts from zero at every call"
+        )
         assert remembers(Forgetful(reset=False), current), (
             f"not found with currents of {current[0, 0]:.1f}: make calls of your own that leave something behind"
         )

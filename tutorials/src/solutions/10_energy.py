@@ -8,8 +8,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ../..
     import spikformer_edu as se
 
@@ -28,9 +31,13 @@ model = se.load_pretrained("digits-2-64")
 images, labels = se.data.load("digits").test.fetch(torch.arange(100), None)
 report = se.energy(model, images)
 first, D = report.layers[0], model.config.dim
-with se.record(model, layers=["blocks.0.residual", "blocks.1.attn.proj"]) as rec, torch.no_grad():
+with (
+    se.record(model, layers=["blocks.0.residual", "blocks.1.attn.proj"]) as rec,
+    torch.no_grad(),
+):
     model(images)
-middle = rec["blocks.0.residual"].values + rec["blocks.1.attn.proj"].spikes  # X' = SSA(X) + X
+# X' = SSA(X) + X
+middle = rec["blocks.0.residual"].values + rec["blocks.1.attn.proj"].spikes
 inputs = {"blocks.1.mlp.hidden": middle}
 
 # %% [markdown]
@@ -50,12 +57,22 @@ def width_behind(energy_mj, T=4, size=224, channels=3):
 # %% tags=["check-1"]
 with se.exercise("10.1"):
     result = width_behind(1.596)
-    assert result is not None, "write width_behind first: energy = 4.6 pJ * T * 9 * channels * D / 8 * size^2"
-    assert result < 1e6, "mind the units: 1 mJ is 1e9 pJ"
-    assert abs(result - 512) < 1, "the products of one image and step are 9 * channels * (D / 8) * size^2"
-    assert abs(width_behind(first.pj["paper-corrected"] / 1e9, T=4, size=32, channels=1) - 64) < 1e-6, (
-        "it should also find the 64 of digits-2-64 from its own first convolution"
+    assert result is not None, (
+        "write width_behind first: energy = 4.6 pJ * T * 9 * channels * D / 8 * size^2"
     )
+    assert result < 1e6, "mind the units: 1 mJ is 1e9 pJ"
+    assert abs(result - 512) < 1, (
+        "the products of one image and step are 9 * channels * (D / 8) * size^2"
+    )
+    assert (
+        abs(
+            width_behind(
+                first.pj["paper-corrected"] / 1e9, T=4, size=32, channels=1
+            )
+            - 64
+        )
+        < 1e-6
+    ), "it should also find the 64 of digits-2-64 from its own first convolution"
 
 # %% [markdown]
 # ## 10.2 When does it lose?
@@ -69,17 +86,22 @@ with se.exercise("10.1"):
 def break_even_rate(report, T):
     """The firing rate at which 4.6 T FLOPs(first) + 0.9 r T FLOPs(others) = 4.6 FLOPs(without spikes)."""
     first_flops = report.layers[0].flops
-    left = 4.6 * report.ann_flops - 4.6 * T * first_flops  # what the first convolution leaves to the others
+    # what the first convolution leaves to the others
+    left = 4.6 * report.ann_flops - 4.6 * T * first_flops
     return left / (0.9 * T * (report.flops - first_flops))
 
 
 # %% tags=["check-2"]
 with se.exercise("10.2"):
     r = break_even_rate(report, 4)
-    assert r is not None, "write break_even_rate first: solve the equation in the docstring for r"
+    assert r is not None, (
+        "write break_even_rate first: solve the equation in the docstring for r"
+    )
     others = report.flops - report.layers[0].flops
     whole = MAC * 4 * report.layers[0].flops + AC * r * 4 * others
-    assert abs(whole - MAC * report.ann_flops) < 1e-6 * whole, "at this rate the two energies are not equal"
+    assert abs(whole - MAC * report.ann_flops) < 1e-6 * whole, (
+        "at this rate the two energies are not equal"
+    )
     assert r > 1 > break_even_rate(report, 8), (
         "at T = 4 even a network that always fires wins, at T = 8 it loses: the prices decide that, not the spikes"
     )
@@ -96,7 +118,11 @@ def residual_energy(x, fan_out):
     """pJ of one image: {"as spikes": ..., "by value": ..., "multiplied": ...}; every value meets fan_out weights."""
     nonzero = (x != 0).double().sum().item() * fan_out / x.shape[1]
     total = x.double().sum().item() * fan_out / x.shape[1]
-    return {"as spikes": 0.9 * nonzero, "by value": 0.9 * total, "multiplied": 4.6 * nonzero}
+    return {
+        "as spikes": 0.9 * nonzero,
+        "by value": 0.9 * total,
+        "multiplied": 4.6 * nonzero,
+    }
 
 
 # %% tags=["check-3"]
@@ -104,11 +130,23 @@ with se.exercise("10.3"):
     tiny = torch.tensor([0.0, 1.0, 3.0, 0.0]).view(2, 1, 1, 2)  # T = 2, B = 1
     result = residual_energy(tiny, 10)
     assert result is not None, "write residual_energy first"
-    assert abs(result["as spikes"] - 0.9 * 2 * 10) < 1e-6, "two values are not zero, each meets ten weights"
-    assert abs(result["by value"] - 0.9 * 4 * 10) < 1e-6, "1 + 3 additions, ten weights each"
-    assert abs(result["multiplied"] - 4.6 * 2 * 10) < 1e-6, "two values are not zero, each multiplies ten weights"
+    assert abs(result["as spikes"] - 0.9 * 2 * 10) < 1e-6, (
+        "two values are not zero, each meets ten weights"
+    )
+    assert abs(result["by value"] - 0.9 * 4 * 10) < 1e-6, (
+        "1 + 3 additions, ten weights each"
+    )
+    assert abs(result["multiplied"] - 4.6 * 2 * 10) < 1e-6, (
+        "two values are not zero, each multiplies ten weights"
+    )
     twice = residual_energy(torch.cat([tiny, tiny], dim=1), 10)
-    assert abs(twice["by value"] - result["by value"]) < 1e-6, "energy of one image: divide by B"
+    assert abs(twice["by value"] - result["by value"]) < 1e-6, (
+        "energy of one image: divide by B"
+    )
     stream = inputs["blocks.1.mlp.hidden"]
-    expected = next(cost for cost in report.layers if cost.layer == "blocks.1.mlp.hidden").pj["integer"]
-    assert abs(residual_energy(stream, 4 * D)["by value"] - expected) < 1e-6 * expected, "se.energy finds another value"
+    expected = next(
+        cost for cost in report.layers if cost.layer == "blocks.1.mlp.hidden"
+    ).pj["integer"]
+    assert (
+        abs(residual_energy(stream, 4 * D)["by value"] - expected) < 1e-6 * expected
+    ), "se.energy finds another value"

@@ -8,8 +8,11 @@ from pathlib import Path
 
 try:
     import spikformer_edu as se
-except ModuleNotFoundError:  # not installed yet: install it from the repository that holds this notebook
-    assert Path("../../pyproject.toml").exists(), "get the whole repository: the package is installed from there"
+except ModuleNotFoundError:
+    # not installed yet: install it from the repository that holds this notebook
+    assert Path("../../pyproject.toml").exists(), (
+        "get the whole repository: the package is installed from there"
+    )
     # %pip install --quiet ../..
     import spikformer_edu as se
 
@@ -46,7 +49,8 @@ class ChannelQKAttention(SpikingSelfAttention):
 
     def forward(self, x):
         qk = norm_tokens(self.bn, self.qkv(x))  # [T, B, N, 2D]
-        q, k = qk.unflatten(-1, (2, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d]
+        # each [T, B, h, N, d]
+        q, k = qk.unflatten(-1, (2, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
         q, k = self.q(q), self.k(k)
         gate = self.attn(q.sum(-2, keepdim=True))  # [T, B, h, 1, d], {0, 1}
         return self.proj((gate * k).transpose(2, 3).flatten(3))  # [T, B, N, D]
@@ -56,19 +60,35 @@ class ChannelQKAttention(SpikingSelfAttention):
 with se.exercise("13.1"):
     torch.manual_seed(0)
     layer = ChannelQKAttention(64, 4)
-    assert layer.qkv.out_features == 128, "Q and K alone: the linear map needs 2 D outputs"
-    x = torch.randint(0, 3, (4, 2, 16, 64), generator=torch.Generator().manual_seed(0)).float()
+    assert layer.qkv.out_features == 128, (
+        "Q and K alone: the linear map needs 2 D outputs"
+    )
+    x = torch.randint(
+        0, 3, (4, 2, 16, 64), generator=torch.Generator().manual_seed(0)
+    ).float()
     seen = {}
     for name in ("q", "k", "attn"):
-        getattr(layer, name).register_forward_hook(lambda m, args, out, name=name: seen.update({name: (args[0], out)}))
-    layer.proj.register_forward_pre_hook(lambda m, args: seen.update(masked=args[0]))
+        getattr(layer, name).register_forward_hook(
+            lambda m, args, out, name=name: seen.update({name: (args[0], out)})
+        )
+    layer.proj.register_forward_pre_hook(
+        lambda m, args: seen.update(masked=args[0])
+    )
     out = layer(x)
-    assert out.shape == x.shape and ((out == 0) | (out == 1)).all(), "the layer gives spikes [T, B, N, D]"
+    assert out.shape == x.shape and ((out == 0) | (out == 1)).all(), (
+        "the layer gives spikes [T, B, N, D]"
+    )
     count, gate = seen["attn"]
-    assert count.shape == (4, 2, 4, 1, 16), "the gate has one value a feature: sum over the tokens, keepdim=True"
-    assert torch.equal(count, seen["q"][1].sum(-2, keepdim=True)), "the gate's input is the sum of Q over the tokens"
+    assert count.shape == (4, 2, 4, 1, 16), (
+        "the gate has one value a feature: sum over the tokens, keepdim=True"
+    )
+    assert torch.equal(count, seen["q"][1].sum(-2, keepdim=True)), (
+        "the gate's input is the sum of Q over the tokens"
+    )
     expected = (gate * seen["k"][1]).transpose(2, 3).flatten(3)
-    assert torch.equal(seen["masked"], expected), "the gate masks K, and the heads go side by side again"
+    assert torch.equal(seen["masked"], expected), (
+        "the gate masks K, and the heads go side by side again"
+    )
 
 # %% [markdown]
 # ## 13.2 Count
@@ -93,8 +113,12 @@ with se.exercise("13.2"):
     assert answer is not None, "write channel_qk_savings first"
     assert answer[0] == 2 * 196 * 512, "N D additions, then N D masks"
     ssa_block = 2 * 196 * 512 * 64 + 12 * 196 * 512**2
-    assert abs(answer[1] - (1 - (answer[0] + 11 * 196 * 512**2) / ssa_block)) < 1e-9, "11 of 12 matrices are left: no V"
-    assert channel_qk_savings(16, 512, 8)[1] < answer[1], "with fewer tokens than d, SSA takes its other order"
+    assert (
+        abs(answer[1] - (1 - (answer[0] + 11 * 196 * 512**2) / ssa_block)) < 1e-9
+    ), "11 of 12 matrices are left: no V"
+    assert channel_qk_savings(16, 512, 8)[1] < answer[1], (
+        "with fewer tokens than d, SSA takes its other order"
+    )
 
 # %% [markdown]
 # ## 13.3 In which networks do all layers receive only spikes?
@@ -120,7 +144,10 @@ def not_binary(model, images):
         return hook
 
     for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and name not in ("sps.0.conv", "head"):
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and name not in (
+            "sps.0.conv",
+            "head",
+        ):
             hooks.append(module.register_forward_pre_hook(look(name)))
     model(images)
     for hook in hooks:
@@ -134,11 +161,20 @@ with se.exercise("13.3"):
     packaged = se.load_pretrained("digits-2-64")
     found = not_binary(packaged, x)
     assert found is not None, "write not_binary first"
-    expected = [f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.qkv", "mlp.hidden.linear")]
-    assert found == expected, "hook nn.Conv2d and nn.Linear and look at their inputs: which read the residual stream?"
-    for block in packaged.blocks:  # without the stream: each half of a block gets only the spikes before it
-        block.forward = lambda x, block=block: block.mlp(block.attn((x > 0).float()))
+    expected = [
+        f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.qkv", "mlp.hidden.linear")
+    ]
+    assert found == expected, (
+        "hook nn.Conv2d and nn.Linear and look at their inputs: which read the residual stream?"
+    )
+    # without the stream: each half of a block gets only the spikes before it
+    for block in packaged.blocks:
+        block.forward = lambda x, block=block: block.mlp(
+            block.attn((x > 0).float())
+        )
     assert not_binary(packaged, x) == [], "without residuals all inputs are spikes"
     last = packaged.blocks[1]
     last.forward = lambda x: last.mlp(0.5 * last.attn((x > 0).float()))
-    assert not_binary(packaged, x) == ["blocks.1.mlp.hidden.linear"], "a half is neither 0 nor 1"
+    assert not_binary(packaged, x) == ["blocks.1.mlp.hidden.linear"], (
+        "a half is neither 0 nor 1"
+    )
