@@ -7,6 +7,8 @@
 # not measured. This chapter counts the energy by hand and shows which choices the counting contains. It checks the
 # published table against the paper's own formula, and ends with a list of what a fair statement must include.
 #
+# ![The network's parts, from image to answer; this chapter counts the operations of every layer](../docs/images/network_map/10.svg)
+#
 # ## What you will learn
 # - count synaptic operations of every layer from a recording, and turn them into picojoules (eq. 21-24)
 # - say what the three conventions of `se.energy` charge for, and where they differ
@@ -114,7 +116,7 @@ print(f"FLOPs {flops:,}   rate {rate:.3f}   SOPs {sops / 1e6:.2f} M")
 # **Predict before you run.** A rate is a mean, so this looks like an estimate. Is it one? Count the additions one by
 # one: every spike is added to D outputs. Will the two numbers agree roughly, or exactly?
 
-# %%
+# %% tags=["predict"]
 additions = hidden.double().sum().item() * D / B  # the mean over the images
 print(f"counted {additions / 1e6:.4f} M, rate x T x FLOPs {sops / 1e6:.4f} M")
 assert abs(additions - sops) < 1e-9 * sops
@@ -129,7 +131,7 @@ assert abs(additions - sops) < 1e-9 * sops
 #
 # **Predict before you run.** What about a 3 x 3 convolution? Does every spike contribute to nine places of the output?
 
-# %%
+# %% tags=["predict"]
 feature = rec["sps.0"].spikes  # [T, B, D/8, 32, 32]
 # what sps.1 sees: [T B, D/8, 16, 16]
 pooled = F.max_pool2d(feature.flatten(0, 1), 3, stride=2, padding=1)
@@ -257,7 +259,7 @@ print(f"{by_hand / 1e6:.2f} µJ for one image, T = {T}")
 # **Predict before you run.** The first convolution has less than one per cent of the products of a time step. Is its
 # share of the energy also below one per cent?
 
-# %%
+# %% tags=["predict"]
 first = report.layers[0]
 share_of_flops = first.flops / report.flops
 share_of_energy = first.pj["paper-corrected"] / report.totals["paper-corrected"]
@@ -282,7 +284,8 @@ assert share_of_flops < 0.01 and share_of_energy > 10 * share_of_flops
 # The formula treats the inputs of all layers except the first as spikes. But the
 # [residual stream](../docs/glossary.md#residual-stream) is a sum of spikes. The next figure shows its values.
 
-# %%
+# %% tags=["fold"]
+# Draw the values of the residual stream, and the price of each
 streams = {
     "X_0, after SPS": inputs["blocks.0.attn.qkv"],
     "X'_1, middle of block 0": inputs["blocks.0.mlp.hidden"],
@@ -356,7 +359,7 @@ assert AC * 5 < MAC < AC * 6
 # **Predict before you run.** A residual value of 2 is multiplied by a weight $w$. Is $2w$ one addition, two additions,
 # or a multiplication?
 
-# %%
+# %% tags=["predict"]
 # [T, B, N, D], [3D, D]
 x, weight = streams["X_1, after block 0"], model.blocks[1].attn.qkv.weight
 value = x[x >= 2][0].item()
@@ -427,7 +430,7 @@ assert [name for name in differ if not name.endswith((".qkv", ".hidden"))] == [
 # **Predict before you run.** The five networks have widths of 384, 512, 512, 512 and 768. How many different rests do
 # you expect, and how do they depend on D?
 
-# %%
+# %% tags=["predict"]
 rows = audit_paper()
 print(rows)
 assert (
