@@ -1,8 +1,9 @@
 """Every picture and every table of numbers in these pages, made from the package: ``python docs/figures.py``.
 
-Pictures go to ``docs/images/``, and maps of the network, one a chapter, to ``docs/images/network_map/``. Tables replace
-what is between ``<!-- table NAME -->`` and ``<!-- end -->`` in the pages, so that no number in them is typed by hand. No
-GPU and no network is needed. (``atlas.png`` and ``attention_over_time.png`` are made by ``make pretrained``.)
+Pictures go to ``docs/images/``, and maps of the network, one a chapter, to ``docs/images/network_map/``. Tables
+replace what is between ``<!-- table NAME -->`` and ``<!-- end -->`` in the pages, so that no number in them is typed
+by hand. No GPU and no network is needed. (``atlas.png`` and ``attention_over_time.png`` are made by ``make
+pretrained``.)
 """
 
 import json

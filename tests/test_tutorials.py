@@ -33,8 +33,8 @@ LONG_PLOT = 25  # lines of a cell that draws, from which on its source is folded
 SECTIONS = ["What you will learn", "The key figure", "Shapes and values", "Pitfalls", "Exercises", "Recap"]
 
 
-# Chapters that break one of these rules today: folds of predictions and of plotting code, map of the network, columns of
-# code, wrong answers. A chapter leaves the set when it keeps to all of them.
+# Chapters that break one of these rules today: folds of predictions and of plotting code, map of the network, columns
+# of code, wrong answers. A chapter leaves the set when it keeps to all of them.
 NOT_YET = {chapter.stem for chapter in CHAPTERS}
 
 
