@@ -593,7 +593,8 @@ with se.exercise("2.1"):
     revive(layer, inputs_2)
     rates = se.LIF()(layer(inputs_2)).mean((0, 1))  # [16]
     assert rates.max() > 0, (
-        "still silent: look at dead(inputs_2).mean((0, 1)), and at the threshold of 1"
+        "still silent: look at dead(inputs_2).mean((0, 1)), and at the threshold "
+        "of 1"
     )
     assert rates.min() >= 0.05, (
         "some neurons are still silent: give each neuron its own shift and scale"
