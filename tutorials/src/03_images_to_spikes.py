@@ -367,19 +367,15 @@ assert (after[1:] > before[1:]).any() and not torch.equal(after, before)
 for name in ("digits-2-64", "cifar10-4-384", "cifar10dvs-2-256", "imagenet-8-512"):
     p = se.preset(name)
     narrow = se.spikformer(name, dim=8, heads=1, depth=1).eval()
+    blank = torch.zeros(1, p.config.in_channels, p.image_size, p.image_size)
     with torch.no_grad():
-        grid = narrow.sps(
-            torch.zeros(1, p.config.in_channels, p.image_size, p.image_size),
-            time_steps=1,
-        )
+        grid = narrow.sps(blank, time_steps=1)
     side = p.image_size // 2 ** sum(p.config.pool)
-    assert grid.shape[-2:] == (side, side) and p.config.patch_size == 2 ** sum(
-        p.config.pool
-    )
+    assert grid.shape[-2:] == (side, side)
     pools = "".join("P" if pool else "-" for pool in p.config.pool)
-    pixels = f"{p.image_size:3} x {p.image_size:3} pixels"
+    pixels, tokens = f"{p.image_size:3} x {p.image_size:3}", f"{side:2} x {side:2}"
     print(
-        f"{name:17} {pixels}, pools {pools}: {side:2} x {side:2} = {side**2:3} tokens"
+        f"{name:17} {pixels} pixels, pools {pools}: {tokens} = {side**2:3} tokens"
     )
 
 # %% [markdown]
