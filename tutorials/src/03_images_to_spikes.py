@@ -46,7 +46,7 @@ plt.rcParams.update(style.RC)
 # ## The key figure
 #
 # The figure shows one digit in the five neuron layers of SPS (downwards) and the T = 4 time steps (to the right). A map
-# shows the share of channels that fire at each place. At the right is the [raster](../docs/glossary.md#raster) of some
+# shows the share of channels that fire at each place. At the right is the [raster](../docs/glossary.md#raster) of 60
 # of the layer's neurons. The maps shrink from 32 x 32 pixels to 8 x 8 tokens. The deeper layers are nearly empty at the
 # first step, although the image is the same at every step.
 
@@ -72,7 +72,7 @@ for row, name, share in zip(axes, NAMES, shares, strict=True):
         ax.set(xticks=[], yticks=[])
     channels, height, width = spikes.shape[1:]
     row[0].set_title(f"{name}: {channels} x {height} x {width}")
-    se.plot.raster(spikes.flatten(1), neurons=150, ax=row[4])
+    se.plot.raster(spikes.flatten(1), neurons=60, ax=row[4])
     row[4].set(title=f"rate {spikes.mean():.1%}", ylabel="", yticks=[], xlabel="")
 for t, ax in enumerate(axes[-1, :4]):
     ax.set_xlabel(f"t = {t}")
@@ -85,7 +85,7 @@ fig.colorbar(
     aspect=40,
     label="share of channels that fire",
 )
-fig.suptitle("one digit in SPS, T = 4, and rasters of 150 neurons")
+fig.suptitle("one digit in SPS, T = 4, and rasters of 60 neurons")
 se.plot.show(
     fig,
     "Maps of the share of firing channels of one digit in the five neuron layers "
