@@ -139,6 +139,18 @@ class TestRaster:
         assert bars(ax) == [(0, 1), (0, 2)]
         assert "3 of 101 neurons" in ax.get_title("left")
 
+    def test_no_spike_gets_lost_where_a_row_is_lower_than_a_pixel(self):
+        fig, ax = plt.subplots(figsize=(3, 1.2))
+        for neuron in range(0, 400, 57):
+            ax.clear()
+            spikes = torch.zeros(1, 400)
+            spikes[0, neuron] = 1
+            plot.raster(spikes, neurons=400, ax=ax)
+            ax.set(title="", xlabel="", ylabel="", xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            fig.canvas.draw()
+            assert (np.asarray(fig.canvas.buffer_rgba())[..., 0] < 50).any(), neuron
+
     @pytest.mark.parametrize("shape", [(1,), (1, 1), (4,), (100, 7)])
     def test_any_T_and_silence(self, shape):
         _, ax = plot.raster(torch.zeros(shape))

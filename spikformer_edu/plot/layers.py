@@ -54,9 +54,10 @@ def draw_raster(ax: Axes, array: np.ndarray, neurons: int) -> int:
     steps, count = array.shape
     chosen = spread(count, neurons)
     t, row = np.nonzero(array[:, chosen])
-    inches = ax.get_window_extent().width / ax.figure.dpi
-    width = max(0.7, 72 * inches / steps * 0.35)
-    ax.vlines(t, row - 0.42, row + 0.42, color=style.SPIKE, linewidth=width, antialiased=False)
+    box = ax.get_window_extent()
+    width = max(0.7, 72 * box.width / ax.figure.dpi / steps * 0.35)
+    half = max(0.42, 0.6 * len(chosen) / box.height)  # of a row; at least 1.2 pixels in all, or bars would get lost
+    ax.vlines(t, row - half, row + half, color=style.SPIKE, linewidth=width, antialiased=False)
     ax.set_ylim(len(chosen) - 0.5, -0.5)
     labels = np.unique(np.linspace(0, len(chosen) - 1, min(5, len(chosen))).round().astype(int))
     ax.set_yticks(labels, chosen[labels])

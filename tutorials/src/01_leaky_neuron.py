@@ -182,8 +182,9 @@ for ax, gap in zip(axes[1:], (2, 3), strict=True):
     s, h = two_pulses(gap)
     se.plot.membrane(h[:8], s[:8], ax=ax, title=f"gap of {gap}, $\\tau$ = 2")
     ax.set_ylim(0, 1.5)
-axes[1].texts[-1].remove()  # the words beside the last panel are enough
-axes[1].texts[-1].remove()
+for ax in axes[1:]:
+    for words in ax.texts:
+        words.set_visible(False)
 axes[2].set_ylabel("")
 se.plot.show(
     fig,
@@ -288,9 +289,9 @@ se.plot.show(
 assert hard.sum() == 8 and soft.sum() == 12
 
 # %% [markdown]
-# With the soft reset the rate rises in small steps, and a current can be read off the rate. The paper's neuron resets
-# hard, so its rate is the staircase. At $T = 4$, as in Spikformer on CIFAR and ImageNet, a constant current gives only
-# four different rates. *When* a neuron fires, and together with which other neurons, tells more.
+# The next figure shows the rate for all constant currents. It is a staircase with both resets; the soft reset only adds
+# stairs. The paper's neuron resets hard. At $T = 4$, as in Spikformer on CIFAR and ImageNet, a constant current gives
+# only four different rates. *When* a neuron fires, and together with which other neurons, tells more.
 
 # %% tags=["fold"]
 # firing rate over a constant current: T = 120 and T = 4, and with a soft reset
@@ -324,7 +325,8 @@ assert sorted(set(rate.tolist())) == [0, 0.25, 0.5, 1]
 se.plot.show(
     fig,
     "Firing rate over a constant current. Hard reset: a staircase from 0 at X = 1 "
-    "to 1 at X = 2, coarser for T = 4 than for T = 120. Soft reset: nearly a line.",
+    "to 1 at X = 2, coarser for T = 4 than for T = 120. Soft reset: a few more "
+    "stairs.",
 )
 
 # %% [markdown]
@@ -585,27 +587,22 @@ print("se.LIF, first call ", once.tolist(), " second call", again.tolist())
 # shapes differ, so `Leaky` starts from zero without a word. So the error depends on the batch size.
 
 # %% tags=["fold"]
-# the same batch twice: the state forgotten after t = 3, and the state kept
-from spikformer_edu.plot.layers import draw_membrane
-
+# the same batch twice: with the state forgotten in between, and with the state kept
 kept, kept_u = leaky_over_time(batch.repeat(2))
-clean, clean_h = (torch.cat([x, x]) for x in paper_neuron(batch))
-forgotten = clean_h * (1 - clean)
-forgotten[3] = 0
+clean, clean_h = paper_neuron(batch)
 
-fig, axes = plt.subplots(1, 2, figsize=(9.6, 3.0), sharey=True)
-draw_membrane(axes[0], clean_h.numpy(), clean.numpy(), 1.0, after=forgotten.numpy())
-draw_membrane(axes[1], (kept_u / 2).numpy(), kept.numpy(), 1.0)
-for ax, name in zip(axes, ("forgotten", "kept"), strict=True):
-    ax.axvline(3.5, color=style.GREY, linestyle=":")
-    style.time_axis(ax, 8)
-    ax.set_xticks(range(8), [0, 1, 2, 3] * 2)
-    ax.set_title(f"the same batch twice, T = 4: state {name}", fontsize=11)
-axes[0].set_ylabel("membrane potential H")
+fig, axes = plt.subplots(1, 2, figsize=(9.2, 3.0), sharey=True, width_ratios=[4, 8])
+se.plot.membrane(clean_h, clean, ax=axes[0], title="state forgotten: each batch")
+se.plot.membrane(kept_u / 2, kept, ax=axes[1], title="state kept")
+axes[0].texts[0].set_visible(False)  # the words beside the right panel are enough
+axes[0].texts[1].set_visible(False)
+axes[1].set(ylabel="", title="state kept: first batch, then second batch, T = 4")
+axes[1].axvline(3.5, color=style.GREY, linestyle=":")
+axes[1].set_xticks(range(8), [0, 1, 2, 3] * 2)
 se.plot.show(
     fig,
-    "The same batch twice. State forgotten: the membrane is set to 0 between the "
-    "batches, two equal traces. State kept: the second batch fires at once.",
+    "State forgotten: each batch starts at 0 and never fires. State kept: the "
+    "second batch starts where the first ended, and fires at its first step.",
 )
 assert torch.equal(kept, torch.cat([first, second]))  # the stateful Leaky above
 assert clean.sum() == 0 and kept.tolist() == [0, 0, 0, 0, 1, 0, 0, 0]
