@@ -83,9 +83,9 @@ fig, axes = se.plot.ssa(
 )
 se.plot.show(
     fig,
-    "Bitmaps of Q, K and V, 8 tokens by 8 features, T = 4, one attention head. Query 2 "
-    "and key 4 share three ones; the scores of query 2 and feature 4 of V give the sum "
-    "8, the current 1, the membrane 0.5, and a spike.",
+    "Bitmaps of Q, K and V, 8 tokens by 8 features, T = 4, one attention head. "
+    "Query 2 and key 4 share three ones; the scores of query 2 and feature 4 of V "
+    "give the sum 8, the current 1, the membrane 0.5, and a spike.",
 )
 assert all(0.2 < x.mean() < 0.3 for x in (Q, K, V))
 
@@ -240,9 +240,9 @@ assert spikes[:, 2, 4].tolist() == [1, 0, 0, 1] and ties > 0
 fig, axes = se.plot.ssa(q, k, v, scale=s, threshold=0.5, step=3, query=2, feature=4)
 se.plot.show(
     fig,
-    "The same bitmaps at t = 3 of T = 4, with the rows of Q moved three features to the "
-    "right. The sum of query 2 and feature 4 is 7, the current 0.875; the membrane "
-    "reaches 0.5 with what was left from t = 1 and t = 2, and fires.",
+    "The same bitmaps at t = 3 of T = 4, with the rows of Q moved three features "
+    "to the right. The sum of query 2 and feature 4 is 7, the current 0.875; the "
+    "membrane reaches 0.5 with what was left from t = 1 and t = 2, and fires.",
 )
 
 # %% [markdown]
@@ -381,9 +381,7 @@ for block in range(2):
     print(f"   counts: up to {shared.max():.0f} of 16,", end=" ")
     print(f"{(shared == 0).float().mean():.0%} are zero")
     print(f"   sums: up to {total.max():.0f} of 1024,", end=" ")
-    print(
-        f"{none:.0%} are zero, {at_once:.0%} at least 8 (one step is enough to fire)"
-    )
+    print(f"{none:.0%} are zero, {at_once:.0%} at least 8 (fire in one step)")
 
 # %% [markdown]
 # **Predict before you run.** What would a softmax do with these counts? Take a query that shares no feature with any
@@ -422,7 +420,7 @@ large = se.load_pretrained("cifar10-4-384")
 with torch.no_grad(), se.record(large) as seen:
     answer = facts.classes[int(large(cat[None]).argmax())]
 scores = seen["blocks.0.attn.scores"]
-head, step = 9, 3
+head, step = 3, 1
 n = scores.values[step, 0, head] / s  # [N, N]
 softmax = (n / 32**0.5).softmax(-1)
 fig, axes = se.plot.attention_matrix(
@@ -436,9 +434,10 @@ for ax in axes:
     ax.set(xticks=range(0, 64, 8), yticks=range(0, 64, 8))
 se.plot.show(
     fig,
-    "Two maps of 64 queries by 64 keys. The counts of SSA are mostly zero, with bright "
-    "columns at few keys and empty rows. The softmax of the same Q and K is positive "
-    "everywhere and much more even; the empty rows have become even gray.",
+    "Two maps of 64 queries by 64 keys. The counts of SSA are mostly zero, with "
+    "some bright columns and some empty rows. The softmax of the same Q and K is "
+    "positive everywhere and much more even; the empty rows have become plain "
+    "gray.",
 )
 alone = n.sum(1) == 0
 print(f"answer: {answer}")
@@ -453,14 +452,16 @@ assert answer == "cat" and softmax.min() > 0 and alone.any()
 assert torch.allclose(softmax[alone], torch.tensor(1 / 64))
 
 # %% [markdown]
-# The bright columns belong to the tokens that many queries attend to. On the photograph they are at one ear:
+# A bright column belongs to a token that many queries attend to. The next figure shows where on the photograph these
+# tokens are.
 
 # %%
 fig, ax = se.plot.attention(scores, cat, head=head, step=step)
 se.plot.show(
     fig,
-    "The photograph of a cat with its 8 x 8 tokens, and the mean score that each token "
-    "receives in head 9 of block 0 at t = 3: the highest are at the ear on the left.",
+    "The photograph of a cat with its 8 x 8 tokens, and beside it the mean score "
+    "that each token receives in this head: a few tokens are bright, most are "
+    "dark.",
 )
 
 # %% [markdown]
@@ -505,10 +506,8 @@ for tokens, width in ((64, 16), (64, 32), (196, 64), (784, 64)):
     one = macs(lambda q, k, v: (q @ k.T) @ v, a, b, c)
     other = macs(lambda q, k, v: q @ (k.T @ v), a, b, c)
     assert one == 2 * tokens**2 * width and other == 2 * tokens * width**2
-    kept = f"{tokens**2:,} against {width**2:,}"
-    print(
-        f"{tokens:3}  {width:3}  {one:10,}  {other:9,}   {one / other:5.2f}   {kept}"
-    )
+    kept, ratio = f"{tokens**2:,} against {width**2:,}", one / other
+    print(f"{tokens:3}  {width:3}  {one:10,}  {other:9,}   {ratio:5.2f}   {kept}")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -524,9 +523,9 @@ for tokens, width in ((64, 16), (64, 32), (196, 64), (784, 64)):
 fig, axes = se.plot.multiplication_order(32)
 se.plot.show(
     fig,
-    "Left: operations of both orders over the number of tokens N for one head of width "
-    "d = 32 in one time step; they cross at N = d. Right: the ratio N / d for every "
-    "preset; above 1 the order Q (K^T V) is cheaper.",
+    "Left: operations of both orders over the number of tokens N for one head of "
+    "width d = 32 in one time step; they cross at N = d. Right: the ratio N / d "
+    "for every preset; above 1 the order Q (K^T V) is cheaper.",
 )
 
 # %% [markdown]
@@ -642,9 +641,9 @@ for ax, scale in zip(axes, (0.125, 0.25), strict=True):
 axes[1].set_ylabel("")
 se.plot.show(
     fig,
-    "Two rasters of attention neurons with a constant sum m from 0 (top) to 12, T = 8. "
-    "At s = 0.125 sums up to 4 never fire (gray) and sums from 8 fire at every step; "
-    "at s = 0.25 it is 2 and 4.",
+    "Two rasters of attention neurons with a constant sum m from 0 (top) to 12, T "
+    "= 8. At s = 0.125 sums up to 4 never fire (gray) and sums from 8 fire at "
+    "every step; at s = 0.25 it is 2 and 4.",
 )
 
 # %% [markdown]
@@ -702,9 +701,9 @@ scores = rec["blocks.0.attn.scores"]
 fig, axes = se.plot.attention_over_time(scores, images[1], sample=1)
 se.plot.show(
     fig,
-    "Attention maps of block 0 of the packaged network for one digit, four heads down "
-    "and T = 4 time steps across, all on one color scale. At t = 0 nearly all is dark; "
-    "then some heads light up, each at places of its own.",
+    "Attention maps of block 0 of the packaged network for one digit, four heads "
+    "down and T = 4 time steps across, all on one color scale. At t = 0 nearly "
+    "all is dark; then some heads light up, each at places of its own.",
 )
 first, *later = scores.values.mean((1, 2, 3, 4))  # one number for each step
 print("mean score at t = 0, 1, 2, 3:", *(f"{x:.3f}" for x in (first, *later)))
@@ -765,7 +764,7 @@ print("s = 0.1: the two orders agree to the last bit:", torch.equal(left, right)
 
 # %% tags=["exercise-1"]
 def same_to_ssa():
-    """q, k, v, k2, v2, [N, d] in {0, 1}: k.T @ v == k2.T @ v2, softmax tells them apart."""
+    """q, k, v, k2, v2: [N, d] in {0, 1}, the same to SSA, different to softmax."""
     ...
 
 
@@ -799,7 +798,8 @@ with se.exercise("5.1"):
 
 # %% tags=["exercise-2"]
 def changed(q, k, v, old, new):
-    """(added, removed): spikes of SN(Q K^T V s), V_th = 0.5, only at s = new, only at s = old."""
+    """How many spikes of SN(Q K^T V s), V_th = 0.5, are only there at s = new,
+    and how many only at s = old."""
     ...
 
 
@@ -822,8 +822,8 @@ with se.exercise("5.2"):
     five[..., :5] = 1
     moved = tuple(map(int, changed(five, five, five, 0.125, 32**-0.5)))
     assert moved == (10, 5), (
-        f"six steps with the sum 5 at five neurons: {moved}; write the membrane of one"
-        " of them on paper, for both scales, with its resets"
+        f"six steps with the sum 5 at five neurons: {moved}; write the membrane of"
+        " one of them on paper, for both scales, with its resets"
     )
 
 # %% [markdown]
@@ -834,7 +834,7 @@ with se.exercise("5.2"):
 
 # %% tags=["exercise-3"]
 def entry(query, key_columns, value_column):
-    """One entry of Q (K^T V). query: d bits; key_columns: d ints; value_column: int."""
+    """One entry of Q (K^T V). query: d bits; key_columns: d ints; value_column: int"""
     ...
 
 
