@@ -290,6 +290,16 @@ class TestAttention:
                 assert shown.get_clim() == pytest.approx((float(limits.min()), float(limits.max()) or 1))
         assert "T = 4" in label_of(fig)
 
+    def test_the_image_is_outlined_and_the_maps_colors_stay(self):
+        image = torch.zeros(1, 8, 8)
+        image[0, 2:6, 2:6] = 1  # tokens 5, 6, 9 and 10 of 4 x 4
+        _, ax = plot.attention(torch.rand(16, 16), image)
+        assert len(ax.images) == 1  # nothing is laid over the map but lines
+        lines = np.concatenate([path.vertices for c in ax.collections for path in c.get_paths()])
+        assert lines.min() == pytest.approx(0.5, abs=0.26) and lines.max() == pytest.approx(2.5, abs=0.26)
+        _, ax = plot.attention(torch.rand(16, 16), torch.zeros(1, 8, 8))
+        assert not ax.collections  # an even image has no outlines
+
     @pytest.mark.parametrize(
         ("scores", "options", "said"),
         [
@@ -312,6 +322,41 @@ class TestAttention:
     def test_spikes_are_no_scores(self, rec):
         with pytest.raises(se.SpikformerError, match="attn.scores"):
             plot.attention(rec["blocks.0.attn.q"])
+
+
+class TestAttentionMatrix:
+    def test_rows_are_queries_and_the_numbers_are_written(self):
+        counts = torch.tensor([[0.0, 3.0], [0.25, 0.0]])
+        fig, (ax, other) = plot.attention_matrix(
+            {"counts": counts, "even": torch.full((2, 2), 0.5)}, names=["a", "b"], label=["count", "weight"]
+        )
+        np.testing.assert_array_equal(ax.images[0].get_array(), counts)
+        assert ax.images[0].get_clim() == (0, 3) and other.images[0].get_clim() == (0, 0.5)
+        assert [t.get_text() for t in ax.texts] == ["0", "3", "0.25", "0"]
+        assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title("left")) == ("key", "query", "counts")
+        assert [t.get_text() for t in ax.get_xticklabels()] == ["a", "b"]
+        assert [a.get_ylabel() for a in fig.axes[2:]] == ["count", "weight"]
+
+    def test_a_large_map_has_no_numbers(self):
+        _, (ax,) = plot.attention_matrix({"zeros": torch.zeros(64, 64)})
+        assert not ax.texts and ax.images[0].get_clim() == (0, 1)
+
+    @pytest.mark.parametrize(
+        ("given", "options", "said"),
+        [
+            ({}, {}, "at least one map"),
+            ({"a": torch.zeros(4, 5)}, {}, "[4, 5]"),
+            ({"a": torch.zeros(4, 4), "b": torch.zeros(5, 5)}, {}, "[5, 5]"),
+            ({"a": torch.zeros(4)}, {}, "[4]"),
+            ({"a": torch.zeros(2, 2)}, {"names": ["x"]}, "1 names for 2"),
+            ({"a": torch.zeros(2, 2)}, {"label": ["x", "y"]}, "2 labels for 1"),
+            ({"a": torch.full((2, 2), torch.nan)}, {}, "NaN"),
+        ],
+    )
+    def test_bad_input_is_one_line(self, given, options, said, one_line):
+        with pytest.raises(se.SpikformerError) as error:
+            plot.attention_matrix(given, **options)
+        one_line(error, said)
 
 
 class TestNeuron:
@@ -477,7 +522,8 @@ class TestSSA:
         assert counts[1].tolist() == [0, 0, 3, 1] and counts.sum() == 4
         assert axes["and"].images[0].get_array()[2].tolist() == [0, 0, 3, 3, 3, 0, 0, 0]
         assert "popcount of the AND: 3" in axes["and"].get_title("left")
-        assert axes["x"].images[0].get_array()[1, 6] == 0.5  # (3 + 1) * 0.125
+        assert axes["sums"].images[0].get_array()[1, 6] == 4  # 3 + 1
+        assert "current: 4 x 0.125 = 0.5" in axes["sums"].get_title("left")
         h = axes["membrane"].lines[1].get_ydata()[::2].tolist()
         assert h == [0.25, 0.375]
         assert "no spike" in axes["membrane"].get_title("left")

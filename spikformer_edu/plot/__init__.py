@@ -4,7 +4,7 @@
 """
 
 from . import matplotlib_backend  # noqa: F401, before anything that imports matplotlib
-from .attention import attention, attention_over_time
+from .attention import attention, attention_matrix, attention_over_time
 from .energy import energy
 from .events import events, events_animation
 from .landscape import landscape
@@ -20,6 +20,7 @@ from .training import training
 __all__ = [
     "atlas",
     "attention",
+    "attention_matrix",
     "attention_over_time",
     "energy",
     "events",

@@ -379,10 +379,10 @@ def test_tests_that_are_named_exist():
 
 
 @of_pages("### ")
-def test_every_entry_of_the_paper_page_is_held_by_a_test(page):
+def test_every_entry_of_the_paper_page_names_its_test(page):
     if page == "docs/paper.md":
         for entry in re.split(r"^### ", PAGES[page], flags=re.MULTILINE)[1:]:
-            assert re.search(r"Held by\s+`tests/", entry), entry.splitlines()[0]
+            assert re.search(r"^Tests?:\s+`tests/", entry, flags=re.MULTILINE), entry.splitlines()[0]
 
 
 def test_no_page_speaks_of_a_machines_folders():
@@ -390,3 +390,24 @@ def test_no_page_speaks_of_a_machines_folders():
     for page, text in (PAGES | results).items():
         assert not re.search(r"(?<![\w.])/(tmp|work|root|home/)", text), page
     assert os.path.isdir(DOCS / "results")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "visualize", "benchmark", "data prepare", "check", "export"])
+def test_help_has_no_stray_lines(command):
+    """A line of an option's help ends where the next word would not fit: no leftover of a docstring's line breaks."""
+    module, *rest = f"spikformer_edu.{command}".split()
+    printed = subprocess.run(
+        [sys.executable, "-m", module, *rest, "--help"],
+        env=os.environ | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    column = next(line.index("show this help") for line in printed.splitlines() if "show this help" in line)
+    lines = [line.rstrip("│ ") for line in printed.splitlines() if line.startswith("│")]
+    for line, after in zip(lines, lines[1:], strict=False):
+        goes_on = not after[1:column].strip() and after[column:].strip()
+        if goes_on and line[column - 2 : column] == "  " and re.search(r"[^.;─]$", line[column:]):
+            word = after[column:].split()[0]
+            assert len(line) + 1 + len(word) > 78, f"{line} / {after}"
+    assert not re.search(r"^ +\S", printed, flags=re.MULTILINE)
