@@ -191,6 +191,6 @@ with se.exercise("7.3"):
             "the package's neuron starts from zero at every call"
         )
         assert remembers(Forgetful(reset=False), current), (
-            f"not found with currents of {current[0, 0]:.1f}, which leave no state: "
+            f"not found with currents of {current[0, 0]:.1f}, which leave nothing: "
             "do not rely on the given current alone"
         )
