@@ -8,8 +8,7 @@
 # watches it, stops it, continues it and looks at the result. The cells are the same for everybody. With a GPU and
 # ImageNet they are the full run. Without them they are a rehearsal on 64 pictures, which takes about a minute.
 #
-# ![The network's parts, from image to answer; this chapter is about training all of them at full
-# size](../docs/images/network_map/12.svg)
+# ![The network's parts, from image to answer; this chapter is about training all of them at full size](../docs/images/network_map/12.svg)
 #
 # ## What you will learn
 # - say how long a full run takes and what it costs, before you start it
@@ -90,9 +89,8 @@ data = "pictures of ImageNet" if found else "drawn pictures"
 run = RUNS / f"imagenet{'' if full else '-rehearsal-' + data.split()[0]}"
 
 print("On your machine this notebook will:")
-print(
-    f"  use      {f'{gpus} x {torch.cuda.get_device_name()}' if gpus else 'the CPU'}"
-)
+card = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else "the CPU"
+print(f"  use      {card}")
 if full:
     print("  train    imagenet-8-512 on ImageNet, 310 epochs: the full run")
     print("  time     measured below, before the run starts")
@@ -155,16 +153,18 @@ bars = right.barh(list(memory), list(memory.values()), color=colors)
 right.bar_label(bars, [f"{gib:.1f} GiB" for gib in memory.values()], padding=4)
 right.text(0.3, 3, "not measured", va="center", color=style.THRESHOLD)
 right.set(xlim=(0, 34), xlabel="peak memory, GiB", title="64 images in a step")
+origin = ours["provenance"]
 fig.supxlabel(
-    f"measured: {ours['provenance']['device']}, PyTorch {ours['provenance']['torch']}, "
-    f"commit {ours['provenance']['commit'][:7]}; SpikingJelly on another card of this kind",
+    f"measured: {origin['device']}, PyTorch {origin['torch']}, commit "
+    f"{origin['commit'][:7]}; SpikingJelly on another card of this kind",
     fontsize=8,
     color=style.THRESHOLD,
 )
 se.plot.show(
     fig,
-    "Bars for four ways to compute a training step on one H100. Days for 310 epochs: about 14 for SpikingJelly, 8 for "
-    "the readable code, 7 with fused operations, under 4 with a CUDA graph. Memory falls from 24 to 12 GiB.",
+    "Bars for four ways to compute a training step on one H100. Days for 310 "
+    "epochs: about 14 for SpikingJelly, 8 for the readable code, 7 with fused "
+    "operations, under 4 with a CUDA graph. Memory falls from 24 to 12 GiB.",
 )
 assert days["fused, as a CUDA graph"] < 4 < days["SpikingJelly, Triton neuron"]
 
@@ -311,7 +311,8 @@ assert full or (len(splits.train), len(splits.test)) == (64, 16)
 # %% tags=["plan", "nbval-ignore-output"]
 if full:
     cores = os.cpu_count() or 1
-    changes = {"val_fraction": 0.01}  # of each class, to choose the epoch
+    # 1 % of the training images choose the epoch
+    changes = {"model": "imagenet-8-512", "val_fraction": 0.01}
     extra = ["--workers", str(max(1, cores // gpus - 1)), "--keep", "3"]
 else:
     changes = {"model": "imagenet-8-384", "image_size": 112, "batch_size": 8}
@@ -367,7 +368,7 @@ assert 190e9 < flops < 210e9 and years > 0
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Decades on one CPU core, days on a GPU. So a CPU is for the rehearsal: it tries every step of the real run, on images
+# Decades on one CPU core, a few days on an H100. So a CPU is for the rehearsal: it tries every step of the real run, on images
 # of the real layout. Everything that would fail after hours should fail here.
 #
 # </details>
@@ -550,8 +551,9 @@ fig, axes = se.plot.training(
 )
 se.plot.show(
     fig,
-    "Four panels over 42 epochs: the training loss falls, the training accuracy rises, the firing rate stays near "
-    "8 percent, and the learning rate falls along a cosine.",
+    "Four panels over 42 epochs: the training loss falls, the training accuracy "
+    "rises, the firing rate stays near 8 percent, and the learning rate falls "
+    "along a cosine.",
     dpi=80,
 )
 assert float(table[-1]["loss"]) < float(table[0]["loss"]) and len(table) == 42
@@ -606,10 +608,9 @@ if trained:
     fired = {
         layer.name: float(layer.values.mean()) for layer in rec.layers("spikes")
     }
-    print(
-        f"{len(fired)} layers, mean rate {100 * np.mean(list(fired.values())):.1f} %"
-    )
-    assert answers.shape == (6, 1000) and np.mean(list(fired.values())) > 0
+    mean_rate = sum(fired.values()) / len(fired)
+    print(f"{len(fired)} layers, mean firing rate {100 * mean_rate:.1f} %")
+    assert answers.shape == (6, 1000) and mean_rate > 0
 assert trained or hours > MAX_HOURS or in_progress()
 
 # %% tags=["fold", "nbval-ignore-output"]
@@ -639,8 +640,9 @@ if trained:
     fig.suptitle(f"{of}: answers, and {last} (mean over T, heads, queries)")
     se.plot.show(
         fig,
-        "Six test pictures with their classes above and the network's answers below, and under each a map of the "
-        "attention that its tokens receive in the last block.",
+        "Six test pictures with their classes above and the network's answers "
+        "below, and under each a map of the attention that its tokens receive in "
+        "the last block.",
     )
 
     fig, ax = plt.subplots(figsize=(11, 2.6))
@@ -656,8 +658,9 @@ if trained:
     ax.set_title(f"firing rate of every layer, {of} (Q blue, K red, V green)")
     se.plot.show(
         fig,
-        "Firing rate of every neuron layer of the network as bars in network order, from the patch splitting to the "
-        "last block; Q, K and V of each block are colored.",
+        "Firing rate of every neuron layer of the network as bars in network "
+        "order, from the patch splitting to the last block; Q, K and V of each "
+        "block are colored.",
     )
 assert trained or hours > MAX_HOURS or in_progress()
 
@@ -731,7 +734,7 @@ with se.exercise("12.1"):
         )
         lr = replace(RECIPES[dataset], batch_size=batch).scaled_lr
         assert math.isclose(mine["lr"], lr), (
-            f"{where}: the rule scales the recipe's lr from the batch it is meant for"
+            f"{where}: the rule starts from the recipe's lr and lr_batch_size"
         )
 
 # %% [markdown]
@@ -760,7 +763,9 @@ with se.exercise("12.2"):
     for words in printed:
         if len(words) == 2 and words[0] in wanted:
             name = words[0].rstrip("*")
-            assert words[1] == wanted.pop(words[0]), f"{name} is {words[1]}"
+            assert words[1] == wanted.pop(words[0]), (
+                f"{name} is {words[1]}, which is not what the task asks for"
+            )
         elif words and words[0].endswith("*"):
             raise AssertionError(
                 f"{words[0][:-1]} should stay as the recipe has it"
@@ -796,7 +801,7 @@ with se.exercise("12.3"):
         mine = gradient_in_parts(small, x8, y8, count)
         assert mine is not None, "write gradient_in_parts first"
         assert len(sizes) == count and max(sizes) == -(-8 // count), (
-            f"{count} parts: images at once {sizes}; none should be larger than needed"
+            f"{count} parts were asked for; the network got parts of {sizes} images"
         )
         assert mine.shape == whole.shape, "one vector with all parameters"
         size = (mine.norm() / whole.norm()).item()

@@ -79,7 +79,7 @@ with se.exercise("12.1"):
         )
         lr = replace(RECIPES[dataset], batch_size=batch).scaled_lr
         assert math.isclose(mine["lr"], lr), (
-            f"{where}: the rule scales the recipe's lr from the batch it is meant for"
+            f"{where}: the rule starts from the recipe's lr and lr_batch_size"
         )
 
 # %% [markdown]
@@ -116,7 +116,9 @@ with se.exercise("12.2"):
     for words in printed:
         if len(words) == 2 and words[0] in wanted:
             name = words[0].rstrip("*")
-            assert words[1] == wanted.pop(words[0]), f"{name} is {words[1]}"
+            assert words[1] == wanted.pop(words[0]), (
+                f"{name} is {words[1]}, which is not what the task asks for"
+            )
         elif words and words[0].endswith("*"):
             raise AssertionError(
                 f"{words[0][:-1]} should stay as the recipe has it"
@@ -158,7 +160,7 @@ with se.exercise("12.3"):
         mine = gradient_in_parts(small, x8, y8, count)
         assert mine is not None, "write gradient_in_parts first"
         assert len(sizes) == count and max(sizes) == -(-8 // count), (
-            f"{count} parts: images at once {sizes}; none should be larger than needed"
+            f"{count} parts were asked for; the network got parts of {sizes} images"
         )
         assert mine.shape == whole.shape, "one vector with all parameters"
         size = (mine.norm() / whole.norm()).item()
