@@ -369,6 +369,8 @@ class TestAttention:
         assert lines.min() == pytest.approx(0.5, abs=0.26) and lines.max() == pytest.approx(2.5, abs=0.26)
         _, ax = plot.attention(torch.rand(16, 16), torch.zeros(1, 8, 8))
         assert not ax.collections  # an even image has no outlines
+        _, ax = plot.attention(torch.rand(16, 16), torch.rand(3, 8, 8))
+        assert len(ax.images) == 1 and not ax.collections  # a photograph stands beside the map only
 
     @pytest.mark.parametrize(
         ("scores", "options", "said"),
