@@ -1,4 +1,5 @@
 """What MkDocs does for this site besides Markdown: executed notebooks become pages, and nothing is run again.
+Every page also gets a description, a picture to be shared with, and the sizes of its images.
 
 A chapter ``tutorials/05_x.ipynb`` becomes ``learn/05_x.md`` with its figures ``learn/05_x/figure-1.png``, as generated
 files: nothing is written into the checkout. The notebook itself lies beside its page, to download.
@@ -9,6 +10,7 @@ import contextlib
 import html
 import io
 import json
+import posixpath
 import re
 import runpy
 import sys
@@ -16,11 +18,15 @@ import warnings
 from pathlib import Path
 from unittest.mock import patch
 
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "tutorials"
+# As tutorials/build.py writes them.
+WIDGET_TEXT = "[controls: run this cell to use them]"
+PREDICT_LINE = "Predict first. Then run the cell, or open this output.\n"
 
 
 # Notebooks
@@ -71,11 +77,17 @@ def page_of(cells: list[dict], stem: str) -> tuple[str, list[bytes]]:
         if cell["cell_type"] == "markdown":
             parts.append(prose(cell["source"]))
             continue
+        tags = cell["metadata"].get("tags", [])
         source = fence(cell["source"], "{ .python }")
-        if "setup" in cell["metadata"].get("tags", []):
+        if "setup" in tags:
             source = fold("note", "Setup: imports, a fixed seed, one thread", source)
+        elif "fold" in tags:
+            source = fold("note", summary_of(cell["source"]), source)
         parts.append(source)
-        parts += [shown(output, stem, figures) for output in cell["outputs"]]
+        outputs = [shown(output, stem, figures) for output in cell["outputs"]]
+        if "predict" in tags:
+            outputs = [fold("example", "Output: predict first, then open", "\n\n".join(outputs))]
+        parts += outputs
     head, _, rest = parts[0].partition("\n")
     here = (
         f"[Download this notebook]({stem}.ipynb){{ download }}, or open it with `make lab`. It runs offline, on a CPU."
@@ -92,7 +104,9 @@ def shown(output: dict, stem: str, figures: list[bytes]) -> str:
         width, height = Image.open(io.BytesIO(figures[-1])).size
         alt = re.sub(r"([^\w\s])", r"\\\1", output["metadata"]["image/png"]["alt"].replace("\n", " "))
         return f"[![{alt}]({file}){{ loading=lazy width={width} height={height} }}]({file}){{ .figure }}"
-    text = "".join(output.get("text") or data["text/plain"])
+    text = "".join(output.get("text") or data["text/plain"]).removeprefix(PREDICT_LINE)
+    if text == WIDGET_TEXT:
+        return "*In a running notebook, controls stand here.*"
     return fence(text.rstrip("\n"), "{ .text .no-copy .output }")
 
 
@@ -109,9 +123,14 @@ def prose(text: str) -> str:
         flags=re.S,
     )
     lines: list[str] = []
-    fenced = False
+    fenced = paragraph = False
     for line in text.split("\n"):
         before = lines[-1] if lines else ""
+        if not before.strip():
+            paragraph = bool(re.match(r"(?!\d+\. |[-*+] )[\w*_`$(\[\"]", line))
+        elif paragraph and not fenced:  # inside it, a line may begin with a number or with ">"; a list begins with 1
+            line = re.sub(r"^(?!1\.)(\d+)\. ", r"\1\\. ", line)
+            line = re.sub(r"^>", r"\\>", line)
         starts = [kind for kind in (r"\s*([-*+]|\d+\.) ", r"\s*\|") if re.match(kind, line)]
         if not fenced and starts and before.strip() and not re.match(starts[0] + r"|\s*[-*+] |\s{2,}|#", before):
             lines.append("")
@@ -130,6 +149,12 @@ def fold(kind: str, summary: str, text: str) -> str:
     return f'??? {kind} "{summary}"\n\n{inside}\n'
 
 
+def summary_of(source: str) -> str:
+    """What a folded cell says of itself: its first line, if that is a comment."""
+    comment = re.match(r"# (?!%)(.+)", source)
+    return "Code: " + comment[1].replace('"', "'") if comment else "Code"
+
+
 def thumbnail(figure: bytes) -> bytes:
     """The last frame of a figure, 480 pixels wide."""
     image = Image.open(io.BytesIO(figure))
@@ -144,10 +169,66 @@ def thumbnail(figure: bytes) -> bytes:
 # Pages with a part that is made
 
 
+PICTURES = {  # what is shown of a section where its pages are shared; a chapter has its own key figure
+    "concepts/": "images/concept_ssa.png",
+    "guides/": "images/guide_events.png",
+    "results": "images/results_landscape.png",
+    "": "assets/share.png",
+}
+LIVE = {  # chapters, and the demo that they are linked with
+    "learn/01_leaky_neuron.md": ("neuron", "The same neuron, live"),
+    "learn/05_spiking_self_attention.md": ("ssa", "The same attention, live"),
+}
+
+
 def on_page_markdown(markdown, page, config, files):
-    """Fills in ``<!-- chapters -->`` and ``<!-- help: command -->``."""
+    """Fills in ``<!-- chapters -->`` and ``<!-- help: command -->``; what a page is about, in a sentence and a picture."""
+    uri = page.file.src_uri
+    if uri.startswith("learn/solutions/"):
+        page.meta["search"] = {"exclude": True}
+    if uri in LIVE:
+        demo, heading = LIVE[uri]
+        markdown += f"""
+
+## {heading}
+
+Nothing to install: this is the [page to play with](../play/{demo}.md), in the chapter.
+
+<div data-play="{demo}"><noscript>This demo needs JavaScript.</noscript></div>
+"""
+    page.meta.setdefault("description", described(markdown) or config.site_description)
+    own = f"{uri.removesuffix('.md')}/thumbnail.png"
+    section = next(picture for start, picture in PICTURES.items() if uri.startswith(start))
+    page.meta.setdefault("image", own if files.get_file_from_path(own) else section)
     markdown = markdown.replace("<!-- chapters -->", "\n".join(card(path) for path in chapters()))
     return re.sub(r"<!-- help: (.+?) -->", lambda found: help_of(found[1].split()), markdown)
+
+
+def described(markdown: str) -> str:
+    """The first paragraph that is a sentence, as plain text of at most 200 characters."""
+    markdown = re.sub(r"^---\n.*?^---\n|<!--.*?-->|```.*?```", "", markdown, flags=re.S | re.M)
+    for paragraph in re.split(r"\n\s*\n", markdown):
+        text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)(\{[^}]*\})?|<[^>]*>", r"\1", " ".join(paragraph.split()))
+        text = plain(re.sub(r"[*`]", "", text)).strip()
+        if re.match(r"[A-Z]", text) and re.search(r"[.:]$", text) and not paragraph.lstrip().startswith(("#", "![", "[!")):
+            return text if len(text) <= 200 else text[:197].rsplit(" ", 1)[0] + " ..."
+    return ""
+
+
+SYMBOLS = {"beta": "β", "tau": "τ", "alpha": "α", "sigma": "σ", "Theta": "Θ", "ge": "≥", "le": "≤", "top": "ᵀ", "cdot": "·"}
+SYMBOLS |= {"times": "×", "in": "∈", "partial": "∂", "sum": "Σ", "sqrt": "√", "approx": "≈", "neq": "≠", "pm": "±"}
+
+
+def plain(text: str) -> str:
+    r"""Text without TeX: ``\(V_{th} \ge 1\)`` as ``V_th ≥ 1``; a displayed formula goes."""
+
+    def words(found: re.Match) -> str:
+        formula = re.sub(r"\\t?frac\s*(?:\{(.*?)\}|(\d))\s*(?:\{(.*?)\}|(\d))", r"\1\2/\3\4", found[1] or found[2])
+        formula = re.sub(r"\\([A-Za-z]+)", lambda name: SYMBOLS.get(name[1], ""), formula)
+        return " ".join(re.sub(r"[\\{}&^]", "", formula).split())
+
+    text = re.sub(r"\\\[.*?\\\]|\$\$.*?\$\$", "", text, flags=re.S)
+    return re.sub(r"\\\((.+?)\\\)|\$([^$\n]*[\\_^{][^$\n]*)\$", words, text, flags=re.S)
 
 
 def card(path: Path) -> str:
@@ -184,10 +265,31 @@ def help_of(command: list[str]) -> str:
     return fence(printed.getvalue().rstrip(), "{ .text .no-copy .output }")
 
 
-# The network for the pages that run in the browser
+def on_page_content(content, page, config, files):
+    """Every image has its width and height, so that nothing moves when it arrives."""
+
+    def sized(found: re.Match) -> str:
+        file = files.get_file_from_path(posixpath.normpath(posixpath.join(posixpath.dirname(page.file.url), found[1])))
+        if " width=" in found[0] or not found[1].endswith(".png") or not file:
+            return found[0]
+        picture = Image.open(io.BytesIO(file.content_bytes))
+        return f'{found[0][:-1].rstrip("/ ")} width="{picture.width}" height="{picture.height}">'
+
+    return re.sub(r'<img [^>]*?src="([^"]+)"[^>]*>', sized, content)
 
 
+# Search, and the networks for the pages that run in the browser
+
+
+@event_priority(-100)  # after the search plugin has written its index
 def on_post_build(config):
     from spikformer_edu.export import export
 
-    export("digits-2-64", Path(config.site_dir) / "assets" / "play", "js")
+    site = Path(config.site_dir)
+    index = site / "search" / "search_index.json"
+    found = json.loads(index.read_text(encoding="utf-8"))
+    for entry in found["docs"]:
+        entry["title"], entry["text"] = plain(entry["title"]), plain(entry["text"])
+    index.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+    for name, folder in (("digits-2-64", "play"), ("cifar10-2-128", "play/cifar10")):
+        export(name, site / "assets" / folder, "js")

@@ -44,16 +44,16 @@ class Options:
     precisions: tuple[str, ...] = PRECISIONS
     """fp32, bf16 (autocast)."""
     peers: tuple[str, ...] | None = None
-    """Any of ours, snntorch, spikingjelly, spikingjelly-torch, spikingjelly-triton, vit; those that suit the device
-    unless given. +channels_last, +compile and, on a GPU, +graph change one: vit+channels_last+compile. On a GPU ours is
-    replayed as a CUDA graph; ours+eager is without it, ours+plain also without the fused operations."""
+    """Any of ours, snntorch, spikingjelly, spikingjelly-torch, spikingjelly-triton, vit; else those that suit the device.
+    +channels_last, +compile and, on a GPU, +graph change one: vit+channels_last+compile.
+    On a GPU ours is replayed as a CUDA graph; ours+eager goes without it, ours+plain without the fused operations too."""
     rounds: int = 7
     """Number of turns of each peer."""
     batch_size: int | None = None
     """Samples a step; each shape has its own, one for a CPU and one for a GPU."""
     sweep: str | None = None
-    """How cost grows with time_steps, batch, tokens or dim, from the first shape, instead of one point. The batch goes
-    from a quarter of --batch-size to four times as much; what does not fit is named."""
+    """How cost grows with time_steps, batch, tokens or dim, from the first shape, instead of one point.
+    The batch goes from a quarter of --batch-size to four times as much; what does not fit is named."""
     memory: bool = True
     """Measure peak memory, each in a process of its own."""
     threads: int | None = None

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import inspect
 import io
 import os
 import re
@@ -106,6 +107,7 @@ def parse(options: type[Options], prog: str, default: Options | None = None, des
     import tyro
 
     text = io.StringIO()
+    description = description and inspect.cleandoc(description)
     try:
         with contextlib.redirect_stderr(text):
             if default is None:

@@ -29,11 +29,9 @@ from .training.signals import ignoring_sigterm
 @dataclass(frozen=True)
 class Options(RunOptions, Recipe):
     recipe: str = "paper"
-    """Where the defaults come from: paper for the data set's own recipe; for minutes on a GPU fast-t1, then fast-t4
-    with --init-from (cifar10). Every other option changes one value."""
+    """Recipe of the defaults: paper, the data set's; fast-t1, then fast-t4 with --init-from, for a GPU and cifar10."""
     minutes: float | None = None
-    """Train as many epochs as fit into so many minutes, from steps that are measured first; then give no --epochs.
-    Validation and writing come on top. A run that is resumed keeps its number of epochs."""
+    """Train as many epochs as fit into so many minutes, validation not counted; a resumed run keeps its epochs."""
     out: Path | None = None
     """Run folder; runs/MODEL-NUMBER, with the next free number, unless given."""
     resume: bool = False

@@ -43,6 +43,7 @@ from .signals import Asked, Stopping
 READ_EVERY, READ_EVERY_TOGETHER, WATCH_EVERY = 50, 10, 400
 CUDA_GRAPH = ("auto", "on", "off")
 TET_SHARE, TET_TARGET = 1e-3, 1.0  # lambda and phi of TET, as its code has them for CIFAR10-DVS
+OnEpoch = Callable[[list[dict[str, Any]]], None]
 
 
 @dataclass
@@ -168,6 +169,7 @@ def train(
     context: DistributedContext,
     options: RunOptions | None = None,
     splits: Splits | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> Score:
     """Train a network, or go on with a run that was interrupted, and measure the test set once at the end.
 
@@ -177,6 +179,8 @@ def train(
         context: where to compute; if there are several processes, each calls this function.
         options: how to compute and what to keep; None: the defaults.
         splits: the samples, from ``load_splits``; None: they are loaded.
+        on_epoch: function that gets the rows of the log, one an epoch, each time an epoch has ended (a notebook draws
+            them); process 0 alone calls it. None: nothing is called.
 
     Returns:
         The score on the test set, of the weights in ``best.safetensors``.
@@ -199,7 +203,7 @@ def train(
                 check_readable(splits.train, splits.val, splits.test)
             with enough_memory(f"try {remedy}in another --out a larger --grad-accum-steps"), readers():
                 with stop.at_once():
-                    trainer = Trainer(recipe, folder, context, splits.to(context.device), options, stop)
+                    trainer = Trainer(recipe, folder, context, splits.to(context.device), options, stop, on_epoch)
                 with closing(trainer.reader):
                     return trainer.run()
         except Asked:
@@ -240,10 +244,11 @@ class Trainer:
         splits: Splits,
         options: RunOptions,
         stop: Stopping | None = None,
+        on_epoch: OnEpoch | None = None,
     ):
         recipe = settle(recipe, folder, context.device)
         self.recipe, self.folder, self.context, self.splits, self.options = recipe, folder, context, splits, options
-        self.stop = stop or Stopping()
+        self.stop, self.on_epoch = stop or Stopping(), on_epoch
         gpu = context.device.type == "cuda"
         parts = context.world * recipe.grad_accum_steps
         if recipe.batch_size % parts:
@@ -323,6 +328,8 @@ class Trainer:
         started = time.perf_counter()
         while self.progress.epoch < self.recipe.epochs + self.recipe.cooldown_epochs:
             self.epoch()
+            if self.on_epoch and self.context.rank == 0:
+                self.on_epoch(self.progress.rows)
         self.context.barrier()
         load_weights(self.model, self.folder / "best.safetensors")
         with self.stop.at_once():

@@ -302,7 +302,7 @@ def test_every_dry_run_says_how_often_the_test_set_is_measured():
 
 
 def test_pictures_are_those_that_the_script_makes():
-    made_elsewhere = {"atlas.png", "attention_over_time.png"}
+    made_elsewhere = {"atlas.png", "attention_over_time.png", "network_map"}
     assert {path.name for path in figures.IMAGES.iterdir()} == set(figures.PICTURES) | made_elsewhere
 
 
@@ -319,6 +319,17 @@ def test_pictures_are_up_to_date(name):
         same = shown == drawn if isinstance(shown[0], str) else shown == pytest.approx(drawn, rel=1e-3, abs=1e-4)
         assert same, f"{name} is out of date: python docs/figures.py"
     assert np.array(picture.convert("L")).std() > 10, f"{name} is blank"
+
+
+def test_maps_of_the_network_are_up_to_date():
+    """One a chapter, and every part that a chapter is about is drawn."""
+    folder = figures.IMAGES / "network_map"
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        f"{chapter}.svg": figures.network_map(chapter) for chapter in figures.MAPS
+    }
+    parts = {*figures.BOXES, "image", "residual", "neuron", "gradient"}
+    assert {part for _, here in figures.MAPS.values() for part in here} == parts
+    assert len(figures.MAPS) == 14 and len({figures.network_map(chapter) for chapter in figures.MAPS}) == 14
 
 
 def test_pictures_are_described_and_used():
@@ -368,10 +379,10 @@ def test_tests_that_are_named_exist():
 
 
 @of_pages("### ")
-def test_every_entry_of_the_paper_page_is_held_by_a_test(page):
+def test_every_entry_of_the_paper_page_names_its_test(page):
     if page == "docs/paper.md":
         for entry in re.split(r"^### ", PAGES[page], flags=re.MULTILINE)[1:]:
-            assert re.search(r"Held by\s+`tests/", entry), entry.splitlines()[0]
+            assert re.search(r"^Tests?:\s+`tests/", entry, flags=re.MULTILINE), entry.splitlines()[0]
 
 
 def test_no_page_speaks_of_a_machines_folders():
@@ -379,3 +390,24 @@ def test_no_page_speaks_of_a_machines_folders():
     for page, text in (PAGES | results).items():
         assert not re.search(r"(?<![\w.])/(tmp|work|root|home/)", text), page
     assert os.path.isdir(DOCS / "results")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "visualize", "benchmark", "data prepare", "check", "export"])
+def test_help_has_no_stray_lines(command):
+    """A line of an option's help ends where the next word would not fit: no leftover of a docstring's line breaks."""
+    module, *rest = f"spikformer_edu.{command}".split()
+    printed = subprocess.run(
+        [sys.executable, "-m", module, *rest, "--help"],
+        env=os.environ | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    column = next(line.index("show this help") for line in printed.splitlines() if "show this help" in line)
+    lines = [line.rstrip("│ ") for line in printed.splitlines() if line.startswith("│")]
+    for line, after in zip(lines, lines[1:], strict=False):
+        goes_on = not after[1:column].strip() and after[column:].strip()
+        if goes_on and line[column - 2 : column] == "  " and re.search(r"[^.;─]$", line[column:]):
+            word = after[column:].split()[0]
+            assert len(line) + 1 + len(word) > 78, f"{line} / {after}"
+    assert not re.search(r"^ +\S", printed, flags=re.MULTILINE)
