@@ -7,6 +7,7 @@ not be published with the chapter.
 
 import csv
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import nbformat
 import torch
 from nbclient import NotebookClient
 
+from spikformer_edu.data.files import data_folder
 from spikformer_edu.provenance import provenance
 
 TUTORIALS = Path(__file__).parents[1]
@@ -40,7 +42,7 @@ def run_chapter(folder: Path, timeout: int | None = None) -> nbformat.NotebookNo
     resources = {"metadata": {"path": str(there)}}
     client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=resources)
     try:
-        client.execute()
+        client.execute(env=os.environ | {"SPIKFORMER_DATA": str(data_folder(None).absolute())})
     finally:
         nbformat.write(notebook, there / NAME)
     return notebook
