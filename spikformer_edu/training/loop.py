@@ -42,6 +42,7 @@ from .signals import Asked, Stopping
 # them 30 seconds for it), and only on so many steps firing rates are counted. On a CPU a loss is there to be read.
 READ_EVERY, READ_EVERY_TOGETHER, WATCH_EVERY = 50, 10, 400
 CUDA_GRAPH = ("auto", "on", "off")
+TET_SHARE, TET_TARGET = 1e-3, 1.0  # lambda and phi of TET, as its code has them for CIFAR10-DVS
 OnEpoch = Callable[[list[dict[str, Any]]], None]
 
 
@@ -59,6 +60,25 @@ class Progress:
     best_epoch: int = 0
     best_val_loss: float = math.inf
     rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def tet_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Temporal efficient training: (1 - lambda) mean over t of CE(logits[t], targets) + lambda MSE(logits, phi).
+
+    Every time step must give the answer by itself; the second term, with lambda = 0.001 and phi = 1, keeps the logits,
+    which are the potentials of the output, near phi.
+
+    Args:
+        logits: those of every time step, ``[T, B, K]``.
+        targets: labels ``[B]``, or shares of all classes ``[B, K]``.
+        label_smoothing: probability mass taken from the label and spread over all classes.
+
+    Source: S. Deng et al., ICLR 2022, arXiv 2202.11946, and its code.
+    """
+    steps = len(logits)
+    repeated = targets.repeat(steps, *[1] * (targets.dim() - 1))
+    each = F.cross_entropy(logits.flatten(0, 1), repeated, label_smoothing=label_smoothing)  # the mean over T and B
+    return (1 - TET_SHARE) * each + TET_SHARE * (logits - TET_TARGET).square().mean()
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -402,9 +422,7 @@ class Trainer:
             self.graphed = None
             return self.work(self.parallel, inputs, targets)
 
-    def work(
-        self, network: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def work(self, network: Callable[..., Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What the device does in a step: forward and backward pass, optimizer, running mean of the weights.
 
         Nothing here waits for the device, so all of it can be a CUDA graph.
@@ -430,8 +448,11 @@ class Trainer:
             last = number == number_of_parts  # gradients are summed over the processes only once
             with nullcontext() if last or not isinstance(parallel, DistributedDataParallel) else parallel.no_sync():
                 with autocast(self.context.device, recipe.precision):
-                    logits = network(x)
-                part = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+                    logits = network(x, every_step=True) if recipe.loss == "tet" else network(x)
+                if recipe.loss == "tet":
+                    part, logits = tet_loss(logits.float(), y, recipe.label_smoothing), logits.mean(0)
+                else:
+                    part = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
                 # All samples have the same weight, in every part and process; DDP averages gradients over processes.
                 self.scaler.scale(part * (len(y) * self.context.world / together)).backward()
             told[0] += part.detach().to(told.dtype) * len(y) / len(targets)
