@@ -646,17 +646,18 @@ assert left == 10
 
 # %% [markdown]
 # ## Exercises
-# **Exercise 1.1: match a trace.** The cell below has a recording of a neuron with the paper's equations: current,
+# **Exercise 1.1: match a trace.** The next cell has a recording of a neuron with the paper's equations: current,
 # membrane $H$ and spikes. Which $\tau$ and which threshold did it have? More than one threshold fits; any of them is
 # accepted.
 
-# %% tags=["exercise-1"]
+# %%
 trace_x = torch.tensor([2.0, 1.0, 2.0, 0.5, 2.5, 1.0, 3.0, -1.0, 2.0, 2.0])
 trace_h = torch.tensor(
     [0.5, 0.625, 0.96875, 0.125, 0.71875, 0.7890625, 0.75, -0.25, 0.3125, 0.734375]
 )
 trace_s = torch.tensor([0.0, 0, 1, 0, 0, 1, 1, 0, 0, 0])
 
+# %% tags=["exercise-1"]
 tau = None
 v_threshold = None
 

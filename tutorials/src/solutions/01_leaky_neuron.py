@@ -72,13 +72,14 @@ def leaky_over_time(current, **changes):
 # The highest membrane that stayed silent is 0.734375, the lowest that fired is 0.75. So the threshold is above 0.734375
 # and at most 0.75. A threshold of exactly 0.75 is possible, because a neuron fires at the threshold.
 
-# %% tags=["exercise-1"]
+# %%
 trace_x = torch.tensor([2.0, 1.0, 2.0, 0.5, 2.5, 1.0, 3.0, -1.0, 2.0, 2.0])
 trace_h = torch.tensor(
     [0.5, 0.625, 0.96875, 0.125, 0.71875, 0.7890625, 0.75, -0.25, 0.3125, 0.734375]
 )
 trace_s = torch.tensor([0.0, 0, 1, 0, 0, 1, 1, 0, 0, 0])
 
+# %% tags=["exercise-1"]
 tau = float(trace_x[0] / trace_h[0])
 v_threshold = float(trace_h[trace_s == 1].min())
 assert v_threshold > trace_h[trace_s == 0].max()
