@@ -452,13 +452,13 @@ class TestNeuron:
         _, (ax, *_) = plot.neuron(record, neuron=2)
         np.testing.assert_allclose([bar.get_height() for bar in ax.patches], current[:, 2], atol=1e-6)
 
-    @pytest.mark.parametrize("options", [dict(tau=1.25), dict(tau=4.0, learn_beta=True)], ids=str)
+    @pytest.mark.parametrize("options", [dict(tau=1.25), dict(tau=4.0, neuron="plif"), dict(neuron="if")], ids=str)
     def test_a_record_brings_its_tau_and_its_learned_decay(self, options):
         torch.manual_seed(0)
         model = se.spikformer("digits-2-64", dim=16, heads=2, depth=1, **options)
         layer, seen = model.sps[2].neuron, []
-        if options.get("learn_beta"):
-            layer.beta.data.fill_(0.3)
+        if options.get("neuron") == "plif":
+            layer.w.data.fill_(0.3)
         layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
         with torch.no_grad(), se.record(model, membranes=True) as recording:
             model(4 * torch.randn(1, 1, 32, 32))
@@ -620,19 +620,17 @@ class TestSSA:
             dict(),
             dict(qk_pool=True),
             dict(tau=1.2),
-            dict(learn_beta=True),
+            dict(neuron="plif"),
+            dict(neuron="if"),
             dict(scale=0.25),
-            dict(learn_threshold=True),
         ],
         ids=str,
     )
     def test_the_spikes_are_those_of_the_model(self, options):
         torch.manual_seed(0)
         model = se.spikformer("digits-2-64", dim=16, heads=2, depth=2, **options)
-        if options.get("learn_beta"):
-            model.blocks[1].attn.attn.beta.data.fill_(0.3)
-        if options.get("learn_threshold"):
-            model.blocks[1].attn.attn.threshold.data.fill_(0.7)
+        if options.get("neuron") == "plif":
+            model.blocks[1].attn.attn.w.data.fill_(0.3)
         with torch.no_grad(), se.record(model, membranes=True) as rec:
             model(4 * torch.randn(2, 1, 32, 32))
         product = product_of(rec, None, None, None, None, 1, 0, 1)

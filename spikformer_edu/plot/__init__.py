@@ -15,7 +15,7 @@ from .product_order import multiplication_order
 from .samples import samples
 from .show import show
 from .ssa import ssa, ssa_animation
-from .training import training
+from .training import training, training_layers
 
 __all__ = [
     "atlas",
@@ -39,5 +39,6 @@ __all__ = [
     "ssa",
     "ssa_animation",
     "training",
+    "training_layers",
     "value_sets",
 ]

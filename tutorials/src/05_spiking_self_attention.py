@@ -834,7 +834,7 @@ with se.exercise("5.2"):
 
 # %% tags=["exercise-3"]
 def entry(query, key_columns, value_column):
-    """One entry of Q (K^T V). query: d bits; key_columns: d ints; value_column: int"""
+    """One entry of Q (K^T V). query: d bits; key_columns and value_column: ints."""
     ...
 
 
