@@ -118,7 +118,7 @@ with se.exercise("1.2"):
         # the first step brings V from 0 to `before`
         x = torch.tensor([2 * before, tie_current(before)])
         _, h = paper_neuron(x)
-        assert h[1] == 1, f"from V = {before} your current leads to H = {h[1]:.3f}"
+        assert h[1] == 1, f"from V = {before} your current leads to H = {h[1]:.6g}"
         assert se.LIF()(x).tolist() == [0, 1], "se.LIF should fire at the tie"
         larger, _ = leaky_over_time(x, spike_grad=snn.surrogate.sigmoid(2))
         assert larger.tolist() == [0, 0], "a neuron with > should stay silent"
@@ -127,7 +127,7 @@ with se.exercise("1.2"):
         _, h = paper_neuron(x, tau=tau_, v_threshold=threshold_)
         assert h[1] == threshold_, (
             f"with tau = {tau_:g} and a threshold of {threshold_:g} your current "
-            f"leads to H = {h[1]:.3f}"
+            f"leads to H = {h[1]:.6g}"
         )
 
 # %% [markdown]
