@@ -24,7 +24,9 @@ from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "tutorials"
-WIDGET_TEXT = "[controls: run this cell to use them]"  # as tutorials/build.py writes it
+# As tutorials/build.py writes them.
+WIDGET_TEXT = "[controls: run this cell to use them]"
+PREDICT_LINE = "Predict first. Then run the cell, or open this output.\n"
 
 
 # Notebooks
@@ -102,7 +104,7 @@ def shown(output: dict, stem: str, figures: list[bytes]) -> str:
         width, height = Image.open(io.BytesIO(figures[-1])).size
         alt = re.sub(r"([^\w\s])", r"\\\1", output["metadata"]["image/png"]["alt"].replace("\n", " "))
         return f"[![{alt}]({file}){{ loading=lazy width={width} height={height} }}]({file}){{ .figure }}"
-    text = "".join(output.get("text") or data["text/plain"])
+    text = "".join(output.get("text") or data["text/plain"]).removeprefix(PREDICT_LINE)
     if text == WIDGET_TEXT:
         return "*In a running notebook, controls stand here.*"
     return fence(text.rstrip("\n"), "{ .text .no-copy .output }")
@@ -289,4 +291,5 @@ def on_post_build(config):
     for entry in found["docs"]:
         entry["title"], entry["text"] = plain(entry["title"]), plain(entry["text"])
     index.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
-    export("digits-2-64", site / "assets" / "play", "js")
+    for name, folder in (("digits-2-64", "play"), ("cifar10-2-128", "play/cifar10")):
+        export(name, site / "assets" / folder, "js")

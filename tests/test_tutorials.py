@@ -160,6 +160,7 @@ def test_output_that_answers_a_prediction_is_folded(path):
         assert asks == ("predict" in tags(following)), f"{cell.source[-80:]!r} before {following.source[:80]!r}"
         if asks:
             assert following.outputs and following.metadata["jupyter"]["outputs_hidden"], following.source
+            assert text_of(following.outputs).startswith(build.PREDICT_LINE)
 
 
 @by_name(CHAPTERS)
@@ -314,7 +315,13 @@ def test_controls_are_built_to_the_same_bytes_and_draw_nothing(tmp_path):
     once, twice = (build.run(build.read(script), tmp_path) for _ in range(2))
     assert nbformat.writes(once) == nbformat.writes(twice)
     assert [text_of([output]) for output in once.cells[0].outputs] == [build.WIDGET_TEXT]
-    assert f'"{build.WIDGET_TEXT}"' in (ROOT / "docs" / "hooks.py").read_text()
+
+
+def test_the_site_knows_the_lines_that_building_adds():
+    hooks = (ROOT / "docs" / "hooks.py").read_text()
+    assert build.WIDGET_TEXT in hooks and build.PREDICT_LINE.strip() in hooks
+    regex = re.search(r"^regex: (.*Predict.*)$", (ROOT / "tests" / "nbval.cfg").read_text(), re.M)[1]
+    assert re.sub(regex, r"\1", build.PREDICT_LINE + "3 of 4\n") == "3 of 4\n"
 
 
 @pytest.mark.slow

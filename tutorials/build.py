@@ -42,6 +42,8 @@ COLLAPSED = {
     "fold": "source_hidden",
 }  # tag -> what Jupyter calls it
 WIDGET = "application/vnd.jupyter.widget-view+json"
+# JupyterLab shows the first line of a collapsed output: this one, not the answer. tests/nbval.cfg and docs/hooks.py drop it.
+PREDICT_LINE = "Predict first. Then run the cell, or open this output.\n"
 WIDGET_TEXT = "[controls: run this cell to use them]"
 
 
