@@ -291,4 +291,5 @@ def on_post_build(config):
     for entry in found["docs"]:
         entry["title"], entry["text"] = plain(entry["title"]), plain(entry["text"])
     index.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
-    export("digits-2-64", site / "assets" / "play", "js")
+    for name, folder in (("digits-2-64", "play"), ("cifar10-2-128", "play/cifar10")):
+        export(name, site / "assets" / folder, "js")

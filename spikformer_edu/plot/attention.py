@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
-import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -33,7 +31,8 @@ def attention(
     Args:
         scores: record of ``blocks.i.attn.scores``, or Q K^T s as ``[T, h, N, N]`` of one sample (``[T, B, h, N, N]``
             with ``sample``) or a single map ``[N, N]``.
-        image: the network's input ``[C, H, W]``, drawn beside the map, its outlines over it; None: no image.
+        image: the network's input ``[C, H, W]``, drawn beside the map; over the map the outlines of a grey image;
+            None: no image.
         query: number of the query token (row by row), outlined in blue; None: the mean over all queries.
         head: number of one head; None: the mean over all heads.
         step: number of one time step; None: the mean over all steps.
@@ -80,7 +79,8 @@ def attention_over_time(
     Args:
         scores: record of ``blocks.i.attn.scores``, or Q K^T s as ``[T, h, N, N]`` of one sample (``[T, B, h, N, N]``
             with ``sample``) or a single map ``[N, N]``.
-        image: the network's input ``[C, H, W]``, drawn beside the maps, its outlines over each; None: no image.
+        image: the network's input ``[C, H, W]``, drawn beside the maps; over each the outlines of a grey image;
+            None: no image.
         query: number of the query token (row by row), outlined in blue; None: the mean over all queries.
         sample: number of the sample in the batch; None: the first of a record, or a tensor without a batch axis.
         title: text in place of the layer's name; None: the name.
@@ -212,7 +212,7 @@ def draw_map(
     query: int | None = None,
     limits: tuple[float, float] | None = None,
 ) -> AxesImage:
-    """Token values ``[rows, columns]`` in heat colors, the image's outlines over them, the query framed in blue."""
+    """Token values ``[rows, columns]`` in heat colors, the outlines of a grey image, the query framed in blue."""
     rows, columns = values.shape
     low, high = limits or (float(values.min()), float(values.max()))
     if low == high:  # a flat map: show it as the bottom of the scale
@@ -226,22 +226,23 @@ def draw_map(
 
 
 def draw_outlines(ax: Axes, image: object, rows: int, columns: int) -> None:
-    """Lines where the image crosses its middle grey: they show its shapes and leave the colors of the map alone."""
-    picture = style.image_of(image)
-    grey = torch.from_numpy(picture if picture.ndim == 2 else picture @ np.array([0.299, 0.587, 0.114]))
-    height, width = (min(size, 4 * tokens) for size, tokens in zip(grey.shape, (rows, columns), strict=True))
-    grey = F.adaptive_avg_pool2d(grey[None], (height, width))[0]  # four points a token: no finer lines
-    if min(height, width) < 2 or grey.min() >= 0.5 or grey.max() <= 0.5:
-        return  # nothing crosses it
+    """Lines where a grey image crosses its middle grey: they show its shapes and leave the colors of the map alone."""
+    grey = style.image_of(image)
+    if grey.ndim > 2 or min(grey.shape) < 2 or grey.min() == grey.max():
+        return  # a color photograph has no such outlines, an even image none at all
+    height, width = grey.shape
     x = (np.arange(width) + 0.5) / width * columns - 0.5
     y = (np.arange(height) + 0.5) / height * rows - 0.5
     for color, wide in (("black", 2.2), ("white", 1.0)):
-        ax.contour(x, y, grey.numpy(), levels=[0.5], colors=color, linewidths=wide)
+        ax.contour(x, y, grey, levels=[0.5], colors=color, linewidths=wide)
 
 
 def draw_image(ax: Axes, image: object, rows: int, columns: int, query: int | None) -> None:
     """The image on the grid of its tokens, the query outlined."""
     ax.imshow(style.image_of(image), cmap="gray", vmin=0, vmax=1, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
+    for edges, line in ((range(1, columns), ax.axvline), (range(1, rows), ax.axhline)):
+        for edge in edges:
+            line(edge - 0.5, color=style.GREY, linewidth=0.5)
     outline(ax, query, rows, columns)
 
 

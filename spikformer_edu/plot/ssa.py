@@ -46,13 +46,13 @@ class Product:
             self.s[t] = self.h[t] >= threshold if spikes is None else spikes[t]
             before = self.h[t] * (1 - self.s[t])  # after the reset
 
-    def cell(self) -> tuple[int, int, int, int]:
-        """A cell to trace, (t, query, key, feature): one that fires, with the key of its largest score whose V is 1."""
+    def cell(self) -> tuple[int, int, int]:
+        """A cell that fires, (t, query, feature); if none does, the first at the last step."""
         fired = np.argwhere(self.s > 0)
         if not len(fired):
-            return len(self.sums) - 1, 0, 0, 0
+            return len(self.sums) - 1, 0, 0
         t, i, c = (int(n) for n in fired[len(fired) // 2])
-        return t, i, int((self.counts[t, i] * self.v[t, :, c]).argmax()), c
+        return t, i, c
 
 
 @style.styled
@@ -202,21 +202,17 @@ def pool_tokens(x: np.ndarray) -> np.ndarray:
 def choose_cell(
     product: Product, step: int | None, query: int | None, key: int | None, feature: int | None
 ) -> tuple[int, int, int, int]:
-    """The cell asked for, completed by one that fires."""
+    """The cell asked for, completed by one that fires; the key is that of its largest score whose V is 1."""
     steps, tokens, width = product.sums.shape
-    t, i, j, c = product.cell()
 
     def choose(name: str, asked: int | None, usual: int, size: int) -> int:
         if asked is not None and not 0 <= asked < size:
             raise SpikformerError(f"{name}={asked}: there are {size}, numbered from 0")
         return usual if asked is None else asked
 
-    return (
-        choose("step", step, t, steps),
-        choose("query", query, i, tokens),
-        choose("key", key, j, tokens),
-        choose("feature", feature, c, width),
-    )
+    t, i, c = product.cell()
+    t, i, c = choose("step", step, t, steps), choose("query", query, i, tokens), choose("feature", feature, c, width)
+    return t, i, choose("key", key, int((product.counts[t, i] * product.v[t, :, c]).argmax()), tokens), c
 
 
 def board() -> tuple[Figure, dict[str, Axes]]:

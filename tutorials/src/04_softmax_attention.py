@@ -254,7 +254,7 @@ for i, currents in enumerate(seen):
     soft = attention(q, k, v).abs().max()
     print(
         f"block {i}: largest value {v.abs().max():.1f};",
-        f"largest output {raw:.0f} without softmax, {soft:.1f} with it",
+        f"largest output {raw / 1e3:.1f} thousand, with softmax {soft:.1f}",
     )
     assert soft <= v.abs().max() + 1e-4 and raw > 10 * soft
 

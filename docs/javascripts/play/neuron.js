@@ -1,4 +1,5 @@
 // One Leaky neuron under the reader's hands.
+import { drawTrace, explain, HEIGHT, LEFT, RIGHT } from "./trace.js";
 import { button, choice, h, hidden, newId, onLook, s, show, slider, vth } from "./ui.js";
 
 /**
@@ -21,8 +22,6 @@ export function simulate(input, { beta, threshold, reset = "hard", tie = ">=" })
 
 const LONGEST = 24;
 const PULSES = (t) => t % 6 < 2; // two steps on, four off
-const [LEFT, RIGHT, HEIGHT] = [34, 8, 340]; // of the drawing, in pixels
-const PANELS = { x: [20, 76], H: [104, 254], spikes: [282, 308] }; // top and bottom
 
 export function mount(element) {
   const drawn = Array.from({ length: LONGEST }, (_, t) => [0, 0.5, 1.5, 2.5, 1, 0, 0, 3][t % 8]);
@@ -111,51 +110,13 @@ export function mount(element) {
     pen.hidden = kind.value !== "drawn";
     pen.setAttribute("aria-valuenow", drawn[step]);
     pen.setAttribute("aria-valuetext", `t = ${step}, X = ${show(drawn[step])}`);
-    draw(trace, settings);
+    drawTrace(picture, trace, { ...settings, step, highest: 4, title });
     sum.textContent = `${spikes} ${spikes === 1 ? "spike" : "spikes"} in T = ${trace.length} steps: firing rate ${show(spikes / trace.length)}`;
     sentence.textContent = explain(trace[step], settings, step);
     table.replaceChildren(
       h("thead", {}, h("tr", {}, ["t", "X", "H", "spike", "V"].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, trace.map((row, t) =>
         h("tr", {}, [t, ...[row.x, row.H].map((value) => show(value, 6)), row.spike, show(row.V, 6)].map((value) => h("td", {}, String(value)))))));
-  }
-
-  function draw(trace, { threshold, tie }) {
-    const width = Math.max(200, picture.clientWidth);
-    picture.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-    const end = width - RIGHT;
-    const wide = (end - LEFT) / trace.length;
-    const middle = (t) => LEFT + (t + 0.5) * wide;
-    const highest = Math.max(1.25 * threshold, 1.05 * Math.max(...trace.map((row) => row.H)));
-    const scale = ([top, bottom], most) => (value) => bottom - ((bottom - top) * value) / most;
-    const [yX, yH] = [scale(PANELS.x, 4), scale(PANELS.H, highest)];
-    const text = (x, y, content, attributes = {}) => s("text", { x, y, ...attributes }, content);
-    const line = (x1, y1, x2, y2, name) => s("line", { x1, y1, x2, y2, class: name });
-    const axis = ([top, bottom]) => [line(LEFT, top, LEFT, bottom, "axis"), line(LEFT, bottom, end, bottom, "axis")];
-    const ticks = [...trace.keys()].filter((t) => t % (trace.length > 12 ? 4 : 1) === 0);
-    const path = trace.map((row, t) => {
-      const from = `${middle(t) - wide / 2} ${yH(row.before)}`;
-      const jump = row.spike || row.V !== row.H ? ` L${middle(t)} ${yH(row.V)}` : "";
-      return `${t ? "L" : "M"}${from} L${middle(t)} ${yH(row.H)}${jump} L${middle(t) + wide / 2} ${yH(row.V)}`;
-    });
-    picture.replaceChildren(
-      s("title", { id: title }, `Input, membrane potential and spikes of one neuron over ${trace.length} time steps`),
-      s("rect", { x: LEFT + step * wide, y: 16, width: wide, height: PANELS.spikes[1] - 16, class: "here" }),
-      text(LEFT, 12, "input X", { class: "name" }), ...axis(PANELS.x),
-      text(LEFT - 6, PANELS.x[0] + 4, "4", { class: "tick end" }), text(LEFT - 6, PANELS.x[1], "0", { class: "tick end" }),
-      ...trace.map((row, t) => s("rect", { x: middle(t) - 0.4 * wide, width: 0.8 * wide, y: yX(row.x), height: Math.max(0, PANELS.x[1] - yX(row.x)), class: "current" })),
-      text(LEFT, 96, "membrane potential H, then V after the reset", { class: "name" }), ...axis(PANELS.H),
-      text(LEFT - 6, PANELS.H[1], "0", { class: "tick end" }),
-      line(LEFT, yH(threshold), end, yH(threshold), "threshold"),
-      text(LEFT - 6, yH(threshold) + 5, show(threshold, 2), { class: "tick end" }),
-      s("path", { d: path.join(" "), class: "membrane" }),
-      ...trace.map((row, t) => s("circle", { cx: middle(t), cy: yH(row.H), r: 5, class: row.spike ? "meets fired" : "meets" })),
-      text(LEFT, 274, `spikes: H ${tie === ">=" ? "\u2265" : ">"} threshold`, { class: "name" }), line(LEFT, PANELS.spikes[1], end, PANELS.spikes[1], "axis"),
-      ...trace.flatMap((row, t) => (row.spike ? [line(middle(t), PANELS.spikes[0] + 4, middle(t), PANELS.spikes[1], "spike")] : [])),
-      ...ticks.map((t) => text(middle(t), 322, String(t), { class: "tick middle" })),
-      text(end, 337, "time step t", { class: "tick end" }));
-    picture.dataset.spikes = trace.map((row) => row.spike).join("");
-    picture.dataset.membrane = JSON.stringify(trace.map((row) => row.H));
   }
 
   // Pointing at the picture chooses the step that is explained.
@@ -169,13 +130,4 @@ export function mount(element) {
   });
   onLook(element, refresh);
   refresh();
-}
-
-/** One step as a sentence with its numbers. */
-function explain(row, { beta, threshold, reset, tie }, t) {
-  const n = (value) => show(value, 4);
-  const charge = `H[${t}] = ${show(beta, 2)} \u00b7 ${n(row.before)} + ${show(1 - beta, 2)} \u00b7 ${n(row.x)} = ${n(row.H)}`;
-  if (!row.spike) return `${charge} ${tie === ">=" ? "<" : "\u2264"} ${show(threshold, 2)}: no spike, V[${t}] = ${n(row.V)}`;
-  const after = { hard: "reset to", soft: `minus ${show(threshold, 2)} leaves`, none: "no reset," }[reset];
-  return `${charge} ${tie === ">=" ? "\u2265" : ">"} ${show(threshold, 2)}: spike, ${after} V[${t}] = ${n(row.V)}`;
 }

@@ -25,13 +25,17 @@ export function normalise(pixels, { mean, std }) {
  * What the network makes of one still image.
  *
  * Returns the logits, those of each time step, and by name, in network order, every neuron layer's spikes (an array of
- * T Uint8Arrays) and every block's scores before the scale (T Uint8Arrays of [h][N][N] counts).
+ * T Uint8Arrays) and every block's scores before the scale (T Uint8Arrays of [h][N][N] counts). For questions about one
+ * neuron (why.js) it also returns every layer's currents and what they were computed from.
  */
 export function forward(model, image, timeSteps = model.timeSteps) {
   const { tensors, neurons, dim, heads } = model;
-  const layers = {};
+  const layers = {}, currents = {}, inputs = {};
   const scores = [];
-  const fire = (name, currents) => (layers[name] = leaky(currents, neurons[name]));
+  const fire = (name, current, input) => {
+    [currents[name], inputs[name]] = [current, input];
+    return (layers[name] = leaky(current, neurons[name]));
+  };
   const linear = (name, x) => x.map((tokens) => multiply(tokens, tensors[name + ".weight"], tensors[name + ".bias"]));
 
   // SPS: four convolutions, then one more as position embedding. A still image is convolved once, not T times.
@@ -40,8 +44,9 @@ export function forward(model, image, timeSteps = model.timeSteps) {
   for (let i = 0; i < 5; i++) {
     const name = i < 4 ? `sps.${i}` : "sps.rpe";
     const [weight, bias] = [tensors[name + ".weight"], tensors[name + ".bias"]];
-    const currents = i ? x.map((map) => convolve(map, side, weight, bias)) : Array(timeSteps).fill(convolve(image, side, weight, bias));
-    const spikes = fire(name, currents);
+    const input = i ? x : Array(timeSteps).fill(image);
+    const current = i ? x.map((map) => convolve(map, side, weight, bias)) : Array(timeSteps).fill(convolve(image, side, weight, bias));
+    const spikes = fire(name, current, { kind: "conv", from: input, side, weights: name });
     if (i === 4) {
       x = add(x, spikes);
     } else {
@@ -53,9 +58,11 @@ export function forward(model, image, timeSteps = model.timeSteps) {
   // Encoder blocks. The map [H][W][D] is already the list of tokens [N][D]; x now holds the integers 0, 1, 2, ...
   for (let i = 0; i < model.depth; i++) {
     const block = `blocks.${i}`;
+    const residual = x;
     const qkv = linear(`${block}.attn.qkv`, x);
     const [q, k, v] = ["q", "k", "v"].map((letter, part) =>
-      fire(`${block}.attn.${letter}`, qkv.map((tokens) => columns(tokens, 3 * dim, part * dim, dim))));
+      fire(`${block}.attn.${letter}`, qkv.map((tokens) => columns(tokens, 3 * dim, part * dim, dim)),
+        { kind: "linear", from: residual, weights: `${block}.attn.qkv`, first: part * dim }));
     const mixed = [];
     scores.push([]);
     for (let t = 0; t < timeSteps; t++) {
@@ -63,10 +70,10 @@ export function forward(model, image, timeSteps = model.timeSteps) {
       mixed.push(found.mixed);
       scores[i].push(found.counts);
     }
-    const attended = fire(`${block}.attn.attn`, mixed);
-    x = add(x, fire(`${block}.attn.proj`, linear(`${block}.attn.proj`, attended)));
-    const hidden = fire(`${block}.mlp.hidden`, linear(`${block}.mlp.hidden`, x));
-    x = add(x, fire(`${block}.mlp.out`, linear(`${block}.mlp.out`, hidden)));
+    const through = (name, input) => fire(name, linear(name, input), { kind: "linear", from: input, weights: name, first: 0 });
+    const attended = fire(`${block}.attn.attn`, mixed, { kind: "attention", block: i });
+    x = add(x, through(`${block}.attn.proj`, attended));
+    x = add(x, through(`${block}.mlp.out`, through(`${block}.mlp.hidden`, x)));
   }
 
   // The mean over tokens, then the head; the head is linear, so the mean over time may come last.
@@ -76,7 +83,7 @@ export function forward(model, image, timeSteps = model.timeSteps) {
     return multiply(mean, tensors["head.weight"], tensors["head.bias"]);
   });
   const logits = stepLogits[0].map((_, c) => stepLogits.reduce((sum, step) => sum + step[c], 0) / timeSteps);
-  return { logits, stepLogits, layers, scores };
+  return { logits, stepLogits, layers, scores, currents, inputs };
 }
 
 /** The paper's neuron, u = tau H: u[t] = beta u[t-1] (1 - S[t-1]) + X[t], in single precision as in Python. */

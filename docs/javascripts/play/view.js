@@ -1,0 +1,559 @@
+// What a trained network makes of one image: the answer, every spike, why a neuron fired, and where each head attends.
+// The page above it gives the image (a drawing, a photograph); this is the same for all of them.
+import { readState, shareButtons, writeState } from "./share.js";
+import { forward, normalise, readModel } from "./spikformer.js";
+import { drawTrace, explain, HEIGHT } from "./trace.js";
+import { button, choice, colour, h, newId, onLook, s, select, show, slider } from "./ui.js";
+import { featuresOf, inputsOf, neuronBehind, placeOf, sourcesOf, thresholdOf, traceOf } from "./why.js";
+
+const ASSETS = new URL("../../assets/play/", import.meta.url);
+const PAUSE = 700; // milliseconds between two time steps
+const SHOWN = 8; // inputs of a neuron that have a line of their own
+
+async function load(name) {
+  const response = await fetch(new URL(name, ASSETS));
+  if (!response.ok) throw new Error(`${name}: ${response.status} ${response.statusText}`);
+  return response;
+}
+
+/** The network of a folder, "" for the digits; undefined, with one line in `element`, where it cannot be loaded. */
+export async function loadModel(element, folder = "") {
+  try {
+    const [header, weights] = await Promise.all([load(`${folder}model.json`), load(`${folder}model.bin`)]);
+    return readModel(await header.json(), await weights.arrayBuffer());
+  } catch (error) {
+    element.replaceChildren(h("p", { class: "play-note", role: "status" },
+      `The network could not be loaded (${error.message}). Reload the page; opened as a file and not from a server, it cannot load anything.`));
+    return undefined;
+  }
+}
+
+/**
+ * Builds the view into `element` and returns { show(pixels), steps }.
+ *
+ * `input` is what stands at the top left (the drawing area), `below` what stands under the answer. `state` gives what the
+ * page itself wants in the address. `reads` is the sentence of the answer, `empty` the one without an image.
+ */
+export function networkView(element, model, { input, below, state, reads, empty }) {
+  const grid = model.imageSize / 2 ** model.pool.filter(Boolean).length; // tokens along a side
+  const side = model.imageSize;
+  const asked = readState();
+  let image = new Float32Array(side * side * model.channels);
+  let result = null;
+  let neuron = null; // { layer, index }
+  let timer = 0;
+  let touched = false; // only what the reader has chosen goes into the address
+
+  // The answer.
+  const answer = h("p", { class: "play-answer", role: "status", "aria-live": "polite" });
+  const seen = h("canvas", { width: side, height: side, class: "play-seen", role: "img", "aria-label": `The ${side} by ${side} pixels that the network sees` });
+  const bars = h("ol", { class: "play-classes", "aria-label": "Logit of each class" });
+  const course = h("p", { class: "play-note play-course" });
+
+  // Time.
+  const steps = slider("Time steps T", { min: 1, max: 8, step: 1, value: inside(asked.T, 1, 8) ?? model.timeSteps, name: "steps" }, () => {
+    stop();
+    touched = true;
+    update();
+  });
+  const when = slider("Time step", { min: -1, max: steps.value - 1, step: 1, value: -1, name: "when", format: (t) => (t < 0 ? "all" : `t = ${t}`) }, () => {
+    stop();
+    touched = true;
+    drawTime();
+  });
+  const run = button("Play", () => (timer ? stop() : play()), { "data-action": "play" });
+
+  // Attention.
+  const block = choice("Encoder block", "block", Array.from({ length: model.depth }, (_, i) => [String(i), String(i)]), String(inside(asked.block, 0, model.depth - 1) ?? 0), chosen);
+  const query = slider("Query token", { min: -1, max: grid * grid - 1, step: 1, value: inside(asked.token, 0, grid * grid - 1) ?? -1, name: "query",
+    format: (n) => (n < 0 ? "mean of all" : `row ${Math.floor(n / grid)}, column ${n % grid}`) }, chosen);
+  const heads = h("div", { class: "play-heads" });
+  const scaleNote = h("p", { class: "play-note" });
+  const softHeads = h("div", { class: "play-heads play-soft" });
+  const softNote = h("p", { class: "play-note" });
+
+  const rasters = h("div", { class: "play-rasters" });
+  const why = h("div", { class: "play-why-body" });
+  const share = shareButtons(picture);
+
+  element.replaceChildren(
+    h("div", { class: "play-app" },
+      h("div", { class: "play-left" }, input, answer, below ?? "",
+        h("div", { class: "play-columns play-logits" }, h("figure", {}, seen, h("figcaption", {}, "what the network sees")), bars)),
+      h("section", { class: "play-network" },
+        h("div", { class: "play-time" }, run, when.element, steps.element), course,
+        h("p", { class: "play-note play-hint" }, "Each small square is one feature of a layer, laid out as the image is; each mark is a spike. Press one to ask why that neuron fired."),
+        rasters),
+      h("section", { class: "play-why", "aria-label": "One neuron" }, h("h2", {}, "Why did this neuron fire?"), why)),
+    share,
+    h("section", {}, h("h2", {}, "What each head attends to"),
+      h("p", { class: "play-prose" }, "Q K\u1d40 s over the image: the brighter a place, the more features of its key fire together with the query\u2019s. No softmax: a head may attend to nothing at all. Press a place to make it the query; all layers above then show its neurons brighter."),
+      h("div", { class: "play-controls" }, block.element, query.element), heads, scaleNote,
+      h("h3", {}, "Softmax on the same Q and K"),
+      h("p", { class: "play-prose" }, "For comparison only: softmax(Q K\u1d40 / \u221ad) of the same spikes. The network was not trained with it and does not use it. Its weights are never 0, and a query that does not fire looks at all places alike."),
+      softHeads, softNote));
+
+  function chosen() {
+    touched = true;
+    drawTime();
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- time
+
+  function stop() {
+    clearInterval(timer);
+    timer = 0;
+    run.textContent = "Play";
+  }
+
+  function play() {
+    if (!result) return;
+    stop();
+    run.textContent = "Stop";
+    when.value = 0;
+    drawTime();
+    timer = setInterval(() => {
+      if (when.value + 1 < steps.value) when.value += 1;
+      else {
+        stop();
+        when.value = -1; // all of them
+      }
+      drawTime();
+    }, PAUSE);
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- state
+
+  function remember() {
+    if (!touched && !state().touched) return;
+    const { touched: _, ...more } = state();
+    writeState({ ...more,
+      T: steps.value === model.timeSteps ? "" : steps.value,
+      t: when.value < 0 ? "" : when.value,
+      layer: neuron?.layer, n: neuron?.index,
+      token: query.value < 0 ? "" : query.value,
+      block: block.value === "0" ? "" : block.value,
+      lesson: document.body.classList.contains("play-lesson") ? 1 : "" });
+  }
+  addEventListener("play-lesson", () => {
+    touched = true;
+    remember();
+  });
+
+  // ---------------------------------------------------------------------------------------------------------- drawing
+
+  function update() {
+    const start = performance.now();
+    result = image ? forward(model, normalise(image, model), steps.value) : null;
+    element.dataset.milliseconds = (performance.now() - start).toFixed(1);
+    when.input.max = steps.value - 1;
+    when.value = Math.min(when.value, steps.value - 1);
+    if (result && !neuron) neuron = asked.layer in result.layers && inside(asked.n, 0, result.layers[asked.layer][0].length - 1) !== undefined
+      ? { layer: asked.layer, index: Number(asked.n) } : first();
+    element.dataset.pixels = image ? JSON.stringify([...image]) : "";
+    paint(seen, side, side, image ?? new Float32Array(side * side * model.channels));
+    drawRasters();
+    drawTime();
+  }
+
+  /** A neuron worth a look: of the first block's attention, the one that has fired most often. */
+  function first() {
+    const layer = `blocks.0.attn.attn`;
+    const fired = result.layers[layer].reduce((sum, step) => sum.map((value, i) => value + step[i]), new Array(result.layers[layer][0].length).fill(0));
+    return { layer, index: fired.indexOf(Math.max(...fired)) };
+  }
+
+  function drawTime() {
+    drawAnswer();
+    drawAttention();
+    markRasters();
+    drawWhy();
+    remember();
+  }
+
+  /** Fills a canvas with an image: one channel as ink on paper, three as colours; `share` dims places. */
+  function paint(canvas, wide, tall, values, share = () => 1) {
+    [canvas.width, canvas.height] = [wide, tall];
+    const [ink, paper] = [colour(element, "--play-ink"), colour(element, "--play-paper")];
+    const context = canvas.getContext("2d");
+    const pixels = context.createImageData(wide, tall);
+    const colours = values.length === 3 * wide * tall;
+    for (let i = 0; i < wide * tall; i++) {
+      for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = colours ? 255 * values[3 * i + c] : paper[c] + (ink[c] - paper[c]) * values[i] * share(i);
+      pixels.data[4 * i + 3] = 255;
+    }
+    context.putImageData(pixels, 0, 0);
+  }
+
+  function drawAnswer() {
+    const t = when.value;
+    const logits = !result ? new Float64Array(model.classes.length) : t < 0 ? result.logits : mean(result.stepLogits.slice(0, t + 1));
+    const best = logits.indexOf(Math.max(...logits));
+    const [low, high] = [Math.min(-1, ...logits), Math.max(1, ...logits)];
+    const zero = -low / (high - low);
+    answer.textContent = !result ? empty : t < 0 ? reads(model.classes[best]) : `${reads(model.classes[best])} after t = ${t}`;
+    element.dataset.logits = result ? JSON.stringify([...result.logits]) : "";
+    if (result) {
+      const answers = result.stepLogits.map((_, k) => mean(result.stepLogits.slice(0, k + 1))).map((sum) => model.classes[sum.indexOf(Math.max(...sum))]);
+      course.textContent = `Answer after each time step: ${answers.join(", ")}. Computed in ${element.dataset.milliseconds} ms.`;
+    } else course.textContent = "";
+    bars.replaceChildren(...model.classes.map((name, c) => {
+      const bar = h("span", { class: "bar" });
+      bar.style.setProperty("--from", Math.min(zero, zero + logits[c] / (high - low)));
+      bar.style.setProperty("--share", Math.abs(logits[c]) / (high - low));
+      return h("li", { class: result && c === best ? "best" : "" }, h("span", { class: "token" }, name), h("span", { class: "track" }, bar), h("span", { class: "number" }, result ? show(logits[c], 2) : ""));
+    }));
+  }
+
+  // -------------------------------------------------------------------------------------------------------- attention
+
+  /** Weights of one head, a number a key token: over the queries, or of one; over time, or of one step. */
+  function attention(head, softmax) {
+    const n = grid * grid;
+    const map = new Float64Array(n);
+    if (!result) return map;
+    const found = result.scores[Number(block.value)];
+    const times = when.value < 0 ? [...found.keys()] : [when.value];
+    const queries = query.value < 0 ? [...map.keys()] : [query.value];
+    const scale = (softmax ? 1 : model.scale[Number(block.value)]) / times.length / queries.length;
+    const root = Math.sqrt(model.dim / model.heads);
+    for (const t of times) for (const i of queries) {
+      const row = found[t].subarray((head * n + i) * n, (head * n + i + 1) * n);
+      if (softmax) {
+        const most = Math.max(...row);
+        const powers = Array.from(row, (count) => Math.exp((count - most) / root));
+        const sum = powers.reduce((a, b) => a + b, 0);
+        for (let j = 0; j < n; j++) map[j] += (scale * powers[j]) / sum;
+      } else for (let j = 0; j < n; j++) map[j] += scale * row[j];
+    }
+    return map;
+  }
+
+  const panel = (into, head) => {
+    const canvas = h("canvas", { role: "img", width: side, height: side });
+    canvas.addEventListener("click", (event) => {
+      const [row, column] = cellOf(event, canvas, grid);
+      query.value = query.value === row * grid + column ? -1 : row * grid + column;
+      chosen();
+    });
+    into.append(h("figure", {}, canvas, h("figcaption", {}, `head ${head}`)));
+    return canvas;
+  };
+  const panels = Array.from({ length: model.heads }, (_, head) => panel(heads, head));
+  const softPanels = Array.from({ length: model.heads }, (_, head) => panel(softHeads, head));
+
+  function drawAttention() {
+    const most = drawMaps(panels, false);
+    scaleNote.textContent = !result ? "" : most ? `Dark: 0. Brightest: Q K\u1d40 s = ${show(most, 3)}, the same in all heads.` : "No query and no key fire together here.";
+    const soft = drawMaps(softPanels, true);
+    softNote.textContent = result ? `Dark: 0. Brightest: a weight of ${show(soft, 3)}; the weights of a query add up to 1.` : "";
+  }
+
+  function drawMaps(canvases, softmax) {
+    const maps = canvases.map((_, head) => attention(head, softmax));
+    const most = Math.max(...maps.flatMap((map) => [...map]));
+    const [low, middle, high] = [[0, 32, 76], [124, 123, 120], [255, 234, 70]]; // dark blue, grey, yellow: even in lightness
+    const mix = (a, b, share) => a.map((value, c) => value + (b[c] - value) * share);
+    const pixel = 8; // of the canvas for one of the image
+    const patch = side / grid;
+    const light = (i) => (!image ? 0 : model.channels === 1 ? image[i] : (image[3 * i] + image[3 * i + 1] + image[3 * i + 2]) / 3);
+    for (const [head, canvas] of canvases.entries()) {
+      [canvas.width, canvas.height] = [side * pixel, side * pixel];
+      const context = canvas.getContext("2d");
+      for (let i = 0; i < side * side; i++) {
+        const [row, column] = [Math.floor(i / side), i % side];
+        const share = most ? maps[head][Math.floor(row / patch) * grid + Math.floor(column / patch)] / most : 0;
+        const heat = share < 0.5 ? mix(low, middle, 2 * share) : mix(middle, high, 2 * share - 1);
+        context.fillStyle = `rgb(${mix(heat, [255, 255, 255], 0.4 * light(i))})`;
+        context.fillRect(column * pixel, row * pixel, pixel, pixel);
+      }
+      if (query.value >= 0) {
+        Object.assign(context, { strokeStyle: "#fff", lineWidth: 3 });
+        context.strokeRect((query.value % grid) * patch * pixel, Math.floor(query.value / grid) * patch * pixel, patch * pixel, patch * pixel);
+      }
+      const average = maps[head].reduce((sum, value) => sum + value, 0) / maps[head].length;
+      canvas.setAttribute("aria-label", `Head ${head}${softmax ? ", softmax" : ""}: from ${show(Math.min(...maps[head]), 3)} to ${show(Math.max(...maps[head]), 3)}, mean ${show(average, 3)}`);
+      canvas.dataset.scores = JSON.stringify([...maps[head]]);
+    }
+    return most;
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- spikes
+
+  const across = (features) => 2 ** Math.ceil(Math.log2(features) / 2); // maps in a row of a mosaic
+
+  /** All neurons of a layer at one time step as a mosaic: the maps of its features side by side. */
+  function mosaic(canvas, spikes, features) {
+    const wideMaps = across(features);
+    const edge = Math.sqrt(spikes.length / features);
+    const [wide, tall] = [wideMaps * edge, Math.ceil(features / wideMaps) * edge];
+    const values = new Float32Array(wide * tall);
+    for (let i = 0; i < wide * tall; i++) {
+      const [x, y] = [i % wide, Math.floor(i / wide)];
+      const feature = Math.floor(y / edge) * wideMaps + Math.floor(x / edge);
+      if (feature < features) values[i] = spikes[((y % edge) * edge + (x % edge)) * features + feature];
+    }
+    const token = query.value;
+    const [row, column] = [Math.floor(token / grid), token % grid];
+    const share = (i) => {
+      if (token < 0) return 1;
+      const [x, y] = [(i % wide) % edge, Math.floor(i / wide) % edge];
+      return Math.floor((y * grid) / edge) === row && Math.floor((x * grid) / edge) === column ? 1 : 0.25;
+    };
+    paint(canvas, wide, tall, values, share);
+  }
+
+  let rows = []; // of the picture of all layers
+  function drawRasters() {
+    rows = [];
+    if (!result) {
+      rasters.replaceChildren(h("p", { class: "play-note" }, empty));
+      return;
+    }
+    rasters.style.setProperty("--steps", steps.value);
+    rasters.replaceChildren(
+      h("div", { class: "play-raster head" }, h("span", {}, "layer, firing rate"), h("div", { class: "play-steps" }, Array.from({ length: steps.value }, (_, t) => h("span", {}, `t = ${t}`)))),
+      ...Object.entries(result.layers).map(([layer, spikes]) => {
+        const ones = spikes.reduce((sum, step) => sum + step.reduce((a, b) => a + b, 0), 0);
+        const rate = ones / (spikes.length * spikes[0].length);
+        const features = featuresOf(model, layer);
+        const bar = h("span", { class: "rate" });
+        bar.style.setProperty("--share", rate);
+        const kind = { q: "q", k: "k", v: "v" }[layer.split(".").at(-1)] ?? "";
+        const cells = spikes.map((step, t) => {
+          const canvas = h("canvas", {});
+          canvas.addEventListener("click", (event) => {
+            const edge = Math.sqrt(step.length / features), wide = across(features);
+            const box = canvas.getBoundingClientRect();
+            const x = Math.min(wide * edge - 1, Math.floor(((event.clientX - box.left) / box.width) * wide * edge));
+            const y = Math.floor(((event.clientY - box.top) / box.height) * Math.ceil(features / wide) * edge);
+            const feature = Math.min(features - 1, Math.floor(y / edge) * wide + Math.floor(x / edge));
+            stop();
+            when.value = t;
+            pick(layer, nearest(step, features, edge, y % edge, x % edge, feature));
+            reveal();
+          });
+          return h("div", { class: "play-cell" }, canvas);
+        });
+        rows.push({ layer, spikes, features, cells, drawn: undefined });
+        return h("div", { class: `play-raster ${kind}`, "data-layer": layer, "data-rate": rate },
+          h("span", { class: "name" }, h("span", {}, layer.split(/(?<=\.)/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]))), h("span", { class: "share" }, `${show(100 * rate, 1)} %`), bar),
+          h("div", { class: "play-steps", role: "img", "aria-label": `${layer}: firing rate ${show(100 * rate, 1)} percent, ${spikes.map((step) => step.reduce((a, b) => a + b, 0)).join(", ")} spikes in the time steps` }, cells));
+      }));
+  }
+
+  /** The neuron under a finger is smaller than a finger: a neighbour that fired is meant before one that did not. */
+  function nearest(step, features, edge, row, column, feature) {
+    let best = (row * edge + column) * features + feature, least = step[best] ? 0 : 3;
+    for (let dy = -2; dy <= 2; dy++) for (let dx = -2; dx <= 2; dx++) {
+      const [y, x] = [row + dy, column + dx];
+      if (y < 0 || x < 0 || y >= edge || x >= edge) continue;
+      const index = (y * edge + x) * features + feature;
+      if (step[index] && Math.hypot(dy, dx) < least) [best, least] = [index, Math.hypot(dy, dx)];
+    }
+    return best;
+  }
+
+  /** Which steps are shown, which token is followed, which neuron is chosen. */
+  function markRasters() {
+    const playing = timer !== 0;
+    for (const row of rows) {
+      const { layer, spikes, features, cells } = row;
+      if (row.drawn !== query.value) cells.forEach((cell, t) => mosaic(cell.firstChild, spikes[t], features));
+      row.drawn = query.value;
+      const place = neuron?.layer === layer ? placeOf(model, result, layer, neuron.index) : null;
+      cells.forEach((cell, t) => {
+        cell.classList.toggle("now", t === when.value);
+        cell.classList.toggle("later", playing && t > when.value);
+        cell.querySelector(".play-mark")?.remove();
+        if (!place) return;
+        const wide = across(features), tall = Math.ceil(features / wide);
+        const mark = h("i", { class: "play-mark" });
+        mark.style.left = `${(100 * (place.feature % wide + (place.column + 0.5) / place.side)) / wide}%`;
+        mark.style.top = `${(100 * (Math.floor(place.feature / wide) + (place.row + 0.5) / place.side)) / tall}%`;
+        cell.append(mark);
+      });
+    }
+  }
+
+  // ---------------------------------------------------------------------------------------------------- one neuron
+
+  function pick(layer, index) {
+    neuron = { layer, index };
+    touched = true;
+    drawTime();
+  }
+
+  /** On a narrow page the answer stands below: bring it into view. */
+  function reveal() {
+    const box = why.parentElement.getBoundingClientRect();
+    if (box.top < 0 || box.top > innerHeight - 200) why.parentElement.scrollIntoView({ block: "start" });
+  }
+
+  const names = Object.keys(model.neurons).filter((name) => !name.endsWith(".qkv"));
+  const title = newId("why");
+  const which = select("Layer", "layer", ordered(model, names).map((name) => [name, name]), "", () => {
+    const place = placeOf(model, result, which.value, 0);
+    pick(which.value, Math.min(Math.floor(place.side / 2) * (place.side + 1) * place.features, result.layers[which.value][0].length - 1));
+  });
+  const feature = slider("Feature", { min: 0, max: 1, step: 1, value: 0, name: "feature", format: String }, moved);
+  const map = h("canvas", { class: "play-map", tabindex: "0", role: "application", "aria-label": "The neurons of this feature; arrow keys choose one" });
+  const trace = s("svg", { role: "img", "aria-labelledby": title, class: "play-trace", height: HEIGHT });
+  const sentence = h("p", { class: "play-equation", "aria-live": "polite" });
+  const because = h("p", { class: "play-because" });
+  const parts = h("ol", { class: "play-parts" });
+  const where = h("p", { class: "play-said" });
+  why.append(where, trace, sentence, because, parts, h("div", { class: "play-controls" }, which.element, feature.element),
+    h("figure", {}, map, h("figcaption", {}, "the neurons of this feature, as the image is; press one")));
+
+  function moved() {
+    const place = placeOf(model, result, neuron.layer, neuron.index);
+    pick(neuron.layer, (place.row * place.side + place.column) * place.features + feature.value);
+  }
+  map.addEventListener("click", (event) => {
+    const place = placeOf(model, result, neuron.layer, neuron.index);
+    const [row, column] = cellOf(event, map, place.side);
+    pick(neuron.layer, (row * place.side + column) * place.features + place.feature);
+  });
+  map.addEventListener("keydown", (event) => {
+    const [down, right] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [];
+    if (down === undefined || !result) return;
+    event.preventDefault();
+    const place = placeOf(model, result, neuron.layer, neuron.index);
+    const [row, column] = [place.row + down, place.column + right].map((at) => Math.max(0, Math.min(place.side - 1, at)));
+    pick(neuron.layer, (row * place.side + column) * place.features + place.feature);
+  });
+  trace.addEventListener("click", (event) => {
+    const box = trace.getBoundingClientRect();
+    when.value = Math.max(0, Math.min(steps.value - 1, Math.floor(((event.clientX - box.left - 38) / (box.width - 46)) * steps.value)));
+    chosen();
+  });
+
+  function drawWhy() {
+    why.hidden = !result;
+    if (!result) return;
+    const { layer, index } = neuron;
+    const place = placeOf(model, result, layer, index);
+    const steps_ = traceOf(model, result, layer, index);
+    const threshold = thresholdOf(model, layer);
+    const fired = steps_.map((row) => row.spike);
+    const t = when.value >= 0 ? when.value : Math.max(0, fired.indexOf(1)); // else the first step in which it fires
+    const beta = model.neurons[layer].beta;
+    which.value = layer;
+    feature.input.max = place.features - 1;
+    feature.value = place.feature;
+    where.textContent = `${layer}, feature ${place.feature}, row ${place.row}, column ${place.column}: ` +
+      (fired.includes(1) ? `fires at t = ${fired.flatMap((spike, k) => (spike ? [k] : [])).join(", ")}` : "never fires");
+    drawTrace(trace, steps_, { threshold, step: t, title, what: `neuron ${index} of ${layer}` });
+    sentence.textContent = explain(steps_[t], { beta, threshold, reset: "hard", tie: ">=" }, t);
+    const { bias, parts: found } = inputsOf(model, result, layer, index, t);
+    const [up, down] = [found.filter(({ part }) => part > 0), found.filter(({ part }) => part < 0)];
+    const sum = (list) => list.reduce((total, { part }) => total + part, 0);
+    const attends = layer.endsWith(".attn.attn");
+    const inputs = layer === "sps.0" ? "pixels" : attends ? "key tokens" : "inputs that are not 0";
+    because.textContent = `X[${t}] = ${show(steps_[t].x, 3)}: ` + (attends
+      ? `${found.length} ${inputs} match the query and have a value that fires; each adds score \u00b7 s.`
+      : `bias ${show(bias, 3)}, ${up.length} ${inputs} add ${show(sum(up), 3)}, ${down.length} subtract ${show(-sum(down), 3)}.`);
+    const most = Math.max(1e-9, ...found.map(({ part }) => Math.abs(part)));
+    const sources = sourcesOf(model, layer);
+    const from = layer === "sps.0" ? "pixel" : attends ? "key" : sources.length > 1 ? "residual" : sources[0];
+    const line = (part) => {
+      const name = `${from} (${part.row}, ${part.column})${attends || (layer === "sps.0" && model.channels === 1) ? "" : ` feature ${part.feature}`}`;
+      const behind = neuronBehind(model, result, layer, part, t);
+      const bar = h("span", { class: `bar ${part.part < 0 ? "minus" : ""}` });
+      bar.style.setProperty("--share", Math.abs(part.part) / most);
+      return h("li", {}, behind ? button(name, () => { when.value = t; pick(behind.layer, behind.index); }, { title: `Why did this one fire? ${behind.layer}` }) : h("span", {}, name),
+        h("span", { class: "track" }, bar), h("span", { class: "number" }, `${part.value === 1 ? "" : `${show(part.value, 2)} \u00b7 `}${show(part.weight, 3)}`));
+    };
+    const rest = found.slice(SHOWN);
+    parts.replaceChildren(...found.slice(0, SHOWN).map(line),
+      rest.length ? h("li", { class: "rest" }, h("span", {}, `${rest.length} smaller ones`), h("span", {}), h("span", { class: "number" }, show(sum(rest), 3))) : "");
+    const spikes = result.layers[layer][t];
+    const values = Float32Array.from({ length: place.side ** 2 }, (_, i) => spikes[i * place.features + place.feature]);
+    const zoom = Math.max(1, Math.floor(256 / place.side));
+    const [wide, edge] = [place.side * zoom, place.side];
+    paint(map, wide, wide, Float32Array.from({ length: wide * wide }, (_, i) => values[Math.floor(i / wide / zoom) * edge + Math.floor((i % wide) / zoom)]));
+    const context = map.getContext("2d");
+    context.strokeStyle = `rgba(${colour(element, "--play-ink")}, 0.15)`;
+    for (let i = 1; i < edge; i++) for (const [x, y, w, tall] of [[i * zoom, 0, 0, wide], [0, i * zoom, wide, 0]]) context.strokeRect(x, y, w, tall);
+    Object.assign(context, { strokeStyle: `rgb(${colour(element, "--play-membrane")})`, lineWidth: Math.max(2, zoom / 8) });
+    context.strokeRect(place.column * zoom, place.row * zoom, zoom, zoom);
+    Object.assign(why.dataset, { layer, index, t, current: JSON.stringify(steps_.map((row) => row.x)), parts: JSON.stringify([bias, ...found.map(({ part }) => part)]) });
+  }
+
+  // ------------------------------------------------------------------------------------------------ picture to share
+
+  /** The picture that "copy image" gives: the image, the answer, the neuron, and every spike. */
+  function picture() {
+    const canvas = h("canvas", { width: 1200, height: 630 });
+    const context = canvas.getContext("2d");
+    const [ink, paper] = [`rgb(${colour(element, "--play-ink")})`, `rgb(${colour(element, "--play-paper")})`];
+    const rectangle = (fill, ...box) => { context.fillStyle = fill; context.fillRect(...box); };
+    const text = (words, x, y, font) => { context.fillStyle = ink; context.font = `${font} sans-serif`; context.fillText(words, x, y); };
+    rectangle(paper, 0, 0, 1200, 630);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(seen, 40, 40, 240, 240);
+    context.strokeStyle = ink;
+    context.strokeRect(40, 40, 240, 240);
+    text(answer.textContent, 40, 330, "bold 30px");
+    if (result) {
+      const low = Math.min(...result.logits), high = Math.max(...result.logits);
+      model.classes.forEach((name, c) => {
+        text(name, 40, 372 + 22 * c, "16px");
+        rectangle(c === result.logits.indexOf(high) ? `rgb(${colour(element, "--play-membrane")})` : "#888", 130, 360 + 22 * c, (150 * (result.logits[c] - low)) / (high - low || 1), 13);
+      });
+      const columns = 3, perColumn = Math.ceil(rows.length / columns);
+      const size = Math.min(64, (500 / perColumn) * 0.92, 260 / Math.min(4, steps.value));
+      rows.forEach(({ layer, cells }, i) => {
+        const [x, y] = [320 + 290 * Math.floor(i / perColumn), 50 + (520 / perColumn) * (i % perColumn)];
+        text(layer, x, y, "13px");
+        cells.slice(0, 4).forEach((cell, t) => context.drawImage(cell.firstChild, x + (size + 4) * t, y + 5, size, size * Math.min(1, cell.firstChild.height / cell.firstChild.width)));
+      });
+    }
+    text(`${model.name}: every spike of every layer, t = 0 ... ${Math.min(4, steps.value) - 1} \u00b7 spikformer_edu`, 320, 610, "16px");
+    return canvas;
+  }
+
+  onLook(element, () => {
+    for (const row of rows) row.drawn = undefined;
+    paint(seen, side, side, image ?? new Float32Array(side * side * model.channels));
+    drawTime();
+  });
+  if (inside(asked.t, 0, steps.value - 1) !== undefined) when.value = Number(asked.t);
+  return {
+    steps,
+    /** Shows what the network makes of pixels [H][W][C] in [0, 1]; null: of nothing. */
+    show(pixels, { playing = false } = {}) {
+      stop();
+      image = pixels;
+      update();
+      if (playing && !matchMedia("(prefers-reduced-motion: reduce)").matches) play();
+    },
+    get asked() { return "layer" in asked || "t" in asked || "token" in asked; },
+  };
+}
+
+/** The row and the column of a grid over an element that was pressed. */
+function cellOf(event, element, cells) {
+  const box = element.getBoundingClientRect();
+  const at = (value, start, length) => Math.max(0, Math.min(cells - 1, Math.floor(((value - start) / length) * cells)));
+  return [at(event.clientY, box.top, box.height), at(event.clientX, box.left, box.width)];
+}
+
+/** Layer names in network order. */
+function ordered(model, names) {
+  const order = (name) => {
+    const [block] = name.match(/\d+/) ?? ["0"];
+    const part = ["attn.q", "attn.k", "attn.v", "attn.attn", "attn.proj", "mlp.hidden", "mlp.out"].findIndex((end) => name.endsWith(end));
+    return name.startsWith("sps") ? (name === "sps.rpe" ? 4 : Number(block)) : 5 + 10 * Number(block) + part;
+  };
+  return [...names].sort((a, b) => order(a) - order(b));
+}
+
+/** A text as a whole number within bounds, else undefined. */
+function inside(text, low, high) {
+  const value = /^\d+$/.test(text ?? "") ? Number(text) : NaN;
+  return value >= low && value <= high ? value : undefined;
+}
+
+const mean = (lists) => lists[0].map((_, c) => lists.reduce((sum, list) => sum + list[c], 0) / lists.length);
