@@ -478,7 +478,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
     for (let i = 1; i < edge; i++) for (const [x, y, w, tall] of [[i * zoom, 0, 0, wide], [0, i * zoom, wide, 0]]) context.strokeRect(x, y, w, tall);
     Object.assign(context, { strokeStyle: `rgb(${colour(element, "--play-membrane")})`, lineWidth: Math.max(2, zoom / 8) });
     context.strokeRect(place.column * zoom, place.row * zoom, zoom, zoom);
-    Object.assign(why.dataset, { layer, index, t, current: JSON.stringify(steps_.map((row) => row.x)), parts: JSON.stringify([bias, ...found.map(({ part }) => part)]) });
+    Object.assign(why.dataset, { neuron: layer, index, t, current: JSON.stringify(steps_.map((row) => row.x)), parts: JSON.stringify([bias, ...found.map(({ part }) => part)]) });
   }
 
   // ------------------------------------------------------------------------------------------------ picture to share
