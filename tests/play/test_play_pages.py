@@ -265,6 +265,37 @@ def test_attention_counts_its_additions(visit):
     assert f"{2 * 196**2 * 64:,}" in said and f"{2 * 196 * 64**2:,}" in said and "3.06 times fewer" in said
 
 
+def test_on_a_phone_one_matrix_is_shown_with_cells_for_a_finger(visit):
+    page = visit("ssa", 390)
+    choose(page, "order", "second")
+    for name in ("Q", "K", "V", "pairs", "out"):
+        choose(page, "matrix", name)
+        shown = page.locator(".play-matrix").evaluate_all("all => all.filter(e => e.offsetParent).length")
+        assert shown == 1
+        box = page.locator(f"[data-cell='{name}-7-7']").bounding_box()
+        assert box["width"] >= 24 and box["height"] >= 24
+    before = bits(page, "Q")
+    choose(page, "matrix", "Q")
+    page.locator("[data-cell='Q-3-5']").click()
+    assert (bits(page, "Q") - before).abs().sum() == 1
+    assert page.evaluate("getComputedStyle(document.querySelector('.play-detail')).position") == "sticky"
+
+
+def test_both_lists_of_weights_have_one_scale(visit):
+    page = visit("ssa")
+    page.select_option("select[name=scale]", "0.5")
+    page.locator("[data-preset=ones]").click()
+    shares = [
+        page.locator(f".play-weights.{kind} .bar").first.evaluate("bar => Number(bar.style.getPropertyValue('--share'))")
+        for kind in ("ssa", "softmax")
+    ]
+    assert shares == pytest.approx([1, 1 / 8 / 4])  # weights 4 and 1/8
+    said = page.locator(".play-cost").inner_text()
+    assert "Softmax cannot use that order" in said
+    page.select_option("select[name=tokens]", "8")
+    assert "Softmax uses that order too" in page.locator(".play-cost").inner_text()
+
+
 # The guided experiments
 
 
