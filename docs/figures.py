@@ -1,8 +1,9 @@
 """Every picture and every table of numbers in these pages, made from the package: ``python docs/figures.py``.
 
-Pictures go to ``docs/images/``. Tables replace what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` in the
-pages, so that no number in them is typed by hand. No GPU and no network is needed. (``atlas.png`` and
-``attention_over_time.png`` are made by ``make pretrained``.)
+Pictures go to ``docs/images/``, and maps of the network, one a chapter, to ``docs/images/network_map/``. Tables
+replace what is between ``<!-- table NAME -->`` and ``<!-- end -->`` in the pages, so that no number in them is typed
+by hand. No GPU and no network is needed. (``atlas.png`` and ``attention_over_time.png`` are made by ``make
+pretrained``.)
 """
 
 import json
@@ -293,6 +294,151 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         results_benchmark,
     )
 }
+
+
+# Maps of the network, one a chapter -----------------------------------------------------------------------------------
+
+INK, FAINT, EDGE, BLANK = "#26323C", "#66707A", "#C4CAD0", "#F3F4F6"  # text, text elsewhere, outline, box elsewhere
+HERE, TINT = "#A85C00", "#FFF0D0"  # the chapter's part
+BOXES = {  # part: left, top, width, height, its colour, first line, second line
+    "sps": (88, 42, 92, 44, HERE, "SPS", "image to tokens"),
+    "block": (212, 42, 128, 44, HERE, "encoder block", "L of them in a row"),
+    "head": (372, 42, 84, 44, HERE, "head", "mean, linear"),
+    "answer": (488, 42, 98, 44, HERE, "answer", "one score a class"),
+    "q": (56, 162, 30, 24, style.Q, "Q", ""),
+    "k": (56, 194, 30, 24, style.K, "K", ""),
+    "v": (56, 226, 30, 24, style.V, "V", ""),
+    "ssa": (116, 184, 78, 44, HERE, "attention", "Q Kᵀ V · s"),
+    "linear": (214, 192, 50, 28, HERE, "linear", ""),
+    "mlp": (318, 192, 50, 28, HERE, "MLP", ""),
+}
+BLOCK = ["block", "q", "k", "v", "ssa", "linear", "residual", "mlp"]
+WHOLE = ["image", "sps", *BLOCK, "head", "answer", "neuron"]
+MAPS = {  # chapter: what it is about, the parts of the network
+    "00": ("the whole network, at work", WHOLE),
+    "01": ("one neuron", ["neuron"]),
+    "02": ("how neurons learn: the gradient", ["neuron", "gradient"]),
+    "03": ("from image to spikes", ["image", "sps"]),
+    "04": ("attention, first with softmax", ["q", "k", "v", "ssa"]),
+    "05": ("spiking self-attention", ["q", "k", "v", "ssa"]),
+    "06": ("the encoder block", BLOCK),
+    "07": ("the whole network, assembled", WHOLE),
+    "08": ("the whole network, trained", [*WHOLE, "gradient"]),
+    "09": ("the attention map, exchanged", ["ssa"]),
+    "10": ("the operations of every layer", WHOLE),
+    "11": ("the input: events in place of an image", ["image"]),
+    "12": ("the whole network, large", [*WHOLE, "gradient"]),
+    "13": ("attention, newer kinds", ["q", "k", "v", "ssa"]),
+}
+
+
+def network_map(chapter: str) -> str:
+    """The network from image to answer as SVG, with the part that a chapter is about in colour."""
+    about, here = MAPS[chapter]
+
+    def text(x: float, y: float, words: str, color: str, size: int = 13, anchor: str = "middle") -> str:
+        return f'<text x="{x}" y="{y}" fill="{color}" font-size="{size}" text-anchor="{anchor}">{words}</text>'
+
+    def color_of(part: str, color: str = HERE) -> str:
+        return color if part in here else EDGE
+
+    def line(path: str, part: str, color: str = INK, dashes: str = "none", tip: bool = True) -> str:
+        end = f' marker-end="url(#{"tip" if part in here else "faint"})"' if tip else ""
+        stroke = f'stroke="{color_of(part, color)}" stroke-width="1.6" stroke-dasharray="{dashes}"'
+        return f'<path d="{path}" {stroke} fill="none"{end}/>'
+
+    drawn = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 272" width="600" height="272" '
+        'font-family="Helvetica, Arial, sans-serif" role="img">',
+        f"<title>The network, from image to answer. This chapter: {about}</title>",
+        *(
+            f'<marker id="{name}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
+            f'<path d="M0 0L8 4L0 8z" fill="{color}"/></marker>'
+            for name, color in (("tip", INK), ("faint", EDGE))
+        ),
+        f'<rect x=".5" y=".5" width="599" height="271" rx="8" fill="#FFFFFF" stroke="{EDGE}"/>',
+        f'<path d="M20 27c-3-5-5-7-5-10a5 5 0 0 1 10 0c0 3-2 5-5 10z" fill="{HERE}"/><circle cx="20" cy="17" r="1.8" '
+        'fill="#FFFFFF"/>',
+        text(32, 24, f"you are here: <tspan font-weight='600'>{about}</tspan>", INK, 14, "start"),
+    ]
+    # the whole network
+    pixels = torch.tensor([[0, 1, 1, 0], [1, 0, 1, 0], [0, 0, 1, 0], [0, 1, 1, 1]]).nonzero().tolist()
+    drawn.append(
+        f'<rect x="16" y="44" width="40" height="40" fill="{TINT if "image" in here else BLANK}" '
+        f'stroke="{color_of("image")}" stroke-width="1.6"/>'
+    )
+    drawn += [
+        f'<rect x="{18 + 9 * x}" y="{46 + 9 * y}" width="9" height="9" fill="{color_of("image", INK)}"/>'
+        for y, x in pixels
+    ]
+    drawn.append(text(36, 99, "image", INK if "image" in here else FAINT, 12))
+    for start, end in ((58, 86), (182, 210), (342, 370), (458, 486)):
+        drawn.append(line(f"M{start} 64H{end}", "head"))
+    drawn.append(line("M537 90V108H134V90", "gradient", style.GRADIENT, "5 3"))
+    drawn.append(text(440, 121, "gradient", style.GRADIENT if "gradient" in here else FAINT, 12))
+    # one block of it, and one of its neurons
+    drawn.append(
+        f'<path d="M212 86L14 128M340 86L412 128" stroke="{EDGE}" stroke-dasharray="2 3"/>'
+        f'<rect x="14" y="128" width="398" height="132" rx="6" fill="none" stroke="{color_of("residual")}"/>'
+        f'<rect x="428" y="128" width="158" height="132" rx="6" fill="{TINT if "neuron" in here else "none"}" '
+        f'stroke="{color_of("neuron")}"/>'
+    )
+    drawn.append(text(22, 143, "one encoder block", INK if "residual" in here else FAINT, 12, "start"))
+    drawn += [line(f"M32 206V{y}H54", letter) for letter, y in (("q", 174), ("k", 206), ("v", 238))]
+    drawn += [line(f"M86 {y}H100V206H114", "ssa") for y in (174, 206, 238)]
+    drawn += [line(f"M{a} 206H{b}", "residual") for a, b in ((18, 32), (194, 212), (264, 280), (298, 316), (368, 382))]
+    drawn += [
+        line("M400 206H410", "residual"),
+        line("M32 206V152H289V195", "residual"),
+        line("M306 206V152H391V195", "residual"),
+    ]
+    for x in (289, 391):
+        drawn.append(
+            f'<circle cx="{x}" cy="206" r="9" fill="#FFFFFF" stroke="{color_of("residual", INK)}" stroke-width="1.6"/>'
+        )
+        drawn.append(line(f"M{x - 5} 206h10m-5 -5v10", "residual", tip=False))
+    for part, (x, y, width, height, color, first, second) in BOXES.items():
+        fill = BLANK if part not in here else TINT if color == HERE else color
+        letter = FAINT if part not in here else INK if color == HERE else "#FFFFFF"
+        stroke = color_of(part, color)
+        drawn.append(
+            f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="5" fill="{fill}" stroke="{stroke}" '
+            f'stroke-width="1.6"/>'
+        )
+        middle, y = x + width / 2, y + height / 2
+        drawn.append(text(middle, y - 3 if second else y + 4.5, f"<tspan font-weight='600'>{first}</tspan>", letter))
+        if second:
+            drawn.append(text(middle, y + 14, second, letter, 11))
+        if part not in ("block", "head", "answer"):  # spikes come out of it
+            drawn.append(
+                f'<circle cx="{x + width}" cy="{y}" r="4" fill="{style.MEMBRANE if "neuron" in here else "#FFFFFF"}" '
+                f'stroke="{color_of("neuron", INK)}" stroke-width="1.4"/>'
+            )
+    drawn += neuron_of_map("neuron" in here, text)
+    return "\n".join([*drawn, "</svg>"]) + "\n"
+
+
+def neuron_of_map(here: bool, text: Callable[..., str]) -> list[str]:
+    """The panel of one neuron: the paper's LIF under a constant current, its membrane potential and its spikes."""
+    steps, current = 9, 1.2
+    neuron, seen = se.LIF(), []
+    neuron.on_membranes = seen.append
+    spikes = neuron(torch.full((steps,), current)).tolist()
+    height = (seen[0] / neuron.tau).tolist()  # H[t]
+    x, y = (lambda t: 440 + 15 * t), (lambda h: 220 - 50 * h)
+    path = f"M{x(0)} {y(0):.0f}"
+    for t, (h, spike) in enumerate(zip(height, spikes, strict=True)):  # up to H, down again where it fires
+        path += f"V{y(h):.1f}" + (f"V{y(0):.0f}" if spike else "") + f"H{x(t + 1)}"
+    ink, membrane = (INK, style.MEMBRANE) if here else (FAINT, EDGE)
+    drawn = [
+        text(436, 143, "one spiking neuron, LIF", ink, 12, "start"),
+        f'<path d="M{x(0)} {y(1):.0f}H{x(steps)}" stroke="{ink}" stroke-dasharray="4 3"/>',
+        text(x(steps), y(1) - 5, "threshold", ink, 11, "end"),
+        f'<path d="{path}" stroke="{membrane}" fill="none" stroke-width="1.8"/>',
+    ]
+    drawn += [f'<path d="M{x(t)} 228v14" stroke="{ink}" stroke-width="2.4"/>' for t, s in enumerate(spikes) if s]
+    mark = f'<circle cx="441" cy="251" r="4" fill="{style.MEMBRANE if here else "#FFFFFF"}" stroke="{ink}"/>'
+    return [*drawn, mark, text(450, 255, "such neurons are here", ink, 11, "start")]
 
 
 # Tables ------------------------------------------------------------------------------------------------------------
@@ -770,6 +916,9 @@ def main(folder: Path = IMAGES) -> None:
         fig.savefig(folder / name, dpi=DPI, metadata={"Software": None, "Description": json.dumps(contents(fig))})
         plt.close(fig)
         print(f"drew {name}")
+    (folder / "network_map").mkdir(exist_ok=True)
+    for chapter in MAPS:
+        (folder / "network_map" / f"{chapter}.svg").write_text(network_map(chapter), encoding="utf-8")
     for path in sorted(DOCS.rglob("*.md")):
         page = path.read_text()
         if (new := filled(page)) != page:

@@ -24,6 +24,9 @@ from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "tutorials"
+# As tutorials/build.py writes them.
+WIDGET_TEXT = "[controls: run this cell to use them]"
+PREDICT_LINE = "Predict first. Then run the cell, or open this output.\n"
 
 
 # Notebooks
@@ -74,11 +77,17 @@ def page_of(cells: list[dict], stem: str) -> tuple[str, list[bytes]]:
         if cell["cell_type"] == "markdown":
             parts.append(prose(cell["source"]))
             continue
+        tags = cell["metadata"].get("tags", [])
         source = fence(cell["source"], "{ .python }")
-        if "setup" in cell["metadata"].get("tags", []):
+        if "setup" in tags:
             source = fold("note", "Setup: imports, a fixed seed, one thread", source)
+        elif "fold" in tags:
+            source = fold("note", summary_of(cell["source"]), source)
         parts.append(source)
-        parts += [shown(output, stem, figures) for output in cell["outputs"]]
+        outputs = [shown(output, stem, figures) for output in cell["outputs"]]
+        if "predict" in tags:
+            outputs = [fold("example", "Output: predict first, then open", "\n\n".join(outputs))]
+        parts += outputs
     head, _, rest = parts[0].partition("\n")
     here = (
         f"[Download this notebook]({stem}.ipynb){{ download }}, or open it with `make lab`. It runs offline, on a CPU."
@@ -95,7 +104,9 @@ def shown(output: dict, stem: str, figures: list[bytes]) -> str:
         width, height = Image.open(io.BytesIO(figures[-1])).size
         alt = re.sub(r"([^\w\s])", r"\\\1", output["metadata"]["image/png"]["alt"].replace("\n", " "))
         return f"[![{alt}]({file}){{ loading=lazy width={width} height={height} }}]({file}){{ .figure }}"
-    text = "".join(output.get("text") or data["text/plain"])
+    text = "".join(output.get("text") or data["text/plain"]).removeprefix(PREDICT_LINE)
+    if text == WIDGET_TEXT:
+        return "*In a running notebook, controls stand here.*"
     return fence(text.rstrip("\n"), "{ .text .no-copy .output }")
 
 
@@ -136,6 +147,12 @@ def fence(text: str, kind: str) -> str:
 def fold(kind: str, summary: str, text: str) -> str:
     inside = "\n".join(f"    {line}" if line else "" for line in text.split("\n"))
     return f'??? {kind} "{summary}"\n\n{inside}\n'
+
+
+def summary_of(source: str) -> str:
+    """What a folded cell says of itself: its first line, if that is a comment."""
+    comment = re.match(r"# (?!%)(.+)", source)
+    return "Code: " + comment[1].replace('"', "'") if comment else "Code"
 
 
 def thumbnail(figure: bytes) -> bytes:

@@ -1,11 +1,13 @@
-"""Spiking self-attention (SSA), and the variants that the paper compares it with in Table 1.
+"""Spiking self-attention (SSA), the variants that the paper compares it with in Table 1, and what came after it.
 
 All variants share one frame: Q, K, V are linear maps of the tokens, a map of (Q, K) weights V, a
-neuron turns the result into spikes, and a last linear layer mixes the heads. They differ in three
-lines: whether Q and K are spikes or real, whether V is, and how scores are made of Q and K.
+neuron turns the result into spikes, and a last linear layer mixes the heads. Those of Table 1 differ in three
+lines: whether Q and K are spikes or real, whether V is, and how scores are made of Q and K. Those that came after
+it make no scores: a neuron says 0 or 1 for each feature or each token, and masks V or K with it.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ from typing_extensions import Unpack
 from .errors import SpikformerError
 from .kernels.choice import fused_ssa, linear_norm_lif, norm_lif_for
 from .kernels.linear import Linear
-from .neurons import LIF, LIFOptions
+from .neurons import LIFOptions, spiking
 
 
 class SpikingLinear(nn.Module):
@@ -24,14 +26,14 @@ class SpikingLinear(nn.Module):
     Args:
         dim_in: features of an input token, D_in.
         dim_out: features of an output token, D_out.
-        lif: options of the ``LIF``.
+        lif: options of the neurons.
     """
 
     def __init__(self, dim_in: int, dim_out: int, **lif: Unpack[LIFOptions]):
         super().__init__()
         self.linear = Linear(dim_in, dim_out)
         self.bn = nn.BatchNorm1d(dim_out)
-        self.neuron = LIF(**lif)
+        self.neuron: nn.Module = spiking(**lif)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if kernel := norm_lif_for(x, len(x), self.bn, self.neuron, self.linear):  # on a GPU
@@ -59,7 +61,7 @@ class SpikingSelfAttention(nn.Module):
         learn_scale: make s a parameter (the paper's DVS128 Gesture network).
         qk_pool: max-pool Q and K over the tokens, kernel 3, stride 1 (DVS128 Gesture).
         qkv_bias: add a bias in the linear map to Q, K, V.
-        lif: options of every ``LIF`` in the layer.
+        lif: options of every neuron in the layer.
 
     Shapes: tokens ``[T, B, N, D]``, integers -> spikes ``[T, B, N, D]``; q, k, v are ``[T, B, h, N, d]``.
 
@@ -69,6 +71,7 @@ class SpikingSelfAttention(nn.Module):
 
     spiking_qk = True
     spiking_v = True
+    maps = 3  # Q, K and V; 2: there is no V
 
     def __init__(
         self,
@@ -86,13 +89,14 @@ class SpikingSelfAttention(nn.Module):
         self.heads = heads
         scale = self.default_scale(dim // heads) if scale is None else scale
         self.scale = nn.Parameter(torch.tensor(float(scale))) if learn_scale else scale
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
-        self.bn = nn.BatchNorm1d(3 * dim)  # per feature, so one over 3D is three over D
-        self.q = LIF(**lif) if self.spiking_qk else nn.Identity()
-        self.k = LIF(**lif) if self.spiking_qk else nn.Identity()
-        self.v = LIF(**lif) if self.spiking_v else nn.Identity()
+        self.qkv = Linear(dim, self.maps * dim, bias=qkv_bias)
+        self.bn = nn.BatchNorm1d(self.maps * dim)  # per feature, so one over 3D is three over D
+        self.q = spiking(**lif) if self.spiking_qk else nn.Identity()
+        self.k = spiking(**lif) if self.spiking_qk else nn.Identity()
+        if self.maps == 3:
+            self.v = spiking(**lif) if self.spiking_v else nn.Identity()
         self.pool = nn.MaxPool1d(3, stride=1, padding=1) if qk_pool else None
-        self.attn = LIF(v_threshold=0.5, **lif)
+        self.attn = spiking(v_threshold=0.5, **lif)
         self.proj = SpikingLinear(dim, dim, **lif)
         # Functions called with q, k, v and the result of mix; record() and energy() add theirs.
         self.on_mix: list[Callable[[Tensor, Tensor, Tensor, Tensor], None]] = []
@@ -101,13 +105,17 @@ class SpikingSelfAttention(nn.Module):
         if type(self) is SpikingSelfAttention and (fused := fused_ssa(self, x)) is not None:  # on a GPU
             return self.proj(fused)
         qkv = norm_tokens(self.bn, self.qkv(x))  # [T, B, N, 3D]
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d]
-        q, k, v = self.q(q), self.k(k), self.v(v)
-        q, k = self.pool_tokens(q), self.pool_tokens(k)
-        mixed = self.mix(q, k, v)  # [T, B, h, N, d]
+        q, k, *v = qkv.unflatten(-1, (self.maps, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # each [T, B, h, N, d]
+        q, k = self.pool_tokens(self.q(q)), self.pool_tokens(self.k(k))
+        spikes = self.attend(q, k, self.v(v[0]) if v else k)  # [T, B, h, N, d]
+        return self.proj(spikes.transpose(2, 3).flatten(3))  # [T, B, N, D]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """SN(Q K^T V s), spikes ``[T, B, h, N, d]``."""
+        mixed = self.mix(q, k, v)
         for listener in tuple(self.on_mix):
             listener(q, k, v, mixed)
-        return self.proj(self.attn(mixed).transpose(2, 3).flatten(3))  # [T, B, N, D]
+        return self.attn(mixed)
 
     def pool_tokens(self, x: Tensor) -> Tensor:
         if self.pool is None:
@@ -182,6 +190,60 @@ class VanillaSelfAttention(SoftmaxAttention):
     spiking_v = False
 
 
+class MaskAttention(SpikingSelfAttention):
+    """Attention without products of matrices: a gate of 0 or 1, SN(a count of spikes), masks V.
+
+    A count takes at most N D additions and the mask N D ANDs, where SSA takes 2 N D min(N, d) additions. The count has
+    no scale, so one spike opens the gate (V_th = 0.5, tau = 2): it is an OR over what is counted.
+    """
+
+    def __init__(self, dim: int, heads: int, scale: None = None, learn_scale: bool = False, **options: Any):
+        if scale is not None or learn_scale:
+            raise SpikformerError(f"{type(self).__name__} makes no product to scale: leave out scale and learn_scale")
+        super().__init__(dim, heads, **options)
+        del self.scale
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """SN(count) * V, spikes ``[T, B, h, N, d]``."""
+        count = self.count(q, k)
+        for listener in tuple(self.on_mix):
+            listener(q, k, v, count)
+        return self.attn(count) * v
+
+    def count(self, q: Tensor, k: Tensor) -> Tensor:
+        """The count that opens the gate: ``[T, B, h, N, d]`` each -> ``[T, B, h, 1, d]`` or ``[T, B, h, N, 1]``."""
+        raise NotImplementedError
+
+
+class SpikeDrivenAttention(MaskAttention):
+    """SDSA: SN(sum over tokens of Q * K) * V. Tokens share which features pass, and nothing else.
+
+    Source: M. Yao et al., NeurIPS 2023, arXiv 2307.01694; its code calls V here Q there, and Q and K here K and V.
+    """
+
+    def count(self, q: Tensor, k: Tensor) -> Tensor:
+        return (q * k).sum(-2, keepdim=True)
+
+
+class TokenQKAttention(MaskAttention):
+    """Q-K token attention: SN(sum over features of Q) * K. Nothing passes from one token to another.
+
+    Source: C. Zhou et al. (QKFormer), NeurIPS 2024, arXiv 2403.16552.
+    """
+
+    maps = 2
+
+    def count(self, q: Tensor, k: Tensor) -> Tensor:
+        return q.sum(-1, keepdim=True)
+
+
+class ChannelQKAttention(TokenQKAttention):
+    """Q-K channel attention: SN(sum over tokens of Q) * K, from the same paper. Tokens share which features pass."""
+
+    def count(self, q: Tensor, k: Tensor) -> Tensor:
+        return q.sum(-2, keepdim=True)
+
+
 ATTENTION: dict[str, type[SpikingSelfAttention]] = {
     "ssa": SpikingSelfAttention,
     "identity": IdentityAttention,
@@ -189,5 +251,8 @@ ATTENTION: dict[str, type[SpikingSelfAttention]] = {
     "leaky_relu": LeakyReLUAttention,
     "softmax": SoftmaxAttention,
     "vanilla": VanillaSelfAttention,
+    "sdsa": SpikeDrivenAttention,
+    "qk_token": TokenQKAttention,
+    "qk_channel": ChannelQKAttention,
 }
 """Attention variants by the name that ``SpikformerConfig.attention`` takes; add your own class here."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .atomic import expand
+from .attention import MaskAttention
 from .errors import SpikformerError
 from .model import Spikformer
 
@@ -55,11 +56,18 @@ def load_official(model: Spikformer, source: str | os.PathLike[str] | dict[str, 
 
     Raises:
         SpikformerError: a file that is missing or is no checkpoint; a tensor that is missing, left over or of
-            another shape.
+            another shape; a model of another family: masks for attention, membrane residuals, other neurons.
 
     Source: the official models of CIFAR, ImageNet and CIFAR10-DVS (``q_linear``, ``q_conv``, ``fc1_conv``, ...).
     """
     official = _unwrap(source if isinstance(source, dict) else _read(source))
+    for option, there in (("residual", "spike"), ("neuron", "lif")):
+        if (here := getattr(model.config, option)) != there:
+            raise SpikformerError(
+                f"the official code has {option}={there!r}, the model {here!r}: build it with {there!r}"
+            )
+    if isinstance(model.blocks[0].attn, MaskAttention):
+        raise SpikformerError(f"the official code has no attention={model.config.attention!r}: build it with 'ssa'")
     own = model.state_dict()
     op = "linear" if any("_linear." in name for name in official) else "conv"
     names = {name: _official_names(name, op) for name in own}
@@ -156,7 +164,7 @@ def without_prefix(state: dict[str, Tensor], first: str, source: str | os.PathLi
 def _remedy(model: Spikformer, official: dict[str, Tensor]) -> str:
     """The end of an error line: in which options checkpoint and model differ, as far as the tensors show it."""
     found: dict[str, object] = dict(learn_scale=any(name.endswith(".attn.scale") for name in official))
-    found |= dict(learn_beta=False, learn_threshold=False, mlp_ratio=4)  # fixed in the official code
+    found |= dict(mlp_ratio=4)  # fixed in the official code
     for option, name, axis in (
         ("in_channels", "patch_embed.proj_conv.weight", 1),
         ("dim", "patch_embed.proj_conv3.weight", 0),

@@ -20,7 +20,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from .attention import SpikingSelfAttention
+from .attention import MaskAttention, SpikingSelfAttention
 from .errors import SpikformerError
 from .eval_mode import check_network, eager, evaluating
 from .model import Spikformer, SpikformerConfig
@@ -170,6 +170,12 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
     The first convolution is charged at every step, as in the paper, although the model computes it once for a still
     image.
 
+    Attention by masks takes N D gated additions for its count (``gate``; the rate is that of what is counted) and N D
+    ANDs (``mask``; the rate is that of what is masked), which are charged as additions, though an AND costs less.
+    Neurons of the kind ilif give integers up to D, each the sum of D binary steps: layers behind them count T D steps,
+    at the rate of these. Currents that a membrane residual adds enter no weight and are not counted, as the paper's
+    additions of spikes are not.
+
     The rate of a product is that of the factor whose ones select what is added: Q in Q K^T, V in (Q K^T) V, K in K^T V,
     Q in Q (K^T V). If that factor is real (Q and K of some variants of Table 1), the other one is taken; if both are
     real, the product multiplies in every convention.
@@ -184,11 +190,11 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
 
     Returns:
         For each layer FLOPs, firing rate of its input, SOPs and pJ; ``CONVENTIONS`` explains the three conventions. The
-        network without spikes has the same layers and runs once; its attention takes 2 N^2 D.
+        network without spikes has the same layers and runs once; its attention takes 2 N^2 D, with Q-K attention too.
 
     Raises:
         SpikformerError: not a Spikformer but a wrapper around one, inputs that the model does not take, or an attention
-            that makes other products than those two.
+            that makes other products than those two, and no mask.
 
     Source: paper, eq. 21-24 and appendix C.2.
 
@@ -206,6 +212,13 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
     costs: list[LayerCost] = []
     time_steps = inputs.shape[0] if inputs.dim() == 5 else model.config.time_steps
     products, thread, handles = _Products(), get_ident(), []
+    levels = model.config.levels if model.config.neuron == "ilif" else 1
+
+    def fires(x: Tensor) -> tuple[float, float]:
+        """Rate and mean of what neurons give; of integers those of the binary steps that they are the sum of."""
+        rate, mean = rate_and_mean(x)
+        return (rate, mean) if levels == 1 else (mean / levels, mean / levels)
+
     unseen = {f"blocks.{i}.attn": getattr(block, "attn", block) for i, block in enumerate(model.blocks)}
 
     def count_layer(name: str, module: nn.Conv2d | nn.Linear, args: tuple[Tensor], out: Tensor) -> None:
@@ -214,10 +227,18 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
             flops = out[0].numel() * module.weight[0].numel()
         else:  # rows of one image and step: its tokens, or the one row of the head
             flops = (1 if name == "head" else x.shape[-2]) * module.weight.numel()
-        steps = 1 if name == "head" else time_steps
         real = name == "sps.0" or (name != "head" and not _adds(x))
-        costs.append(LayerCost(name, flops, steps, *rate_and_mean(x), real, flops))
+        steps = 1 if name == "head" else time_steps * (1 if real else levels)
+        seen = rate_and_mean(x) if real or name == "head" else fires(x)
+        costs.append(LayerCost(name, flops, steps, *seen, real, flops))
         products.factors.clear()
+
+    def count_masks(name: str, module: MaskAttention, q: Tensor, k: Tensor, v: Tensor, count: Tensor) -> None:
+        tokens, (counted, flops) = v.shape[-2], (q if v is k else q * k, v[0, 0].numel())
+        del unseen[name]
+        for part, x in (("gate", counted), ("mask", v)):
+            ann_flops = flops * tokens  # the network without spikes makes products here, N^2 D each
+            costs.append(LayerCost(f"{name}.{part}", flops, time_steps * levels, *fires(x), False, ann_flops))
 
     def count_products(name: str, module: SpikingSelfAttention, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
         found = _two_products(products.factors, module, v)
@@ -227,7 +248,8 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
             ones = next((x for x, spiking in factors if _adds(x, spiking)), None)
             shown = factors[0][0] if ones is None else ones
             layer, real = f"{name}.{product}", ones is None
-            costs.append(LayerCost(layer, flops, time_steps, *rate_and_mean(shown), real, ann_flops))
+            steps, seen = (time_steps, rate_and_mean(shown)) if real else (time_steps * levels, fires(shown))
+            costs.append(LayerCost(layer, flops, steps, *seen, real, ann_flops))
 
     def here(count: Callable[..., None], *names: object) -> Callable[..., None]:
         return lambda *args: count(*names, *args) if get_ident() == thread else None
@@ -238,7 +260,8 @@ def energy(model: Spikformer, inputs: Tensor) -> EnergyReport:
                 layer = name.removesuffix(".conv").removesuffix(".linear")
                 handles.append(module.register_forward_hook(here(count_layer, layer)).remove)
             elif isinstance(module, SpikingSelfAttention):
-                unseen[name], listener = module, here(count_products, name, module)
+                count = count_masks if isinstance(module, MaskAttention) else count_products
+                unseen[name], listener = module, here(count, name, module)
                 module.on_mix.insert(0, listener)  # before record(), whose own products are not the network's
                 handles.append(partial(module.on_mix.remove, listener))
         with torch.no_grad(), evaluating(model), eager(model), products:

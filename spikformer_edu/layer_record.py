@@ -16,7 +16,7 @@ class LayerRecord:
 
     Attributes:
         name: name of the layer, as in ``layer_names(model)``.
-        kind: "spikes" ({0, 1}, a neuron layer), "scores" (Q K^T s) or "residual" (integers).
+        kind: "spikes" ({0, 1}, a neuron layer), "scores" (Q K^T s) or "residual" (integers; real with membranes).
         values: what the layer gave, ``[T, B, ...]``; of dtype bool for spikes recorded with ``compact=True``.
         membranes: membrane potential H[t] before the reset, shaped as ``values``, in the paper's units; None unless
             recorded with ``membranes=True``.
@@ -24,8 +24,10 @@ class LayerRecord:
         dtype: dtype that the layer computed in; None: that of ``values``.
         gradients: dL/dH, shaped as ``values``; the backward pass fills it in.
         watched: whether the backward pass fills in ``gradients``: recorded with ``gradients=True``.
-        tau: membrane time constant, in time steps; None where there are no neurons.
-        beta: decay of the membrane, 1 - 1/tau unless learned; None where there are no neurons.
+        tau: by what a current is divided when it charges the membrane: the time constant of lif and plif, in time
+            steps, 1 for if and ilif; None where there are no neurons.
+        beta: what a step leaves of the membrane potential; None where there are no neurons.
+        levels: largest number of spikes of a neuron in a time step: 1, or D of ilif.
         scale: factor s of scores; None elsewhere.
         pooled: whether these are scores of Q and K after the max-pool over tokens.
     """
@@ -40,12 +42,13 @@ class LayerRecord:
     watched: bool = False
     tau: float | None = None
     beta: float | None = None
+    levels: int = 1
     scale: float | None = None
     pooled: bool = False
 
     @property
     def spikes(self) -> Tensor:
-        """Spikes ``[T, B, ...]``, {0, 1}, in the dtype that the layer computed in.
+        """Spikes ``[T, B, ...]``, {0, 1} (0 to D of ilif), in the dtype that the layer computed in.
 
         Raises:
             SpikformerError: the layer holds no neurons.
@@ -89,7 +92,7 @@ class LayerRecord:
 
 
 def feature_rates(name: str, spikes: Tensor) -> Tensor:
-    """Firing rate of each feature of a layer: ``[T, B, ...]`` -> ``[features]``, float32.
+    """Mean number of spikes of each feature of a layer, its firing rate: ``[T, B, ...]`` -> ``[features]``, float32.
 
     A feature is a channel of SPS or an output of a linear layer: all its positions share the same weights.
 
@@ -148,7 +151,7 @@ class Summary(list[LayerSummary]):
 def summarise(record: LayerRecord) -> LayerSummary:
     rate = dead = saturated = None
     if record.kind == "spikes":
-        per_feature = feature_rates(record.name, record.values)
+        per_feature = feature_rates(record.name, record.values) / record.levels  # of D binary steps
         rate = float(per_feature.mean())
         dead = float((per_feature == 0).float().mean())
         saturated = float((per_feature == 1).float().mean())

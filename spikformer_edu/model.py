@@ -6,16 +6,19 @@ images ``[B, C, H, W]`` or frames ``[T, B, C, H, W]`` -> tokens ``[T, B, N, D]``
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from .attention import ATTENTION, SpikingLinear
+from .attention import ATTENTION, MaskAttention, SpikingLinear
 from .errors import SpikformerError, nearest
 from .input_check import check_input
 from .kernels.choice import add, norm_lif_for, norm_lif_pool
-from .neurons import BACKENDS, LIF, LIFOptions
+from .neurons import BACKENDS, NEURONS, LIFOptions, spiking
+
+RESIDUALS = "spike", "membrane"
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,20 @@ class SpikformerConfig:
     """Add a bias in the linear map to Q, K, V."""
     trunc_normal: bool = True
     """Initialise linear layers as trunc_normal(0.02) with bias 0, not as PyTorch's default."""
+    residual: str = "spike"
+    """What a residual adds: "spike" what neurons give, so integers add up; "membrane" currents, before the neurons."""
+    neuron: str = "lif"
+    """Kind of the neurons, a key of ``NEURONS``."""
     tau: float = 2.0
-    """Membrane time constant, in time steps."""
-    learn_beta: bool = False
-    """Learn the decay beta = 1 - 1/tau of every neuron layer."""
-    learn_threshold: bool = False
-    """Learn the threshold of every neuron layer."""
+    """Membrane time constant, in time steps; at the start, where it is learned."""
+    levels: int = 4
+    """Largest integer D of neurons of the kind ilif."""
     backend: str = "fused"
-    """Code of the neurons: "fused", or "snntorch" for the plain loop (``LIF`` says where they differ)."""
+    """Code of lif and if: "fused", or "snntorch" for the plain loop (``LIF`` says where they differ)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pool", tuple(bool(p) for p in self.pool))  # JSON has no tuples
-        for name in ("dim", "depth", "heads", "num_classes", "in_channels", "time_steps", "mlp_ratio"):
+        for name in ("dim", "depth", "heads", "num_classes", "in_channels", "time_steps", "mlp_ratio", "levels"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise SpikformerError(f"{name}={value!r}: give a whole number of at least 1")
@@ -75,12 +80,17 @@ class SpikformerConfig:
             raise SpikformerError(f"heads={self.heads} does not divide dim={self.dim}: choose a number that does")
         if len(self.pool) != 4:
             raise SpikformerError(f"pool={self.pool}: give one True or False for each of the four SPS blocks")
-        if self.attention not in ATTENTION:
-            raise SpikformerError(f"unknown attention {self.attention!r}: {nearest(self.attention, ATTENTION)}")
-        if self.backend not in BACKENDS:
-            raise SpikformerError(f"unknown backend {self.backend!r}: {nearest(self.backend, BACKENDS)}")
+        choices = {"attention": ATTENTION, "residual": RESIDUALS, "neuron": NEURONS, "backend": BACKENDS}
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in known:
+                raise SpikformerError(f"unknown {name} {value!r}: {nearest(value, known)}")
         if not 1 < self.tau < math.inf:
             raise SpikformerError(f"tau={self.tau}: give a finite time constant of more than one time step")
+        if self.neuron == "ilif" and issubclass(ATTENTION[self.attention], MaskAttention):
+            raise SpikformerError(f"attention={self.attention!r} masks with 0 and 1: give a neuron other than 'ilif'")
+        for name, default in (("tau", 2.0), ("levels", 4)):
+            if name not in self.lif and (value := getattr(self, name)) != default:
+                raise SpikformerError(f"{name}={value}: {self.neuron} neurons have no {name}, so leave it out")
         if self.scale is not None and not 0 < self.scale < math.inf:
             raise SpikformerError(f"scale={self.scale}: give a positive number, or None for the default")
 
@@ -91,10 +101,14 @@ class SpikformerConfig:
 
     @property
     def lif(self) -> LIFOptions:
-        """Options of every LIF in the network."""
-        return LIFOptions(
-            tau=self.tau, learn_beta=self.learn_beta, learn_threshold=self.learn_threshold, backend=self.backend
-        )
+        """Options of every neuron in the network: what its kind takes."""
+        kinds = {"tau": ("lif", "plif", "ilif"), "levels": ("ilif",), "backend": ("lif", "if")}
+        taken = {option: getattr(self, option) for option, takers in kinds.items() if self.neuron in takers}
+        return cast(LIFOptions, {"neuron": self.neuron} | taken)
+
+    def before_weights(self) -> nn.Module:
+        """What a residual stream passes before a weight: neurons where it adds membranes, nothing where spikes."""
+        return spiking(**self.lif) if self.residual == "membrane" else nn.Identity()
 
 
 class SpikingConv(nn.Module):
@@ -104,14 +118,14 @@ class SpikingConv(nn.Module):
         channels_in: C_in.
         channels_out: C_out.
         pool: halve height and width with a max-pool.
-        lif: options of the ``LIF``.
+        lif: options of the neurons.
     """
 
     def __init__(self, channels_in: int, channels_out: int, pool: bool, **lif: Unpack[LIFOptions]):
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(channels_out)
-        self.neuron = LIF(**lif)
+        self.neuron: nn.Module = spiking(**lif)
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if pool else None
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -152,7 +166,7 @@ class SPS(nn.Sequential):
         in_channels: C.
         dim: token width D.
         pool: which of the four conv blocks halve height and width; P = 2 to the number of these.
-        lif: options of every ``LIF``.
+        lif: options of every neuron.
 
     Shapes: frames ``[T, B, C, H, W]`` or images ``[B, C, H, W]`` -> ``[T, B, D, H/P, W/P]`` in {0, 1, 2}.
     """
@@ -179,7 +193,7 @@ class MLP(nn.Module):
     Args:
         dim: token width D.
         hidden: width between the two layers.
-        lif: options of both ``LIF``.
+        lif: options of both layers of neurons.
     """
 
     def __init__(self, dim: int, hidden: int, **lif: Unpack[LIFOptions]):
@@ -194,12 +208,19 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Encoder block: X' = SSA(X) + X, then MLP(X') + X'. The residual stream is an integer (eq. 7-8).
 
+    With residual="membrane" it adds currents, U' = U + BN(Linear(SSA'(SN(U)))) and the MLP alike, without the neurons
+    that end SSA and MLP in the paper. The stream U is real, and every weight sees spikes alone.
+
     Args:
         config: sizes and options.
+
+    Source of the membrane shortcut: Y. Hu et al., arXiv 2112.08954; in transformers Spikingformer (C. Zhou et al.,
+    arXiv 2304.11954) and the Spike-driven Transformer (M. Yao et al., NeurIPS 2023).
     """
 
     def __init__(self, config: SpikformerConfig):
         super().__init__()
+        self.attn_in = config.before_weights()
         self.attn = ATTENTION[config.attention](
             config.dim,
             config.heads,
@@ -209,11 +230,14 @@ class Block(nn.Module):
             qkv_bias=config.qkv_bias,
             **config.lif,
         )
+        self.mlp_in = config.before_weights()
         self.mlp = MLP(config.dim, config.dim * config.mlp_ratio, **config.lif)
+        if config.residual == "membrane":
+            self.attn.proj.neuron = self.mlp.out.neuron = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(x)
-        return add(x, self.mlp, x)  # x + self.mlp(x)
+        x = x + self.attn(self.attn_in(x))
+        return add(x, self.mlp, self.mlp_in(x))  # x + self.mlp(self.mlp_in(x))
 
 
 class Spikformer(nn.Module):
@@ -235,7 +259,10 @@ class Spikformer(nn.Module):
         super().__init__()
         self.config = config
         self.sps = SPS(config.in_channels, config.dim, config.pool, **config.lif)
+        if config.residual == "membrane":
+            self.sps.rpe.neuron = nn.Identity()  # the position embedding is added as a current, too
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.head_in = config.before_weights()
         self.head = nn.Linear(config.dim, config.num_classes)
         for module in self.modules():
             if isinstance(module, nn.Linear) and (config.trunc_normal or module is self.head):
@@ -243,10 +270,12 @@ class Spikformer(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, every_step: bool = False) -> Tensor:
+        """Logits ``[B, K]``; with ``every_step`` those of every time step ``[T, B, K]``, of which they are the mean."""
         check_input(self, x)
         x = self.sps(x, self.config.time_steps)  # [T, B, D, H/P, W/P]
         x = x.flatten(3).transpose(2, 3)  # [T, B, N, D]
         for block in self.blocks:
             x = block(x)
-        return self.head(x.mean(2).mean(0))  # [B, K]
+        x = self.head_in(x).mean(2)  # [T, B, D]
+        return self.head(x if every_step else x.mean(0))  # [T, B, K] or [B, K]

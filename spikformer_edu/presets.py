@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from .attention import ATTENTION, MaskAttention
 from .errors import SpikformerError, nearest
 from .model import Spikformer, SpikformerConfig
 from .table import Table
@@ -102,7 +103,10 @@ def configure(name: str, **overrides: Any) -> SpikformerConfig:
     for option in overrides:
         if option not in known:
             raise SpikformerError(f"unknown model option {option!r}: {nearest(option, known)}")
-    return replace(preset(name).config, **overrides)
+    usual = preset(name).config
+    if issubclass(ATTENTION.get(overrides.get("attention", "ssa"), object), MaskAttention):
+        usual = replace(usual, scale=None, learn_scale=False)  # a mask has nothing to scale
+    return replace(usual, **overrides)
 
 
 def spikformer(name: str, **overrides: Any) -> Spikformer:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import SpikingSelfAttention
+from .attention import MaskAttention, SpikingSelfAttention
 from .errors import SpikformerError, nearest
 from .eval_mode import check_network, eager
 from .layer_record import LayerRecord, Summary, summarise
@@ -22,7 +22,7 @@ def layer_names(model: Spikformer) -> list[str]:
     """Names of everything that can be recorded, in network order.
 
     Every neuron layer (``sps.0``, ..., ``blocks.0.attn.q``, ...), and two that are not neurons:
-    ``blocks.i.attn.scores`` and ``blocks.i.residual``.
+    ``blocks.i.attn.scores``, where the attention makes scores, and ``blocks.i.residual``.
 
     Args:
         model: the network.
@@ -39,16 +39,15 @@ def layer_sources(model: Spikformer) -> dict[str, nn.Module]:
     sources: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, LIF):
-            if name.endswith(".attn.attn"):  # scores are made just before this neuron
-                sources[name.removesuffix("attn") + "scores"] = model.get_submodule(name.removesuffix(".attn"))
+            attention = model.get_submodule(name.rpartition(".")[0])
+            if name.endswith(".attn.attn") and not isinstance(attention, MaskAttention):
+                sources[name.removesuffix("attn") + "scores"] = attention  # scores are made just before this neuron
             sources[name.removesuffix(".neuron")] = module
     ordered: dict[str, nn.Module] = {}
-    for name, module in sources.items():
-        ordered[name] = module
-        if name.endswith(".mlp.out"):
-            block = name.removesuffix(".mlp.out")
-            ordered[block + ".residual"] = model.get_submodule(block)
-    return ordered
+    for i, block in enumerate(model.blocks):
+        ordered |= {name: module for name, module in sources.items() if name.startswith(("sps.", f"blocks.{i}."))}
+        ordered[f"blocks.{i}.residual"] = block
+    return ordered | sources
 
 
 class Recording:
@@ -126,7 +125,8 @@ class record:
         gradients: keep dL/dH of every neuron in the backward pass; ``.gradient`` returns it.
         samples: numbers of the samples of the batch to keep, in this order; None: all. B is then their number, in the
             logits too.
-        compact: keep spikes as bool, a quarter of the memory of float32; ``.spikes`` returns them in their own dtype.
+        compact: keep spikes in a byte each, a quarter of the memory of float32; ``.spikes`` returns them in their own
+            dtype.
 
     Raises:
         SpikformerError: not a Spikformer, an unknown layer (the line names the nearest), no samples, membranes that are
@@ -172,7 +172,7 @@ class record:
         if self.membranes:
             self._listen_to_membranes()
         self.attached.enter_context(eager(self.model))
-        self.attached.callback(self.model.blocks[-1].register_forward_hook(self._here(self._keep_logits)).remove)
+        self.attached.callback(self.model.head_in.register_forward_hook(self._here(self._keep_logits)).remove)
         for name, module in self.sources.items():
             if isinstance(module, SpikingSelfAttention):
                 listener = self._here(partial(self._keep_scores, name, module))
@@ -234,9 +234,10 @@ class record:
         if not isinstance(module, LIF):
             return
         record.membranes, record.v_threshold = self._potentials.pop(name, None), module.v_threshold
-        record.tau, record.beta = module.tau, float(module.beta.detach().clamp(0, 1))  # as Leaky clamps it
+        record.tau, record.beta, record.levels = module.tau, module.decay, module.levels
         if self.compact:
-            record.values, record.dtype = record.values.bool(), record.values.dtype
+            small = torch.bool if module.levels == 1 else torch.uint8
+            record.values, record.dtype = record.values.to(small), record.values.dtype
         record.watched = self.gradients
         if record.watched and inputs[0].requires_grad:
             inputs[0].register_hook(partial(self._keep_gradient, record, module.tau))

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageSequence
 
 from . import plot
 from .atomic import expand
-from .attention import SpikingSelfAttention
+from .attention import MaskAttention, SpikingSelfAttention
 from .energy import EnergyReport, energy
 from .errors import SpikformerError
 from .model import Spikformer
@@ -93,17 +93,22 @@ def _spiking(model: Spikformer) -> bool:
     return type(model.blocks[0].attn) is SpikingSelfAttention
 
 
+OF_SCORES = "attention", "attention_query", "attention_over_time", "multiplication_order"
+
+
 def _figures(
     subject: Subject, whole: Recording, first: Recording, report: EnergyReport
 ) -> Iterator[tuple[str, str, str, Figure]]:
     """File name, title, alternative text and figure, one after another."""
     model, picture = subject.model, subject.picture
     blocks = [f"blocks.{i}.attn" for i in range(len(model.blocks))]
-    early, late = first[f"{blocks[0]}.scores"], first[f"{blocks[-1]}.scores"]
     attn = first[f"{blocks[0]}.attn"]
     spikes = first[f"{blocks[0]}.q"] if _spiking(model) else attn
-    rows, columns = token_grid(late.values.shape[-1], picture)
-    middle = rows // 2 * columns + columns // 2
+    masks = isinstance(model.blocks[0].attn, MaskAttention)  # which make no scores to draw
+    if not masks:
+        early, late = first[f"{blocks[0]}.scores"], first[f"{blocks[-1]}.scores"]
+        rows, columns = token_grid(late.values.shape[-1], picture)
+        middle = rows // 2 * columns + columns // 2
     drawings: list[tuple[str, str, str, Callable[[], tuple[Figure, object]]]] = [
         (
             "logits",
@@ -197,6 +202,8 @@ def _figures(
         health = "Loss, accuracy, firing rates and learning rate over the epochs."
         drawings.append(("training", "Training health", health, lambda: plot.training(log)))
     for name, title, alt, draw in drawings:
+        if masks and name in OF_SCORES:
+            continue
         yield name, title, alt, draw()[0]
 
 

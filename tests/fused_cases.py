@@ -240,7 +240,7 @@ def test_a_residual_is_added_in_the_kernel_unless_somebody_looks(fused, monkeypa
     assert sum(given) == 1
 
 
-@pytest.mark.parametrize("options", [{"backend": "snntorch"}, {"learn_threshold": True}, {"learn_beta": True}])
+@pytest.mark.parametrize("options", [{"backend": "snntorch"}, {"neuron": "plif"}, {"neuron": "ilif"}])
 def test_other_neurons_take_the_plain_lines(fused, options):
     se.spikformer("digits-2-64", **options)(torch.rand(1, 1, 16, 16))
     assert not set(fused) & {"norm_lif", "ssa_lif"}

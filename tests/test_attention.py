@@ -47,33 +47,53 @@ SCORES = {  # of one head: q and k are [N, d]
 }
 
 
+def masked(kind: str, qkv: dict[str, Tensor], cut: slice) -> Tensor:
+    """One head of a mask, ``[T, B, N, d]``: what is counted, the neuron of threshold 0.5, what it masks."""
+    q, k, v = (None if x is None else x[..., cut] for x in (qkv["q"], qkv["k"], qkv["v"]))
+    counted = {"sdsa": lambda: (q * k).sum(2, True), "qk_token": lambda: q.sum(3, True)}
+    count = counted.get(kind, lambda: q.sum(2, True))()
+    return reference.lif(count, v_threshold=0.5)[0] * (k if v is None else v)
+
+
 def written_out(attention: SpikingSelfAttention, kind: str, x: Tensor) -> Tensor:
     """The layer in training mode, one matrix for Q, K and V each, head by head, step by step."""
-    qkv = {}
-    for i, name in enumerate("qkv"):
+    qkv = {"v": None}
+    for i, name in enumerate("qkv"[: attention.maps]):
         rows = slice(i * D, (i + 1) * D)
         y = x @ attention.qkv.weight[rows].T + attention.qkv.bias[rows]
         y = y.reshape(-1, D)
         mean, var = y.mean(0), y.var(0, unbiased=False)
         y = (y - mean) / (var + attention.bn.eps).sqrt() * attention.bn.weight[rows] + attention.bn.bias[rows]
         y = y.reshape(x.shape)
-        fires = kind == "ssa" or (name == "v" and kind != "vanilla")
+        fires = kind in ("ssa", *MASKS) or (name == "v" and kind != "vanilla")
         qkv[name] = reference.lif(y)[0] if fires else y
-    mixed = torch.zeros_like(x)
     d = D // HEADS
-    for t in range(T):
-        for b in range(B):
-            for head in range(HEADS):
-                cut = slice(head * d, (head + 1) * d)
-                q, k, v = (qkv[name][t, b, :, cut] for name in "qkv")
-                mixed[t, b, :, cut] = SCORES[kind](q, k) @ v
-    out = reference.lif(mixed, v_threshold=0.5)[0]
+    if kind in MASKS:
+        out = torch.cat([masked(kind, qkv, slice(head * d, (head + 1) * d)) for head in range(HEADS)], -1)
+    else:
+        mixed = torch.zeros_like(x)
+        for t in range(T):
+            for b in range(B):
+                for head in range(HEADS):
+                    cut = slice(head * d, (head + 1) * d)
+                    q, k, v = (qkv[name][t, b, :, cut] for name in "qkv")
+                    mixed[t, b, :, cut] = SCORES[kind](q, k) @ v
+        out = reference.lif(mixed, v_threshold=0.5)[0]
     out = normalised(attention.proj.bn, out @ attention.proj.linear.weight.T + attention.proj.linear.bias)
     return reference.lif(out.reshape(x.shape))[0]
 
 
+# The masks, of one head and one step. The code of SDSA masks Q by a sum over K and V; its Q is V here, and its K and V
+# are Q and K. As the three maps are learned, it is the same layer.
+MASKS = {
+    "sdsa": lambda q, k, v: ((q * k).sum(0, keepdim=True) > 0) * v,
+    "qk_token": lambda q, k, v: (q.sum(1, keepdim=True) > 0) * k,
+    "qk_channel": lambda q, k, v: (q.sum(0, keepdim=True) > 0) * k,
+}
+
+
 def test_every_variant_is_tested():
-    assert set(SCORES) == set(ATTENTION)
+    assert set(SCORES) | set(MASKS) == set(ATTENTION)
 
 
 @pytest.mark.parametrize("n", [7, 12])  # 12 tokens exceed d = 8: Q(K^TV)
@@ -81,7 +101,7 @@ def test_every_variant_is_tested():
 def test_equals_loops_over_heads(kind, n):
     attention, x = layer(kind), tokens(n)
     kept = {}
-    attention.attn.register_forward_hook(lambda module, inputs, output: kept.update(mixed=output))
+    attention.proj.register_forward_pre_hook(lambda module, inputs: kept.update(mixed=inputs[0]))
     out, expected = attention(x), written_out(attention, kind, x)
     assert 0.02 < kept["mixed"].mean() and 0.02 < expected.mean() < 0.98  # not silent, not saturated
     assert torch.equal(out, expected)
@@ -91,6 +111,49 @@ def test_equals_loops_over_heads(kind, n):
     actual = torch.autograd.grad((out * weights).sum(), parameters)
     for a, b in zip(actual, torch.autograd.grad((expected * weights).sum(), parameters), strict=True):
         assert b.abs().max() > 1e-3 and torch.allclose(a, b, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_mask_is_the_line_of_its_authors(kind):
+    """Bit by bit, one head and one step at a time: the gate is an OR, because one spike reaches 0.5."""
+    attention = layer(kind)
+    q, k, v = (spikes(T, B, HEADS, N, 8, rate=0.2).double() for _ in range(3))
+    found = attention.attend(q, k, v if attention.maps == 3 else k)
+    assert 0.01 < found.mean() < 0.3 and not torch.equal(found, v) and not torch.equal(found, k)
+    for t in range(T):
+        for b in range(B):
+            for head in range(HEADS):
+                expected = MASKS[kind](q[t, b, head], k[t, b, head], v[t, b, head])
+                assert torch.equal(found[t, b, head], expected)
+
+
+@pytest.mark.parametrize("kind, passes", [("ssa", True), ("sdsa", True), ("qk_channel", True), ("qk_token", False)])
+def test_token_qk_passes_nothing_between_tokens(kind, passes):
+    attention, x = layer(kind), tokens()
+    attention(x)  # its norms see a batch
+    attention.eval()
+    found = []
+    for changed in range(50):
+        torch.manual_seed(changed)
+        y = x.clone()
+        y[:, :, 2] = torch.randint(0, 4, (T, B, D), dtype=torch.float64)
+        found += (attention(x) != attention(y)).any(-1).any(0).any(0).nonzero().flatten().tolist()
+    assert 2 in found and (set(found) - {2} != set()) == passes
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("options", [dict(scale=0.25), dict(learn_scale=True)])
+def test_a_mask_has_no_scale(kind, options, one_line):
+    with pytest.raises(SpikformerError) as error:
+        layer(kind, **options)
+    one_line(error, "no product to scale", "leave out")
+    assert not hasattr(layer(kind), "scale")
+
+
+@pytest.mark.parametrize("kind, maps", [("ssa", 3), ("sdsa", 3), ("qk_token", 2), ("qk_channel", 2)])
+def test_parameters_of_each_kind(kind, maps):
+    """Q, K and, where there is one, V: a matrix, a bias and a norm each; then the projection."""
+    assert sum(p.numel() for p in layer(kind).parameters()) == (maps + 1) * (D * D + D + 2 * D)
 
 
 # (Q K^T) V = Q (K^T V)
@@ -149,7 +212,7 @@ def test_no_table_of_all_token_pairs_is_kept_when_it_need_not_be(kind):
     with torch.autograd.graph.saved_tensors_hooks(lambda x: shapes.append(tuple(x.shape)) or x, lambda x: x):
         attention(tokens(40))
     assert len(shapes) > 10
-    assert any(40 in shape[-1:] and 40 in shape[-2:-1] for shape in shapes) == ("softmax" in kind or kind == "vanilla")
+    assert any(40 in shape[-1:] and 40 in shape[-2:-1] for shape in shapes) == (kind in ("softmax", "vanilla"))
 
 
 def test_orders_give_the_same_layer(monkeypatch):

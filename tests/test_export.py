@@ -58,7 +58,8 @@ def onnx():
 @pytest.mark.parametrize(
     "options",
     [{"attention": name} for name in se.ATTENTION]
-    + [{"qk_pool": True, "learn_scale": True}, {"learn_beta": True, "learn_threshold": True, "tau": 3.0}, {}],
+    + [{"qk_pool": True, "learn_scale": True}, {"neuron": "plif", "tau": 3.0}, {"neuron": "if"}, {}]
+    + [{"residual": "membrane"}, {"residual": "membrane", "attention": "sdsa"}],
     ids=str,
 )
 @pytest.mark.parametrize("frames", [False, True], ids=["images", "frames"])
@@ -206,8 +207,8 @@ def test_the_simulator_is_short():
 @pytest.mark.parametrize("frames", [False, True], ids=["images", "frames"])
 @pytest.mark.parametrize("bits", BITS)
 def test_every_network_of_spikes_as_integers(tmp_path, bits, frames):
-    """Pooled Q and K, a learned scale and learned thresholds, a silent output; export itself compares the dump."""
-    model, inputs = small(frames, qk_pool=True, learn_scale=True, learn_threshold=True)
+    """Pooled Q and K, a learned scale, a silent output; export itself compares the dump."""
+    model, inputs = small(frames, qk_pool=True, learn_scale=True)
     model.blocks[0].attn.scale.data.fill_(0.3)
     model.blocks[0].mlp.out.bn.weight.data[0] = 0  # its weights are all zero
     made = se.export(model, tmp_path, "fixed", inputs, bits)
@@ -344,7 +345,11 @@ def test_options_that_a_format_cannot_say(tmp_path, one_line):
         one_line(excinfo, *words)
 
     refused(small(attention="softmax")[0], "fixed", "softmax", "ssa")
-    refused(small(learn_beta=True, tau=4.0)[0], "fixed", "tau must be 2", "sps.0")
+    refused(small(neuron="plif", tau=4.0)[0], "fixed", "tau must be 2", "sps.0")
+    refused(small(neuron="if")[0], "fixed", "tau must be 2", "sps.0")
+    refused(small(residual="membrane")[0], "fixed", "residual", "spike")
+    for format in ("onnx", "torch", "fixed"):
+        refused(small(neuron="ilif")[0], format, "ilif", "0 and 1")
     refused(small()[0], "js", "a run")
     refused(small()[0], "hub", "a run")
     refused(small()[0], "onnx", "inputs", inputs=None)

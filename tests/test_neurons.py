@@ -19,7 +19,7 @@ from torch import Tensor
 
 from spikformer_edu import LIF, Sigmoid, SpikformerError
 from spikformer_edu.kernels.lif import FusedLIF
-from spikformer_edu.neurons import _loop
+from spikformer_edu.neurons import IF, ILIF, NEURONS, PLIF, _loop, spiking
 
 BACKENDS = ("fused", "snntorch")
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "lif.json").read_text())
@@ -227,15 +227,15 @@ def test_in_half_precision_the_backends_agree_for_tau_2_alone(tau, dtype):
 @pytest.mark.parametrize("kind", CURRENTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_what_the_compiler_gets_is_snntorchs_loop_to_the_bit(kind, dtype):
-    neuron = LIF(tau=3.0, learn_beta=True, learn_threshold=True, backend="snntorch")
+    neuron = LIF(tau=3.0, backend="snntorch")
     current, weights = CURRENTS[kind]().to(dtype), torch.randn(6, 4000, dtype=dtype)
     found = []
-    for loop in (neuron.loop, lambda x: _loop(x, neuron.beta.clamp(0, 1), neuron.threshold, neuron.slope)):
+    for loop in (neuron.loop, lambda x: _loop(x, neuron.beta, neuron.threshold, neuron.slope)):
         x = current.clone().requires_grad_()
         spikes, membranes = loop(x)
         assert spikes.dtype == dtype and 0.05 < spikes.mean() < 0.95
-        gradients = torch.autograd.grad((spikes * weights).sum(), (x, neuron.beta, neuron.threshold))
-        found.append((spikes, torch.stack(membranes), *gradients))
+        (gradient,) = torch.autograd.grad((spikes * weights).sum(), x)
+        found.append((spikes, torch.stack(membranes), gradient))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
@@ -292,15 +292,15 @@ def test_memory_layout_does_not_matter(view, backend):
     assert torch.allclose(gradient, expected_gradient, rtol=0, atol=1e-15)
 
 
-def test_fused_runs_only_when_nothing_is_learned_or_recorded():
+def test_fused_runs_for_the_lif_and_the_if_alone():
     def saved(neuron: LIF) -> int:
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda x: x):
             neuron(torch.randn(4, 3, requires_grad=True))
         return len(kept)
 
-    assert saved(LIF()) == 1  # the membrane, nothing else
-    for plain in (LIF(learn_beta=True), LIF(learn_threshold=True), LIF(backend="snntorch")):
+    assert saved(LIF()) == saved(IF()) == 1  # the membrane, nothing else
+    for plain in (LIF(backend="snntorch"), IF(backend="snntorch"), PLIF(), ILIF()):
         assert saved(plain) > 1
 
 
@@ -390,10 +390,9 @@ def nervous_threads():
     sys.setswitchinterval(interval)
 
 
-@pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_threads_that_call_one_neuron_share_no_state(backend, learned, nervous_threads):
-    neuron = LIF(backend=backend, learn_beta=learned, learn_threshold=learned)
+@pytest.mark.parametrize("make", [LIF, lambda: LIF(backend="snntorch"), IF, PLIF, ILIF])
+def test_threads_that_call_one_neuron_share_no_state(make, nervous_threads):
+    neuron = make()
     currents = [3 * torch.rand(4, 5 + i) for i in range(4)]
     expected = [neuron(current) for current in currents]
     together = Barrier(4)
@@ -459,31 +458,125 @@ def test_copies_are_the_same_neuron(clone, backend):
 
 
 def test_checkpoints_hold_weights_only():
-    assert LIF().state_dict() == {}
-    assert set(LIF(learn_beta=True, learn_threshold=True).state_dict()) == {"beta", "threshold"}
+    assert LIF().state_dict() == IF().state_dict() == ILIF().state_dict() == {}
+    assert set(PLIF().state_dict()) == {"w"}
 
 
-def test_learned_beta_and_threshold_get_their_gradients():
-    current, weights = random_currents(5, 300), torch.randn(5, 300, dtype=torch.float64)
-    neuron = LIF(learn_beta=True, learn_threshold=True).double()
+# The other kinds, each against its paper's equations.
+
+
+def integrate_and_fire(current: Tensor, v_threshold: float) -> Tensor:
+    v, spikes = torch.zeros_like(current[0]), []
+    for x in current:
+        h = v + x
+        spikes.append(reference.Theta.apply(h - v_threshold))
+        v = h * (1 - spikes[-1].detach())
+    return torch.stack(spikes)
+
+
+def parametric(current: Tensor, a: Tensor, v_threshold: float) -> Tensor:
+    """1/tau = k(a) = 1 / (1 + exp(-a)), the same for all neurons."""
+    v, spikes, k = torch.zeros_like(current[0]), [], 1 / (1 + torch.exp(-a))
+    for x in current:
+        h = v + k * (-v + x)
+        spikes.append(reference.Theta.apply(h - v_threshold))
+        v = h * (1 - spikes[-1].detach())
+    return torch.stack(spikes)
+
+
+class Rounded(torch.autograd.Function):
+    """clip(round(x), 0, D), whose gradient is 1 where 0 <= x <= D."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, largest: int) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.largest = largest
+        return torch.tensor([float(min(max(round(v), 0), largest)) for v in x.flatten().tolist()]).to(x).view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return torch.where((x < 0) | (x > ctx.largest), torch.zeros_like(grad), grad), None
+
+
+def integers(current: Tensor, beta: float, largest: int) -> Tensor:
+    memory, spikes = torch.zeros_like(current[0]), []
+    for x in current:
+        u = memory + x
+        spikes.append(Rounded.apply(u, largest))
+        memory = beta * (u - spikes[-1].detach())
+    return torch.stack(spikes)
+
+
+def compare(neuron: LIF, formula, current: Tensor) -> tuple[Tensor, Tensor]:
+    """Spikes and gradients of a neuron in float64, which are those of a formula."""
+    weights, found = torch.randn_like(current), []
+    for way in (neuron.double(), formula):
+        x = current.clone().requires_grad_()
+        spikes = way(x)
+        found.append((spikes, *torch.autograd.grad((spikes * weights).sum(), x, retain_graph=True)))
+    (spikes, gradient), (expected, expected_gradient) = found
+    assert torch.equal(spikes, expected) and expected_gradient.abs().max() > 1e-2
+    assert torch.allclose(gradient, expected_gradient, rtol=0, atol=1e-12)
+    return spikes, weights
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("steps", [1, 6])
+def test_if_never_leaks(backend, steps):
+    current = random_currents(steps, 4000)
+    spikes, _ = compare(IF(0.75, backend=backend), lambda x: integrate_and_fire(x, 0.75), current)
+    assert 0.1 < spikes.mean() < 0.9
+    drops = torch.full((8, 1), 0.25)
+    assert IF(backend=backend)(drops).flatten().tolist() == [0, 0, 0, 1, 0, 0, 0, 1]  # ties, and exact sums
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+@pytest.mark.parametrize("tau", [1.5, 2.0, 3.0])
+def test_plif_learns_its_time_constant(tau, steps):
+    neuron, current = PLIF(tau), random_currents(steps, 4000)
+    a = torch.tensor(-math.log(tau - 1), dtype=torch.float64, requires_grad=True)
+    assert neuron.double().tau == pytest.approx(tau, rel=1e-6) and neuron.w.dim() == 0
+    neuron.w.data.copy_(a.detach())
+    spikes, weights = compare(neuron, lambda x: parametric(x, a, 1.0), current)
+    assert 0.05 < spikes.mean() < 0.9
     (neuron(current) * weights).sum().backward()
-
-    beta, threshold = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.5, 2.0))
-    u, s, loss = torch.zeros(300, dtype=torch.float64), torch.zeros(300, dtype=torch.float64), 0.0
-    for x, w in zip(current, weights, strict=True):
-        u = beta * u * (1 - s.detach()) + x
-        s = reference.Theta.apply((u - threshold) / 2)  # slope 4 on H is slope 2 on u
-        loss = loss + (s * w).sum()
-    loss.backward()
-    for actual, expected in ((neuron.beta.grad, beta.grad), (neuron.threshold.grad, threshold.grad)):
-        assert actual.abs() > 1e-3 and torch.allclose(actual, expected, rtol=1e-12)
+    (parametric(current, a, 1.0) * weights).sum().backward()
+    assert a.grad.abs() > 1e-2 and torch.allclose(neuron.w.grad, a.grad, rtol=1e-9)
 
 
-def test_learned_neuron_starts_as_the_fixed_one():
+def test_plif_starts_as_snntorchs_loop_and_says_what_it_learned():
     current, weights = random_currents(), torch.randn(6, 4000, dtype=torch.float64)
-    fixed = run(LIF().double(), current, weights)
-    learned = run(LIF(learn_beta=True, learn_threshold=True).double(), current, weights)
+    fixed = run(LIF(backend="snntorch").double(), current, weights)
+    learned = run(PLIF().double(), current, weights)
     assert torch.equal(fixed[0], learned[0]) and torch.allclose(fixed[1], learned[1], rtol=0, atol=1e-14)
+    neuron, kept = PLIF().double(), []
+    neuron.w.data.fill_(1.0)
+    neuron.on_membranes = kept.append
+    spikes = neuron(current)
+    assert neuron.tau == pytest.approx(1 + math.exp(-1)) and neuron.decay == pytest.approx(1 - 1 / neuron.tau)
+    assert neuron.v_threshold == 1.0 and torch.equal(spikes, (kept[0] / neuron.tau >= 1 - 1e-12).double())
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+@pytest.mark.parametrize("levels", [1, 2, 4])
+def test_ilif_gives_integers_and_keeps_the_rest(levels, steps):
+    current = 1.5 * random_currents(steps, 4000)
+    spikes, _ = compare(ILIF(tau=4 / 3, levels=levels), lambda x: integers(x, 0.25, levels), current)
+    assert set(spikes.unique().tolist()) == {float(i) for i in range(levels + 1)}
+
+
+def test_ilif_rounds_exactly_in_every_dtype():
+    """The rounded value is a number plus what it lacks: exact, or a spike of 2.9999998 would come out."""
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        current = torch.linspace(-2, 9, 20_001).to(dtype)
+        spikes = ILIF(levels=7)(current[None])[0]
+        assert spikes.dtype == dtype and torch.equal(spikes, current.clamp(0, 7).round())
+
+
+def test_a_kind_by_name():
+    assert {name: type(spiking(name)) for name in NEURONS} == {"lif": LIF, "plif": PLIF, "ilif": ILIF, "if": IF}
+    assert spiking("ilif", tau=4.0, levels=2).levels == 2 and spiking().tau == 2.0
 
 
 # Bad input.
@@ -500,6 +593,13 @@ def test_option_out_of_range(option, words, one_line):
     with pytest.raises(SpikformerError) as error:
         LIF(**option)
     one_line(error, *words)
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.5, math.inf, math.nan])
+def test_a_time_constant_that_is_learned_must_exceed_a_step(tau, one_line):
+    with pytest.raises(SpikformerError) as error:
+        PLIF(tau)
+    one_line(error, f"tau={tau}", "more than one")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

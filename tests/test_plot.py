@@ -139,6 +139,18 @@ class TestRaster:
         assert bars(ax) == [(0, 1), (0, 2)]
         assert "3 of 101 neurons" in ax.get_title("left")
 
+    def test_no_spike_gets_lost_where_a_row_is_lower_than_a_pixel(self):
+        fig, ax = plt.subplots(figsize=(3, 1.2))
+        for neuron in range(0, 400, 57):
+            ax.clear()
+            spikes = torch.zeros(1, 400)
+            spikes[0, neuron] = 1
+            plot.raster(spikes, neurons=400, ax=ax)
+            ax.set(title="", xlabel="", ylabel="", xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            fig.canvas.draw()
+            assert (np.asarray(fig.canvas.buffer_rgba())[..., 0] < 50).any(), neuron
+
     @pytest.mark.parametrize("shape", [(1,), (1, 1), (4,), (100, 7)])
     def test_any_T_and_silence(self, shape):
         _, ax = plot.raster(torch.zeros(shape))
@@ -172,23 +184,37 @@ class TestRaster:
 
 
 class TestMembrane:
-    def test_the_line_charges_then_falls_to_zero_after_a_spike(self):
+    def test_the_line_starts_at_zero_jumps_to_H_and_falls_to_zero_after_a_spike(self):
         h = torch.tensor([0.5, 1.25, 0.75, 1.0])  # the last one is a tie: >= fires
         _, ax = plot.membrane(h)
         line = ax.lines[1]
         assert line.get_color() == style.MEMBRANE
-        assert line.get_xdata().tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-        assert line.get_ydata().tolist() == [0.5, 0.5, 1.25, 0, 0.75, 0.75, 1.0, 0]
+        assert line.get_xdata().tolist() == [-0.5, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3.5]
+        assert line.get_ydata().tolist() == [0, 0, 0.5, 0.5, 0.5, 1.25, 0, 0, 0.75, 0.75, 0.75, 1.0, 0, 0]
+        assert ax.lines[2].get_xdata().tolist() == [0, 1, 2, 3] and ax.lines[2].get_ydata().tolist() == h.tolist()
         assert ax.lines[0].get_ydata()[0] == 1.0  # threshold
         assert [s[0, 0] for s in ax.collections[0].get_segments()] == [1, 3]  # spikes
         assert ax.get_title("left") == "T = 4"
+
+    def test_the_line_passes_the_threshold_only_at_a_step_with_a_spike(self):
+        torch.manual_seed(0)
+        h, spikes = run_neuron(3 * torch.rand(200))
+        _, ax = plot.membrane(h, spikes)
+        x, y = ax.lines[1].get_data()
+        passed = x[1:][(y[:-1] < 1) != (y[1:] < 1)]
+        assert set(passed.tolist()) == set(torch.nonzero(spikes).flatten().tolist())
+
+    def test_a_soft_reset_keeps_what_is_above_the_threshold(self):
+        h = torch.tensor([0.5, 1.25, 0.5])
+        _, ax = plot.membrane(h, reset="subtract")
+        assert ax.lines[1].get_ydata().tolist() == [0, 0, 0.5, 0.5, 0.5, 1.25, 0.25, 0.25, 0.5, 0.5, 0.5]
 
     def test_a_record_brings_its_threshold_and_spikes(self, rec):
         record = rec["blocks.0.attn.attn"]
         _, ax = plot.membrane(record, neuron=(1, 5, 3), sample=1)
         h = record.membrane[:, 1, 1, 5, 3].numpy()
         assert ax.lines[0].get_ydata()[0] == 0.5
-        np.testing.assert_array_equal(ax.lines[1].get_ydata()[::2], h)
+        np.testing.assert_array_equal(ax.lines[2].get_ydata(), h)
         fired = torch.nonzero(record.spikes[:, 1, 1, 5, 3]).flatten().tolist()
         assert [s[0, 0] for s in ax.collections[0].get_segments()] == fired
         assert "blocks.0.attn.attn, T = 4, neuron 1, 5, 3" == ax.get_title("left")
@@ -213,6 +239,7 @@ class TestMembrane:
             (torch.zeros(3, 4), {"neuron": 4}, "4 neurons"),
             (torch.zeros(3, 4, 5), {"neuron": (1, 9)}, "[4, 5]"),
             (torch.zeros(3, 4), {"neuron": "first"}, "neuron=first"),
+            (torch.zeros(3), {"reset": "soft"}, "subtract"),
         ],
     )
     def test_bad_input_is_one_line(self, h, options, said, one_line):
@@ -224,6 +251,49 @@ class TestMembrane:
         record = LayerRecord("sps.0", "spikes", torch.zeros(2, 1, 3), None, 1.0)
         with pytest.raises(se.SpikformerError, match="membranes=True"):
             plot.membrane(record)
+
+
+class TestMembranes:
+    def test_a_row_for_each_neuron_and_a_bar_for_each_spike(self):
+        h = torch.tensor([[0.25, -0.5, 1.0], [0.5, 0.75, 1.5]])  # [T, neurons]; the 1.0 is a tie, and fires
+        fig, ax = plot.membranes(h, title="three neurons")
+        assert ax.images[0].get_array().tolist() == h.T.tolist()
+        assert ax.images[0].get_clim() == (-0.5, 1.5)
+        assert bars(ax) == [(0, 2), (1, 2)]
+        assert ax.get_xlabel() == "time step t" and ax.get_title("left") == "three neurons, T = 2"
+        bar = fig.axes[1]
+        assert bar.get_ylabel() == "membrane potential H" and bar.lines[-1].get_ydata()[0] == 1
+
+    def test_the_rows_are_those_of_the_raster(self, rec):
+        record = rec["blocks.0.attn.attn"]
+        _, raster = plot.raster(record, sample=1, neurons=20)
+        fig, ax = plot.membranes(record, sample=1, neurons=20)
+        assert bars(ax) == bars(raster) and ax.get_title("left") == raster.get_title("left")
+        assert [t.get_text() for t in ax.get_yticklabels()] == [t.get_text() for t in raster.get_yticklabels()]
+        assert fig.axes[1].lines[-1].get_ydata()[0] == 0.5  # this layer's threshold
+
+    def test_a_very_low_potential_does_not_take_the_color_scale(self):
+        _, ax = plot.membranes(torch.tensor([[-50.0, 0.5]]))
+        assert ax.images[0].get_clim() == (-1, 1)
+
+    @pytest.mark.parametrize("shape", [(1,), (1, 1), (4,), (100, 7)])
+    def test_any_T_and_silence(self, shape):
+        _, ax = plot.membranes(torch.zeros(shape))
+        assert bars(ax) == [] and ax.images[0].get_clim() == (0, 1)
+
+    @pytest.mark.parametrize(
+        ("h", "options", "said"),
+        [
+            (torch.tensor([0.0, torch.nan]), {}, "NaN"),
+            (torch.zeros(3, 4), {"spikes": torch.zeros(3, 5)}, "[3, 5]"),
+            (torch.zeros(3, 4), {"neurons": 0}, "at least one"),
+        ],
+    )
+    def test_bad_input_is_one_line(self, h, options, said, one_line):
+        with pytest.raises(se.SpikformerError) as error:
+            plot.membranes(h, **options)
+        one_line(error, said)
+        assert not plt.get_fignums(), "a figure was left open"
 
 
 class TestFiringRates:
@@ -290,6 +360,18 @@ class TestAttention:
                 assert shown.get_clim() == pytest.approx((float(limits.min()), float(limits.max()) or 1))
         assert "T = 4" in label_of(fig)
 
+    def test_the_image_is_outlined_and_the_maps_colors_stay(self):
+        image = torch.zeros(1, 8, 8)
+        image[0, 2:6, 2:6] = 1  # tokens 5, 6, 9 and 10 of 4 x 4
+        _, ax = plot.attention(torch.rand(16, 16), image)
+        assert len(ax.images) == 1  # nothing is laid over the map but lines
+        lines = np.concatenate([path.vertices for c in ax.collections for path in c.get_paths()])
+        assert lines.min() == pytest.approx(0.5, abs=0.26) and lines.max() == pytest.approx(2.5, abs=0.26)
+        _, ax = plot.attention(torch.rand(16, 16), torch.zeros(1, 8, 8))
+        assert not ax.collections  # an even image has no outlines
+        _, ax = plot.attention(torch.rand(16, 16), torch.rand(3, 8, 8))
+        assert len(ax.images) == 1 and not ax.collections  # a photograph stands beside the map only
+
     @pytest.mark.parametrize(
         ("scores", "options", "said"),
         [
@@ -314,12 +396,47 @@ class TestAttention:
             plot.attention(rec["blocks.0.attn.q"])
 
 
+class TestAttentionMatrix:
+    def test_rows_are_queries_and_the_numbers_are_written(self):
+        counts = torch.tensor([[0.0, 3.0], [0.25, 0.0]])
+        fig, (ax, other) = plot.attention_matrix(
+            {"counts": counts, "even": torch.full((2, 2), 0.5)}, names=["a", "b"], label=["count", "weight"]
+        )
+        np.testing.assert_array_equal(ax.images[0].get_array(), counts)
+        assert ax.images[0].get_clim() == (0, 3) and other.images[0].get_clim() == (0, 0.5)
+        assert [t.get_text() for t in ax.texts] == ["0", "3", "0.25", "0"]
+        assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title("left")) == ("key", "query", "counts")
+        assert [t.get_text() for t in ax.get_xticklabels()] == ["a", "b"]
+        assert [a.get_ylabel() for a in fig.axes[2:]] == ["count", "weight"]
+
+    def test_a_large_map_has_no_numbers(self):
+        _, (ax,) = plot.attention_matrix({"zeros": torch.zeros(64, 64)})
+        assert not ax.texts and ax.images[0].get_clim() == (0, 1)
+
+    @pytest.mark.parametrize(
+        ("given", "options", "said"),
+        [
+            ({}, {}, "at least one map"),
+            ({"a": torch.zeros(4, 5)}, {}, "[4, 5]"),
+            ({"a": torch.zeros(4, 4), "b": torch.zeros(5, 5)}, {}, "[5, 5]"),
+            ({"a": torch.zeros(4)}, {}, "[4]"),
+            ({"a": torch.zeros(2, 2)}, {"names": ["x"]}, "1 names for 2"),
+            ({"a": torch.zeros(2, 2)}, {"label": ["x", "y"]}, "2 labels for 1"),
+            ({"a": torch.full((2, 2), torch.nan)}, {}, "NaN"),
+        ],
+    )
+    def test_bad_input_is_one_line(self, given, options, said, one_line):
+        with pytest.raises(se.SpikformerError) as error:
+            plot.attention_matrix(given, **options)
+        one_line(error, said)
+
+
 class TestNeuron:
     def test_the_written_out_trace(self):
         fig, (current, middle, below, curve) = plot.neuron(torch.tensor([1.0, 2.0, 0.0, 2.0]))
         assert [bar.get_height() for bar in current.patches] == [1, 2, 0, 2]
         h = [0.5, 1.25, 0.0, 1.0]  # the last one is a tie, and fires
-        assert middle.lines[1].get_ydata()[::2].tolist() == h
+        assert middle.lines[2].get_ydata().tolist() == h
         assert [s[0, 0] for s in middle.collections[0].get_segments()] == [1, 3]
         expected = [4 * (s := 1 / (1 + np.exp(-4 * (x - 1)))) * (1 - s) for x in h]
         assert [bar.get_height() for bar in below.patches] == pytest.approx(expected)
@@ -335,13 +452,13 @@ class TestNeuron:
         _, (ax, *_) = plot.neuron(record, neuron=2)
         np.testing.assert_allclose([bar.get_height() for bar in ax.patches], current[:, 2], atol=1e-6)
 
-    @pytest.mark.parametrize("options", [dict(tau=1.25), dict(tau=4.0, learn_beta=True)], ids=str)
+    @pytest.mark.parametrize("options", [dict(tau=1.25), dict(tau=4.0, neuron="plif"), dict(neuron="if")], ids=str)
     def test_a_record_brings_its_tau_and_its_learned_decay(self, options):
         torch.manual_seed(0)
         model = se.spikformer("digits-2-64", dim=16, heads=2, depth=1, **options)
         layer, seen = model.sps[2].neuron, []
-        if options.get("learn_beta"):
-            layer.beta.data.fill_(0.3)
+        if options.get("neuron") == "plif":
+            layer.w.data.fill_(0.3)
         layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
         with torch.no_grad(), se.record(model, membranes=True) as recording:
             model(4 * torch.randn(1, 1, 32, 32))
@@ -351,7 +468,13 @@ class TestNeuron:
     @pytest.mark.parametrize("current", [torch.zeros(1), torch.zeros(5), torch.full((3,), 9.0), -torch.ones(2)])
     def test_degenerate_currents(self, current):
         _, (_, middle, *_) = plot.neuron(current)
-        assert len(middle.lines[1].get_xdata()) == 2 * len(current)
+        assert len(middle.lines[2].get_xdata()) == len(current)
+
+    def test_without_the_surrogate_there_are_two_panels(self):
+        fig, (current, middle) = plot.neuron(torch.tensor([1.0, 2.0, 0.0]), tau=4, threshold=0.5, surrogate=False)
+        assert len(fig.axes) == 2 and [bar.get_height() for bar in current.patches] == [1, 2, 0]
+        assert middle.lines[2].get_ydata().tolist() == [0.25, 0.6875, 0.0]  # fires at t = 1
+        assert middle.get_xlabel() == "time step t" and "spikes" in [text.get_text() for text in middle.texts]
 
     def test_the_animation_draws_one_step_more_each_frame(self, tmp_path):
         movie = plot.neuron_animation(torch.tensor([1.0, 2.0, 0.5]), interval=100)
@@ -477,8 +600,9 @@ class TestSSA:
         assert counts[1].tolist() == [0, 0, 3, 1] and counts.sum() == 4
         assert axes["and"].images[0].get_array()[2].tolist() == [0, 0, 3, 3, 3, 0, 0, 0]
         assert "popcount of the AND: 3" in axes["and"].get_title("left")
-        assert axes["x"].images[0].get_array()[1, 6] == 0.5  # (3 + 1) * 0.125
-        h = axes["membrane"].lines[1].get_ydata()[::2].tolist()
+        assert axes["sums"].images[0].get_array()[1, 6] == 4  # 3 + 1
+        assert "current: 4 x 0.125 = 0.5" in axes["sums"].get_title("left")
+        h = axes["membrane"].lines[2].get_ydata().tolist()
         assert h == [0.25, 0.375]
         assert "no spike" in axes["membrane"].get_title("left")
         for name, color in (("q", style.Q), ("k", style.K), ("v", style.V)):
@@ -496,19 +620,17 @@ class TestSSA:
             dict(),
             dict(qk_pool=True),
             dict(tau=1.2),
-            dict(learn_beta=True),
+            dict(neuron="plif"),
+            dict(neuron="if"),
             dict(scale=0.25),
-            dict(learn_threshold=True),
         ],
         ids=str,
     )
     def test_the_spikes_are_those_of_the_model(self, options):
         torch.manual_seed(0)
         model = se.spikformer("digits-2-64", dim=16, heads=2, depth=2, **options)
-        if options.get("learn_beta"):
-            model.blocks[1].attn.attn.beta.data.fill_(0.3)
-        if options.get("learn_threshold"):
-            model.blocks[1].attn.attn.threshold.data.fill_(0.7)
+        if options.get("neuron") == "plif":
+            model.blocks[1].attn.attn.w.data.fill_(0.3)
         with torch.no_grad(), se.record(model, membranes=True) as rec:
             model(4 * torch.randn(2, 1, 32, 32))
         product = product_of(rec, None, None, None, None, 1, 0, 1)

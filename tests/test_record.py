@@ -378,13 +378,14 @@ def test_gradients_are_those_of_the_equations(model, frames):
 
 
 def test_a_record_says_which_neuron_and_which_scores(frames):
-    config = SpikformerConfig(dim=32, depth=1, heads=4, tau=1.25, learn_beta=True, learn_scale=True, qk_pool=True)
+    config = SpikformerConfig(dim=32, depth=1, heads=4, tau=1.25, neuron="plif", learn_scale=True, qk_pool=True)
     model = Spikformer(config).double()
-    model.blocks[0].attn.v.beta.data.fill_(1.5)  # snnTorch clamps it to [0, 1]
+    model.blocks[0].attn.v.w.data.fill_(0.0)  # 1/tau = 1/2
     with se.record(model) as rec:
         model(frames)
     for layer in rec.layers("spikes"):
-        assert layer.tau == 1.25 and layer.beta == pytest.approx(1.0 if layer.name.endswith(".v") else 0.2)
+        tau = 2 if layer.name.endswith(".v") else 1.25
+        assert (layer.tau, layer.beta, layer.levels) == pytest.approx((tau, 1 - 1 / tau, 1))
     scores = rec["blocks.0.attn.scores"]
     assert (scores.scale, scores.pooled, scores.tau, scores.beta) == (0.125, True, None, None)
     with se.record(plain := Spikformer(CONFIG)) as rec:

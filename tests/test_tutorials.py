@@ -1,16 +1,18 @@
 """What nbval cannot see: that notebooks and scripts are in step, that every chapter keeps to the template, that figures
-have words, that links lead somewhere, and that exercises fail before and pass after their solution is pasted in.
+have words, that links lead somewhere, and that exercises reject wrong answers and accept the solution.
 
 The outputs themselves are compared by nbval (``make notebooks-test``).
 """
 
 import base64
+import functools
 import json
 import re
 import shutil
 import sys
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
@@ -19,16 +21,40 @@ import spikformer_edu as se
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "tutorials"
+WRONG_ANSWERS = ROOT / "tests" / "wrong_answers"
 sys.path.insert(0, str(TUTORIALS))
 import build  # noqa: E402
 
 CHAPTERS = sorted(TUTORIALS.glob("[0-9]*.ipynb"))
 SOLUTIONS = sorted((TUTORIALS / "solutions").glob("[0-9]*.ipynb"))
+COLUMNS = 84  # of a line of code that the site shows whole
+QUESTION = "**Predict before you run.**"
+LONG_PLOT = 25  # lines of a cell that draws, from which on its source is folded
 SECTIONS = ["What you will learn", "The key figure", "Shapes and values", "Pitfalls", "Exercises", "Recap"]
+
+
+# Chapters that break one of these rules today: folds of predictions and of plotting code, map of the network, columns
+# of code, wrong answers. A chapter leaves the set when it keeps to all of them.
+NOT_YET = {chapter.stem for chapter in CHAPTERS}
 
 
 def by_name(notebooks):
     return pytest.mark.parametrize("path", notebooks, ids=[str(n.relative_to(TUTORIALS)) for n in notebooks])
+
+
+def may_wait(rule):
+    """A test of a chapter whose failure is expected while the chapter is in NOT_YET."""
+
+    @functools.wraps(rule)
+    def checked(path):
+        try:
+            rule(path)
+        except AssertionError as broken:
+            if path.stem in NOT_YET:
+                pytest.xfail(str(broken).split("\n")[0])
+            raise
+
+    return checked
 
 
 def load(path: Path):
@@ -80,8 +106,8 @@ def test_every_script_has_its_notebook_and_no_notebook_is_without():
 @by_name(CHAPTERS + SOLUTIONS)
 def test_notebook_and_script_are_in_step(path):
     script = build.SOURCES / path.relative_to(TUTORIALS).with_suffix(".py")
-    of = [(c.cell_type, c.source, tags(c), c.id) for c in load(path).cells]
-    assert of == [(c.cell_type, c.source, tags(c), c.id) for c in build.read(script).cells]
+    of = [(c.cell_type, c.source, c.metadata, c.id) for c in load(path).cells]
+    assert of == [(c.cell_type, c.source, c.metadata, c.id) for c in build.read(script).cells]
 
 
 @by_name(CHAPTERS + SOLUTIONS)
@@ -94,7 +120,9 @@ def test_notebook_was_run_whole_and_cleanly(path):
             assert output.output_type != "error" and output.get("name") != "stderr", text_of([output])
         assert not re.search("NBVAL|nbval-(skip|raises)", cell.source + " ".join(tags(cell))), cell.source
         assert "Traceback" not in text_of(cell.outputs)
-        if "nbval-ignore-output" in tags(cell):
+        if "widget" in tags(cell):
+            assert "nbval-ignore-output" in tags(cell) and text_of(cell.outputs) in ("", build.WIDGET_TEXT)
+        elif "nbval-ignore-output" in tags(cell):
             assert "assert" in cell.source, "outputs that are not compared need an assertion:\n" + cell.source
     assert any(re.search(r"^\s*(assert |torch\.testing\.assert)", c.source, re.M) for c in cells)
     assert path.stat().st_size < 1_000_000
@@ -115,11 +143,47 @@ def test_chapter_keeps_to_the_template(path):
     assert re.match(rf"# {path.name[:2]} · .+\n\n\*Run time \d+ s", notebook.cells[0].source)
     sections = [s for s in re.findall(r"^## (.+)$", text, re.M) if s in SECTIONS]
     assert sections == SECTIONS
-    assert "**Predict before you run.**" in text and "<details><summary>Answer</summary>" in text
+    assert 1 <= text.count(QUESTION) <= text.count("<details><summary>Answer</summary>")
     assert text.count("<details>") == text.count("</details>")
     figures = [o for c in code(notebook) for o in c.outputs if "image/png" in o.get("data", {})]
     assert figures, "a chapter without a figure"
     assert f"solutions/{path.name}" in text
+
+
+@by_name(CHAPTERS)
+@may_wait
+def test_output_that_answers_a_prediction_is_folded(path):
+    """Notebook: by the cell's metadata. Site: by docs/hooks.py."""
+    cells = load(path).cells
+    for cell, following in zip(cells, cells[1:] + cells[:1], strict=True):
+        asks = cell.cell_type == "markdown" and QUESTION in cell.source
+        assert asks == ("predict" in tags(following)), f"{cell.source[-80:]!r} before {following.source[:80]!r}"
+        if asks:
+            assert following.outputs and following.metadata["jupyter"]["outputs_hidden"], following.source
+            assert text_of(following.outputs).startswith(build.PREDICT_LINE)
+
+
+@by_name(CHAPTERS)
+@may_wait
+def test_long_plotting_code_is_folded(path):
+    for cell in code(load(path)):
+        if re.search(r"subplots|plt\.figure", cell.source) and cell.source.count("\n") >= LONG_PLOT:
+            assert "fold" in tags(cell) and cell.metadata["jupyter"]["source_hidden"], cell.source[:200]
+
+
+@by_name(CHAPTERS)
+@may_wait
+def test_opening_shows_the_map_of_the_network(path):
+    shown = re.findall(r"!\[(.+)\]\(\.\./docs/images/network_map/(.+?)\)", load(path).cells[0].source)
+    assert [file for _, file in shown] == [f"{path.stem[:2]}.svg"], f"network_map/{path.stem[:2]}.svg is not shown"
+    assert len(shown[0][0].split()) >= 8
+
+
+@by_name(CHAPTERS + SOLUTIONS)
+@may_wait
+def test_code_fits_the_columns_that_the_site_shows(path):
+    long = [line for cell in code(load(path)) for line in cell.source.split("\n") if len(line) > COLUMNS]
+    assert not long, f"{len(long)} lines have more than {COLUMNS} columns: {long[0].strip()}"
 
 
 @by_name(CHAPTERS + SOLUTIONS)
@@ -175,17 +239,89 @@ def test_exercises_are_open_in_the_chapter_and_right_in_the_solutions(path):
                 assert text_of(cell.outputs).strip().startswith(f"Exercise {number}: {verdict}"), text_of(cell.outputs)
 
 
+# Names of the notebook as they are before an answer, and the same again after it.
+KEEP = """import builtins as _b
+_b.kept = {n: v for n, v in globals().items() if not n.startswith("_") and n not in ("In", "Out")}
+_b.kept_state = torch.get_rng_state(), dict(se.ATTENTION)"""
+RESTORE = """for _n in [n for n in globals() if not n.startswith("_") and n not in ("In", "Out")]:
+    if _n not in _b.kept:
+        del globals()[_n]
+globals().update(_b.kept)
+torch.set_rng_state(_b.kept_state[0])
+se.ATTENTION.clear()
+se.ATTENTION.update(_b.kept_state[1])"""
+
+
+def wrong_answers(path: Path) -> dict[str, list[str]]:
+    """Exercise -> its wrong answers, from ``wrong_answers/<chapter>.py``."""
+    found: dict[str, list[str]] = {}
+    file = WRONG_ANSWERS / path.with_suffix(".py").name
+    if file.exists():
+        for cell in code(jupytext.read(file, fmt="py:percent")):
+            (exercise,) = tags(cell)
+            found.setdefault(exercise, []).append(cell.source)
+    return found
+
+
+@by_name(CHAPTERS)
+@may_wait
+def test_every_exercise_has_three_wrong_answers(path):
+    wrong = wrong_answers(path)
+    assert list(wrong) == list(tagged(load(path), "exercise")), f"wrong answers of {list(wrong)} only"
+    for exercise, answers in wrong.items():
+        assert len(set(answers)) >= 3, f"{exercise} has {len(answers)} wrong answers"
+        for answer in answers:
+            assert re.match(r"# \w+.* \w+", answer), f"{exercise}: say what the mistake is:\n{answer}"
+
+
 @pytest.mark.slow
 @by_name(CHAPTERS)
-def test_solutions_pasted_into_the_chapter_pass(path):
+def test_wrong_answers_are_rejected_and_solutions_are_right(path):
+    """One run of the chapter; in the place of each exercise its wrong answers and then its solution, each checked."""
+    answers, wrong = tagged(load(TUTORIALS / "solutions" / path.name), "exercise"), wrong_answers(path)
     notebook = build.read(build.SOURCES / path.with_suffix(".py").name)
-    answers = tagged(load(TUTORIALS / "solutions" / path.name), "exercise")
+    checks = tagged(notebook, "check")
+    cells, tried = [], []
     for cell in notebook.cells:
-        for tag in tags(cell):
-            cell.source = answers.get(tag, cell.source)
+        (exercise,) = [tag for tag in tags(cell) if tag in answers] or [""]
+        if exercise:
+            check = checks[exercise.replace("exercise", "check")]
+            for answer in wrong.get(exercise, []):
+                cells += [nbformat.v4.new_code_cell(source) for source in (KEEP, answer, check, RESTORE)]
+                tried.append((exercise, answer, cells[-2]))
+            cell.source = answers[exercise]
+        cells.append(cell)
+    notebook.cells = cells
     build.run(notebook, TUTORIALS)
+    for exercise, answer, cell in tried:
+        verdict = text_of(cell.outputs).strip()
+        reason = verdict.partition("not yet - ")[2]
+        assert len(reason.split()) >= 4, f"{exercise}: {verdict!r} is said of\n{answer}"
+        assert not re.match(r"\w+(Error|Exception): ", reason), f"{exercise}: {verdict!r} does not help with\n{answer}"
     verdicts = [text_of(c.outputs) for c in code(notebook) if any(t.startswith("check-") for t in tags(c))]
     assert len(verdicts) == len(answers) and all(v.strip().endswith(": right") for v in verdicts), verdicts
+
+
+@pytest.mark.slow
+def test_controls_are_built_to_the_same_bytes_and_draw_nothing(tmp_path):
+    """ipywidgets give their models random ids."""
+    pytest.importorskip("ipywidgets", reason="ipywidgets is not installed")
+    script = tmp_path / "controls.py"
+    script.write_text(
+        '# %% tags=["widget", "nbval-ignore-output"]\nfrom ipywidgets import interact\n\n'
+        "import matplotlib.pyplot as plt\n\n\ndef draw(tau=2.0):\n    plt.plot([0, tau])\n    plt.show()\n\n\n"
+        "interact(draw, tau=(1.0, 8.0));\n"
+    )
+    once, twice = (build.run(build.read(script), tmp_path) for _ in range(2))
+    assert nbformat.writes(once) == nbformat.writes(twice)
+    assert [text_of([output]) for output in once.cells[0].outputs] == [build.WIDGET_TEXT]
+
+
+def test_the_site_knows_the_lines_that_building_adds():
+    hooks = (ROOT / "docs" / "hooks.py").read_text()
+    assert build.WIDGET_TEXT in hooks and build.PREDICT_LINE.strip() in hooks
+    regex = re.search(r"^regex: (.*Predict.*)$", (ROOT / "tests" / "nbval.cfg").read_text(), re.M)[1]
+    assert re.sub(regex, r"\1", build.PREDICT_LINE + "3 of 4\n") == "3 of 4\n"
 
 
 @pytest.mark.slow

@@ -2,6 +2,17 @@
 
 A script is a notebook in jupytext's percent format. Building runs it and writes the notebook with its outputs. The same
 script gives the same bytes on the same machine: cell ids are numbered, and nothing of the clock or the kernel is kept.
+
+Tags of a cell in the script, and what the notebook makes of them:
+
+- ``setup``: the first code cell.
+- ``predict``: answers the question "Predict before you run". Its output is collapsed until the reader runs the cell or
+  opens the output.
+- ``fold``: code that is not the lesson, such as plotting. Its source is collapsed.
+- ``widget``: controls of ipywidgets. The notebook holds a line of text in their place; a static figure stands before
+  them. Its outputs are not compared (``nbval-ignore-output`` beside it).
+- ``exercise-1``, ``check-1``, ...: the place for an answer, and its check.
+
 ``--time`` also writes how long each chapter took, for its header, to ``results/run_times.json``.
 """
 
@@ -26,6 +37,14 @@ METADATA = {
     },
     "language_info": {"name": "python"},
 }
+COLLAPSED = {
+    "predict": "outputs_hidden",
+    "fold": "source_hidden",
+}  # tag -> what Jupyter calls it
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# JupyterLab shows the first line of a collapsed output: this one, not the answer. tests/nbval.cfg and docs/hooks.py drop it.
+PREDICT_LINE = "Predict first. Then run the cell, or open this output.\n"
+WIDGET_TEXT = "[controls: run this cell to use them]"
 
 
 def scripts() -> list[Path]:
@@ -48,6 +67,13 @@ def read(script: Path) -> nbformat.NotebookNode:
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
         cell.metadata.pop("lines_to_next_cell", None)
+        hidden = {
+            name: True
+            for tag, name in COLLAPSED.items()
+            if tag in cell.metadata.get("tags", [])
+        }
+        if hidden:
+            cell.metadata["jupyter"] = hidden
     return notebook
 
 
@@ -67,8 +93,17 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = joined(cell.outputs)
+            cell.outputs = [
+                without_widget(output) for output in joined(cell.outputs)
+            ]
     return notebook
+
+
+def without_widget(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The output as a reader without a kernel can see it: a widget's view names a random id of a running kernel."""
+    if WIDGET in output.get("data", {}):
+        output.data = nbformat.from_dict({"text/plain": WIDGET_TEXT})
+    return output
 
 
 def joined(outputs: list) -> list:

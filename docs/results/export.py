@@ -32,9 +32,9 @@ from spikformer_edu.provenance import provenance
 from spikformer_edu.training.evaluation import splits_for
 
 FILE = Path(__file__).parent / "export.json"
-TRAINED = {"digits-2-64": 100, "cifar10-2-128": 100, "cifar10-4-384": 10}  # test images that are checked
+TRAINED = {"digits-2-64": 100, "cifar10-2-128": 100, "cifar10-4-384": 100}  # test images that are checked
 RANDOM = 2
-SCORED = {"digits-2-64": 359, "cifar10-2-128": 1000}
+SCORED = {"digits-2-64": 359, "cifar10-2-128": 1000, "cifar10-4-384": 1000}
 FLOAT64 = 2  # images
 
 

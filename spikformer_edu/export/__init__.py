@@ -108,6 +108,8 @@ def export(
     else:
         network = run
     check_network(network)
+    if network.config.neuron == "ilif":
+        raise SpikformerError(f"format {format} has neurons of 0 and 1 alone, and the network's neuron is 'ilif'")
     network = copy.deepcopy(network).cpu().float().eval()
     if inputs is None:
         raise SpikformerError(

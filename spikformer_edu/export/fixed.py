@@ -83,8 +83,10 @@ class Integer(nn.Module):
         config = model.config
         if config.attention != "ssa":
             raise SpikformerError(
-                f"attention={config.attention!r} does not work on spikes alone: fixed needs attention='ssa'"
+                f"attention={config.attention!r}: fixed has spiking self-attention only, so it needs attention='ssa'"
             )
+        if config.residual != "spike":
+            raise SpikformerError("residual='membrane' adds real numbers: fixed needs residual='spike'")
         self.network = fold(model)
         self.arrays: dict[str, Any] = {}
         self.largest, self.room = 2 ** (bits - 1) - 1, BITS[bits] - 2

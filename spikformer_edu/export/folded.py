@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attention import SpikingLinear, SpikingSelfAttention
+from ..attention import MaskAttention, SpikingLinear, SpikingSelfAttention
 from ..model import Spikformer, SpikingConv
-from ..neurons import LIF
+from ..neurons import LIF, PLIF
 
 
 def folded(weight: Tensor, bias: Tensor | None, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
@@ -76,14 +76,16 @@ def fold(model: Spikformer) -> Spikformer:
             layer.linear = layer_of(*folded(module.linear.weight, module.linear.bias, module.bn))
         elif isinstance(module, SpikingSelfAttention):
             layer.qkv = layer_of(*folded(module.qkv.weight, module.qkv.bias, module.bn))
-            scale = float(module.scale)
-            del module.scale  # it may be a parameter
-            module.scale = scale
+            if not isinstance(module, MaskAttention):
+                scale = float(module.scale)
+                del module.scale  # it may be a parameter
+                module.scale = scale
         if hasattr(module, "bn"):
             layer.bn = nn.Identity()
         for name, child in list(module.named_children()):
             if isinstance(child, LIF):
-                setattr(module, name, UnrolledLIF(float(child.beta.clamp(0, 1)), float(child.threshold)))
+                threshold = child.v_threshold * child.tau if isinstance(child, PLIF) else float(child.threshold)
+                setattr(module, name, UnrolledLIF(child.decay, threshold))
     return network.eval().requires_grad_(False)
 
 

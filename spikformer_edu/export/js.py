@@ -83,6 +83,11 @@ def write_js(run: Run, out: Path) -> Exported:
             f"{run.folder}: attention is {config.attention!r}{' with qk_pool' if config.qk_pool else ''}; format js"
             " has plain spiking self-attention only, so give a run with attention='ssa' and no qk_pool"
         )
+    if config.residual != "spike" or config.neuron not in ("lif", "if"):
+        raise SpikformerError(
+            f"{run.folder}: residual={config.residual!r}, neuron={config.neuron!r}; format js has residual='spike' and"
+            " neurons lif and if only"
+        )
     if facts.time_steps is not None:
         raise SpikformerError(f"{run.folder}: trained on event frames, {run.data.title}; give a run on still images")
     content, offset, chunks = header(run, facts), 0, []

@@ -2,9 +2,9 @@
 
 They do on a CUDA GPU of compute capability 8.0 or more with Triton, in float32, bfloat16 and float16, for what the
 presets use. Whatever looks into a layer needs the plain lines: hooks on its modules, ``record``, ``energy``,
-``torch.compile``, a learned threshold, another kind of norm. So does a gradient through running statistics. The first
-use of an operation in a process compares it with its ``plain`` on a small input, and keeps to the plain lines if they
-differ.
+``torch.compile``. So does what the kernels do not know: neurons other than the LIF, attention other than SSA, a
+residual of membranes, another kind of norm, a gradient through running statistics. The first use of an operation in a
+process compares it with its ``plain`` on a small input, and keeps to the plain lines if they differ.
 """
 
 import warnings
@@ -66,7 +66,7 @@ def norm_lif_for(x: Tensor, steps: int, bn: Any, *others: Any) -> ModuleType | N
         return None
     if torch.is_grad_enabled() and not bn.training:
         return None
-    if not all(neuron.fusible and neuron.on_membranes is None for neuron in neurons):
+    if not all(_fits(neuron) for neuron in neurons):
         return None
     if len({(*neuron.constants(), neuron.slope) for neuron in neurons}) > 1:
         return None
@@ -84,7 +84,7 @@ def ssa_lif_for(x: Tensor, heads: int, scale: object, neuron: Any) -> ModuleType
     """
     T, _, N, D = x.shape
     fits = T <= STEPS and N <= TOKENS and D // heads in WIDTHS and isinstance(scale, float | int)
-    if not (fits and on_a_gpu(x) and neuron.fusible and neuron.on_membranes is None) or _touched(neuron):
+    if not (fits and on_a_gpu(x) and _fits(neuron)) or _touched(neuron):
         return None
     return kernels("ssa_lif", computes_in(x), x.device)
 
@@ -99,6 +99,11 @@ def on_a_gpu(x: Tensor) -> bool:
 @cache
 def _capable(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= CAPABILITY and find_spec("triton") is not None
+
+
+def _fits(neuron: Any) -> bool:
+    """Whether the kernels know the neuron, and nobody listens to its membranes; an identity has no neuron to know."""
+    return getattr(neuron, "fusible", False) and neuron.on_membranes is None
 
 
 def _touched(module: nn.Module) -> bool:

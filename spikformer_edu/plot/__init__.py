@@ -4,22 +4,23 @@
 """
 
 from . import matplotlib_backend  # noqa: F401, before anything that imports matplotlib
-from .attention import attention, attention_over_time
+from .attention import attention, attention_matrix, attention_over_time
 from .energy import energy
 from .events import events, events_animation
 from .landscape import landscape
-from .layers import firing_rates, membrane, raster
+from .layers import firing_rates, membrane, membranes, raster
 from .network import atlas, logits, value_sets
 from .neuron import neuron, neuron_animation
 from .product_order import multiplication_order
 from .samples import samples
 from .show import show
 from .ssa import ssa, ssa_animation
-from .training import training
+from .training import training, training_layers
 
 __all__ = [
     "atlas",
     "attention",
+    "attention_matrix",
     "attention_over_time",
     "energy",
     "events",
@@ -28,6 +29,7 @@ __all__ = [
     "landscape",
     "logits",
     "membrane",
+    "membranes",
     "multiplication_order",
     "neuron",
     "neuron_animation",
@@ -37,5 +39,6 @@ __all__ = [
     "ssa",
     "ssa_animation",
     "training",
+    "training_layers",
     "value_sets",
 ]

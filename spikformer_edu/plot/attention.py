@@ -1,4 +1,6 @@
-"""Attention maps, laid over the image that they look at."""
+"""Attention maps: on the image that they look at, and as matrices of queries and keys."""
+
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,7 +31,8 @@ def attention(
     Args:
         scores: record of ``blocks.i.attn.scores``, or Q K^T s as ``[T, h, N, N]`` of one sample (``[T, B, h, N, N]``
             with ``sample``) or a single map ``[N, N]``.
-        image: the network's input ``[C, H, W]``, drawn beside the map and faintly over it; None: no image.
+        image: the network's input ``[C, H, W]``, drawn beside the map; over the map the outlines of a grey image;
+            None: no image.
         query: number of the query token (row by row), outlined in blue; None: the mean over all queries.
         head: number of one head; None: the mean over all heads.
         step: number of one time step; None: the mean over all steps.
@@ -56,7 +59,7 @@ def attention(
             beside.set_title(f"input, {rows} x {columns} tokens")
         ax = own
         drawn = draw_map(ax, received.reshape(rows, columns), image, query=query)
-        fig.colorbar(drawn, ax=ax, label="$Q K^T s$", fraction=0.046, pad=0.03)
+        fig.colorbar(drawn, ax=ax, label=r"$Q K^\top s$", fraction=0.046, pad=0.03)
         name = title or (scores.name if isinstance(scores, LayerRecord) else "attention")
         ax.set_title(f"{name}, {which}\n{who}, {when}")
     return fig, ax
@@ -71,12 +74,13 @@ def attention_over_time(
     sample: int | None = None,
     title: str | None = None,
 ) -> tuple[Figure, np.ndarray]:
-    """Draw the attention map of every head (down) at every time step (across), all on one colour scale.
+    """Draw the attention map of every head (down) at every time step (across), all on one color scale.
 
     Args:
         scores: record of ``blocks.i.attn.scores``, or Q K^T s as ``[T, h, N, N]`` of one sample (``[T, B, h, N, N]``
             with ``sample``) or a single map ``[N, N]``.
-        image: the network's input ``[C, H, W]``, drawn beside the maps and faintly over each; None: no image.
+        image: the network's input ``[C, H, W]``, drawn beside the maps; over each the outlines of a grey image;
+            None: no image.
         query: number of the query token (row by row), outlined in blue; None: the mean over all queries.
         sample: number of the sample in the batch; None: the first of a record, or a tensor without a batch axis.
         title: text in place of the layer's name; None: the name.
@@ -108,11 +112,60 @@ def attention_over_time(
             if h == 0:
                 axes[h, t].set_title(f"t = {t}", loc="center", fontsize=11)
         axes[h, 0].set_ylabel(f"head {h}", fontsize=10)
-    fig.colorbar(drawn, ax=axes, label="$Q K^T s$", shrink=min(1, 3 / heads), pad=0.02)
+    fig.colorbar(drawn, ax=axes, label=r"$Q K^\top s$", shrink=min(1, 3 / heads), pad=0.02)
     name = title or (scores.name if isinstance(scores, LayerRecord) else "attention")
     who = "mean over queries" if query is None else f"query token {query}"
     fig.suptitle(f"{name}, {who}, T = {steps}", fontsize=12)
     return fig, axes
+
+
+@style.styled
+def attention_matrix(
+    matrices: Mapping[str, object], *, names: Sequence[str] | None = None, label: str | Sequence[str] = "weight"
+) -> tuple[Figure, np.ndarray]:
+    """Draw whole attention maps side by side: a row is a query, a column a key; each map has its own color scale.
+
+    Up to 12 tokens the numbers are written into the cells.
+
+    Args:
+        matrices: maps ``[N, N]`` by title: weights, counts or scores, at least 0.
+        names: names of the N tokens; None: numbers.
+        label: what the colors stand for: one text for all maps, or one for each.
+
+    Returns:
+        The figure and its axes, one for each map.
+
+    Raises:
+        SpikformerError: no maps, maps that are not square or not of one size, NaN or inf, another number of names or
+            labels.
+    """
+    if not matrices:
+        raise SpikformerError("give at least one map [N, N], by title")
+    arrays = {title: style.check_finite(style.to_numpy(x, title), title) for title, x in matrices.items()}
+    shapes = [list(array.shape) for array in arrays.values()]
+    if len(shapes[0]) != 2 or any(shape != 2 * shapes[0][:1] for shape in shapes):
+        raise SpikformerError(f"maps of shapes {', '.join(map(str, shapes))}: give [N, N], of one size")
+    tokens = shapes[0][0]
+    labels = [label] * len(arrays) if isinstance(label, str) else list(label)
+    for what, given, wanted in (("names", names, tokens), ("labels", labels, len(arrays))):
+        if given is not None and len(given) != wanted:
+            raise SpikformerError(f"{len(given)} {what} for {wanted}: give one for each")
+    fig, axes = plt.subplots(1, len(arrays), figsize=(0.6 + 5.2 * len(arrays), 4.5), sharey=True, squeeze=False)
+    for ax, (title, array), text in zip(axes[0], arrays.items(), labels, strict=True):
+        high = float(array.max()) or 1.0
+        drawn = ax.imshow(array, vmin=0, vmax=high)
+        if tokens <= 12:
+            for (row, column), value in np.ndenumerate(array):
+                color = "white" if value < 0.6 * high else "black"
+                ax.text(column, row, f"{value:.2f}".rstrip("0").rstrip("."), ha="center", va="center", color=color)
+        if names is not None:
+            ax.set_xticks(range(tokens), names, rotation=35, ha="right")
+            ax.set_yticks(range(tokens), names)
+        ax.set_xlabel("key")
+        ax.set_title(title)
+        fig.colorbar(drawn, ax=ax, label=text, fraction=0.046, pad=0.03)
+    axes[0, 0].set_ylabel("query")
+    return fig, axes[0]
 
 
 def score_array(scores: LayerRecord | object, sample: int | None) -> np.ndarray:
@@ -159,26 +212,37 @@ def draw_map(
     query: int | None = None,
     limits: tuple[float, float] | None = None,
 ) -> AxesImage:
-    """Token values ``[rows, columns]`` in heat colours over the image in grey; the query's outline in blue."""
+    """Token values ``[rows, columns]`` in heat colors, the outlines of a grey image, the query framed in blue."""
     rows, columns = values.shape
     low, high = limits or (float(values.min()), float(values.max()))
     if low == high:  # a flat map: show it as the bottom of the scale
         high = low + 1
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     drawn = ax.imshow(values, vmin=low, vmax=high, extent=extent)
-    if image is not None:  # as a light and dark tint, so faint that the heat colours keep their meaning
-        picture = style.image_of(image)
-        grey = picture if picture.ndim == 2 else picture @ np.array([0.299, 0.587, 0.114])
-        tint = np.repeat((grey > 0.5).astype(float)[..., None], 4, axis=2)
-        tint[..., 3] = 0.3 * np.abs(grey - 0.5)
-        ax.imshow(tint, extent=extent)
+    if image is not None:
+        draw_outlines(ax, image, rows, columns)
     outline(ax, query, rows, columns)
     return drawn
+
+
+def draw_outlines(ax: Axes, image: object, rows: int, columns: int) -> None:
+    """Lines where a grey image crosses its middle grey: they show its shapes and leave the colors of the map alone."""
+    grey = style.image_of(image)
+    if grey.ndim > 2 or min(grey.shape) < 2 or grey.min() == grey.max():
+        return  # a color photograph has no such outlines, an even image none at all
+    height, width = grey.shape
+    x = (np.arange(width) + 0.5) / width * columns - 0.5
+    y = (np.arange(height) + 0.5) / height * rows - 0.5
+    for color, wide in (("black", 2.2), ("white", 1.0)):
+        ax.contour(x, y, grey, levels=[0.5], colors=color, linewidths=wide)
 
 
 def draw_image(ax: Axes, image: object, rows: int, columns: int, query: int | None) -> None:
     """The image on the grid of its tokens, the query outlined."""
     ax.imshow(style.image_of(image), cmap="gray", vmin=0, vmax=1, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
+    for edges, line in ((range(1, columns), ax.axvline), (range(1, rows), ax.axhline)):
+        for edge in edges:
+            line(edge - 0.5, color=style.GREY, linewidth=0.5)
     outline(ax, query, rows, columns)
 
 

@@ -6,10 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..errors import SpikformerError
+from ..errors import SpikformerError, nearest
 from ..layer_record import LayerRecord
 from ..record import Recording
 from . import style
+
+RESETS = ("zero", "subtract")  # as snnTorch names them
 
 
 @style.styled
@@ -50,15 +52,21 @@ def draw_raster(ax: Axes, array: np.ndarray, neurons: int) -> int:
     if neurons < 1:
         raise SpikformerError(f"neurons={neurons}: draw at least one")
     steps, count = array.shape
-    chosen = np.unique(np.linspace(0, count - 1, min(neurons, count)).round().astype(int))
+    chosen = spread(count, neurons)
     t, row = np.nonzero(array[:, chosen])
-    inches = ax.get_window_extent().width / ax.figure.dpi
-    width = max(0.7, 72 * inches / steps * 0.35)
-    ax.vlines(t, row - 0.42, row + 0.42, color=style.SPIKE, linewidth=width, antialiased=False)
+    box = ax.get_window_extent()
+    width = max(0.7, 72 * box.width / ax.figure.dpi / steps * 0.35)
+    half = max(0.42, 0.6 * len(chosen) / box.height)  # of a row; at least 1.2 pixels in all, or bars would get lost
+    ax.vlines(t, row - half, row + half, color=style.SPIKE, linewidth=width, antialiased=False)
     ax.set_ylim(len(chosen) - 0.5, -0.5)
     labels = np.unique(np.linspace(0, len(chosen) - 1, min(5, len(chosen))).round().astype(int))
     ax.set_yticks(labels, chosen[labels])
     return len(chosen)
+
+
+def spread(count: int, neurons: int) -> np.ndarray:
+    """Numbers of at most ``neurons`` of ``count`` neurons, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(neurons, count)).round().astype(int))
 
 
 @style.styled
@@ -69,12 +77,14 @@ def membrane(
     threshold: float = 1.0,
     neuron: int | Sequence[int] | None = None,
     sample: int | None = None,
+    reset: str = "zero",
     title: str | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
     """Draw the membrane potential of one neuron: it charges, reaches the threshold, fires, is reset.
 
-    At every step the line reaches H[t], the potential before the reset; after a spike it falls to V[t] = 0.
+    The neuron lives in time steps, so the line is a staircase. It starts at V = 0. At step t it jumps to H[t], the
+    potential before the reset (a dot), and after a spike it falls to V[t]. It stays there until the next step.
 
     Args:
         membranes: a record with membranes, or H ``[T, ...]`` of one sample (``[T, B, ...]`` with ``sample``).
@@ -82,12 +92,83 @@ def membrane(
         threshold: V_th for a tensor H. A record has its own.
         neuron: flat number or index within ``[...]``; None: the neuron whose number of spikes is nearest to T / 2.
         sample: number of the sample in the batch; None: the first of a record, or a tensor without a batch axis.
+        reset: what a spike does to the potential: "zero" (hard, the paper's) or "subtract" the threshold (soft).
         title: text in place of the layer's name; None: the name.
         ax: axes to draw into; None: those of a new figure.
 
     Raises:
-        SpikformerError: membranes not recorded, NaN or inf in them, spikes of another shape, no such neuron.
+        SpikformerError: membranes not recorded, NaN or inf in them, spikes of another shape, no such neuron or reset.
     """
+    if reset not in RESETS:
+        raise SpikformerError(f"unknown reset {reset!r}: {nearest(reset, RESETS)}")
+    potentials, fired, threshold = potentials_of(membranes, spikes, threshold, sample)
+    where = pick_neuron(fired, neuron)
+    h, s = one_neuron(potentials, where), one_neuron(fired, where)
+    label = f"neuron {', '.join(map(str, where))}" if where else ""
+    with style.axes_for(ax, (6.4, 3.2)) as (fig, ax):
+        draw_membrane(ax, h, s, threshold, after=h * (1 - s) if reset == "zero" else h - threshold * s)
+        style.time_axis(ax, len(h))
+        ax.set_ylabel("membrane potential H")
+        name = style.layer_title(membranes, len(h), title)
+        ax.set_title(f"{name}, {label}" if label else name)
+    return fig, ax
+
+
+@style.styled
+def membranes(
+    membranes: LayerRecord | object,
+    spikes: object | None = None,
+    *,
+    threshold: float = 1.0,
+    sample: int | None = None,
+    neurons: int = 64,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> tuple[Figure, Axes]:
+    """Draw the membrane potentials of a layer as a map, neurons by time, with a black bar for every spike.
+
+    The neurons are those that ``raster`` draws with the same ``neurons``, in the same rows.
+
+    Args:
+        membranes: a record with membranes, or H ``[T, ...]`` of one sample (``[T, B, ...]`` with ``sample``).
+        spikes: spikes of a tensor H, of the same shape; None: H >= threshold. A record has its own.
+        threshold: V_th for a tensor H. A record has its own.
+        sample: number of the sample in the batch; None: the first of a record, or a tensor without a batch axis.
+        neurons: greatest number of neurons to draw, evenly spread over the layer; the title gives the total.
+        title: text in place of the layer's name; None: the name.
+        ax: axes to draw into; None: those of a new figure.
+
+    Raises:
+        SpikformerError: membranes not recorded, NaN or inf in them, spikes of another shape, neurons below 1.
+    """
+    potentials, fired, threshold = potentials_of(membranes, spikes, threshold, sample)
+    steps = len(potentials)
+    potentials, fired = potentials.reshape(steps, -1), fired.reshape(steps, -1)
+    with style.axes_for(ax, (6.4, 3.8)) as (fig, ax):
+        shown = draw_raster(ax, fired, neurons)
+        values = potentials[:, spread(fired.shape[1], neurons)].T  # [neurons, T]
+        # A few very low potentials would take all of the color scale: what matters is near the threshold.
+        low, high = max(float(values.min()), -threshold), max(float(values.max()), threshold)
+        drawn = ax.imshow(values, vmin=min(low, 0), vmax=high, aspect="auto")
+        bar = ax.figure.colorbar(
+            drawn, ax=ax, label="membrane potential H", extend="min" if values.min() < low else "neither"
+        )
+        bar.ax.axhline(threshold, color=style.SPIKE, linewidth=1.5)
+        bar.ax.annotate(
+            "$V_{th}$", (0, threshold), xycoords=("axes fraction", "data"), xytext=(-3, 0),
+            textcoords="offset points", ha="right", va="center", fontsize=10,
+        )  # fmt: skip
+        style.time_axis(ax, steps)
+        ax.set_ylabel("neuron")
+        of = "" if shown == fired.shape[1] else f", {shown} of {fired.shape[1]:,} neurons"
+        ax.set_title(f"{style.layer_title(membranes, steps, title)}{of}")
+    return fig, ax
+
+
+def potentials_of(
+    membranes: LayerRecord | object, spikes: object | None, threshold: float, sample: int | None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """H and spikes ``[T, ...]`` of one sample, and their threshold, out of a record or of tensors."""
     if isinstance(membranes, LayerRecord):
         potentials = style.one_sample(membranes, sample, "membranes", field="membrane")
         fired = style.one_sample(membranes, sample, "spikes")
@@ -100,16 +181,7 @@ def membrane(
     fired = style.check_spikes(np.asarray(fired, dtype=np.float32))
     if fired.shape != potentials.shape:
         raise SpikformerError(f"spikes of shape {list(fired.shape)} for membranes of shape {list(potentials.shape)}")
-    where = pick_neuron(fired, neuron)
-    h, s = one_neuron(potentials, where), one_neuron(fired, where)
-    label = f"neuron {', '.join(map(str, where))}" if where else ""
-    with style.axes_for(ax, (6.4, 3.2)) as (fig, ax):
-        draw_membrane(ax, h, s, threshold)
-        style.time_axis(ax, len(h))
-        ax.set_ylabel("membrane potential H")
-        name = style.layer_title(membranes, len(h), title)
-        ax.set_title(f"{name}, {label}" if label else name)
-    return fig, ax
+    return potentials, fired, threshold
 
 
 def pick_neuron(fired: np.ndarray, neuron: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -137,9 +209,15 @@ def one_neuron(values: np.ndarray, neuron: tuple[int, ...]) -> np.ndarray:
 
 
 def draw_membrane(
-    ax: Axes, h: np.ndarray, s: np.ndarray, threshold: float, upto: int | None = None, labels: bool = True
+    ax: Axes,
+    h: np.ndarray,
+    s: np.ndarray,
+    threshold: float,
+    upto: int | None = None,
+    labels: bool = True,
+    after: np.ndarray | None = None,
 ) -> None:
-    """One neuron's H and spikes: an orange line with its resets, the threshold, black marks for spikes.
+    """One neuron's H and spikes: an orange staircase from V = 0, the threshold, black marks for spikes.
 
     Args:
         ax: axes to draw into.
@@ -148,25 +226,29 @@ def draw_membrane(
         threshold: V_th.
         upto: number of steps to draw, on axes that fit all of them; None: all.
         labels: name threshold and spikes at the right.
+        after: membrane potential after the reset, ``[T]``; None: zero after a spike.
     """
-    steps = np.arange(len(h))
-    after = h * (1 - s)  # V[t]
-    low, high = min(0.0, float(h.min())), max(threshold, float(h.max()))
+    after = h * (1 - s) if after is None else after  # V[t]
+    low, high = min(0.0, float(h.min()), float(after.min())), max(threshold, float(h.max()))
     room = high - low
     top = high + 0.18 * room
     ax.set_ylim(low - 0.08 * room, high + 0.3 * room)
     ax.axhline(threshold, color=style.THRESHOLD, linestyle=(0, (4, 2)), linewidth=1.2, zorder=1)
     shown = slice(0, upto)
-    ax.plot(np.repeat(steps[shown], 2), np.stack([h, after], 1)[shown].reshape(-1), color=style.MEMBRANE, zorder=2)
-    ax.plot(steps[shown], h[shown], "o", color=style.MEMBRANE, markersize=4 if len(h) <= 40 else 2, zorder=3)
-    fired = steps[shown][s[shown] == 1]
-    ax.vlines(fired, top - 0.06 * room, top + 0.06 * room, color=style.SPIKE, linewidth=2.2, zorder=3)
+    steps, h, after, s = np.arange(len(h))[shown], h[shown], after[shown], s[shown]
+    # Between two steps the potential is V[t-1]. A sloping line would pass the threshold where no spike is.
+    v = np.concatenate([[0], after])
+    x = np.concatenate([[-0.5], np.repeat(steps, 3), [len(steps) - 0.5]])
+    y = np.concatenate([[0], np.stack([v[:-1], h, after], 1).reshape(-1), [v[-1]]])
+    ax.plot(x, y, color=style.MEMBRANE, zorder=2)
+    ax.plot(steps, h, "o", color=style.MEMBRANE, markersize=4 if len(h) <= 40 else 2, zorder=3)
+    ax.vlines(steps[s == 1], top - 0.06 * room, top + 0.06 * room, color=style.SPIKE, linewidth=2.2, zorder=3)
     if labels:
         texts = ((f"$V_{{th}}$ = {threshold:g}", threshold, style.THRESHOLD), ("spikes", top, None))
-        for text, y, color in texts:
+        for text, y_text, color in texts:
             ax.annotate(
                 text,
-                (1, y),
+                (1, y_text),
                 xycoords=("axes fraction", "data"),
                 xytext=(4, 0),
                 textcoords="offset points",

@@ -43,11 +43,12 @@ def neuron(
     neuron: int | Sequence[int] | None = None,
     sample: int | None = None,
     title: str | None = None,
+    surrogate: bool = True,
 ) -> tuple[Figure, np.ndarray]:
     """Draw one neuron: its input current X, membrane H with threshold and resets, spikes, and surrogate gradient.
 
-    The curve at the right of the membrane is the surrogate, sigma'(alpha (H - V_th)), over the same H; the last panel
-    shows it over time: the share of a gradient that passes each step's threshold.
+    The curve at the right of the membrane is the surrogate, alpha sigma'(alpha (H - V_th)), over the same H. The last
+    panel shows it over time: the factor by which a gradient passes each step's threshold.
 
     Args:
         source: an input current X ``[T]``, which is run through the paper's neuron; or a record with membranes, whose
@@ -59,15 +60,16 @@ def neuron(
             nearest to T / 2.
         sample: number of the sample in the batch of a record; None: the first.
         title: text in place of the layer's name; None: the name.
+        surrogate: draw the surrogate gradient too; False: only what happens in the forward pass.
 
     Returns:
-        The figure and its four axes: current, membrane, surrogate over time, surrogate over H.
+        The figure and its axes: current and membrane; then, unless left out, surrogate over time and over H.
 
     Raises:
         SpikformerError: a current that is not ``[T]``, NaN or inf, membranes not recorded, no such neuron.
     """
     trace = trace_of(source, tau, threshold, alpha, neuron, sample, title)
-    fig, axes = microscope()
+    fig, axes = microscope() if surrogate else two_panels()
     draw_microscope(axes, trace, len(trace.h))
     return fig, axes
 
@@ -148,9 +150,14 @@ def microscope() -> tuple[Figure, np.ndarray]:
     return fig, np.array([current, middle, below, curve])
 
 
+def two_panels() -> tuple[Figure, np.ndarray]:
+    """An empty figure: current above membrane."""
+    return plt.subplots(2, 1, sharex=True, figsize=(7.2, 4.2), height_ratios=[1, 2.2])
+
+
 def draw_microscope(axes: np.ndarray, trace: Trace, upto: int) -> None:
     """Draw the first ``upto`` steps, on limits that fit all of them."""
-    current, middle, below, curve = axes
+    current, middle, *more = axes
     steps = np.arange(len(trace.h))
     shown = slice(0, upto)
 
@@ -161,10 +168,14 @@ def draw_microscope(axes: np.ndarray, trace: Trace, upto: int) -> None:
     current.set_title(trace.title)
     current.tick_params(labelbottom=False)
 
-    draw_membrane(middle, trace.h, trace.s, trace.threshold, upto, labels=False)
+    draw_membrane(middle, trace.h, trace.s, trace.threshold, upto=upto, labels=not more)
     middle.set_ylabel("membrane H")
+    if not more:
+        style.time_axis(middle, len(steps))
+        return
     middle.tick_params(labelbottom=False)
 
+    below, curve = more
     heights = trace.surrogate(trace.h)
     below.bar(steps[shown], heights[shown], width=0.5, color=style.GRADIENT)
     below.set_ylim(0, trace.alpha / 4 * 1.1)

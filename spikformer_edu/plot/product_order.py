@@ -37,8 +37,8 @@ def multiplication_order(width: int = 32, *, models: list[str] | None = None) ->
         sizes.setdefault((tokens, p.config.dim // p.config.heads), []).append(p.name)
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), width_ratios=[1.25, 1])
     n = np.geomspace(width / 4, max(width * 32, 1.2 * max(tokens for tokens, _ in sizes)), 200)
-    left.loglog(n, 2 * n**2 * width, color=style.Q, label="$(QK^T)V$:  $2N^2d$")
-    left.loglog(n, 2 * n * width**2, color=style.V, linestyle="--", label="$Q(K^TV)$:  $2Nd^2$")
+    left.loglog(n, 2 * n**2 * width, color=style.Q, label=r"$(QK^\top)V$:  $2N^2d$")
+    left.loglog(n, 2 * n * width**2, color=style.V, linestyle="--", label=r"$Q(K^\top V)$:  $2Nd^2$")
     left.plot(width, 2 * width**3, "o", color="black", markersize=7)
     left.annotate(f"N = d = {width}", (width, 2 * width**3), xytext=(8, -14), textcoords="offset points")
     for tokens in sorted({tokens for tokens, d in sizes if d == width}):
@@ -57,7 +57,7 @@ def multiplication_order(width: int = 32, *, models: list[str] | None = None) ->
     right.set_yticks(range(len(labels)), labels, fontsize=8.5)
     right.axvline(1, color="black", linewidth=1)
     right.set_xlim(0, right.get_xlim()[1] * 1.15)
-    right.set_xlabel("N / d = operations of $(QK^T)V$ over $Q(K^TV)$")
+    right.set_xlabel(r"N / d = operations of $(QK^\top)V$ over $Q(K^\top V)$")
     right.set_title("presets")
     return fig, np.array([left, right])
 

@@ -39,20 +39,20 @@ class Product:
     ):
         self.q, self.k, self.v, self.scale, self.threshold, self.title = q, k, v, scale, threshold, title
         self.counts = q @ k.transpose(0, 2, 1)  # [T, N, N]: how many ones Q_i and K_j share
-        self.x = self.counts @ v * scale  # [T, N, d]
-        self.h, self.s, before = np.empty_like(self.x), np.empty_like(self.x), 0.0
-        for t, x in enumerate(self.x):
-            self.h[t] = beta * before + x / tau
+        self.sums = self.counts @ v  # [T, N, d]
+        self.h, self.s, before = np.empty_like(self.sums), np.empty_like(self.sums), 0.0
+        for t, current in enumerate(self.sums * scale):
+            self.h[t] = beta * before + current / tau
             self.s[t] = self.h[t] >= threshold if spikes is None else spikes[t]
-            before = self.h[t] * (1 - self.s[t])  # V[t]
+            before = self.h[t] * (1 - self.s[t])  # after the reset
 
-    def cell(self) -> tuple[int, int, int, int]:
-        """A cell to trace, (t, query, key, feature): one that fires, with the key of its largest score whose V is 1."""
+    def cell(self) -> tuple[int, int, int]:
+        """A cell that fires, (t, query, feature); if none does, the first at the last step."""
         fired = np.argwhere(self.s > 0)
         if not len(fired):
-            return len(self.x) - 1, 0, 0, 0
+            return len(self.sums) - 1, 0, 0
         t, i, c = (int(n) for n in fired[len(fired) // 2])
-        return t, i, int((self.counts[t, i] * self.v[t, :, c]).argmax()), c
+        return t, i, c
 
 
 @style.styled
@@ -71,7 +71,7 @@ def ssa(
     key: int | None = None,
     feature: int | None = None,
 ) -> tuple[Figure, dict[str, Axes]]:
-    """Spiking self-attention by hand: two rows of bits -> AND -> popcount -> times s, V -> membrane -> spike.
+    """Spiking self-attention by hand: two rows of bits -> AND -> popcount -> sum over V -> membrane -> spike.
 
     One cell of SN(Q K^T V s) is traced: where Q of the query and K of the key are both 1, how often, what the scores of
     the query gather from one column of V, what that adds to a membrane, and whether it fires. If the network pools Q
@@ -93,7 +93,7 @@ def ssa(
         feature: column of V and of the result; None: that of a cell that fires.
 
     Returns:
-        The figure and its axes by name: q, k, v, and, scores, x, membrane, spikes.
+        The figure and its axes by name: q, k, v, and, scores, sums, membrane.
 
     Raises:
         SpikformerError: not spikes, shapes that do not fit, no such block, head, sample or cell; a recording whose
@@ -130,7 +130,7 @@ def ssa_animation(q: Recording | object, k: object | None = None, v: object | No
     product = product_of(q, k, v, **(defaults | options))
     _, i, _, c = choose_cell(product, **where)
     frames = []
-    for t in range(len(product.x)):
+    for t in range(len(product.sums)):
         met = sorted(np.argsort(-product.counts[t, i], kind="stable")[:6])
         frames += [((t, i, int(j), c), n + 1 == len(met)) for n, j in enumerate(met)]
     fig, axes = board()
@@ -202,35 +202,31 @@ def pool_tokens(x: np.ndarray) -> np.ndarray:
 def choose_cell(
     product: Product, step: int | None, query: int | None, key: int | None, feature: int | None
 ) -> tuple[int, int, int, int]:
-    """The cell asked for, completed by one that fires."""
-    steps, tokens, width = product.x.shape
-    t, i, j, c = product.cell()
+    """The cell asked for, completed by one that fires; the key is that of its largest score whose V is 1."""
+    steps, tokens, width = product.sums.shape
 
     def choose(name: str, asked: int | None, usual: int, size: int) -> int:
         if asked is not None and not 0 <= asked < size:
             raise SpikformerError(f"{name}={asked}: there are {size}, numbered from 0")
         return usual if asked is None else asked
 
-    return (
-        choose("step", step, t, steps),
-        choose("query", query, i, tokens),
-        choose("key", key, j, tokens),
-        choose("feature", feature, c, width),
-    )
+    t, i, c = product.cell()
+    t, i, c = choose("step", step, t, steps), choose("query", query, i, tokens), choose("feature", feature, c, width)
+    return t, i, choose("key", key, int((product.counts[t, i] * product.v[t, :, c]).argmax()), tokens), c
 
 
 def board() -> tuple[Figure, dict[str, Axes]]:
-    """Empty axes, in the order of the computation: Q, K, V above; AND in the middle; scores, X, membrane below."""
+    """Empty axes, in the order of the computation: Q, K, V above; AND in the middle; counts, sums, membrane below."""
     fig = plt.figure(figsize=(11, 7.6))
     rows = fig.add_gridspec(3, 1, height_ratios=[3, 1.25, 3])
     top, bottom = rows[0].subgridspec(1, 3), rows[2].subgridspec(1, 3, width_ratios=[1.1, 1, 1.35])
-    cells = dict(q=top[0], k=top[1], v=top[2], scores=bottom[0], x=bottom[1], membrane=bottom[2])
+    cells = dict(q=top[0], k=top[1], v=top[2], scores=bottom[0], sums=bottom[1], membrane=bottom[2])
     cells["and"] = rows[1]
     return fig, {name: fig.add_subplot(cell) for name, cell in cells.items()}
 
 
 def bitmap(ax: Axes, bits: np.ndarray, color: str) -> None:
-    """A matrix of zeros and ones: white and one colour, with a grid while it is small."""
+    """A matrix of zeros and ones: white and one color, with a grid while it is small."""
     ax.imshow(bits, cmap=ListedColormap(["white", color]), vmin=0, vmax=1, aspect="auto")
     rows, columns = bits.shape
     if max(rows, columns) <= 20:
@@ -262,7 +258,7 @@ def draw_board(
     """Everything at one time step; the membrane up to the step ``upto``."""
     t, i, j, c = cell
     q, k, v, counts = product.q[t], product.k[t], product.v[t], product.counts[t]
-    steps, tokens, width = product.x.shape
+    steps, tokens, width = product.sums.shape
 
     for name, bits, color in (("q", q, style.Q), ("k", k, style.K), ("v", v, style.V)):
         bitmap(axes[name], bits, color)
@@ -290,26 +286,26 @@ def draw_board(
     ax.set_xticks([])
     ax.set_yticks(range(3), [f"$Q_{{{i}}}$", f"$K_{{{j}}}$", "AND"])
     count = int(counts[i, j])
-    ax.set_title(f"popcount of the AND: {count}   so   $(QK^T)_{{{i},{j}}}$ = {count},   times s = {product.scale:g}:  "
-                 f"{count * product.scale:g}")  # fmt: skip
+    ax.set_title(f"popcount of the AND: {count}   so   $(QK^\\top)_{{{i},{j}}}$ = {count}")
 
     ax = axes["scores"]
     ax.imshow(counts, cmap="Greys", vmin=0, vmax=max(counts.max(), 1), aspect="auto")
-    ax.set_title("$QK^T$, counts")
+    ax.set_title(r"$QK^\top$, counts")
     ax.set_xlabel("key")
     ax.set_ylabel("query")
-    label_cells(ax, counts)
+    label_cells(ax, counts, max(counts.max(), 1))
     frame(ax, row=i, color=style.Q)
     frame(ax, row=i, column=j, color=style.K)
 
-    ax = axes["x"]
-    ax.imshow(product.x[t], cmap="Greys", vmin=0, vmax=max(product.x.max(), 1e-9), aspect="auto")
-    gathered = int(counts[i] @ v[:, c])
-    ax.set_title(f"$X = QK^TVs$\ncell: {gathered} x s = {product.x[t, i, c]:g}")
+    ax = axes["sums"]
+    sums = product.sums[t]
+    ax.imshow(sums, cmap="Greys", vmin=0, vmax=max(product.sums.max(), 1), aspect="auto")
+    ax.set_title(f"$QK^\\top V$, sums\ncurrent: {sums[i, c]:g} x {product.scale:g} = {sums[i, c] * product.scale:g}")
     ax.set_xlabel("feature")
     ax.set_ylabel("query")
+    label_cells(ax, sums, product.sums.max())
     frame(ax, row=i, column=c)
-    for name in ("scores", "x"):
+    for name in ("scores", "sums"):
         rows, columns = axes[name].images[0].get_size()
         axes[name].set_xticks([0, columns - 1] if columns > 1 else [0])
         axes[name].set_yticks([0, rows - 1] if rows > 1 else [0])
@@ -323,10 +319,10 @@ def draw_board(
     style.time_axis(ax, steps)
 
 
-def label_cells(ax: Axes, values: np.ndarray) -> None:
-    """Write the numbers into a matrix if it is small enough to read them."""
+def label_cells(ax: Axes, values: np.ndarray, darkest: float) -> None:
+    """Write the numbers into a matrix if it is small enough to read them; ``darkest`` is the value drawn in black."""
     if max(values.shape) > 12:
         return
     for (row, column), value in np.ndenumerate(values):
-        dark = value > values.max() / 2
+        dark = value > darkest / 2
         ax.text(column, row, f"{value:g}", ha="center", va="center", fontsize=9, color="white" if dark else "black")

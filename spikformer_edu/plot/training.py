@@ -77,6 +77,52 @@ def training(log: str | Path | Iterable[Mapping[str, Any]], *, title: str | None
     return fig, axes[: len(groups)]
 
 
+@style.styled
+def training_layers(
+    log: str | Path | Iterable[Mapping[str, Any]], *, title: str | None = None
+) -> tuple[Figure, np.ndarray]:
+    """Draw every layer over the epochs: a row of color for each, for its firing rate, dead features and gradient norm.
+
+    Where ``training`` draws a line for each layer and names a few, this names all. Only the panels whose columns the
+    log has are drawn.
+
+    Args:
+        log: a ``metrics.csv``, the run folder that holds one, or its rows. Columns: ``epoch``; for each layer
+            ``rate/<layer>`` and ``dead/<layer>``, shares from 0 to 1; for each part of the network ``grad/<part>``.
+        title: text in place of the names of run and data set; None: these names.
+
+    Returns:
+        The figure and the axes of its panels, in that order.
+
+    Raises:
+        SpikformerError: no such file, or no column of a layer in it.
+    """
+    rows, name = read_log(log)
+    columns = {key for row in rows for key in row}
+    kinds = {"rate/": "firing rate, %", "dead/": "dead features, %", "grad/": "gradient norm"}
+    panels = {prefix: names for prefix in kinds if (names := sorted_layers(columns, prefix))}
+    if not panels:
+        raise SpikformerError(f"{name or 'the log'} has no column of a layer: expected rate/<layer>, dead/<layer>, ...")
+    epochs = column(rows, "epoch") if "epoch" in columns else np.arange(1, len(rows) + 1)
+    tall = 1.3 + 0.2 * max(map(len, panels.values()))
+    fig, axes = plt.subplots(1, len(panels), figsize=(0.6 + 3.5 * len(panels), tall), squeeze=False)
+    edges = np.append(epochs - 0.5, epochs[-1] + 0.5)
+    for ax, (prefix, names) in zip(axes[0], panels.items(), strict=True):
+        share = prefix != "grad/"
+        values = np.array([column(rows, key) for key in names]) * (100 if share else 1)  # [layers, epochs]
+        scale: dict[str, Any] = {"norm": "log"}
+        if share:
+            scale = {"vmin": 0, "vmax": 100 if prefix == "dead/" else max(1.0, float(np.nanmax(values)))}
+        drawn = ax.pcolormesh(edges, np.arange(len(names) + 1) - 0.5, values, **scale)
+        ax.set_yticks(range(len(names)), [style.plain(key.removeprefix(prefix)) for key in names], fontsize=8)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set(title=kinds[prefix], xlabel="epoch")
+        fig.colorbar(drawn, ax=ax, fraction=0.06, pad=0.02)
+    fig.suptitle(title or style.plain(", ".join(filter(None, (name, rows[-1].get("data")))), 80), fontsize=13)
+    return fig, axes[0]
+
+
 def read_log(log: str | Path | Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str]:
     """Rows of a log, and what to call it."""
     name = ""

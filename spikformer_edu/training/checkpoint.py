@@ -137,7 +137,7 @@ def read_config(folder: Path) -> tuple[Recipe, SpikformerConfig, DataRecord]:
         recipe = content["recipe"]
         return (
             Recipe(**recipe | {"augment": Augment(**recipe["augment"])}),
-            SpikformerConfig(**content["network"]),
+            SpikformerConfig(**_without_former_options(content["network"], path)),
             DataRecord(**content["data"]),
         )
     except (FileNotFoundError, NotADirectoryError):
@@ -152,6 +152,14 @@ def read_config(folder: Path) -> tuple[Recipe, SpikformerConfig, DataRecord]:
                 f"{path} has {unknown[1]}, which this version does not know: another version wrote it, train again"
             ) from None
         raise SpikformerError(f"{path} is broken: {error}") from None
+
+
+def _without_former_options(network: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The options of a network without those that earlier versions had and left off."""
+    for option in ("learn_beta", "learn_threshold"):
+        if network.get(option):
+            raise SpikformerError(f"{path} has {option}=true, which this version cannot build: train with neuron=plif")
+    return {name: value for name, value in network.items() if name not in ("learn_beta", "learn_threshold")}
 
 
 def load_run(run: str | Path, which: str = "best") -> Run:
@@ -182,8 +190,8 @@ def start_from(model: Spikformer, run: str | Path, classes: Sequence[str]) -> Ru
     """Fill a network with the weights of a trained one, in place.
 
     Neurons have no weights for single time steps, so T may differ. The head is taken over for the same classes, in any
-    order; for other classes it stays as it is. All attention variants have the same tensors, so the attention may
-    differ too.
+    order; for other classes it stays as it is. All attention with Q, K and V has the same tensors, so the attention may
+    differ too; Q-K attention has fewer, PLIF neurons have one more.
 
     Args:
         model: the network to fill.

@@ -42,6 +42,8 @@ from .signals import Asked, Stopping
 # them 30 seconds for it), and only on so many steps firing rates are counted. On a CPU a loss is there to be read.
 READ_EVERY, READ_EVERY_TOGETHER, WATCH_EVERY = 50, 10, 400
 CUDA_GRAPH = ("auto", "on", "off")
+TET_SHARE, TET_TARGET = 1e-3, 1.0  # lambda and phi of TET, as its code has them for CIFAR10-DVS
+OnEpoch = Callable[[list[dict[str, Any]]], None]
 
 
 @dataclass
@@ -58,6 +60,25 @@ class Progress:
     best_epoch: int = 0
     best_val_loss: float = math.inf
     rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def tet_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Temporal efficient training: (1 - lambda) mean over t of CE(logits[t], targets) + lambda MSE(logits, phi).
+
+    Every time step must give the answer by itself; the second term, with lambda = 0.001 and phi = 1, keeps the logits,
+    which are the potentials of the output, near phi.
+
+    Args:
+        logits: those of every time step, ``[T, B, K]``.
+        targets: labels ``[B]``, or shares of all classes ``[B, K]``.
+        label_smoothing: probability mass taken from the label and spread over all classes.
+
+    Source: S. Deng et al., ICLR 2022, arXiv 2202.11946, and its code.
+    """
+    steps = len(logits)
+    repeated = targets.repeat(steps, *[1] * (targets.dim() - 1))
+    each = F.cross_entropy(logits.flatten(0, 1), repeated, label_smoothing=label_smoothing)  # the mean over T and B
+    return (1 - TET_SHARE) * each + TET_SHARE * (logits - TET_TARGET).square().mean()
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -148,6 +169,7 @@ def train(
     context: DistributedContext,
     options: RunOptions | None = None,
     splits: Splits | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> Score:
     """Train a network, or go on with a run that was interrupted, and measure the test set once at the end.
 
@@ -157,6 +179,8 @@ def train(
         context: where to compute; if there are several processes, each calls this function.
         options: how to compute and what to keep; None: the defaults.
         splits: the samples, from ``load_splits``; None: they are loaded.
+        on_epoch: function that gets the rows of the log, one an epoch, each time an epoch has ended (a notebook draws
+            them); process 0 alone calls it. None: nothing is called.
 
     Returns:
         The score on the test set, of the weights in ``best.safetensors``.
@@ -179,7 +203,7 @@ def train(
                 check_readable(splits.train, splits.val, splits.test)
             with enough_memory(f"try {remedy}in another --out a larger --grad-accum-steps"), readers():
                 with stop.at_once():
-                    trainer = Trainer(recipe, folder, context, splits.to(context.device), options, stop)
+                    trainer = Trainer(recipe, folder, context, splits.to(context.device), options, stop, on_epoch)
                 with closing(trainer.reader):
                     return trainer.run()
         except Asked:
@@ -220,10 +244,11 @@ class Trainer:
         splits: Splits,
         options: RunOptions,
         stop: Stopping | None = None,
+        on_epoch: OnEpoch | None = None,
     ):
         recipe = settle(recipe, folder, context.device)
         self.recipe, self.folder, self.context, self.splits, self.options = recipe, folder, context, splits, options
-        self.stop = stop or Stopping()
+        self.stop, self.on_epoch = stop or Stopping(), on_epoch
         gpu = context.device.type == "cuda"
         parts = context.world * recipe.grad_accum_steps
         if recipe.batch_size % parts:
@@ -303,6 +328,8 @@ class Trainer:
         started = time.perf_counter()
         while self.progress.epoch < self.recipe.epochs + self.recipe.cooldown_epochs:
             self.epoch()
+            if self.on_epoch and self.context.rank == 0:
+                self.on_epoch(self.progress.rows)
         self.context.barrier()
         load_weights(self.model, self.folder / "best.safetensors")
         with self.stop.at_once():
@@ -395,9 +422,7 @@ class Trainer:
             self.graphed = None
             return self.work(self.parallel, inputs, targets)
 
-    def work(
-        self, network: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def work(self, network: Callable[..., Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What the device does in a step: forward and backward pass, optimizer, running mean of the weights.
 
         Nothing here waits for the device, so all of it can be a CUDA graph.
@@ -423,8 +448,11 @@ class Trainer:
             last = number == number_of_parts  # gradients are summed over the processes only once
             with nullcontext() if last or not isinstance(parallel, DistributedDataParallel) else parallel.no_sync():
                 with autocast(self.context.device, recipe.precision):
-                    logits = network(x)
-                part = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+                    logits = network(x, every_step=True) if recipe.loss == "tet" else network(x)
+                if recipe.loss == "tet":
+                    part, logits = tet_loss(logits.float(), y, recipe.label_smoothing), logits.mean(0)
+                else:
+                    part = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
                 # All samples have the same weight, in every part and process; DDP averages gradients over processes.
                 self.scaler.scale(part * (len(y) * self.context.world / together)).backward()
             told[0] += part.detach().to(told.dtype) * len(y) / len(targets)

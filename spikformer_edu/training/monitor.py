@@ -84,7 +84,8 @@ class Rates:
 
     @torch.no_grad()
     def _count(self, name: str, module: nn.Module, inputs: tuple[Tensor], spikes: Tensor) -> None:
-        self.sums[name] = feature_rates(name, spikes) + self.sums.get(name, 0)
+        rates = feature_rates(name, spikes) / self.layers[name].levels  # of D binary steps, for ilif
+        self.sums[name] = rates + self.sums.get(name, 0)
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def pop(self, mean: Callable[[Tensor], Tensor] = lambda x: x) -> dict[str, tuple[float, float]]:

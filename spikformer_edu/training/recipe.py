@@ -11,6 +11,7 @@ from ..errors import SpikformerError, nearest
 from ..model import SpikformerConfig
 from ..presets import configure
 
+LOSSES = "mean", "tet"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -35,7 +36,13 @@ class Recipe:
     sensor: str | None = None
     """Width and height of the camera's sensor, such as 346x260, where event recordings do not state it."""
     attention: str = "ssa"
-    """Attention variant: ssa, identity, relu, leaky_relu, softmax or vanilla."""
+    """ssa; from Table 1 identity, relu, leaky_relu, softmax, vanilla; from later papers sdsa, qk_token, qk_channel."""
+    residual: str = "spike"
+    """What a residual adds: spike (what neurons give), or membrane (currents, before the neurons)."""
+    neuron: str = "lif"
+    """Kind of the neurons: lif, plif (learns its time constant), ilif (integers up to 4) or if (nothing leaks)."""
+    loss: str = "mean"
+    """Cross-entropy of the mean of the logits over time (mean), or of the logits of every step (tet)."""
     init_from: str | None = None
     """Run folder or pretrained model to start from; T may differ, a head for other classes is new."""
     epochs: int = 24
@@ -96,6 +103,8 @@ class Recipe:
             raise SpikformerError(f"label_smoothing={self.label_smoothing}: give a share from 0 to below 1")
         if not 0 <= self.weight_decay < math.inf:
             raise SpikformerError(f"weight_decay={self.weight_decay}: give a finite number, 0 or more")
+        if self.loss not in LOSSES:
+            raise SpikformerError(f"unknown loss {self.loss!r}: {nearest(self.loss, LOSSES)}")
         if self.precision not in ("auto", *PRECISIONS):
             known = ("auto", *PRECISIONS)
             raise SpikformerError(f"unknown precision {self.precision!r}: {nearest(self.precision, known)}")
@@ -111,7 +120,8 @@ class Recipe:
     def network(self) -> SpikformerConfig:
         """The network that is trained, before it is fitted to its data."""
         steps = {} if self.time_steps is None else {"time_steps": self.time_steps}
-        return configure(self.model, attention=self.attention, **steps)
+        family = {name: getattr(self, name) for name in ("attention", "residual", "neuron")}
+        return configure(self.model, **family, **steps)
 
     def network_for(self, facts: DatasetInfo) -> SpikformerConfig:
         """The network that is trained on a data set, with its classes and channels.

@@ -302,7 +302,7 @@ def test_every_dry_run_says_how_often_the_test_set_is_measured():
 
 
 def test_pictures_are_those_that_the_script_makes():
-    made_elsewhere = {"atlas.png", "attention_over_time.png"}
+    made_elsewhere = {"atlas.png", "attention_over_time.png", "network_map"}
     assert {path.name for path in figures.IMAGES.iterdir()} == set(figures.PICTURES) | made_elsewhere
 
 
@@ -319,6 +319,17 @@ def test_pictures_are_up_to_date(name):
         same = shown == drawn if isinstance(shown[0], str) else shown == pytest.approx(drawn, rel=1e-3, abs=1e-4)
         assert same, f"{name} is out of date: python docs/figures.py"
     assert np.array(picture.convert("L")).std() > 10, f"{name} is blank"
+
+
+def test_maps_of_the_network_are_up_to_date():
+    """One a chapter, and every part that a chapter is about is drawn."""
+    folder = figures.IMAGES / "network_map"
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        f"{chapter}.svg": figures.network_map(chapter) for chapter in figures.MAPS
+    }
+    parts = {*figures.BOXES, "image", "residual", "neuron", "gradient"}
+    assert {part for _, here in figures.MAPS.values() for part in here} == parts
+    assert len(figures.MAPS) == 14 and len({figures.network_map(chapter) for chapter in figures.MAPS}) == 14
 
 
 def test_pictures_are_described_and_used():

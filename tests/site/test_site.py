@@ -279,6 +279,20 @@ def test_the_mode_can_be_switched(watch):
     assert view.evaluate("document.body.dataset.mdColorScheme") == "slate"
 
 
+def test_the_output_of_a_prediction_is_hidden_until_it_is_opened(watch):
+    """And the source of a cell that is tagged so; the map of the network is shown."""
+    view = watch(viewport={"width": 1280, "height": 900}).open("learn/10_energy/")
+    for summary, inside in (("Output: predict first, then open", ".output"), ("Code: Draw", ".highlight")):
+        fold = view.locator("article details", has_text=summary).first
+        assert fold.locator(inside).count() == 1 and not fold.locator(inside).is_visible()
+        fold.locator("summary").click()
+        assert fold.locator(inside).is_visible()
+    network = view.locator("img[src$='network_map/10.svg']")
+    network.scroll_into_view_if_needed()
+    view.wait_for_function("document.querySelector(\"img[src$='10.svg']\").complete")
+    assert network.evaluate("image => image.naturalWidth") == 600
+
+
 def test_search_finds_a_term(watch):
     desk = watch(viewport={"width": 1280, "height": 900})
     view = desk.open("")

@@ -3,9 +3,12 @@
 #
 # *Run time 15 s on one CPU core · you need to know PyTorch only · no internet access, no GPU*
 #
-# Can a transformer work if its neurons output only 0 and 1? This chapter shows one that does. It is small, trained on
-# handwritten digits, and comes with the package. We follow it while it reads a digit, from the first spike to the
-# decision. Each later chapter explains one part of this tour in detail.
+# Can a transformer work if its neurons output only 0 and 1? This chapter shows one that does. It is small and comes with
+# the package. It was trained on the handwritten digits of scikit-learn, pictures of 8 x 8 pixels that we enlarge to
+# 32 x 32. We follow it while it reads a digit, from the first spike to the decision. Each later chapter explains one
+# part of this tour in detail.
+#
+# ![The network's parts, from image to answer; this chapter is about all of them](../docs/images/network_map/00.svg)
 #
 # ## What you will learn
 # - load a trained Spikformer, classify an image, and record everything that its neurons do
@@ -42,14 +45,14 @@ plt.rcParams.update(style.RC)
 # The network reads one test digit. Each panel shows 48 evenly spaced neurons of one layer, and the layers are in order:
 # in the first column the image becomes tokens, then two encoder blocks follow. A black bar is a
 # [spike](../docs/glossary.md#spike-spike-train). Time runs to the right over four steps. Most of every panel is white:
-# most neurons do not fire most of the time, and a neuron that does not fire needs no arithmetic in the next layer. Two
+# most neurons are silent in most steps, and a neuron that does not fire needs no arithmetic in the next layer. Two
 # bars stand beside each panel. The first is the firing rate of the whole layer. The hatched part of the second is the
 # share of features that never fire.
 
 # %%
 model = se.load_pretrained("digits-2-64")
 digits = se.data.load("digits")
-# [1, 1, 32, 32], normalised as in training
+# digit 3 of the test set, [1, 1, 32, 32]; None: without random augmentation
 image, label = digits.test.fetch(torch.tensor([3]), None)
 
 with torch.no_grad(), se.record(model, membranes=True) as rec:
@@ -58,8 +61,11 @@ print(f"The network says {int(logits.argmax())}, the label is {int(label)}.")
 assert logits.argmax() == label
 
 fig, _ = se.plot.atlas(rec)
-alt = "Rasters of all 19 neuron layers over T = 4 steps while one digit is read: few spikes, at t = 0 none in depth."
-se.plot.show(fig, alt)
+se.plot.show(
+    fig,
+    "Rasters of all 19 neuron layers over T = 4 steps while one digit is read: "
+    "few spikes, at t = 0 none in the deep layers.",
+)
 assert len(rec.layers("spikes")) == 19
 assert all(0 < layer.spikes.mean() < 0.5 for layer in rec.layers("spikes"))
 assert rec["blocks.1.mlp.out"].spikes[0].mean() < 0.01  # t = 0
@@ -69,14 +75,15 @@ assert rec["blocks.1.mlp.out"].spikes[0].mean() < 0.01  # t = 0
 #
 # | name | shape | value set | meaning |
 # |---|---|---|---|
-# | `image` | `[B, C, H, W]` | reals | the input, the same in each [time step](../docs/glossary.md#time-step) |
-# | `sps.0` to `sps.3`, `sps.rpe` | `[T, B, C, H, W]` | {0, 1} | spikes of the convolution layers |
+# | `image` | `[B, 1, 32, 32]` | reals | the input, the same in each [time step](../docs/glossary.md#time-step) |
+# | `sps.0` to `sps.3`, `sps.rpe` | `[T, B, channels, rows, columns]` | {0, 1} | spikes of the convolution layers |
 # | `blocks.i.attn.q`, `.k`, `.v` | `[T, B, h, N, d]` | {0, 1} | $h$ heads, $N$ [tokens](../docs/glossary.md#token) |
 # | `blocks.i.attn.scores` | `[T, B, h, N, N]` | multiples of 0.125 | [scores](../docs/glossary.md#attention-scores) |
 # | `blocks.i.residual` | `[T, B, N, D]` | integers | the output of a block and input of the next |
-# | `logits` | `[B, K]` | reals | one number for each class |
+# | `logits` | `[B, 10]` | reals | one number for each class |
 #
-# Time is always the first dimension. The recording stores each tensor under its name:
+# $T$ is the number of time steps, $B$ the number of images, $D$ the number of features of a token, $d$ the same in one
+# head. Time is always the first dimension. The recording stores each tensor under its name:
 
 # %%
 assert rec["sps.0"].spikes.shape == (4, 1, 8, 32, 32)
@@ -99,7 +106,7 @@ print(rec.summary())
 # **Predict before you run.** The image does not change and the weights do not change. Do the spikes of the first layer
 # change from step to step?
 
-# %%
+# %% tags=["predict"]
 first = rec["sps.0"].spikes[:, 0]  # [T, 8, 32, 32]
 busiest = int(first.mean((0, 2, 3)).argmax())
 
@@ -113,8 +120,11 @@ for ax in axes:
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(True)
 fig.suptitle(f"sps.0, channel {busiest}, T = 4", x=0.01, ha="left", fontsize=12)
-alt = "A digit, and the spikes of one channel of layer sps.0 at T = 4 steps: the digit, in some steps thinner."
-se.plot.show(fig, alt)
+se.plot.show(
+    fig,
+    "A digit, and the spikes of one channel of layer sps.0 at T = 4 steps: "
+    "the digit, in some steps thinner.",
+)
 changed = [int((first[t] != first[t - 1]).sum()) for t in (1, 2, 3)]
 print("first layer, spikes that differ from the step before:", changed)
 assert min(changed) > 0
@@ -129,14 +139,28 @@ assert min(changed) > 0
 #
 # </details>
 #
-# The next figure shows one neuron. Its membrane potential rises, the neuron fires at the dashed threshold, and the
-# potential falls to zero:
+# The next figure shows the membrane potential of two neurons. Four steps are too few to see much, so the digit is shown
+# for 32. The upper neuron is in the first layer: its input is the same in each step, so it fires regularly. The lower
+# one is in the first encoder block. Its input are the spikes of other neurons, which change from step to step.
 
-# %%
-fig, ax = se.plot.membrane(rec["sps.0"])
-alt = "Membrane of one neuron of layer sps.0 over T = 4 steps: it charges, fires above the threshold of 1 and is reset."
-se.plot.show(fig, alt)
-for layer in rec.layers("spikes"):  # all other neurons do the same
+# %% tags=["fold"]
+# membranes of two neurons while the digit is shown for 32 steps
+names = ["sps.0", "blocks.0.mlp.hidden"]
+frames = image.expand(32, *image.shape)  # 32 frames bring their own T
+with torch.no_grad(), se.record(model, membranes=True, layers=names) as long:
+    model(frames)
+fig, axes = plt.subplots(2, 1, figsize=(8.8, 4.6), sharex=True)
+for ax, name in zip(axes, names, strict=True):
+    # among all neurons: the one whose number of spikes is nearest to a quarter of T
+    counts = long[name].spikes[:, 0].sum(0).flatten()
+    se.plot.membrane(long[name], neuron=int((counts - 8).abs().argmin()), ax=ax)
+axes[0].set_xlabel("")
+se.plot.show(
+    fig,
+    "Membranes of two neurons over T = 32 steps: they start at 0, charge, fire at "
+    "the threshold of 1 and are reset. Only the upper one is regular.",
+)
+for layer in rec.layers("spikes"):  # every neuron fires exactly where H >= V_th
     assert torch.equal(layer.spikes, (layer.membrane >= layer.v_threshold).float())
 
 # %% [markdown]
@@ -160,18 +184,55 @@ for ax, name, color in zip(
     ax.set_title(f"{name}, sum over T = {len(spikes)}", color=color, fontsize=11)
     fig.colorbar(drawn, ax=ax, shrink=0.8)
 fig.suptitle("blocks.0.attn: spikes of each token", x=0.01, ha="left", fontsize=12)
-alt = "Spikes of each of 8 x 8 tokens of Q, K and V in block 0, summed over T = 4: K and V fire where the digit is."
-se.plot.show(fig, alt)
+se.plot.show(
+    fig,
+    "Spikes of each of 8 x 8 tokens of Q, K and V in block 0, summed over T = 4: "
+    "K and V fire where the digit is.",
+)
 
 q, k = (rec[f"blocks.0.attn.{name}"].spikes for name in "qk")
 # features in which both fire, [T, B, h, N, N]
 pairs = (q[:, :, :, :, None, :] * k[:, :, :, None, :, :]).sum(-1)
 assert torch.equal(rec["blocks.0.attn.scores"].values, pairs * 0.125)
-# [N]: tokens with more ink than the mean
-ink = torch.nn.functional.avg_pool2d(image, 4).flatten() > 0
-for name in "kv":
-    tokens = rec[f"blocks.0.attn.{name}"].spikes.mean((0, 1, 2, 4))  # [N]
-    assert tokens[ink].mean() > tokens[~ink].mean()
+
+# %% [markdown]
+# Keys and values fire on the strokes. Queries fire more on the background: the background asks, and the strokes answer.
+# So what is found on the strokes spreads to all tokens, and the decision uses all of them. Is this how the network
+# works, or chance? We silence the queries, keys or values of one kind of token in both blocks, and let the network
+# read 100 test digits.
+#
+# **Predict before you run.** Which hurts more: silencing the queries of the strokes, or those of the background? And the
+# values?
+
+# %% tags=["predict"]
+images, labels = digits.test.fetch(torch.arange(359), None)  # the whole test set
+some, truth = images[:100], labels[:100]
+# [B, N]: tokens with more ink than the mean
+ink = torch.nn.functional.avg_pool2d(some, 4).flatten(1) > 0
+right = {}
+for name in "qkv":
+    for place, silent in (("strokes", ink), ("background", ~ink)):
+        keep = (~silent).float()[:, None, :, None]  # for all heads and features
+        layers = [f"blocks.{i}.attn.{name}" for i in (0, 1)]
+        changes = {
+            layer: lambda spikes, keep=keep: spikes * keep for layer in layers
+        }
+        with torch.no_grad(), se.intervene(model, changes):
+            correct = (model(some).argmax(1) == truth).float()
+        right[name, place] = 100 * correct.mean()
+        print(f"{name} silent on the {place:10}: {right[name, place]:.0f} % right")
+assert right["q", "background"] < right["q", "strokes"] - 10
+assert right["k", "strokes"] < right["k", "background"] - 2
+assert right["v", "strokes"] < right["v", "background"] - 2
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The queries of the background: without them a token of the background gets no answer. The queries of the strokes are
+# hardly needed. For keys and values it is the other way round: those of the strokes matter. Keys and values of the
+# background fire seldom, and without them the accuracy stays the same.
+#
+# </details>
 
 # %% [markdown]
 # ## Attention
@@ -181,8 +242,11 @@ for name in "kv":
 
 # %%
 fig, _ = se.plot.attention_over_time(rec["blocks.0.attn.scores"], image[0])
-alt = "Attention of block 0 for each of 4 heads and T = 4 steps, over the digit: dark at t = 0, later on the strokes."
-se.plot.show(fig, alt)
+se.plot.show(
+    fig,
+    "Attention of block 0 for each of 4 heads and T = 4 steps, over the digit: "
+    "dark at t = 0, later on the strokes.",
+)
 assert (
     rec["blocks.0.attn.scores"].values[0].mean()
     < rec["blocks.0.attn.scores"].values[1:].mean()
@@ -194,19 +258,20 @@ assert (
 
 # %%
 fig, _ = se.plot.logits(rec, label=int(label))
-alt = "Mean logit of each class up to each of T = 4 steps: the true class leads at the end."
-se.plot.show(fig, alt)
+se.plot.show(
+    fig,
+    "Mean logit of each class up to each of T = 4 steps: the true class wins.",
+)
 torch.testing.assert_close(rec.logits.mean(0), logits)
 
 # %% [markdown]
 # This cell runs the whole test set. The network has not seen these digits in training:
 
 # %%
-images, labels = digits.test.fetch(torch.arange(359), None)
 with torch.no_grad():
-    right = (model(images).argmax(1) == labels).float().mean()
-print(f"{100 * right:.0f} % of {len(labels)} test digits")
-assert right > 0.95
+    accuracy = (model(images).argmax(1) == labels).float().mean()
+print(f"{100 * accuracy:.0f} % of {len(labels)} test digits")
+assert accuracy > 0.95
 
 # %% [markdown]
 # ## What it costs
@@ -215,14 +280,14 @@ assert right > 0.95
 
 # %%
 fig, _ = se.plot.firing_rates(rec)
-alt = "Firing rate of each of the 19 neuron layers on one digit, T = 4: all far below 50 %."
-se.plot.show(fig, alt)
+se.plot.show(
+    fig, "Firing rate of each of the 19 neuron layers on one digit, T = 4: all low."
+)
 
 report = se.energy(model, images[:50])
 paper, ann = report.totals["paper"] / 1e6, report.totals["ann"] / 1e6
-print(
-    f"one digit: {paper:.0f} µJ with spikes, {ann:.0f} µJ for the same network without, in arithmetic at 45 nm"
-)
+print(f"arithmetic of one digit at 45 nm: {paper:.0f} µJ with spikes,")
+print(f"{ann:.0f} µJ for the same network without spikes")
 assert 2 < ann / paper < 50
 
 # %% [markdown]
@@ -233,16 +298,16 @@ assert 2 < ann / paper < 50
 # ## Time
 # **Predict before you run.** The network was trained with $T = 4$. How accurate is it with one time step? And with 8?
 
-# %%
-some, truth = images[:100], labels[:100]
+# %% tags=["predict"]
 for steps in (1, 2, 4, 8):
-    # [T, B, C, H, W]: frames bring their own T
+    # [T, B, 1, 32, 32]: frames bring their own T
     frames = some.expand(steps, *some.shape)
     with torch.no_grad(), se.record(model, layers=["blocks.1.mlp.out"]) as deep:
         accuracy = (model(frames).argmax(1) == truth).float().mean()
     rate = deep["blocks.1.mlp.out"].spikes.mean()
     print(
-        f"T = {steps}: {100 * accuracy:3.0f} % right, last layer fires in {100 * rate:4.1f} % of the steps"
+        f"T = {steps}: {100 * accuracy:3.0f} % right, "
+        f"firing rate of the last layer {100 * rate:4.1f} %"
     )
     assert (accuracy < 0.7) if steps == 1 else (accuracy > 0.8)
 
@@ -257,7 +322,7 @@ for steps in (1, 2, 4, 8):
 # </details>
 #
 # Two calls on the same image give the same answer: neurons keep state only within a sample and start from zero for the
-# next one. Not every library works like this, as chapter 01 shows.
+# next one. Many libraries keep state between calls, as chapter 01 shows.
 
 # %%
 with torch.no_grad():
@@ -291,9 +356,9 @@ print("same image, same logits")
 #
 # | symptom | cause | cure |
 # |---|---|---|
-# | poor accuracy on your own images | not normalised as in training | mean and std of `digits.info` |
-# | nonsense from event frames | batch first instead of time first | `[T, B, C, H, W]` |
-# | `SpikformerError` about integers | pixels are uint8 | `x.float() / 255` before normalising |
+# | poor accuracy on your own images | not normalized as in training | mean and std of `digits.info` |
+# | nonsense from event frames | batch first instead of time first | `[T, B, channels, rows, columns]` |
+# | `SpikformerError` about integers | pixels are uint8 | `x.float() / 255` before normalizing |
 # | a "dead" layer on one image | one image is not enough to decide | record a batch |
 #
 # The next cell shows the first one: the same digits as pixels from 0 to 1, as you would read them from a file.
@@ -302,13 +367,13 @@ print("same image, same logits")
 info = digits.info
 pixels = images * info.std[0] + info.mean[0]
 with torch.no_grad():
-    normalised, raw = (
+    normalized, raw = (
         (model(x[:100]).argmax(1) == labels[:100]).float().mean()
         for x in (images, pixels)
     )
 assert pixels.min() > -1e-6 and pixels.max() < 1 + 1e-6
-print("pixels as they are do worse:", bool(raw < normalised))
-assert raw < normalised
+print("pixels as they are do worse:", bool(raw < normalized))
+assert raw < normalized
 
 # %% [markdown]
 # ## Exercises
@@ -318,81 +383,110 @@ assert raw < normalised
 
 # %% tags=["exercise-1"]
 def rate_at(steps, layer="sps.3"):
-    """Firing rate of that layer of `model` for `image` [1, 1, 32, 32] shown for so many steps, as a float."""
+    """Firing rate of a layer of `model`, as a float.
+
+    The model sees `image` [1, 1, 32, 32] for so many time steps.
+    """
     ...
 
 
 # %% tags=["check-1"]
 with se.exercise("0.1"):
     rates = [rate_at(steps) for steps in (1, 4, 16)]
-    assert None not in rates, (
-        "write rate_at first: give the model frames [T, B, C, H, W], and record the layer"
-    )
-    assert abs(rates[1] - float(rec["sps.3"].spikes.mean())) < 1e-6, (
-        "at T = 4 it should be the rate of the recording"
-    )
+    assert None not in rates, "write rate_at first: record the layer, run the model"
+    for name in ("sps.3", "blocks.1.attn.k"):
+        expected = float(rec[name].spikes.mean())
+        assert abs(rate_at(4, name) - expected) < 1e-6, (
+            f"{name}: at T = 4 the rate should be that of the recording"
+        )
     assert rates[0] < rates[1] < rates[2], (
-        "T has no effect: does the model see so many frames?"
+        "the rate does not grow with T: how many steps does the model see?"
     )
 
 # %% [markdown]
-# **Exercise 0.2: the layer that fires least.** Write code that finds its name in the recording `rec`. Consider only
-# layers of neurons, not scores or residuals.
+# **Exercise 0.2: where does it look?** Scores have the shape `[T, B, h, N, N]`: the last but one dimension is the token
+# that asks, the last one the token that is asked. Write `focus`: it takes the scores of one image and returns the row
+# and the column of the token that receives the highest score, in the mean over time, heads and asking tokens. The
+# tokens fill a square, row by row.
+
 
 # %% tags=["exercise-2"]
-least = None
+def focus(scores):
+    """Scores [T, 1, h, N, N] -> (row, column) of the token that is asked most."""
+    ...
+
 
 # %% tags=["check-2"]
 with se.exercise("0.2"):
-    assert least is not None, (
-        "go through rec.layers('spikes'): each has a name and spikes"
-    )
-    assert least in list(rec), f"{least!r} is no layer of this recording"
-    assert rec[least].kind == "spikes", "not a layer of neurons"
-    rates = [float(layer.spikes.mean()) for layer in rec.layers("spikes")]
-    assert float(rec[least].spikes.mean()) == min(rates), "another layer fires less"
+    generator = torch.Generator().manual_seed(0)
+    made_up = torch.rand(
+        5, 1, 3, 36, 36, generator=generator
+    )  # T = 5, 6 x 6 tokens
+    made_up[:, :, :, :, 15] += 0.5  # all ask for row 2, column 3
+    made_up[:, :, :, 7, :] += 2.0  # token 7 asks for all others
+    made_up[0, :, :, :, 21] += 1.5  # much asked for, but at t = 0 only
+    assert focus(made_up) is not None, "write focus first"
+    for scores in (made_up, rec["blocks.0.attn.scores"].values):
+        found = focus(scores)
+        assert isinstance(found, (tuple, list)) and len(found) == 2, (
+            "give two numbers: the row and the column"
+        )
+        side = round(scores.shape[-1] ** 0.5)
+        asked = scores.mean((0, 1, 2, 3)).view(side, side)
+        row, column = (int(number) for number in found)
+        assert 0 <= row < side and 0 <= column < side, (
+            f"row {row}, column {column}: there are {side} x {side} tokens"
+        )
+        assert asked[row, column] == asked.max(), (
+            f"T = {len(scores)}, {side} x {side} tokens: row {row}, column {column}"
+            f" receives {asked[row, column]:.2f}, another token {asked.max():.2f}"
+        )
 
 # %% [markdown]
-# **Exercise 0.3: when did it know?** `rec.logits` holds the logits of each single step, `[T, B, K]`. Take the mean of
+# **Exercise 0.3: when did it know?** `rec.logits` holds the logits of each single step, `[T, B, 10]`. Take the mean of
 # the logits up to and including step t. From which step on, until the end, does this mean name the true class? Write a
-# function that answers this for any recording of one image.
+# function that answers this for any recording of one image, with any $T$.
 
 
 # %% tags=["exercise-3"]
 def knows_from(recording, label):
-    """The first step t from which on the running mean of the logits always names the label."""
+    """The first step from which on the running mean of the logits names the label.
+
+    T if the mean of all steps does not name it.
+    """
     ...
 
 
 # %% tags=["check-3"]
 with se.exercise("0.3"):
-    assert knows_from(rec, label) is not None, (
-        "write knows_from first: cumsum over time helps"
-    )
+    assert knows_from(rec, label) is not None, "write knows_from first"
+
+    def wavering(*classes):
+        """A recording; each step has one logit of that size, for that class."""
+        steps = [size * torch.eye(10)[name] for name, size in classes]
+        return SimpleNamespace(logits=torch.stack(steps)[:, None])
+
+    zero = torch.tensor([0])
+    for story, classes, expected in (
+        ("right all the time", [(0, 1)] * 3, 0),
+        ("right, wrong, right, right", [(0, 1), (1, 3), (0, 3), (0, 1)], 2),
+        ("one loud right step, then quiet wrong ones", [(0, 9)] + [(1, 1)] * 5, 0),
+        ("right at the last of seven steps", [(1, 1)] * 6 + [(0, 9)], 6),
+        ("wrong all the time", [(1, 1)] * 5, 5),
+    ):
+        found = int(knows_from(wavering(*classes), zero))
+        assert found == expected, f"{story}: expected {expected}, not {found}"
     for number in range(10):
         one, truth = digits.val.fetch(torch.tensor([number]), None)
         with torch.no_grad(), se.record(model, layers=[]) as short:
-            said = model(one).argmax()
-        if said == truth:
-            t = int(knows_from(short, truth))
-            named = [
-                bool(short.logits[: n + 1].mean(0).argmax() == truth)
-                for n in range(4)
-            ]
-            assert all(named[t:]), (
-                f"validation digit {number}: after step {t} it changed its mind"
-            )
-            assert t == 0 or not named[t - 1], (
-                f"validation digit {number}: it knew before step {t}"
-            )
-    # the logits of one step that speaks for class 0, or for 1
-    right, wrong = torch.eye(10)[:1], torch.eye(10)[1:2]
-    wavering = SimpleNamespace(
-        logits=torch.stack([right, 3 * wrong, 3 * right, right])
-    )
-    assert int(knows_from(wavering, torch.tensor([0]))) == 2, (
-        "right, wrong, right, right: it is sure from step 2 on"
-    )
+            model(one.expand(6, *one.shape))
+        t = int(knows_from(short, truth))
+        named = [
+            bool(short.logits[: n + 1].mean(0).argmax() == truth) for n in range(6)
+        ]
+        assert all(named[t:]) and (t == 0 or not named[t - 1]), (
+            f"validation digit {number}, T = 6: step {t} is not the first"
+        )
 
 # %% [markdown]
 # ## Recap

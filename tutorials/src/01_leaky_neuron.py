@@ -6,8 +6,11 @@
 # Spikformer has one kind of neuron. What exactly does it compute, and which settings make snnTorch's `Leaky` the same
 # neuron? With a wrong setting the network still runs and still trains, but it is not the network of the paper.
 #
+# ![The network's parts, from image to answer; this chapter is about the neuron in all of its layers](../docs/images/network_map/01.svg)
+#
 # ## What you will learn
 # - compute the neuron's three equations by hand, and read a trace of its membrane
+# - say what the leak and the reset do, and how long the neuron remembers
 # - derive the map $u = \tau H$ to snnTorch, and check it to the last bit
 # - say what happens when the membrane reaches the threshold exactly, and count the spikes that `>` loses
 # - detect state that is carried over from one batch to the next
@@ -37,26 +40,29 @@ plt.rcParams.update(style.RC)
 
 # %% [markdown]
 # ## The key figure
-# The figure shows one neuron, step by step. The input current (grey) charges the
-# [membrane potential](../docs/glossary.md#membrane-potential) (orange), which leaks at the same time. When the
-# potential reaches the [threshold](../docs/glossary.md#threshold) (dashed), the neuron fires (black) and the potential
-# falls to zero. At $t = 1$ and $t = 8$ the membrane reaches the threshold exactly, and the neuron fires. The violet
-# curve is the surrogate gradient of [chapter 02](02_surrogate_gradient.ipynb).
+# The figure shows one neuron over 12 [time steps](../docs/glossary.md#time-step). In each step the input current (grey)
+# moves the [membrane potential](../docs/glossary.md#membrane-potential) (orange) to a new value, the dot. If the dot
+# is at the [threshold](../docs/glossary.md#threshold) (dashed) or above it, the neuron fires (black) and the potential
+# falls to zero. If not, the potential stays where it is until the next step. At $t = 1$ and $t = 8$ the dot lies
+# exactly on the threshold, and the neuron fires.
 
 # %%
 current = torch.tensor(
     [1.0, 1.5, 1.0, 0.5, 0.0, -0.5, 1.0, 2.5, 2.0, 0.75, 1.5, 1.125]
 )
-animation = se.plot.neuron_animation(current, interval=600)
-alt = "One neuron over T = 12 steps: current, membrane with resets, spikes at t = 1, 7, 8 and 11, surrogate gradient."
-se.plot.show(animation, alt, dpi=80)
+fig, _ = se.plot.neuron(current, surrogate=False)
+se.plot.show(
+    fig,
+    "One neuron over T = 12 steps: the current as bars; the membrane as a "
+    "staircase from 0, with a spike and a fall to 0 at t = 1, 7, 8 and 11.",
+)
 
 # %% [markdown]
 # ## Shapes and values
 #
 # | name | shape | value set | meaning |
 # |---|---|---|---|
-# | $X$, `current` | `[T, ...]` | reals | input current, one number in each [time step](../docs/glossary.md#time-step) |
+# | $X$, `current` | `[T, ...]` | reals | input current, one number in each step |
 # | $H$, `h` | `[T, ...]` | reals | membrane potential after the charge: what is compared with the threshold |
 # | $S$, `spikes` | `[T, ...]` | {0, 1} | [spikes](../docs/glossary.md#spike-spike-train) |
 # | $V$, `v` | `[...]` | reals | membrane potential after the reset: what the next step starts from |
@@ -79,12 +85,16 @@ se.plot.show(animation, alt, dpi=80)
 #
 # Equation (1) moves the membrane towards the current: half of the way in each step if $\tau = 2$. It contains both the
 # leak and the input. By equation (2) the neuron fires at or above the threshold. Equation (3) is a
-# [hard reset](../docs/glossary.md#hard-reset): the part of the membrane above the threshold is lost.
+# [hard reset](../docs/glossary.md#hard-reset): the part of the membrane above the threshold is lost. The neuron starts
+# from $V = 0$.
 
 
 # %%
 def paper_neuron(current, tau=2.0, v_threshold=1.0):
-    """Equations 1 to 3, with V_reset = 0: current [T, ...] -> spikes [T, ...], membranes H [T, ...]."""
+    """Equations 1 to 3 with V_reset = 0.
+
+    current [T, ...] -> spikes [T, ...], membranes H [T, ...]
+    """
     v = torch.zeros_like(current[0])
     spikes, membranes = [], []
     for x in current:
@@ -105,14 +115,128 @@ assert spikes.nonzero().flatten().tolist() == [1, 7, 8, 11]
 assert (h == 1).nonzero().flatten().tolist() == [1, 8]
 
 # %% [markdown]
-# ## What one neuron can say
-# The simplest input is a constant current. As long as there is no spike, (1) gives $H[t] = X (1 - 2^{-(t+1)})$: the
-# membrane rises towards $X$ and never above it.
+# ## What the leak does
+# Without input, (1) becomes $H[t] = \beta\, V[t-1]$ with $\beta = 1 - 1/\tau$. The membrane decays by the same factor
+# in each step: by one half if $\tau = 2$. So the neuron forgets old input, and $\tau$ says how fast.
+#
+# A biological neuron does the same. Its membrane stores charge like a capacitor, and open ion channels let the charge
+# leak out. The voltage decays with a time constant of the order of 10 ms ([Gerstner et al., *Neuronal Dynamics*,
+# section 1.3](https://neuronaldynamics.epfl.ch/online/Ch1.S3.html)). The textbook equation is
+# $\tau\, \mathrm{d}V/\mathrm{d}t = -V + X$, and (1) is one step of length 1 along it.
+#
+# Because of the leak, inputs add up only if they arrive close together. The neuron detects coincidences.
+#
+# **Predict before you run.** One pulse of current 1.75 charges the membrane to 0.875, which is not enough to fire. A
+# second pulse follows `gap` steps after the first. Up to which gap does the neuron fire ($\tau = 2$)? And without a
+# leak?
+
+
+# %% tags=["predict"]
+def two_pulses(gap, tau=2.0):
+    """Spikes and membranes: two pulses, each charges by 0.875; then silence."""
+    current = torch.zeros(16)
+    current[0] = current[gap] = 0.875 * tau
+    return paper_neuron(current, tau=tau)
+
+
+for tau in (2.0, 4.0, 8.0):
+    fires = [gap for gap in range(1, 16) if two_pulses(gap, tau)[0].any()]
+    print(f"tau = {tau:g}: fires if the gap is at most {max(fires)}")
+    # 0.875 beta^gap + 0.875 reaches 1
+    assert fires == [g for g in range(1, 16) if (1 - 1 / tau) ** g >= 1 / 7]
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Up to a gap of 2. After `gap` steps the fraction $\beta^{gap}$ of the first pulse is left: one half, one quarter, one
+# eighth. The neuron fires if $0.875\, \beta^{gap} + 0.875 \ge 1$, so at least one seventh must be left. With
+# $\tau = 8$ more is left, and the gap may be 14. Without a leak every gap would do: the neuron would add up all input
+# since its last spike, however old it is.
+#
+# </details>
+#
+# The figure shows the decay after one pulse for four values of $\tau$, and the two gaps on both sides of the limit.
+
+# %% tags=["fold"]
+# decay after one pulse for four tau, and two pulses with a gap of 2 and of 3
+fig, axes = plt.subplots(1, 3, figsize=(10.4, 3.2), width_ratios=[1.2, 1, 1])
+looks = {1.25: ":", 2.0: "-", 4.0: "--", 8.0: "-."}
+for tau, line in looks.items():
+    pulse = torch.zeros(12)
+    pulse[0] = 0.875 * tau
+    _, decay = paper_neuron(pulse, tau=tau)
+    axes[0].plot(
+        decay,
+        color=style.MEMBRANE if tau == 2 else style.SPIKE,
+        linestyle=line,
+        marker="o",
+        markersize=3,
+        label=f"$\\tau$ = {tau:g}",
+    )
+    torch.testing.assert_close(decay, 0.875 * (1 - 1 / tau) ** torch.arange(12))
+axes[0].legend()
+axes[0].set(ylabel="membrane potential H", title="one pulse, T = 12", ylim=(0, 1.2))
+axes[0].axhline(1, color=style.THRESHOLD, linestyle=(0, (4, 2)), linewidth=1.2)
+style.time_axis(axes[0], 12)
+for ax, gap in zip(axes[1:], (2, 3), strict=True):
+    s, h = two_pulses(gap)
+    se.plot.membrane(h[:8], s[:8], ax=ax, title=f"gap of {gap}, $\\tau$ = 2")
+    ax.set_ylim(0, 1.5)
+for ax in axes[1:]:
+    for words in ax.texts:
+        words.set_visible(False)
+axes[2].set_ylabel("")
+se.plot.show(
+    fig,
+    "Left: the membrane after one pulse decays, faster for a smaller tau. Middle: "
+    "a second pulse after 2 steps makes it fire. Right: after 3 it does not.",
+)
+
+# %% [markdown]
+# The next figure shows a neuron whose current ends at $t = 16$. In a running notebook the sliders below it change the
+# current, $\tau$ and the threshold. The [neuron playground](../docs/play/neuron.md) has the same sliders in the browser.
+
+
+# %% tags=["fold"]
+# a constant current until t = 15, then none
+def constant_current(X=1.25, tau=2.0, v_threshold=1.0):
+    current = torch.zeros(24)
+    current[:16] = X
+    name = f"X = {X:g}, $\\tau$ = {tau:g}, $V_{{th}}$ = {v_threshold:g}"
+    fig, _ = se.plot.neuron(
+        current, tau=tau, threshold=v_threshold, surrogate=False, title=name
+    )
+    se.plot.show(
+        fig,
+        f"One neuron over T = 24 steps with a current of {X:g} in the first 16, "
+        f"tau = {tau:g} and a threshold of {v_threshold:g}: current and membrane.",
+    )
+
+
+constant_current()
+
+# %% tags=["widget", "nbval-ignore-output"]
+try:
+    from ipywidgets import interact
+except ModuleNotFoundError:
+    print("for sliders: pip install ipywidgets, then restart the kernel")
+else:
+    interact(
+        constant_current,
+        X=(-1.0, 4.0, 0.05),
+        tau=(1.0, 10.0, 0.25),
+        v_threshold=(0.25, 2.0, 0.05),
+    )
+
+# %% [markdown]
+# ## What one neuron can signal
+# Start with a constant current. As long as there is no spike, (1) gives $H[t] = X (1 - 2^{-(t+1)})$: the membrane rises
+# towards $X$ and never above it.
 #
 # **Predict before you run.** At $X = 2$ the neuron fires in every step. In what share of the steps does it fire at
 # $X = 1.9$, which is 5 % less? And at $X = 0.95$?
 
-# %%
+# %% tags=["predict"]
 steps = 120  # divisible by 1, 2, 3, 4, 5 and 6
 for x in (2.0, 1.9, 0.95):
     s, _ = paper_neuron(torch.full((steps,), x))
@@ -125,28 +249,68 @@ assert paper_neuron(torch.full((steps,), 0.95))[0].sum() == 0
 #
 # In half of the steps, and in none. At $X = 1.9$ the first step brings the membrane to 0.95, which is not enough. The
 # second step brings it to 1.425. The neuron fires, and the 0.425 above the threshold are lost. So the interval between
-# spikes is a whole number $n$ of steps: the smallest $n$ with $X (1 - 2^{-n}) \ge 1$. The firing rate is $1/n$, which
-# gives a staircase. At $X \le 1$ the membrane never reaches the threshold.
+# spikes is a whole number $n$ of steps: the smallest $n$ with $X (1 - 2^{-n}) \ge 1$. The
+# [firing rate](../docs/glossary.md#firing-rate) is $1/n$, which gives a staircase. At $X \le 1$ the membrane never
+# reaches the threshold.
 #
 # </details>
 #
-# The figure shows the whole staircase. With $T = 4$, as in Spikformer on CIFAR and ImageNet, only four different rates
-# are left. A rate therefore carries little information. *When* a neuron fires, and together with which other neurons,
-# carries more.
+# A *soft* reset keeps what is above the threshold: $V[t] = H[t] - V_{th}\, S[t]$. The next cell compares both resets at
+# $X = 1.9$.
+
 
 # %%
+def soft_neuron(current, tau=2.0, v_threshold=1.0):
+    """As paper_neuron, but a spike subtracts the threshold."""
+    v = torch.zeros_like(current[0])
+    spikes, membranes = [], []
+    for x in current:
+        h = v + (x - v) / tau
+        s = (h >= v_threshold).to(h.dtype)
+        v = h - v_threshold * s  # the only line that differs
+        spikes.append(s)
+        membranes.append(h)
+    return torch.stack(spikes), torch.stack(membranes)
+
+
+constant = torch.full((16,), 1.9)
+(hard, hard_h), (soft, soft_h) = paper_neuron(constant), soft_neuron(constant)
+print(f"X = 1.9, T = 16: {hard.sum():.0f} spikes hard, {soft.sum():.0f} soft")
+
+fig, axes = plt.subplots(1, 2, figsize=(9.6, 3.0), sharey=True)
+se.plot.membrane(hard_h, hard, title="hard reset (the paper)", ax=axes[0])
+se.plot.membrane(soft_h, soft, reset="subtract", title="soft reset", ax=axes[1])
+axes[1].set_ylabel("")
+se.plot.show(
+    fig,
+    "Membrane for a constant current of 1.9, T = 16. Hard reset: it falls to 0 and "
+    "fires in every other step. Soft reset: it falls by 1 and fires more often.",
+)
+assert hard.sum() == 8 and soft.sum() == 12
+
+# %% [markdown]
+# The next figure shows the rate for all constant currents. It is a staircase with both resets; the soft reset only adds
+# stairs. The paper's neuron resets hard. At $T = 4$, as in Spikformer on CIFAR and ImageNet, a constant current gives
+# only four different rates. *When* a neuron fires, and together with which other neurons, tells more.
+
+# %% tags=["fold"]
+# firing rate over a constant current: T = 120 and T = 4, and with a soft reset
 # between the stairs, so that rounding decides nothing
 currents = torch.arange(1281) / 500 + 0.001
 fig, ax = plt.subplots(figsize=(7.2, 3.4))
-for steps, color, line in ((120, style.MEMBRANE, "-"), (4, style.SPIKE, "--")):
-    rate = paper_neuron(currents.expand(steps, -1))[0].mean(0)  # [currents]
+for run, steps, color, line, label in (
+    (soft_neuron, 120, style.GREY, "-", "soft reset, T = 120"),
+    (paper_neuron, 120, style.MEMBRANE, "-", "hard reset, T = 120"),
+    (paper_neuron, 4, style.SPIKE, "--", "hard reset, T = 4"),
+):
+    rate = run(currents.expand(steps, -1))[0].mean(0)  # [currents]
     ax.plot(
         currents,
         rate,
         color=color,
         linestyle=line,
         drawstyle="steps-mid",
-        label=f"T = {steps}",
+        label=label,
     )
 ax.set(
     xlabel="constant current X",
@@ -158,8 +322,12 @@ ax.legend()
 interval = torch.ceil(-torch.log2(1 - 1 / currents[currents > 1.0]))
 assert torch.equal(rate[currents > 1.0], torch.floor(4 / interval) / 4)
 assert sorted(set(rate.tolist())) == [0, 0.25, 0.5, 1]
-alt = "Firing rate over a constant current: a staircase from 0 at X = 1 to 1 at X = 2, coarser for T = 4 than T = 120."
-se.plot.show(fig, alt)
+se.plot.show(
+    fig,
+    "Firing rate over a constant current. Hard reset: a staircase from 0 at X = 1 "
+    "to 1 at X = 2, coarser for T = 4 than for T = 120. Soft reset: a few more "
+    "stairs.",
+)
 
 # %% [markdown]
 # ## The same neuron on snnTorch
@@ -167,7 +335,7 @@ se.plot.show(fig, alt)
 #
 # $$u[t] = \beta\, u[t-1]\,(1 - S[t-1]) + X[t], \qquad S[t] = 1 \text{ where } u[t] \text{ is over the threshold.}$$
 #
-# It does not divide its input by $\tau$, but it is the same neuron. The proof has six steps:
+# It does not divide its input by $\tau$, but it is the same neuron. The proof has five steps:
 #
 # 1. Equation (1), rearranged: $\quad H[t] = (1 - \tfrac{1}{\tau})\, V[t-1] + \tfrac{1}{\tau} X[t]$.
 # 2. Times $\tau$: $\quad \tau H[t] = (1 - \tfrac{1}{\tau})\, \tau V[t-1] + X[t]$.
@@ -175,10 +343,10 @@ se.plot.show(fig, alt)
 # 4. Write $u = \tau H$ and $\beta = 1 - \tfrac{1}{\tau}$: $\quad u[t] = \beta\, u[t-1]\,(1 - S[t-1]) + X[t]$. That is
 #    `Leaky`.
 # 5. Equation (2): $H \ge V_{th}$ is the same as $u \ge \tau V_{th}$. So the threshold is $\tau V_{th} = 2$.
-# 6. The surrogate gradient (chapter 02) sees $\alpha (H - V_{th}) = \tfrac{\alpha}{\tau} (u - \tau V_{th})$. So its
-#    slope is $\alpha / \tau = 2$.
 #
-# None of these steps is an approximation. They give the settings below, and each setting matters.
+# None of these steps is an approximation. They give the settings below, and each setting matters. `spike_grad` is the
+# function that compares the membrane with the threshold. (It also defines the gradient, which is the topic of
+# [chapter 02](02_surrogate_gradient.ipynb).)
 
 # %%
 SETTINGS = dict(
@@ -191,7 +359,10 @@ SETTINGS = dict(
 
 
 def leaky_over_time(current, **changes):
-    """A plain snnTorch Leaky, fed with its own membrane in each step: spikes [T, ...], membranes u [T, ...]."""
+    """A plain snnTorch Leaky, fed with its own membrane in each step.
+
+    current [T, ...] -> spikes [T, ...], membranes u [T, ...]
+    """
     neuron = snn.Leaky(**(SETTINGS | changes))
     u = torch.zeros_like(current[0])
     spikes, membranes = [], []
@@ -202,6 +373,7 @@ def leaky_over_time(current, **changes):
     return torch.stack(spikes), torch.stack(membranes)
 
 
+spikes, h = paper_neuron(current)
 leaky_spikes, u = leaky_over_time(current)
 assert torch.equal(leaky_spikes, spikes)
 assert torch.equal(u, 2 * h)  # to the last bit
@@ -210,7 +382,8 @@ print("u[t] =", u.tolist())
 # %% [markdown]
 # `se.LIF` is this neuron as a layer: it computes all $T$ steps in one call. It has two backends. `"snntorch"` runs the
 # loop above. `"fused"`, the default, does the same arithmetic as one operation. The next cell runs 4,000 neurons over
-# 16 steps, once with currents on a grid of 0.25, where exact ties are common, and once with arbitrary currents.
+# 16 steps, once with currents on a grid of 0.25, where the membrane often equals the threshold, and once with arbitrary
+# currents.
 
 # %%
 grid = torch.randint(-4, 13, (16, 4000)) / 4
@@ -231,15 +404,11 @@ for name, x in (("on the grid", grid), ("arbitrary", arbitrary)):
         lif_spikes, lif_u = lif_over_time(x, backend)
         assert torch.equal(lif_spikes, leaky_spikes) and torch.equal(lif_u, u)
     torch.testing.assert_close(u / 2, h)
-    print(
-        f"{name}: {int((h == 1).sum())} exact ties; u / 2 is H to the last bit: {torch.equal(u / 2, h)}"
-    )
+    exact = torch.equal(u / 2, h)
+    print(f"{name}: {int((h == 1).sum())} exact ties; u / 2 is exactly H: {exact}")
     if name == "on the grid":
-        assert (
-            torch.equal(leaky_spikes, by_hand)
-            and torch.equal(u / 2, h)
-            and (h == 1).sum() > 1000
-        )
+        assert torch.equal(leaky_spikes, by_hand) and exact
+        assert (h == 1).sum() > 1000
 
 # %% [markdown]
 # On the grid all four versions agree to the last bit. With arbitrary currents the three versions in $u$ agree to the
@@ -252,7 +421,7 @@ changes = {
     "as the paper": {},
     "threshold=1.0 (not times tau)": dict(threshold=1.0),
     'reset_mechanism="subtract"': dict(reset_mechanism="subtract"),
-    "snnTorch's own sigmoid surrogate": dict(spike_grad=snn.surrogate.sigmoid(2)),
+    "snnTorch's own spike_grad": dict(spike_grad=snn.surrogate.sigmoid(2)),
     "reset_delay=False": dict(reset_delay=False),
 }
 right, _ = paper_neuron(grid)
@@ -261,28 +430,27 @@ differ = {
     for name, change in changes.items()
 }
 for name, share in differ.items():
-    print(f"{name:34} {100 * share:4.0f} % of spikes and silences differ")
+    print(f"{name:30} {100 * share:4.0f} % of spikes and silences differ")
 assert differ.pop("as the paper") == 0 and differ.pop("reset_delay=False") == 0
 assert min(differ.values()) > 0.03
 
 # %% [markdown]
-# `reset_delay=False` gives the same spikes, but a different gradient, which [chapter 02](02_surrogate_gradient.ipynb)
-# shows. One would expect that the surrogate matters only in the backward pass. But it changes the spikes too, as the
-# next section shows.
+# `reset_delay=False` gives the same spikes, but a different gradient, which chapter 02 shows. The choice of `spike_grad`
+# changes the spikes: snnTorch's own functions treat one case differently from the paper.
 
 # %% [markdown]
 # ## Exactly at the threshold
-# The paper's step has $\Theta(0) = 1$: the neuron fires at $H \ge V_{th}$. snnTorch's own surrogates fire at $u -
+# The paper's step has $\Theta(0) = 1$: the neuron fires at $H \ge V_{th}$. snnTorch's own functions fire at $u -
 # \text{threshold} > 0$. Arbitrary real currents hardly ever reach a threshold exactly. Sums of spikes often do, because
 # they are whole numbers.
 #
 # **Predict before you run.** The current is constant, $X = 2$, and $T = 8$. The neuron with `>=` fires 8 times. How
 # often does the neuron with `>` fire?
 
-# %%
-current = torch.full((8,), 2.0)
-ge, ge_u = leaky_over_time(current)
-gt, gt_u = leaky_over_time(current, spike_grad=snn.surrogate.sigmoid(2))
+# %% tags=["predict"]
+twos = torch.full((8,), 2.0)
+ge, ge_u = leaky_over_time(twos)
+gt, gt_u = leaky_over_time(twos, spike_grad=snn.surrogate.sigmoid(2))
 
 fig, axes = plt.subplots(1, 2, figsize=(8.6, 3.0), sharey=True)
 se.plot.membrane(ge_u / 2, ge, title="fires on >= (the paper)", ax=axes[0])
@@ -290,8 +458,11 @@ se.plot.membrane(gt_u / 2, gt, title="fires on > (snnTorch's own)", ax=axes[1])
 axes[1].set_ylabel("")
 for ax in axes:  # one scale for both; the marks of the spikes move along
     ax.set_ylim(-0.1, 2.0)
-alt = "Membranes for a constant current of 2, T = 8: with >= a spike in every step, with > a spike in every other step."
-se.plot.show(fig, alt)
+se.plot.show(
+    fig,
+    "Membranes for a constant current of 2, T = 8: with >= a spike in every step, "
+    "with > a spike in every other step.",
+)
 assert ge.sum() == 8 and gt.sum() == 4
 
 # %% [markdown]
@@ -303,14 +474,14 @@ assert ge.sum() == 8 and gt.sum() == 4
 #
 # </details>
 #
-# This is not rare in this network. The neuron after attention receives $Q K^T V s$. Because $Q$, $K$ and $V$ are
-# spikes, this is a whole number times $s = 0.125$. The threshold $V_{th} = 0.5$ is a multiple of $s$, too. The membrane
-# is a leaky sum of such multiples and often equals 0.5. The next cell shows this with random spikes:
+# This happens often in this network. The attention of [chapter 05](05_spiking_self_attention.ipynb) counts spikes, and
+# a neuron receives each count times $s = 0.125$. The threshold of this neuron is $V_{th} = 0.5$, a multiple of $s$. The
+# membrane is a leaky sum of such multiples and often equals 0.5. The next cell shows this with random spikes:
 
 # %%
-# each [T, B, h, N, d], 20 % ones
-q, k, v = (torch.rand(3, 4, 8, 4, 16, 16) < 0.2).float()
-x = q @ k.transpose(-2, -1) @ v * 0.125  # [T, B, h, N, d], multiples of 0.125
+# each [T, B, heads, tokens, features], 20 % ones
+queries, keys, values = (torch.rand(3, 4, 8, 4, 16, 16) < 0.2).float()
+x = queries @ keys.transpose(-2, -1) @ values * 0.125  # counts times 0.125
 assert torch.equal(x * 8, (x * 8).round())
 
 ge = se.LIF(v_threshold=0.5)(x)
@@ -326,6 +497,7 @@ assert lost > 0.1
 
 # %%
 model = se.load_pretrained("digits-2-64")
+# None: without random augmentation
 images, _ = se.data.load("digits").val.fetch(torch.arange(50), None)
 with torch.no_grad(), se.record(model, membranes=True) as rec:
     model(images)
@@ -333,15 +505,43 @@ for name in ("blocks.0.attn.attn", "blocks.1.attn.attn", "blocks.0.attn.q"):
     layer = rec[name]
     tie = layer.membrane == layer.v_threshold
     assert bool(layer.spikes[tie].all())  # every neuron at the threshold fires
-    print(
-        f"{name:20} spikes fired exactly at the threshold: {100 * float(tie.sum() / layer.spikes.sum()):.0f} %"
-    )
+    share = 100 * float(tie.sum() / layer.spikes.sum())
+    print(f"{name:20} spikes fired exactly at the threshold: {share:.0f} %")
     assert (tie.sum() > 100) if name.endswith("attn.attn") else (tie.sum() < 10)
 
 # %% [markdown]
-# The membranes of attention neurons lie on the grid, so exact ties happen. The neurons of $Q$ get real-valued currents
-# from a batch norm and have almost no ties. With `>` the network is a different one: if a spike is lost, the neuron is
-# not reset, so its later spikes can change, and the layers behind it get other inputs.
+# The membranes of attention neurons lie on the grid, so exact ties happen. The neurons of `blocks.0.attn.q` get
+# real-valued currents from a batch norm and have almost no ties. With `>` the network is a different one: if a spike is
+# lost, the neuron is not reset, so its later spikes can change, and the layers behind it get other inputs.
+
+# %% [markdown]
+# ## A layer of neurons
+# A layer is many of these neurons side by side. The left panel below is a [raster](../docs/glossary.md#raster): one row
+# for each neuron, one bar for each spike. The right panel shows the membranes of the same neurons. The network was
+# trained with $T = 4$; here one digit is shown for 32 steps, so that there is more to see.
+
+# %% tags=["fold"]
+# raster and membranes of one layer while one digit is shown for 32 steps
+NAME = "blocks.0.mlp.hidden"
+frames = images[:1].expand(32, 1, 1, 32, 32)  # 32 frames bring their own T
+with torch.no_grad(), se.record(model, membranes=True, layers=[NAME]) as long:
+    model(frames)
+fig, axes = plt.subplots(1, 2, figsize=(10.4, 4.2), width_ratios=[1, 1.25])
+se.plot.raster(long[NAME], neurons=40, ax=axes[0], title="spikes")
+se.plot.membranes(long[NAME], neurons=40, ax=axes[1], title="membranes")
+axes[1].set_ylabel("")
+fig.suptitle(f"{NAME}, one digit", x=0.01, ha="left", fontsize=12)
+se.plot.show(
+    fig,
+    "Left: raster of 40 neurons of a hidden layer over T = 32 steps; most fire "
+    "seldom. Right: their membranes as a map, bright near the threshold.",
+)
+assert long[NAME].spikes.shape[0] == 32
+assert 0.01 < float(long[NAME].spikes.mean()) < 0.3
+
+# %% [markdown]
+# A row that stays dark belongs to a neuron that is far below its threshold at every step. The bright rows charge again
+# and again. Each bar is drawn on the step whose potential reached the threshold; the reset acts before the next step.
 
 # %% [markdown]
 # ## What is left between batches
@@ -351,30 +551,28 @@ for name in ("blocks.0.attn.attn", "blocks.1.attn.attn", "blocks.0.attn.q"):
 # **Predict before you run.** We feed the same current twice to a `Leaky` that keeps its state. Are the spikes the same?
 
 
-# %%
+# %% tags=["predict"]
 def forgets_to_reset(neuron, current):
     """A loop as it is often written: the state stays inside the neuron."""
     return torch.stack([neuron(x) for x in current])
 
 
-current = torch.tensor([1.5, 1.0, 0.5, 1.25])
+batch = torch.tensor([1.5, 1.0, 0.5, 1.25])
 stateful = snn.Leaky(**SETTINGS, init_hidden=True)
-first, second = (
-    forgets_to_reset(stateful, current),
-    forgets_to_reset(stateful, current),
-)
-print("stateful Leaky, first call ", first.tolist(), "second call", second.tolist())
+first = forgets_to_reset(stateful, batch)
+second = forgets_to_reset(stateful, batch)
+print("Leaky,  first call ", first.tolist(), " second call", second.tolist())
 
 stateful.reset_mem()  # the cure: before every batch
-third = forgets_to_reset(stateful, current)
+third = forgets_to_reset(stateful, batch)
 assert torch.equal(first, third) and not torch.equal(first, second)
 
 for backend in ("snntorch", "fused"):
     lif = se.LIF(backend=backend)
-    once, again = lif(current), lif(current)
+    once, again = lif(batch), lif(batch)
     assert torch.equal(once, again) and torch.equal(once, first)  # nothing to reset
     assert lif.mem.numel() == 0  # and nothing kept
-print("se.LIF,         first call ", once.tolist(), "second call", again.tolist())
+print("se.LIF, first call ", once.tolist(), " second call", again.tolist())
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -385,25 +583,27 @@ print("se.LIF,         first call ", once.tolist(), "second call", again.tolist(
 #
 # </details>
 #
-# The next figure shows this error in the membrane. It does not appear in a last batch that is smaller than the others:
-# the shapes differ, so `Leaky` silently starts from zero. So the error depends on the batch size.
+# The next figure shows this error in the membrane. A last batch that is smaller than the others does not show it: the
+# shapes differ, so `Leaky` starts from zero without a word. So the error depends on the batch size.
 
-# %%
-# the second batch goes on where the first ended
-kept, kept_u = leaky_over_time(current.repeat(2))
-clean, clean_h = (torch.cat([x, x]) for x in paper_neuron(current))
+# %% tags=["fold"]
+# the same batch twice: with the state forgotten in between, and with the state kept
+kept, kept_u = leaky_over_time(batch.repeat(2))
+clean, clean_h = paper_neuron(batch)
 
-fig, axes = plt.subplots(1, 2, figsize=(8.6, 3.0), sharey=True)
-for ax, h, s, name in zip(
-    axes, (clean_h, kept_u / 2), (clean, kept), ("forgotten", "kept"), strict=True
-):
-    se.plot.membrane(h, s, ax=ax)
-    ax.axvline(3.5, color=style.GREY, linestyle=":")
-    ax.set_xticks(range(8), [0, 1, 2, 3] * 2)
-    ax.set_title(f"the same batch twice, T = 4: state {name}", fontsize=11)
-axes[1].set_ylabel("")
-alt = "The same batch twice: with state forgotten two equal traces, with state kept the second batch fires early."
-se.plot.show(fig, alt)
+fig, axes = plt.subplots(1, 2, figsize=(9.2, 3.0), sharey=True, width_ratios=[4, 8])
+se.plot.membrane(clean_h, clean, ax=axes[0], title="state forgotten: each batch")
+se.plot.membrane(kept_u / 2, kept, ax=axes[1], title="state kept")
+axes[0].texts[0].set_visible(False)  # the words beside the right panel are enough
+axes[0].texts[1].set_visible(False)
+axes[1].set(ylabel="", title="state kept: first batch, then second batch, T = 4")
+axes[1].axvline(3.5, color=style.GREY, linestyle=":")
+axes[1].set_xticks(range(8), [0, 1, 2, 3] * 2)
+se.plot.show(
+    fig,
+    "State forgotten: each batch starts at 0 and never fires. State kept: the "
+    "second batch starts where the first ended, and fires at its first step.",
+)
 assert torch.equal(kept, torch.cat([first, second]))  # the stateful Leaky above
 assert clean.sum() == 0 and kept.tolist() == [0, 0, 0, 0, 1, 0, 0, 0]
 
@@ -425,9 +625,9 @@ print("same batch, same logits; other order, same logits")
 #
 # | symptom | cause | cure |
 # |---|---|---|
-# | fewer attention spikes than the paper's network | a surrogate that fires on `>` | `se.Sigmoid`: `>=` |
+# | fewer attention spikes than the paper's network | a neuron that fires on `>` | `se.Sigmoid`: `>=` |
 # | accuracy depends on the order of the test set | state kept between batches | reset every time, or `se.LIF` |
-# | silence after every spike | [double reset](../docs/glossary.md#double-reset) | reset in one place only |
+# | input right after a spike has no effect | [double reset](../docs/glossary.md#double-reset) | reset in one place only |
 # | far too many spikes | threshold 1 on $u$, which is $\tau H$ | threshold $\tau V_{th}$ |
 # | memory grows with every model built | snnTorch keeps each neuron in a list | `se.LIF` takes itself out of it |
 #
@@ -440,39 +640,15 @@ for _ in range(10):
 assert len(snn.SpikingNeuron.instances) == before
 for _ in range(10):
     snn.Leaky(beta=0.5)
-print(
-    "left behind by ten Leaky that nobody uses any more:",
-    len(snn.SpikingNeuron.instances) - before,
-)
-assert len(snn.SpikingNeuron.instances) == before + 10
-
-# %% [markdown]
-# This cell shows the double reset, which is easy to write by mistake: the neuron is reset before the charge, as in
-# `Leaky`, and once more after it, with the spikes of the step before. The current that arrives right after a spike is
-# then lost.
-
-
-# %%
-def resets_twice(current):
-    u, s, spikes = torch.zeros_like(current[0]), torch.zeros_like(current[0]), []
-    for x in current:
-        u = 0.5 * u * (1 - s) + x
-        u = u * (1 - s)  # the second reset: s is still the spike of the step before
-        s = (u >= 2).float()
-        spikes.append(s)
-    return torch.stack(spikes)
-
-
-strong = torch.full((8,), 2.5)
-print("one reset: ", se.LIF()(strong).tolist())
-print("two resets:", resets_twice(strong).tolist())
-assert se.LIF()(strong).sum() == 8 and resets_twice(strong).sum() == 4
+left = len(snn.SpikingNeuron.instances) - before
+print(f"ten Leaky that have no user any more: {left} are still in the list")
+assert left == 10
 
 # %% [markdown]
 # ## Exercises
 # **Exercise 1.1: match a trace.** The cell below has a recording of a neuron with the paper's equations: current,
-# membrane $H$ and spikes. Which $\tau$ and which threshold did it have? The first step gives $\tau$. The threshold lies
-# between two of the membranes; any number that fits is accepted.
+# membrane $H$ and spikes. Which $\tau$ and which threshold did it have? More than one threshold fits; any of them is
+# accepted.
 
 # %% tags=["exercise-1"]
 trace_x = torch.tensor([2.0, 1.0, 2.0, 0.5, 2.5, 1.0, 3.0, -1.0, 2.0, 2.0])
@@ -489,17 +665,19 @@ with se.exercise("1.1"):
     assert tau is not None and v_threshold is not None, "give tau and v_threshold"
     spikes, h = paper_neuron(trace_x, tau=tau, v_threshold=v_threshold)
     assert abs(float(h[0] - trace_h[0])) < 1e-6, (
-        "tau: the neuron starts from V = 0, so H[0] = X[0] / tau"
+        f"with this tau H[0] is {h[0]:.3f}, but {trace_h[0]:.3f} was recorded"
     )
-    assert torch.equal(spikes, trace_s), (
-        "v_threshold: above every membrane that did not fire, not above any that did"
+    wrong = (spikes != trace_s).nonzero().flatten().tolist()
+    assert not wrong, (
+        f"tau is right; with this threshold the spike at t = {wrong[0]} differs"
     )
     torch.testing.assert_close(h, trace_h)
-    assert torch.equal(se.LIF(tau=tau, v_threshold=v_threshold)(trace_x), trace_s)
+    lif = se.LIF(tau=tau, v_threshold=v_threshold)
+    assert torch.equal(lif(trace_x), trace_s), "se.LIF gives other spikes"
 
 # %% [markdown]
 # **Exercise 1.2: build a tie.** Given the membrane $V[t-1] = v$, which current brings $H[t]$ exactly to the threshold?
-# Write the formula. The check tests it on the paper's neuron and on a neuron that fires on `>`.
+# Write the formula. The check tries it on the paper's neuron and on a neuron that fires on `>`.
 
 
 # %% tags=["exercise-2"]
@@ -510,56 +688,67 @@ def tie_current(v, tau=2.0, v_threshold=1.0):
 
 # %% tags=["check-2"]
 with se.exercise("1.2"):
+    assert tie_current(0.0) is not None, "write tie_current first"
     for before in (0.0, 0.25, 0.5, 0.875):
-        x = tie_current(before)
-        assert x is not None, "write tie_current first"
         # the first step brings V from 0 to `before`
-        current = torch.tensor([2 * before, x])
-        _, h = paper_neuron(current)
-        assert h[1] == 1, (
-            f"from V = {before} your current leads to H = {float(h[1]):.3f}: solve equation (1) for X[t]"
+        x = torch.tensor([2 * before, tie_current(before)])
+        _, h = paper_neuron(x)
+        assert h[1] == 1, f"from V = {before} your current leads to H = {h[1]:.3f}"
+        assert se.LIF()(x).tolist() == [0, 1], "se.LIF should fire at the tie"
+        larger, _ = leaky_over_time(x, spike_grad=snn.surrogate.sigmoid(2))
+        assert larger.tolist() == [0, 0], "a neuron with > should stay silent"
+    for tau_, threshold_ in ((2.0, 0.5), (4.0, 1.0), (8.0, 0.5)):
+        x = torch.tensor([0.25 * tau_, tie_current(0.25, tau_, threshold_)])
+        _, h = paper_neuron(x, tau=tau_, v_threshold=threshold_)
+        assert h[1] == threshold_, (
+            f"with tau = {tau_:g} and a threshold of {threshold_:g} your current "
+            f"leads to H = {h[1]:.3f}"
         )
-        assert se.LIF()(current).tolist() == [0, 1]
-        assert leaky_over_time(current, spike_grad=snn.surrogate.sigmoid(2))[
-            0
-        ].tolist() == [0, 0]
-    assert tie_current(0.25, v_threshold=0.5) == 0.75, (
-        "the threshold is an argument: 0.5 after attention"
-    )
-    assert tie_current(0.5, tau=4.0) == 2.5, "tau is an argument too"
 
 # %% [markdown]
-# **Exercise 1.3: one reset too many.** Repair `mended` with as few changes as possible, so that it is the paper's
-# neuron. Now it loses the current that arrives right after a spike.
+# **Exercise 1.3: write a test.** Each of the five neurons below has one fault. A test current shows a fault if the
+# faulty neuron and the paper's neuron give different spikes. Find one current of at most 8 steps that shows all five.
+
+
+# %%
+FAULTS = ("> for >=", "soft reset", "reset twice", "no leak", "threshold on tau H")
+
+
+def faulty(current, fault):
+    """Spikes of a neuron that has this fault, as a list."""
+    v, s, spikes = 0.0, 0.0, []
+    for x in current.tolist():
+        h = (v + x) / 2
+        if fault == "no leak":
+            h = v + x / 2
+        elif fault == "threshold on tau H":  # u = tau H against V_th
+            h = v / 2 + x
+        elif fault == "reset twice":  # before the charge, and after it
+            h = h * (1 - s)
+        s = float(h > 1 if fault == "> for >=" else h >= 1)
+        v = h - s if fault == "soft reset" else h * (1 - s)
+        spikes.append(s)
+    return spikes
 
 
 # %% tags=["exercise-3"]
-def mended(current):
-    u, s, spikes = torch.zeros_like(current[0]), torch.zeros_like(current[0]), []
-    for x in current:
-        u = (0.5 * u + x) * (1 - s)
-        s = (u > 2).float()
-        spikes.append(s)
-    return torch.stack(spikes)
-
+probe = None  # the currents of the steps t = 0, 1, ...
 
 # %% tags=["check-3"]
 with se.exercise("1.3"):
-    generator = torch.Generator().manual_seed(1)
-    away = 4 * torch.rand(16, 1000, generator=generator)  # no ties here
-    assert torch.equal(mended(away), se.LIF()(away)), (
-        "the reset belongs to the old membrane, not to the current"
-    )
-    ties = torch.randint(0, 13, (16, 1000), generator=generator) / 4
-    assert torch.equal(mended(ties), se.LIF()(ties)), (
-        "almost: what should happen exactly at the threshold?"
-    )
+    assert probe is not None, "give a list of currents"
+    x = torch.as_tensor(probe, dtype=torch.float32)
+    assert x.dim() == 1 and 1 <= len(x) <= 8, "give between 1 and 8 currents, [T]"
+    truth = se.LIF()(x).tolist()
+    hidden = [fault for fault in FAULTS if faulty(x, fault) == truth]
+    assert not hidden, f"your test does not show: {', '.join(hidden)}"
 
 # %% [markdown]
 # ## Recap
-# - The neuron leaks, charges, fires at $H \ge V_{th}$ and is set to zero: equations (1) to (3).
+# - The neuron leaks, charges, fires at $H \ge V_{th}$ and is set to zero: equations (1) to (3). The leak makes it forget
+#   old input, the reset discards what is above the threshold.
 # - On snnTorch it is `Leaky(beta=1 - 1/tau, threshold=tau * V_th, reset_mechanism="zero", reset_delay=True)` with a
-#   surrogate of slope $\alpha / \tau$ that fires on `>=`. Its membrane is $u = \tau H$.
+#   `spike_grad` that fires on `>=`. Its membrane is $u = \tau H$.
 # - After attention the membrane lies on a grid: exact ties are common there, and with `>` these spikes are lost.
 # - State belongs to one sample. Two calls on the same batch must give the same result.
 #

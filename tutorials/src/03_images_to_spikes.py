@@ -9,13 +9,16 @@
 # ([SPS](../docs/glossary.md#sps)), turn it into tokens. We build them by hand and check that every spike equals the
 # package's.
 #
+# ![The network's parts, from image to answer; this chapter is about SPS, which makes tokens](../docs/images/network_map/03.svg)
+#
 # ## What you will learn
-# - to say why a still image gives spikes that change over time, and when a neuron fires first
-# - to write SPS stage by stage, with shapes and value sets, and to check that it equals the package's
-# - to say why the first convolution of a still image needs to run only once, and what this changes in training
-# - to say why the pool comes after the neuron, and what the position embedding does
+# - say why a still image gives spikes that change over time, and when a neuron fires first
+# - write SPS stage by stage, with shapes and value sets, and check that it equals the package's
+# - say why the first convolution of a still image needs to run only once
+# - say why the pool comes after the neuron, and what the position embedding does
 
 # %% tags=["setup"]
+import math
 from pathlib import Path
 
 try:
@@ -43,52 +46,54 @@ plt.rcParams.update(style.RC)
 # ## The key figure
 #
 # The figure shows one digit in the five neuron layers of SPS (downwards) and the T = 4 time steps (to the right). A map
-# shows the share of channels that fire at each place. At the right is the [raster](../docs/glossary.md#raster) of some
+# shows the share of channels that fire at each place. At the right is the [raster](../docs/glossary.md#raster) of 60
 # of the layer's neurons. The maps shrink from 32 x 32 pixels to 8 x 8 tokens. The deeper layers are nearly empty at the
 # first step, although the image is the same at every step.
 
-
-# %%
-def show_stages(rec, sample, alt):
-    names = ["sps.0", "sps.1", "sps.2", "sps.3", "sps.rpe"]
-    fig, axes = plt.subplots(5, 5, figsize=(9, 8.2), width_ratios=[1, 1, 1, 1, 1.6])
-    for row, name in zip(axes, names, strict=True):
-        spikes = rec[name].spikes[:, sample]  # [T, C, H, W]
-        share = spikes.mean(1)  # [T, H, W]
-        for t, ax in enumerate(row[:4]):
-            ax.imshow(share[t], vmin=0, vmax=share.max())
-            ax.set(xticks=[], yticks=[])
-        row[0].set_title(
-            f"{name}: {spikes.shape[1]} x {spikes.shape[2]} x {spikes.shape[3]}"
-        )
-        se.plot.raster(spikes.flatten(1), neurons=150, ax=row[4])
-        row[4].set(title=f"rate {spikes.mean():.1%}", ylabel="", yticks=[])
-    for t, ax in enumerate(axes[-1, :4]):
-        ax.set_xlabel(f"t = {t}")
-    for ax in axes[:-1, 4]:
-        ax.set_xlabel("")
-    fig.suptitle(
-        "share of channels that fire, T = 4 (dark: none), and a raster of 150 neurons"
-    )
-    se.plot.show(fig, alt)
-
-
+# %% tags=["fold"]
+# maps and rasters of the five layers
 model = se.load_pretrained("digits-2-64")
-# [B, 1, 32, 32], B = 3
+# three test digits, [B, 1, 32, 32]; None: without random augmentation
 images, labels = se.data.load("digits").test.fetch(torch.tensor([3, 1, 9]), None)
+NAMES = ["sps.0", "sps.1", "sps.2", "sps.3", "sps.rpe"]
 with torch.no_grad(), se.record(model) as rec:
     model(images)  # T = 4 and B = 3 differ on purpose
 assert rec["sps.0"].spikes.shape == (4, 3, 8, 32, 32), "time first"
-show_stages(
-    rec,
-    1,
-    "Maps of the share of firing channels of one digit in the five neuron layers of SPS, for T = 4 steps, and rasters. "
-    "The maps shrink from 32 x 32 to 8 x 8, and the first step has the fewest spikes.",
+
+shares = [
+    rec[name].spikes[:, 1].mean(1) for name in NAMES
+]  # each [T, rows, columns]
+most = max(float(share.max()) for share in shares)
+fig, axes = plt.subplots(5, 5, figsize=(9, 8.4), width_ratios=[1, 1, 1, 1, 1.6])
+for row, name, share in zip(axes, NAMES, shares, strict=True):
+    spikes = rec[name].spikes[:, 1]  # [T, channels, rows, columns]
+    for t, ax in enumerate(row[:4]):
+        drawn = ax.imshow(share[t], vmin=0, vmax=most)
+        ax.set(xticks=[], yticks=[])
+    channels, height, width = spikes.shape[1:]
+    row[0].set_title(f"{name}: {channels} x {height} x {width}")
+    se.plot.raster(spikes.flatten(1), neurons=60, ax=row[4])
+    row[4].set(title=f"rate {spikes.mean():.1%}", ylabel="", yticks=[], xlabel="")
+for t, ax in enumerate(axes[-1, :4]):
+    ax.set_xlabel(f"t = {t}")
+axes[-1, 4].set_xlabel("time step t")
+fig.colorbar(
+    drawn,
+    ax=axes[:, :4],
+    location="bottom",
+    shrink=0.6,
+    aspect=40,
+    label="share of channels that fire",
+)
+fig.suptitle("one digit in SPS, T = 4, and rasters of 60 neurons")
+se.plot.show(
+    fig,
+    "Maps of the share of firing channels of one digit in the five neuron layers "
+    "of SPS, for T = 4 steps, and rasters. The maps shrink from 32 x 32 to 8 x 8, "
+    "and the first step has the fewest spikes.",
 )
 # [layer, T]
-rates = torch.stack(
-    [rec[f"sps.{name}"].spikes.mean((1, 2, 3, 4)) for name in (0, 1, 2, 3, "rpe")]
-)
+rates = torch.stack([rec[name].spikes.mean((1, 2, 3, 4)) for name in NAMES])
 assert (rates[:, 0] <= rates[:, 1:].mean(1)).all()
 
 # %% [markdown]
@@ -99,7 +104,7 @@ assert (rates[:, 0] <= rates[:, 1:].mean(1)).all()
 # | name | shape | value set | meaning |
 # |---|---|---|---|
 # | $I$ | `[B, 1, 32, 32]` | reals | normalised image, the same at every step |
-# | Conv, BN | `[T, B, C, H, W]` | reals | input current of the neurons |
+# | Conv, BN | as the neurons | reals | input current of the neurons |
 # | `sps.0` neuron | `[T, B, 8, 32, 32]` | {0, 1} | its spikes |
 # | pooled | `[T, B, 8, 16, 16]` | {0, 1} | the largest of 3 x 3 spikes |
 # | `sps.1` | `[T, B, 16, 16, 16]` | {0, 1} | spikes of the second block, before its pool |
@@ -108,7 +113,8 @@ assert (rates[:, 0] <= rates[:, 1:].mean(1)).all()
 # | `sps.rpe` | `[T, B, 64, 8, 8]` | {0, 1} | [position embedding](../docs/glossary.md#position-embedding) |
 # | $X_0$ | `[T, B, 64, 64]` | {0, 1, 2} | 64 tokens of width 64: features plus position |
 #
-# In formulas of [the paper](https://arxiv.org/abs/2209.15425), with SN a layer of [LIF
+# $T$ is the number of time steps, $B$ the number of images, $D$ the width of a token, $N$ the number of tokens. In
+# formulas of [the paper](https://arxiv.org/abs/2209.15425), with SN a layer of [LIF
 # neurons](../docs/glossary.md#lif-neuron), BN batch norm, and MP a max-pool:
 #
 # $$x = \mathrm{SPS}(I) \tag{4}$$
@@ -122,49 +128,42 @@ assert (rates[:, 0] <= rates[:, 1:].mean(1)).all()
 # %% [markdown]
 # ## Direct coding: a constant current
 #
-# The image is the same at every step, so each neuron of the first layer gets the same current X at every step. But its
-# membrane changes. With $\tau = 2$ it charges (1), fires (2) and is reset (3); this is the neuron of
-# [chapter 01](01_leaky_neuron.ipynb):
-#
-# $$H[t] = V[t-1] + \tfrac{1}{\tau}\,(X[t] - V[t-1]) \tag{1}$$
-#
-# $$S[t] = \Theta(H[t] - V_{th}) \tag{2}$$
-#
-# $$V[t] = H[t]\,(1 - S[t]) \tag{3}$$
+# The image is the same at every step, so each neuron of the first layer gets the same current at every step. But its
+# membrane changes: it charges half of the way to the current, fires if it has reached the threshold, and is then set to
+# zero. [Chapter 01](01_leaky_neuron.ipynb) explains this neuron.
 #
 # **Predict before you run.** The threshold is 1, and T = 4. At which steps does a neuron fire if its current is always
 # 2? Always 1.4? Always 1?
 
 
-# %%
+# %% tags=["predict"]
 # current [T, ...], real -> spikes [T, ...], {0, 1}
-def lif(current, v_threshold=1.0):
+def lif(current, threshold=1.0):
     membrane, spikes = torch.zeros_like(current[0]), []
-    for x in current:
-        h = (membrane + x) / 2  # (1), with tau = 2
-        spikes.append((h >= v_threshold).to(x.dtype))  # (2)
-        membrane = h * (1 - spikes[-1])  # (3)
+    for now in current:
+        charged = (membrane + now) / 2  # tau = 2
+        spikes.append((charged >= threshold).to(now.dtype))
+        membrane = charged * (1 - spikes[-1])
     return torch.stack(spikes)
 
 
 constant = torch.tensor([2.0, 1.4, 1.0]).expand(4, 3)  # [T, neurons]
 spikes = lif(constant)
-for x, train in zip(constant[0], spikes.T, strict=True):
-    print(f"X = {x:.1f}   spikes at t = 0..3:", *train.int().tolist())
+for c, train in zip(constant[0], spikes.T, strict=True):
+    print(f"current {c:.1f}: spikes at t = 0..3:", *train.int().tolist())
 assert spikes.T.tolist() == [[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0]]
 # the package's two implementations of the neuron
 for backend in ("fused", "snntorch"):
-    assert torch.equal(se.LIF(backend=backend)(constant), spikes), (
-        "X = 2 makes H exactly the threshold: it must fire"
-    )
+    assert torch.equal(se.LIF(backend=backend)(constant), spikes)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# From zero, n steps of a constant X charge the membrane to $H = X\,(1 - 2^{-n})$: half of X, then three quarters, then
-# seven eighths. X = 2 gives H = 1 at the first step. This is exactly the threshold, and a neuron fires at the
-# threshold, so it fires at every step. X = 1.4 gives 0.7, then 1.05: the neuron fires at t = 1, is reset, and fires
-# again at t = 3. With X = 1 the membrane comes closer and closer to the threshold but never reaches it.
+# From zero, $n$ steps of a constant current $c$ charge the membrane to $c\,(1 - 2^{-n})$: half of $c$, then three
+# quarters, then seven eighths. A current of 2 gives 1 at the first step. This is exactly the threshold, and a neuron
+# fires at the threshold, so it fires at every step. A current of 1.4 gives 0.7, then 1.05: the neuron fires at t = 1,
+# is reset, and fires again at t = 3. With a current of 1 the membrane comes closer and closer to the threshold but
+# never reaches it.
 #
 # </details>
 #
@@ -176,7 +175,7 @@ T = 4
 currents = torch.linspace(0.9, 2.2, 131)
 trains = lif(currents.expand(T, -1))  # [T, currents]
 first = torch.where(trains.any(0), trains.argmax(0), T)  # T: never
-# 16/15, 8/7, 4/3, 2
+# 16/15, 8/7, 4/3, 2: from here on it fires first at t = 3, 2, 1, 0
 bounds = torch.tensor([1 / (1 - 0.5**n) for n in range(T, 0, -1)])
 fig, ax = plt.subplots(figsize=(6.4, 4))
 ax.pcolormesh(
@@ -198,12 +197,13 @@ for bound, label in zip(bounds, ("16/15", "8/7", "4/3", "2"), strict=True):
         textcoords="offset points",
         va="center",
     )
-ax.set(xlabel="time step t", ylabel="constant input current X", xticks=range(T))
+ax.set(xlabel="time step t", ylabel="constant current c", xticks=range(T))
 ax.set_title("spikes (black) of a first-layer neuron under direct coding, T = 4")
 se.plot.show(
     fig,
-    "Spikes over T = 4 time steps of neurons with a constant current from 0.9 to 2.2, upwards. Orange lines at 16/15, "
-    "8/7, 4/3 and 2 part five ranges, each with its own pattern of spikes.",
+    "Spikes over T = 4 time steps of neurons with a constant current from 0.9 to "
+    "2.2, upwards. Orange lines at 16/15, 8/7, 4/3 and 2 part five ranges, each "
+    "with its own pattern of spikes.",
 )
 assert (first == T - torch.bucketize(currents, bounds, right=True)).all()
 
@@ -211,8 +211,8 @@ assert (first == T - torch.bucketize(currents, bounds, right=True)).all()
 # ## The first block by hand
 #
 # A 3 x 3 convolution computes 8 currents from each pixel and its neighbours. Batch norm shifts and scales each channel.
-# Then come the neuron and the pool. The image is copied T times, as in the equations: `[T, B, 1, 32, 32]`. Convolution
-# and pool do not depend on time, so we merge time and batch for them. For the neuron we separate the two again.
+# Then come the neuron and the pool. The image is copied T times: `[T, B, 1, 32, 32]`. Convolution and pool do not
+# depend on time, so we merge time and batch for them. For the neuron we separate the two again.
 
 
 # %%
@@ -222,17 +222,17 @@ def batch_norm(bn, x):  # evaluation mode
     )
 
 
-def conv_block(block, x):  # x [T, B, C_in, H, W]
+def conv_block(block, x):  # x [T, B, channels, rows, columns]
     T, B = x.shape[:2]
-    # [T*B, C_out, H, W], real
+    # [T*B, channels, rows, columns], real
     current = batch_norm(
         block.bn, F.conv2d(x.flatten(0, 1), block.conv.weight, padding=1)
     )
-    # [T, B, C_out, H, W], {0, 1}
+    # [T, B, channels, rows, columns], {0, 1}
     spikes = lif(current.reshape(T, B, *current.shape[1:]))
     if block.pool is None:
         return spikes, spikes
-    # [T*B, C_out, H/2, W/2]
+    # [T*B, channels, rows / 2, columns / 2]
     pooled = F.max_pool2d(spikes.flatten(0, 1), kernel_size=3, stride=2, padding=1)
     return pooled.reshape(T, B, *pooled.shape[1:]), spikes
 
@@ -254,7 +254,7 @@ print("neurons:", list(before_pool.shape), " after the pool:", list(x.shape))
 
 
 # %%
-def sps_by_hand(sps, x):  # x [T, B, C, H, W]
+def sps_by_hand(sps, x):  # x [T, B, 1, rows, columns]
     layers = []
     for block in (sps[0], sps[1], sps[2], sps[3]):  # (10), four times
         x, spikes = conv_block(block, x)
@@ -265,9 +265,7 @@ def sps_by_hand(sps, x):  # x [T, B, C, H, W]
 
 with torch.no_grad():
     x0, layers = sps_by_hand(model.sps, frames)
-    for name, mine in zip(
-        ("sps.0", "sps.1", "sps.2", "sps.3", "sps.rpe"), layers, strict=True
-    ):
+    for name, mine in zip(NAMES, layers, strict=True):
         assert torch.equal(mine, rec[name].spikes), f"{name}: every spike, exactly"
         print(f"{name}: {list(mine.shape)}, values {mine.unique().int().tolist()}")
     assert torch.equal(x0, model.sps(images, time_steps=4))
@@ -301,7 +299,7 @@ assert torch.equal(tokens[2, 1, 8 * 5 + 3], x0[2, 1, :, 5, 3])
 #
 # Convolution and batch norm of the first block have no memory, so T copies of an image give T times the same current.
 # It is enough to compute the current once and to give it to the neuron T times, because only the neuron depends on
-# time. The package does this for inputs of shape `[B, C, H, W]`. We let PyTorch count the multiplications.
+# time. The package does this for inputs of shape `[B, 1, 32, 32]`. We let PyTorch count the multiplications.
 
 
 # %%
@@ -311,63 +309,15 @@ def mmacs(function, *inputs):
     return counter.get_total_flops() / 2e6
 
 
-copied, once = (
-    mmacs(model.sps[0], frames),
-    mmacs(model.sps[0].forward_image, images, 4),
-)
-print(
-    f"first block, B = 3: {copied:.2f} million multiply-accumulates for 4 copies, {once:.2f} million for one"
-)
+copied = mmacs(model.sps[0], frames)
+once = mmacs(model.sps[0].forward_image, images, 4)
+print("first block, B = 3, million multiply-accumulates:")
+print(f"{copied:.2f} for 4 copies, {once:.2f} for one")
 assert copied == 4 * once
 with torch.no_grad():
     assert torch.equal(model.sps[0](frames), model.sps[0].forward_image(images, 4))
 
 # %% [markdown]
-# **Predict before you run.** In training mode batch norm takes mean and variance from the batch, and keeps running
-# averages of both for later. Do T copies give the same mean as one? The same variance?
-
-# %%
-block = se.spikformer("digits-2-64", dim=16, heads=2).sps[0].train()
-# one image of 4 x 4 pixels: n = 16 values a channel
-small = images[:1, :, 12:16, 12:16]
-statistics = {}
-for way in ("copies", "once, naively", "once, in the package"):
-    block.bn.reset_running_stats()
-    with torch.no_grad():
-        if way == "copies":
-            block(small.expand(4, *small.shape))
-        elif way == "once, naively":
-            block.bn(block.conv(small))
-        else:
-            block.forward_image(small, 4)
-    # momentum 0.1, starts from 1
-    statistics[way] = (
-        block.bn.running_mean.clone(),
-        (block.bn.running_var - 0.9) / 0.1,
-    )
-mean, variance = statistics["copies"]
-for way, (own_mean, own_variance) in statistics.items():
-    print(
-        f"{way:20}  variance over that of the copies: {float((own_variance / variance).mean()):.4f}"
-    )
-    torch.testing.assert_close(own_mean, mean)
-torch.testing.assert_close(
-    statistics["once, naively"][1] / variance,
-    torch.full((2,), (16 / 15) / (64 / 63)),
-)
-torch.testing.assert_close(statistics["once, in the package"][1], variance)
-
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# The mean is the same. The variance that normalises the batch is also the same, because it divides by the number of
-# values. But the running variance differs: PyTorch stores it with Bessel's correction, n / (n - 1). T copies have T n
-# values, so their correction is T n / (T n - 1), which is smaller. The package corrects this; otherwise it would not
-# get the same statistics as a network trained with copies. With n = B · H · W = 32,768 for a batch of 32 the difference
-# is small, but not zero.
-#
-# </details>
-#
 # ## Pool after the neuron
 #
 # SPS pools spikes: the neuron comes first, then the maximum of a 3 x 3 window is taken (10). The maximum of nine bits
@@ -380,23 +330,17 @@ largest = F.max_pool2d(bits, 3, 2, 1)
 average = F.avg_pool2d(bits, 3, 2, 1)
 patches = F.unfold(bits[:, None], 3, padding=1, stride=2).bool()  # [T, 9, 16*16]
 assert torch.equal(largest.flatten(1), patches.any(1).float())
-print(
-    "max-pool:",
-    largest.unique().tolist(),
-    "  average: multiples of 1/9, up to",
-    round(9 * float(average.max())),
-    "/ 9",
-)
-assert set(largest.unique().tolist()) <= {0, 1} and not set(
-    average.unique().tolist()
-) <= {0, 1}
+ninths = round(9 * float(average.max()))
+print("max-pool:", largest.unique().tolist(), " average-pool: up to", ninths, "/ 9")
+assert set(largest.unique().tolist()) <= {0, 1}
+assert not set(average.unique().tolist()) <= {0, 1}
 
 # %% [markdown]
 # Pooling the currents before the neuron would also give bits, with a quarter of the neurons. But this is a different
 # network: one neuron that gets the largest current of a window has one membrane, and each of its spikes resets it. Nine
 # neurons that are pooled afterwards have nine membranes. The next cell computes both with the trained weights. At t = 0
 # they agree: the largest current of a window causes a spike exactly if any of the nine does. Later the resets differ.
-# Exercise 3.1 asks for the smallest example in which the two differ.
+# Exercise 3.1 asks for an example with two pixels.
 
 # %%
 with torch.no_grad():
@@ -407,9 +351,8 @@ with torch.no_grad():
     ).reshape(4, 3, 8, 16, 16)
     before = lif(F.max_pool2d(current, 3, 2, 1).expand(4, 3, 8, 16, 16))
 for t in range(4):
-    print(
-        f"t = {t}: rate pooled after {after[t].mean():.3f}, before {before[t].mean():.3f}"
-    )
+    rate_after, rate_before = after[t].mean(), before[t].mean()
+    print(f"t = {t}: rate pooled after {rate_after:.3f}, before {rate_before:.3f}")
 assert torch.equal(after[0], before[0]) and torch.equal(after, x)
 assert (after[1:] > before[1:]).any() and not torch.equal(after, before)
 
@@ -424,18 +367,15 @@ assert (after[1:] > before[1:]).any() and not torch.equal(after, before)
 for name in ("digits-2-64", "cifar10-4-384", "cifar10dvs-2-256", "imagenet-8-512"):
     p = se.preset(name)
     narrow = se.spikformer(name, dim=8, heads=1, depth=1).eval()
+    blank = torch.zeros(1, p.config.in_channels, p.image_size, p.image_size)
     with torch.no_grad():
-        grid = narrow.sps(
-            torch.zeros(1, p.config.in_channels, p.image_size, p.image_size),
-            time_steps=1,
-        )
+        grid = narrow.sps(blank, time_steps=1)
     side = p.image_size // 2 ** sum(p.config.pool)
-    assert grid.shape[-2:] == (side, side) and p.config.patch_size == 2 ** sum(
-        p.config.pool
-    )
+    assert grid.shape[-2:] == (side, side)
     pools = "".join("P" if pool else "-" for pool in p.config.pool)
+    pixels, tokens = f"{p.image_size:3} x {p.image_size:3}", f"{side:2} x {side:2}"
     print(
-        f"{name:17} {p.image_size:3} x {p.image_size:3}   pools {pools}   {side:2} x {side:2} = {side**2:3} tokens"
+        f"{name:17} {pixels} pixels, pools {pools}: {tokens} = {side**2:3} tokens"
     )
 
 # %% [markdown]
@@ -444,15 +384,17 @@ for name in ("digits-2-64", "cifar10-4-384", "cifar10dvs-2-256", "imagenet-8-512
 # All layers after SPS treat all tokens in the same way: linear layers process one token at a time, attention compares
 # every pair only by content, and the head takes the mean over tokens. So if we shuffle the tokens of $x$, the output of
 # the network stays the same, unless something encodes the position of a token. In Spikformer the position embedding
-# does this: it is a convolution, so it uses a token's neighbours. We shuffle the features $x$ before the embedding, and
-# compare the logits with and without the embedding.
+# does this: it is a convolution, so it uses a token's neighbors.
+#
+# **Predict before you run.** We shuffle the features $x$ of 120 test digits in front of the embedding, all in the same
+# way. For how many digits does the network give the same answer as before, without the embedding? And with it?
 
-# %%
+# %% tags=["predict"]
 many, _ = se.data.load("digits").test.fetch(torch.arange(120), None)
 order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
 
 
-def logits_of(features, embed):  # features x [T, B, D, 8, 8]
+def logits_of(features, embed):  # features [T, B, D, 8, 8]
     x0 = features + model.sps.rpe(features) if embed else features
     tokens = x0.flatten(3).transpose(2, 3)  # [T, B, N, D]
     for block in model.blocks:
@@ -468,9 +410,7 @@ with torch.no_grad():
         still, moved = logits_of(features, embed), logits_of(shuffled, embed)
         share = (still.argmax(1) == moved.argmax(1)).float().mean()
         word = "with" if embed else "without"
-        print(
-            f"{word} embedding: same answer for {share:.0%} of 120 test digits after shuffling"
-        )
+        print(f"{word} embedding: same answer for {share:.0%} of the digits")
         if embed:
             torch.testing.assert_close(still, model(many))
             assert share < 1 and (still - moved).abs().max() > 0.5
@@ -478,10 +418,15 @@ with torch.no_grad():
             assert share == 1 and (still - moved).abs().max() < 0.01
 
 # %% [markdown]
-# Without the embedding no layer after SPS can distinguish the two orders. With the embedding the output depends on
-# which tokens are neighbours. The embedding is *conditional*: it is computed from the tokens, so it works for any image
-# size, unlike a learned table of positions. (This test does not show how good a network trained without the embedding
-# would be: this network was trained with it, and the convolutions of SPS already combine neighbouring pixels.)
+# <details><summary>Answer</summary>
+#
+# Without the embedding for all of them: no layer after SPS can distinguish the two orders. With the embedding the output
+# depends on which tokens are neighbors, and some answers change. The embedding is *conditional*: it is computed from
+# the tokens, so it works for any image size, unlike a learned table of positions. (This test does not show how good a
+# network trained without the embedding would be: this network was trained with it, and the convolutions of SPS already
+# combine neighboring pixels.)
+#
+# </details>
 #
 # ## Rate coding, for comparison
 #
@@ -490,7 +435,8 @@ with torch.no_grad():
 # then the first convolution multiplies real numbers, while all later convolutions add weights for spikes
 # ([chapter 10](10_energy.ipynb) counts these operations).
 
-# %%
+# %% tags=["fold"]
+# a digit with a gradient of brightness, rate-coded over 1 to 128 steps
 # undo the normalisation: brightness in [0, 1]
 picture = (images[1, 0] * 0.40 + 0.22).clamp(0, 1)
 # from dark to bright, so that there is something to code
@@ -498,11 +444,11 @@ grey = picture * torch.linspace(0.2, 1, 32)[:, None]
 steps = [1, 2, 4, 8, 16, 32, 64, 128]
 noise = torch.Generator().manual_seed(0)
 coded = {
-    T: (torch.rand(T, 32, 32, generator=noise) < grey).float().mean(0)
-    for T in steps
+    n: (torch.rand(n, 32, 32, generator=noise) < grey).float().mean(0)
+    for n in steps
 }
-errors = [float((coded[T] - grey).square().mean().sqrt()) for T in steps]
-expected = [float((grey * (1 - grey)).mean().sqrt()) / T**0.5 for T in steps]
+errors = [float((coded[n] - grey).square().mean().sqrt()) for n in steps]
+expected = [float((grey * (1 - grey)).mean().sqrt()) / n**0.5 for n in steps]
 
 fig, axes = plt.subplots(1, 4, figsize=(11, 2.9), width_ratios=[1, 1, 1, 1.7])
 shown = [
@@ -524,7 +470,7 @@ axes[3].loglog(
 axes[3].set(
     xlabel="time steps T",
     ylabel="RMS error",
-    title="what the first layer is told, rate coding",
+    title="error of the rate code",
 )
 axes[3].set_xticks([1, 4, 16, 64], [1, 4, 16, 64])
 axes[3].set_yticks([0.02, 0.05, 0.1, 0.2], [0.02, 0.05, 0.1, 0.2])
@@ -532,8 +478,9 @@ axes[3].minorticks_off()
 axes[3].legend()
 se.plot.show(
     fig,
-    "A shaded digit as direct coding gives it to the first layer, and the mean of its rate code after 4 and 64 steps, "
-    "which is noisy. At the right the error of the rate code over T, on logarithmic axes: it falls as one over root T.",
+    "A shaded digit as direct coding gives it to the first layer, and the mean of "
+    "its rate code after 4 and 64 steps, which is noisy. At the right the error "
+    "of the rate code over T, on logarithmic axes: it falls as one over root T.",
 )
 assert all(
     0.8 < error / own < 1.2 for error, own in zip(errors, expected, strict=True)
@@ -550,30 +497,29 @@ assert all(
 # %%
 square = images.repeat(2, 1, 1, 1)[:4]  # B = 4 = T: no shape can show the mistake
 with torch.no_grad():
-    # [T, B, C, H, W]
-    current = batch_norm(model.sps[0].bn, model.sps[0].conv(square)).expand(
-        4, -1, -1, -1, -1
-    )
+    current = batch_norm(model.sps[0].bn, model.sps[0].conv(square))
+    current = current.expand(4, *current.shape)  # [T, B, channels, rows, columns]
     right, wrong = lif(current), lif(current.transpose(0, 1)).transpose(0, 1)
 print(
-    f"shapes equal: {right.shape == wrong.shape}   spikes equal: {torch.equal(right, wrong)}"
+    "same shapes:",
+    right.shape == wrong.shape,
+    " same spikes:",
+    torch.equal(right, wrong),
 )
 assert right.shape == wrong.shape and not torch.equal(right, wrong)
 # the test for a whole network: a batch of 3 gives each sample the logits it has alone
 with torch.no_grad():
-    together, alone = (
-        model(images),
-        torch.cat([model(images[b : b + 1]) for b in range(3)]),
-    )
+    together = model(images)
+    alone = torch.cat([model(images[b : b + 1]) for b in range(3)])
 torch.testing.assert_close(together, alone, atol=0.05, rtol=0)
 
 # %% [markdown]
 # **Rates at t = 0 taken for the network's rates.** The first step has the fewest spikes, and deeper layers have even
 # fewer. Measure over all T, and do not compare rates at different T.
 #
-# **Images normalised otherwise than in training.** In training, the batch norm after the first convolution removes
-# scale and offset. In evaluation it uses the statistics of the training images, which do not fit raw pixels: the first
-# stage of this network then fires about eight times less. Normalise images as in training.
+# **Images not normalized as in training.** In training, the batch norm after the first convolution removes scale and
+# offset. In evaluation it uses the statistics of the training images, which do not fit raw pixels: the first stage of
+# this network then fires about eight times less. Normalize images as in training.
 #
 # **Image sizes.** If a side is not divisible by the patch size, there is no whole number of tokens. The package raises
 # an error of one line.
@@ -592,10 +538,40 @@ except se.SpikformerError as error:
     print(error)
 
 # %% [markdown]
+# **A first convolution that runs once, in training.** In training mode batch norm also keeps a running average of the
+# variance, for later. PyTorch stores it with Bessel's correction: it divides by one less than the number of values. T
+# copies of a batch have T times as many values, so their correction is smaller. A convolution that runs once must make
+# up for this, or the statistics differ a little from those of a network trained with copies. The package does:
+
+# %% tags=["fold"]
+# running variance after one batch: copies, once, and once in the package
+block = se.spikformer("digits-2-64", dim=16, heads=2).sps[0].train()
+small = images[:1, :, 12:16, 12:16]  # 4 x 4 pixels: 16 values a channel
+variance = {}
+for way in ("copies", "once", "once, in the package"):
+    block.bn.reset_running_stats()
+    with torch.no_grad():
+        if way == "copies":
+            block(small.expand(4, *small.shape))
+        elif way == "once":
+            block.bn(block.conv(small))
+        else:
+            block.forward_image(small, 4)
+    # momentum 0.1, starts from 1
+    variance[way] = (block.bn.running_var - 0.9) / 0.1
+    ratio = float((variance[way] / variance["copies"]).mean())
+    print(f"{way:20} variance over that of the copies: {ratio:.4f}")
+torch.testing.assert_close(variance["once, in the package"], variance["copies"])
+torch.testing.assert_close(
+    variance["once"] / variance["copies"],
+    torch.full((2,), (16 / 15) / (64 / 63)),
+)
+
+# %% [markdown]
 # ## Exercises
 #
-# **3.1** Pool before or after the neuron? Find constant currents of two neighbouring pixels, a and b, for which pooling
-# their spikes and pooling their currents differ within T = 4 steps.
+# **Exercise 3.1: pool before or after the neuron?** Find constant currents of two neighboring pixels, a and b, for which
+# pooling their spikes and pooling their currents differ within T = 4 steps.
 
 # %% tags=["exercise-1"]
 a, b = None, None
@@ -606,55 +582,89 @@ with se.exercise("3.1"):
     pair = se.LIF()(torch.tensor([float(a), float(b)]).expand(4, 2))  # [T, 2]
     pooled_after = pair.max(1).values
     pooled_before = se.LIF()(torch.full((4, 1), max(float(a), float(b))))[:, 0]
-    hint = "both must fire, and at different steps: look at the bounds 4/3 and 8/7 above"
-    assert not torch.equal(pooled_after, pooled_before), hint
+    assert not torch.equal(pooled_after, pooled_before), (
+        f"a fires {pair[:, 0].int().tolist()}, b {pair[:, 1].int().tolist()}: "
+        f"both ways give {pooled_after.int().tolist()}"
+    )
 
 # %% [markdown]
-# **3.2** Write a function that returns the step at which a neuron with a constant current fires first, or None if it
-# does not fire within T steps. Do not simulate the neuron, and handle exact ties correctly.
+# **Exercise 3.2: from the first spike back to the current.** A neuron with a constant current fires for the first time
+# at step t. Between which bounds does the current lie? Write a function that returns both, for any t and any threshold
+# ($\tau = 2$). At t = 0 there is no upper bound: return `math.inf`.
 
 
 # %% tags=["exercise-2"]
-def first_spike(current, T):
-    """Step (from 0) of the first spike of a neuron with tau = 2, V_th = 1 and a constant current; None if none."""
+def currents_of(t, threshold=1.0):
+    """(low, high): a current c with low <= c < high fires first at step t."""
     ...
 
 
 # %% tags=["check-2"]
 with se.exercise("3.2"):
-    assert first_spike(2.0, 4) is not None, (
-        "a current of 2 fires at step 0: reached is enough"
-    )
-    for current in (0.5, 1.0, 1.01, 1.07, 1.2, 1.5, 1.99, 2.0, 3.0):
-        train = se.LIF()(torch.full((8, 1), current))[:, 0]
-        truth = int(train.argmax()) if train.any() else None
-        assert first_spike(current, 8) == truth, (
-            f"a current of {current} fires first at {truth}"
+    assert currents_of(1) is not None, "write currents_of first"
+
+    def first_step(c, threshold):
+        train = se.LIF(v_threshold=threshold).double()(
+            torch.full((64,), c).double()
         )
-    assert first_spike(1.01, 4) is None, "1.01 needs more than 4 steps"
+        return int(train.argmax()) if train.any() else "never"
+
+    for threshold in (1.0, 0.5):
+        for t in (1, 2, 5, 0):
+            low, high = (float(bound) for bound in currents_of(t, threshold))
+            case = f"threshold {threshold:g}, t = {t}"
+            assert low < high, (
+                f"{case}: the lower bound {low:g} is not the smaller one"
+            )
+            bounds = [("lower", low, t + 1, t)]
+            bounds += [("upper", high, t, t - 1)] if t > 0 else []
+            for which, bound, below, above in bounds:
+                steps_ = [
+                    first_step(bound * (1 + x), threshold) for x in (-1e-9, 1e-9)
+                ]
+                assert steps_ == [below, above], (
+                    f"{case}: a current just below your {which} bound {bound:.4f} "
+                    f"fires first at step {steps_[0]}, just above it at {steps_[1]}"
+                )
+            assert t > 0 or high == math.inf, (
+                f"{case}: a current above your bound {high:g} fires at t = 0 too"
+            )
 
 # %% [markdown]
-# **3.3** How many tokens does a network have for given pools and a given image size? And how many if one more block
-# pools?
+# **Exercise 3.3: what does a token see?** One feature of one token depends on a square of pixels of the image, its
+# *receptive field*. How many pixels wide is this square at the end of the four blocks, before the position embedding?
+# Each block has a 3 x 3 convolution with stride 1 and, if it pools, a 3 x 3 pool with stride 2. Write a function for
+# any choice of pools. The check measures the width with a gradient.
 
 
 # %% tags=["exercise-3"]
-def tokens_of(pool, height, width):
-    """Number of tokens N for four True or False, and an image of that size in pixels."""
+def width_seen(pools):
+    """Width in pixels of the receptive field, for True or False in each block."""
     ...
 
 
 # %% tags=["check-3"]
 with se.exercise("3.3"):
-    result = tokens_of((False, False, True, True), 32, 32)
-    assert result is not None, "write tokens_of first"
-    assert result == 64, "CIFAR: 32 x 32 pixels, two pools, 8 x 8 tokens"
-    assert tokens_of((True, True, True, True), 224, 224) == 196, (
-        "each of four pools halves both sides"
-    )
-    assert tokens_of((False, False, True, True), 48, 32) == 96, (
-        "height and width need not be equal"
-    )
+    assert width_seen((True,)) is not None, "write width_seen first"
+    for pools in (
+        (False, False),
+        (True,),
+        (True, True, False, False),  # this network
+        (False, False, True, True),  # CIFAR
+        (True, True, True, True),  # ImageNet
+    ):
+        picture_ = torch.ones(1, 1, 129, 129, requires_grad=True)
+        grid = picture_
+        for pool in pools:
+            grid = F.conv2d(grid, torch.ones(1, 1, 3, 3), padding=1)
+            # an average depends on the same pixels as a maximum
+            grid = F.avg_pool2d(grid, 3, 2, 1) if pool else grid
+        middle = grid.shape[-1] // 2
+        grid[0, 0, middle, middle].backward()
+        measured = int((picture_.grad[0, 0].sum(0) > 0).sum())
+        assert width_seen(pools) == measured, (
+            f"pools {pools}: measured {measured}, your answer {width_seen(pools)}"
+        )
 
 # %% [markdown]
 # ## Recap
@@ -667,5 +677,5 @@ with se.exercise("3.3"):
 # - The pool comes after the neuron, so its output is the OR of the spikes in a window.
 # - Without the position embedding, the layers that follow could not distinguish shuffled tokens from ordered ones.
 #
-# Next: [chapter 04](04_softmax_attention.ipynb) recalls softmax attention, which a transformer applies to the tokens.
-# Solutions of the exercises: [here](solutions/03_images_to_spikes.ipynb).
+# Solutions: [03](solutions/03_images_to_spikes.ipynb). Next: [chapter 04](04_softmax_attention.ipynb), softmax
+# attention, which a transformer applies to the tokens.

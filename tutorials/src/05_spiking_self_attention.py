@@ -3,18 +3,22 @@
 #
 # *Run time 25 s on one CPU core · after chapters 01, 03 and 04 · no internet access, no GPU*
 #
-# What does spiking self-attention ([SSA](../docs/glossary.md#ssa)) compute, and why does it need no softmax? We compute
-# one output spike by hand: bits, an AND, a count, a sum, a threshold. Then we write the whole layer and check that
-# every spike equals that of the package's class. This layer is the new part of Spikformer; the rest is convolutions and
-# linear layers.
+# What does spiking self-attention ([SSA](../docs/glossary.md#ssa)) compute, and what replaces the softmax? We compute
+# one output spike by hand: bits, an AND, a count, a sum, a threshold. Then we write the whole layer and check that every
+# spike equals that of the package's class. This layer is the new part of Spikformer; the rest is convolutions and linear
+# layers.
+#
+# ![The network's parts, from image to answer; this chapter is about spiking self-attention, the first half of each
+# block](../docs/images/network_map/05.svg)
 #
 # ## What you will learn
-# - to compute one output of SSA from the bits of Q, K and V, on paper
-# - to write the layer with time, heads and batch norm, and to check that it equals the package's, spike by spike
-# - to say why no softmax is needed, and what the network gains without it: a free order of multiplication
+# - to compute one output of SSA from the bits of Q, K and V, on paper and with machine instructions on packed bits
+# - to say what replaces the softmax, and what the network gains without it: a free order of multiplication
+# - to write the layer with time, heads and batch norm, equal to the package's, spike by spike
 # - to say which sums reach the threshold at a given scale, and why exact ties are common
 
 # %% tags=["setup"]
+import time
 from pathlib import Path
 
 try:
@@ -28,6 +32,7 @@ except ModuleNotFoundError:
     import spikformer_edu as se
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -41,13 +46,16 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# The figure shows one attention head with N = 8 tokens and d = 8 features at time step t = 0. The blue row of Q is
-# combined with the red row of K: where both are 1, the AND is 1 (black). The number of black cells is one entry of
-# $QK^T$. A row of such counts is multiplied by one column of V, and the products are summed to an integer. The integer
-# times s = 0.125 is the current of a neuron. Its membrane reaches the threshold $V_{th} = 0.5$ exactly, and it fires.
+# The figure shows one attention head with N = 8 tokens and d = 8 features at time step t = 0. The framed row of Q (blue)
+# is combined with the framed row of K (red): where both are 1, the AND is 1 (black). The number of black cells is one
+# entry of $QK^\top$. A row of such counts is multiplied by the framed column of V (green), and the products are summed
+# to an integer, here 8. The integer times s = 0.125 is the current of a neuron. Its membrane reaches the threshold
+# $V_{th} = 0.5$ exactly, and it fires. At t = 3 it fires once more.
 #
-# The bitmaps are written out in the code, so you can copy them to paper. At each later step the rows of Q shift one
-# feature to the right, and K and V stay the same. We chose this rule only to get different spikes at each step.
+# The bitmaps are written out in the code, so you can copy them to paper. About a quarter of their bits are ones. In
+# trained networks it is about a tenth; with so few, an example of this size would hardly ever fire. At each later step
+# every row of Q moves one feature to the right, and K and V stay. We chose this rule only to get other spikes at each
+# step.
 
 
 # %%
@@ -58,15 +66,15 @@ def bitmap(text):
 
 
 Q = bitmap(
-    "..###... ..#####. ..##..#. #..####. #####... .#.###.. #......# ........"
+    "....#... #....... ..##..#. .......# ##.....# #....#.. ##....#. ........"
 )
 K = bitmap(
-    ".#....## .....#.# #..#.### .#....## ..##..## #.##..#. #..##... ..#.####"
+    ".....##. ....#... .#.#..#. #....... .###..#. .....#.# ....#... ..#...#."
 )
 V = bitmap(
-    "###.#..# ........ ##..#### #..#.### #####.#. #..#..#. ##.#.#.. ..###..."
+    "#...#... ........ ..#.##.. .##...#. #.###... ..#..... ..#..... #...#..."
 )
-T, N, d, s = 3, 8, 8, 0.125
+T, N, d, s = 4, 8, 8, 0.125
 q = torch.stack([Q.roll(t, dims=1) for t in range(T)])  # [T, N, d]
 k, v = K.expand(T, N, d), V.expand(T, N, d)
 
@@ -75,28 +83,34 @@ fig, axes = se.plot.ssa(
 )
 se.plot.show(
     fig,
-    "Bitmaps of Q, K and V, 8 tokens by 8 features, T = 3, one attention head. Query 2 and key 4 share three ones; the "
-    "scores of query 2 and feature 4 of V give the sum 8, the current 1, the membrane 0.5, and a spike.",
+    "Bitmaps of Q, K and V, 8 tokens by 8 features, T = 4, one attention head. "
+    "Query 2 and key 4 share three ones; the scores of query 2 and feature 4 of V "
+    "give the sum 8, the current 1, the membrane 0.5, and a spike.",
 )
+assert all(0.2 < x.mean() < 0.3 for x in (Q, K, V))
 
 # %% [markdown]
 # ## Shapes and values
 #
 # | name | shape | value set | meaning |
 # |---|---|---|---|
-# | $X$ | `[T, B, N, D]` | integers 0, 1, 2, ... | [tokens](../docs/glossary.md#token); $X[t]$: a neuron's current |
+# | $X$ | `[T, B, N, D]` | integers 0, 1, 2, ... | [tokens](../docs/glossary.md#token) |
 # | $Q, K, V$ | `[T, B, h, N, d]` | {0, 1} | queries, keys, values of h heads, d = D / h |
-# | $QK^T$ | `[T, B, h, N, N]` | integers 0 ... d | how many ones a query and a key share |
-# | $QK^TV$ | `[T, B, h, N, d]` | integers 0 ... N d | the sum for each query and feature |
-# | $QK^TVs$ | `[T, B, h, N, d]` | multiples of s | current of the attention neuron |
-# | $H$ | `[T, B, h, N, d]` | multiples of $s/2^{t+1}$ | membrane potential before the reset |
-# | $\mathrm{SN}(QK^TVs)$ | `[T, B, h, N, d]` | {0, 1} | its spikes, $V_{th} = 0.5$ |
+# | $QK^\top$ | `[T, B, h, N, N]` | integers 0 ... d | counts: how many ones a query and a key share |
+# | $m = QK^\top V$ | `[T, B, h, N, d]` | integers 0 ... N d | sums, one for each query and feature |
+# | $m\,s$ | `[T, B, h, N, d]` | multiples of s | current of the attention neuron |
+# | $H$ | `[T, B, h, N, d]` | multiples of $s/2^{t+1}$ | its membrane potential |
+# | $S$ | `[T, B, h, N, d]` | {0, 1} | its spikes, $V_{th} = 0.5$ |
 #
 # In formulas (eq. 14-19 of [the paper](https://arxiv.org/abs/2209.15425)), with SN a layer of [LIF
 # neurons](../docs/glossary.md#lif-neuron):
 #
-# $$Q, K, V = \mathrm{SN}(\mathrm{BN}(XW)), \qquad \mathrm{SSA}' = \mathrm{SN}(QK^TV\,s), \qquad
+# $$Q, K, V = \mathrm{SN}(\mathrm{BN}(XW)), \qquad \mathrm{SSA}' = \mathrm{SN}(QK^\top V\,s), \qquad
 # \mathrm{SSA} = \mathrm{SN}(\mathrm{BN}(\mathrm{Linear}(\mathrm{SSA}')))$$
+#
+# Two letters mean something else than in chapters 01 to 03, as they do in the paper: there X is the current of a neuron
+# and V its potential after the reset; here X holds tokens and V values. The [glossary](../docs/glossary.md#symbols) has
+# one table of all symbols.
 
 # %% [markdown]
 # ## One entry with a pencil
@@ -113,9 +127,8 @@ def show_bits(row):
 print("query 2   ", show_bits(Q[2]))
 for j in range(N):
     both = Q[2].bool() & K[j].bool()
-    print(
-        f"key {j}     {show_bits(K[j])}   AND {show_bits(both)}   popcount {int(both.sum())}"
-    )
+    row, popcount = show_bits(K[j]), int(both.sum())
+    print(f"key {j}     {row}   AND {show_bits(both)}   popcount {popcount}")
 
 # %% [markdown]
 # The eight keys give eight counts, which are row 2 of $QK^T$. Column 4 of V shows which tokens have feature 4. The
@@ -126,26 +139,24 @@ counts = [int((Q[2].bool() & K[j].bool()).sum()) for j in range(N)]
 carries = [int(V[j, 4]) for j in range(N)]
 print("counts          ", *counts)
 print("V, feature 4    ", *carries)
-gathered = sum(count for count, bit in zip(counts, carries, strict=True) if bit)
-print(
-    "gathered        ",
-    " + ".join(str(c) for c, bit in zip(counts, carries, strict=True) if bit),
-    "=",
-    gathered,
-)
-assert gathered == 8
+terms = [count for count, bit in zip(counts, carries, strict=True) if bit]
+m = sum(terms)
+print("sum              ", " + ".join(map(str, terms)), "=", m)
+assert m == 8
 
 # %% [markdown]
-# So far we needed no multiplication, only AND, counting and adding. The sum times the scale s = 0.125 is a current,
-# which charges the [membrane potential](../docs/glossary.md#membrane-potential) of a neuron with $\tau = 2$ that starts
-# from $V[-1] = 0$:
+# So far we needed no multiplication, only AND, counting and adding. The sum m times the scale s = 0.125 is a current. It
+# charges the [membrane potential](../docs/glossary.md#membrane-potential) H of a neuron with $\tau = 2$, which starts
+# from 0 and keeps half of what it holds:
 #
-# $$H[t] = V[t-1] + \tfrac{1}{\tau}\,(X[t] - V[t-1]) = \tfrac12\,(V[t-1] + X[t]) \tag{1}$$
+# $$H[t] = \tfrac12\,\big(H[t-1]\,(1 - S[t-1]) + m[t]\,s\big), \qquad S[t] = \Theta(H[t] - V_{th})$$
+#
+# These are equations (1) to (3) of the paper in one line: after a spike, $1 - S$ sets the potential to zero.
 #
 # **Predict before you run.** The sum is 8. What is H at t = 0? The threshold is 0.5. Does the neuron fire?
 
-# %%
-current = gathered * 0.125
+# %% tags=["predict"]
+current = m * s
 H = (0 + current) / 2
 print("current", current, "  membrane", H, "  fires:", H >= 0.5)
 assert H == 0.5
@@ -181,8 +192,8 @@ for i in range(N):
 
 assert torch.equal(by_hand, Q @ K.T @ V)
 assert by_hand[2, 4] == 8 and (Q @ K.T)[2].tolist() == counts
-print("QK^T", (Q @ K.T).int(), sep="\n")
-print("QK^TV", by_hand.int(), sep="\n")
+print("counts, QK^T", (Q @ K.T).int(), sep="\n")
+print("sums, QK^T V", by_hand.int(), sep="\n")
 
 # %% [markdown]
 # The last row of both matrices is zero: token 7 has no ones in Q, so it attends to no token. This is impossible in
@@ -190,110 +201,200 @@ print("QK^TV", by_hand.int(), sep="\n")
 #
 # ## Over time: the neuron
 #
-# Each of the 64 outputs has its own neuron. In each of the T steps every neuron charges (1), fires (2) and is reset
-# (3).
-#
-# $$S[t] = \Theta(H[t] - V_{th}) \tag{2}$$
-#
-# $$V[t] = H[t]\,(1 - S[t]) \tag{3}$$
+# Each of the 64 outputs has its own neuron. In each of the T steps every neuron charges, fires or not, and is reset if
+# it fired.
 
 
 # %%
-# current [T, ...] -> spikes [T, ...], membranes H [T, ...]
+# current [T, ...] -> spikes S [T, ...], membranes H [T, ...]
 def lif(current, v_threshold=1.0):
-    membrane = torch.zeros_like(current[0])
-    spikes, charged = [], []
-    for x in current:
-        h = (membrane + x) / 2  # (1)
-        spike = (h >= v_threshold).to(x.dtype)  # (2): >=
-        membrane = h * (1 - spike)  # (3)
-        spikes.append(spike)
-        charged.append(h)
-    return torch.stack(spikes), torch.stack(charged)
+    H = S = torch.zeros_like(current[0])
+    spikes, membranes = [], []
+    for step in current:
+        H = (H * (1 - S) + step) / 2  # zero where it fired, then charge
+        S = (H >= v_threshold).to(step.dtype)  # >=, not >
+        spikes.append(S)
+        membranes.append(H)
+    return torch.stack(spikes), torch.stack(membranes)
 
 
-x = q @ k.transpose(-2, -1) @ v * s  # [T, N, d]
-spikes, membranes = lif(x, v_threshold=0.5)
+sums = q @ k.transpose(-2, -1) @ v  # [T, N, d]
+spikes, membranes = lif(sums * s, v_threshold=0.5)
+print("neuron (2, 4)")
 for t in range(T):
+    m, H, S = (int(sums[t, 2, 4]), float(membranes[t, 2, 4]), int(spikes[t, 2, 4]))
     print(
-        f"t = {t}   neuron (2, 4): X = {x[t, 2, 4]:.3f}   H = {membranes[t, 2, 4]:.5f}   S = {int(spikes[t, 2, 4])}"
+        f"t = {t}   m = {m}   current m s = {m * s:5.3f}   H = {H:6.4f}   S = {S}"
     )
 for backend in ("fused", "snntorch"):
-    assert torch.equal(spikes, se.LIF(v_threshold=0.5, backend=backend)(x))
-ties = membranes == 0.5
-print(
-    f"{int(ties.sum())} of {int(spikes.sum())} spikes sit exactly on the threshold"
-)
+    assert torch.equal(spikes, se.LIF(v_threshold=0.5, backend=backend)(sums * s))
+ties = int((membranes == 0.5).sum())
+print(f"all 64 neurons: {int(spikes.sum())} spikes, {ties} of them ties")
+assert spikes[:, 2, 4].tolist() == [1, 0, 0, 1] and ties > 0
 
 # %% [markdown]
-# The animation shows the first step: the query is combined with the keys that share most bits with it, one after
-# another, and then the membrane of neuron (2, 4) changes.
+# The neuron reaches its threshold in two ways. At t = 0 one large sum is enough. At t = 3 the sum is 7, and the current
+# alone would give H = 0.4375. The rest is left from the steps before. The next figure shows step 3.
 
 # %%
-movie = se.plot.ssa_animation(
-    q[:1], k[:1], v[:1], scale=s, query=2, feature=4, interval=900
-)
+fig, axes = se.plot.ssa(q, k, v, scale=s, threshold=0.5, step=3, query=2, feature=4)
 se.plot.show(
-    movie,
-    "Animation of spiking self-attention for query 2 and feature 4, T = 1, one head: six keys are met one by one, and "
-    "at the end the membrane moves.",
-    dpi=80,
+    fig,
+    "The same bitmaps at t = 3 of T = 4, with the rows of Q moved three features "
+    "to the right. The sum of query 2 and feature 4 is 7, the current 0.875; the "
+    "membrane reaches 0.5 with what was left from t = 1 and t = 2, and fires.",
 )
 
 # %% [markdown]
-# ## Why no softmax is needed
+# Move the query and the time step yourself (this needs `pip install ipywidgets`). On the
+# [Play page](../docs/play/ssa.md) you can flip single bits in the browser.
+
+
+# %% tags=["widget", "nbval-ignore-output"]
+def trace(query, step):
+    fig, _ = se.plot.ssa(
+        q, k, v, scale=s, threshold=0.5, step=step, query=query, feature=4
+    )
+    se.plot.show(fig, f"SSA for query {query} and feature 4 at step {step}, T = 4.")
+
+
+try:
+    from ipywidgets import IntSlider, interact
+except ImportError:
+    print("pip install ipywidgets, then run this cell again")
+else:
+    query = IntSlider(2, 0, N - 1, continuous_update=False)
+    step = IntSlider(0, 0, T - 1, continuous_update=False)
+    interact(trace, query=query, step=step)
+assert q.shape == (T, N, d)
+
+# %% [markdown]
+# ## AND and popcount as machine code
 #
-# Scores of real-valued Q and K can be any real number. Softmax makes them positive, and it bounds them because each row
-# sums to one. With spikes the scores are counts: they are never negative and at most d, and a sum of N of them is at
-# most N d. That bound is loose: in the network below N d s = 128, and the threshold is 0.5. What keeps the sums near
-# the threshold is that spikes are rare, so that most counts are zero, and the scale s. The next cell measures the
-# scores of the packaged network, which reads 32 x 32 digits with T = 4. It has N = 64 tokens and heads of d = 16.
+# Does the computer need multiplications? The d bits of a query fit into one machine word: here 16 bits of the packaged
+# network, which reads 32 x 32 digits with N = 64 tokens, 4 heads and T = 4. One instruction computes the AND of two
+# words, another one the popcount. The second product, counts times V, also works with bits: we write each count in
+# binary. Bit p of all 64 counts of a query is again a word. Its AND with a column of V selects the tokens whose count
+# contains $2^p$, the popcount says how many they are, and a shift by p gives them their weight.
+
 
 # %%
+def pack(bits):  # [..., n] of {0, 1}, n = 8, 16, 32 or 64 -> [...] words of n bits
+    packed = np.packbits(np.ascontiguousarray(bits, np.uint8), axis=-1)
+    return packed.view(f"u{bits.shape[-1] // 8}")[..., 0]
+
+
+def popcount(words):
+    if hasattr(np, "bitwise_count"):  # NumPy 2: one instruction for each word
+        return np.bitwise_count(words)
+    octets = np.ascontiguousarray(words)[..., None].view(np.uint8)
+    return np.unpackbits(octets, axis=-1).sum(-1, dtype=np.uint8)
+
+
+# q, k: words of d bits [..., N]; v: a word of N bits for each feature [..., d]
+def sums_of_bits(q, k, v):
+    counts = popcount(q[..., :, None] & k[..., None, :])  # Q K^T: [..., N, N]
+    sums = np.zeros((*q.shape, v.shape[-1]), np.uint16)  # [..., N, d]
+    for p in range(7):  # a count of at most 64 has 7 bits
+        bit_p = pack(counts >> p & 1)  # a word of N bits for each query: [..., N]
+        sums += (
+            popcount(bit_p[..., :, None] & v[..., None, :]).astype(np.uint16) << p
+        )
+    return sums
+
+
 model = se.load_pretrained("digits-2-64")
 images, labels = se.data.load("digits").test.fetch(torch.arange(48), None)
 with torch.no_grad(), se.record(model, membranes=True) as rec:
     model(images)  # B = 48, T = 4
+pq, pk, pv = (rec[f"blocks.0.attn.{part}"].spikes for part in "qkv")
+bq, bk, bv = pack(pq), pack(pk), pack(pv.transpose(-2, -1))
+assert np.array_equal(sums_of_bits(bq, bk, bv), pq @ pk.transpose(-2, -1) @ pv)
+print(
+    f"{pq.numel():,} sums of products equal those of AND, popcount, shift and add"
+)
 
+# %% [markdown]
+# So SSA needs no multiplication, and the bits of a spike tensor need 1/32 of the memory of floats. Is it faster, too?
+
+
+# %% tags=["fold", "nbval-ignore-output"]
+# times of both, for the 768 heads of 48 digits, on one thread
+def milliseconds(run):
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return 1000 * min(times)
+
+
+fq, fk, fv = (x.flatten(0, 2) for x in (pq, pk, pv))  # [T B h, N, d]
+wq, wk, wv = (x.reshape(-1, x.shape[-1]) for x in (bq, bk, bv))
+wide = {
+    "counts, Q K^T": (
+        lambda: fq @ fk.mT,
+        lambda: popcount(wq[:, :, None] & wk[:, None, :]),
+    ),
+    "sums, Q K^T V": (lambda: fq @ fk.mT @ fv, lambda: sums_of_bits(wq, wk, wv)),
+}
+print("               float32 product   packed bits")
+for name, (product, bits) in wide.items():
+    print(
+        f"{name}   {milliseconds(product):9.1f} ms   {milliseconds(bits):9.1f} ms"
+    )
+print(f"memory of Q      {fq.numel() * 4:10,} B   {wq.nbytes:9,} B")
+assert wq.nbytes * 32 == fq.numel() * 4
+
+# %% [markdown]
+# On the processor that made this page packed bits are no faster, except where one popcount replaces a whole row of
+# multiplications. Its units for floating-point products compute many multiply-accumulates in one cycle, and NumPy
+# stores every intermediate result. So "no multiplication" saves no time here. It saves memory, and it saves energy on
+# hardware that is built for it: at 45 nm a 32-bit multiplication with addition takes 4.6 pJ in floating point, a
+# floating-point addition 0.9 pJ, and an integer addition 0.1 pJ
+# ([Horowitz 2014](https://doi.org/10.1109/ISSCC.2014.6757323)). [Chapter 10](10_energy.ipynb) counts with the first two.
+
+# %% [markdown]
+# ## What replaces the softmax
+#
+# Scores of real-valued Q and K can be any real number. The softmax makes them positive and turns the output into a mean.
+# With spikes the scores are counts, which are never negative. They are also bounded: a count is at most d, and a sum at
+# most N d. But this bound is loose. In the packaged network it gives a current of up to N d s = 128, and the threshold
+# is 0.5. It is the neuron that bounds the output: whatever the sum is, a spike is 1.
+#
+# The neuron does not normalize. The sums grow with N, with d and with the firing rates, and SSA works because spikes
+# are rare and s is small. [Chapter 09](09_ablations.ipynb) raises the rates and shows where this ends. The next cell
+# measures the packaged network.
+
+# %%
 for block in range(2):
     name = f"blocks.{block}.attn"
     # each [T, B, h, N, d]
     pq, pk, pv = (rec[f"{name}.{part}"].spikes for part in "qkv")
-    shared = pq @ pk.transpose(-2, -1)  # counts: QK^T
-    total = shared @ pv
-    width, tokens = pq.shape[-1], pq.shape[-2]
-    assert (
-        shared.min() >= 0
-        and shared.max() <= width
-        and torch.equal(shared, shared.round())
-    )
-    assert total.max() <= tokens * width and torch.equal(
-        rec[f"{name}.scores"].values, shared * 0.125
-    )
-    print(
-        f"{name}: counts up to {int(shared.max())} of {width}, {(shared == 0).float().mean():.0%} of them zero;",
-        end=" ",
-    )
-    print(f"sums up to {int(total.max())} of {tokens * width}")
+    shared = pq @ pk.transpose(-2, -1)  # counts: Q K^T
+    total = shared @ pv  # sums: Q K^T V
+    assert torch.equal(rec[f"{name}.scores"].values, shared * s)
+    assert 0 <= shared.min() and shared.max() <= 16 and total.max() <= 64 * 16
+    rates = "  ".join(f"{x.mean():.0%}" for x in (pq, pk, pv))
+    none, at_once = (total == 0).float().mean(), (total >= 8).float().mean()
+    print(f"{name}: rates of Q, K, V: {rates}")
+    print(f"   counts: up to {shared.max():.0f} of 16,", end=" ")
+    print(f"{(shared == 0).float().mean():.0%} are zero")
+    print(f"   sums: up to {total.max():.0f} of 1024,", end=" ")
+    print(f"{none:.0%} are zero, {at_once:.0%} at least 8 (fire in one step)")
 
 # %% [markdown]
 # **Predict before you run.** What would a softmax do with these counts? Take a query that shares no feature with any
 # key. Which weights does SSA give to the keys, and which does softmax?
 
-# %%
-silent = torch.zeros(N)  # row 7 of QK^T
-busy = (Q @ K.T)[2]
-print("counts of query 2     ", *(f"{n:5.0f}" for n in busy))
-print("softmax(QK^T / sqrt d)", *(f"{p:5.2f}" for p in (busy / d**0.5).softmax(0)))
-print("counts of query 7     ", *(f"{n:5.0f}" for n in silent))
-print(
-    "softmax(QK^T / sqrt d)", *(f"{p:5.2f}" for p in (silent / d**0.5).softmax(0))
-)
-assert torch.equal((Q @ K.T)[7], silent)
-assert (
-    torch.allclose(silent.softmax(0), torch.tensor(1 / N))
-    and (busy / d**0.5).softmax(0)[busy == 0].min() > 0
-)
+# %% tags=["predict"]
+for row in (2, 7):
+    n = (Q @ K.T)[row]
+    weights = (n / d**0.5).softmax(0)
+    print(f"counts of query {row}     ", *(f"{x:5.0f}" for x in n))
+    print("softmax(QK^T / sqrt d)", *(f"{x:5.2f}" for x in weights))
+    assert weights.min() > 0
+assert torch.allclose(weights, torch.tensor(1 / N))  # query 7, without a match
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -304,14 +405,72 @@ assert (
 # division for each entry ([chapter 04](04_softmax_attention.ipynb)).
 #
 # </details>
+#
+# The next figure shows whole maps, 64 x 64, of a larger network: `cifar10-4-384`, the paper's network for CIFAR-10 (d =
+# 32, T = 4), looks at a photograph of a cat. Left: the counts of one head. Right: what a softmax makes of the same Q
+# and K. (The network was not trained with a softmax; one that is would learn other Q and K.)
+
+# %% tags=["fold"]
+# read the photograph, record the network, draw counts and softmax of one head
+facts = se.data.info("cifar10")
+mean, std = (torch.tensor(x).view(3, 1, 1) for x in (facts.mean, facts.std))
+pixels = torch.from_numpy(plt.imread("../docs/assets/cat.png")).permute(2, 0, 1)
+cat = (pixels - mean) / std  # [3, 32, 32]
+large = se.load_pretrained("cifar10-4-384")
+with torch.no_grad(), se.record(large) as seen:
+    answer = facts.classes[int(large(cat[None]).argmax())]
+scores = seen["blocks.0.attn.scores"]
+head, step = 3, 1
+n = scores.values[step, 0, head] / s  # [N, N]
+softmax = (n / 32**0.5).softmax(-1)
+fig, axes = se.plot.attention_matrix(
+    {
+        f"SSA: $QK^\\top$\nblock 0, head {head}, t = {step} of T = 4": n,
+        r"softmax($QK^\top/\sqrt{d}$)" + "\nof the same Q and K": softmax,
+    },
+    label=["count", "weight"],
+)
+for ax in axes:
+    ax.set(xticks=range(0, 64, 8), yticks=range(0, 64, 8))
+se.plot.show(
+    fig,
+    "Two maps of 64 queries by 64 keys. The counts of SSA are mostly zero, with "
+    "some bright columns and some empty rows. The softmax of the same Q and K is "
+    "positive everywhere and much more even; the empty rows have become plain "
+    "gray.",
+)
+alone = n.sum(1) == 0
+print(f"answer: {answer}")
+print(
+    f"SSA: {(n == 0).float().mean():.0%} of the counts are zero, the largest is",
+    end=" ",
+)
+print(f"{n.max():.0f}; {int(alone.sum())} of 64 queries match no key")
+print(f"softmax: weights from {softmax.min():.3f} to {softmax.max():.3f}", end=" ")
+print(f"(even weights would be {1 / 64:.3f})")
+assert answer == "cat" and softmax.min() > 0 and alone.any()
+assert torch.allclose(softmax[alone], torch.tensor(1 / 64))
+
+# %% [markdown]
+# A bright column belongs to a token that many queries attend to. The next figure shows where on the photograph these
+# tokens are.
+
+# %%
+fig, ax = se.plot.attention(scores, cat, head=head, step=step)
+se.plot.show(
+    fig,
+    "The photograph of a cat with its 8 x 8 tokens, and beside it the mean score "
+    "that each token receives in this head: a few tokens are bright, most are "
+    "dark.",
+)
 
 # %% [markdown]
 # ## The order of multiplication is free
 #
-# There is no softmax between the two products, and matrix products are associative: $(QK^T)V = Q(K^TV)$. Both are sums
-# of integers, and floating point adds integers exactly (up to $2^{24}$ in float32). So the two orders agree to the last
-# bit. They also agree after scaling if s is a power of two, because such a scaling only changes the exponent and does
-# not round. The next cell uses a batch in which T, B and h all differ.
+# There is no softmax between the two products, and matrix products are associative:
+# $(QK^\top)V = Q(K^\top V)$. Both are sums of integers, and floating point adds integers exactly (up to $2^{24}$ in
+# float32). So the two orders agree to the last bit. They also agree after scaling if s is a power of two, because such a
+# scaling only changes the exponent and does not round. The next cell uses a batch in which T, B and h all differ.
 
 # %%
 bits = torch.Generator().manual_seed(5)
@@ -334,28 +493,27 @@ print("largest difference at s = 1/8: ", float((left - right).abs().max()))
 # d = 64. Which order is cheaper, and by what factor?
 
 
-# %%
+# %% tags=["predict"]
 def macs(product, *matrices):
     with FlopCounterMode(display=False) as counter:
         product(*matrices)
     return counter.get_total_flops() // 2
 
 
-print("  N    d    (QK^T)V     Q(K^TV)   factor   kept between them")
+print("  N    d    (QK^T)V     Q(K^T V)  factor   kept between them")
 for tokens, width in ((64, 16), (64, 32), (196, 64), (784, 64)):
     a, b, c = torch.ones(3, tokens, width)
     one = macs(lambda q, k, v: (q @ k.T) @ v, a, b, c)
     other = macs(lambda q, k, v: q @ (k.T @ v), a, b, c)
     assert one == 2 * tokens**2 * width and other == 2 * tokens * width**2
-    print(
-        f"{tokens:3}  {width:3}  {one:10,}  {other:9,}   {one / other:5.2f}   {tokens**2:,} against {width**2:,}"
-    )
+    kept, ratio = f"{tokens**2:,} against {width**2:,}", one / other
+    print(f"{tokens:3}  {width:3}  {one:10,}  {other:9,}   {ratio:5.2f}   {kept}")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# $Q(K^TV)$, by the factor N / d = 196 / 64, about 3. The first order takes $2N^2d$ multiply-accumulates and needs an N
-# x N matrix between the products. The second takes $2Nd^2$ and needs a d x d matrix, which does not grow with the
+# $Q(K^\top V)$, by the factor N / d = 196 / 64, about 3. The first order takes $2N^2d$ multiply-accumulates and needs an
+# N x N matrix between the products. The second takes $2Nd^2$ and needs a d x d matrix, which does not grow with the
 # image. With four times as many tokens (a 448 x 448 image) the factor is 12. The package compares N and d and uses the
 # cheaper order.
 #
@@ -365,8 +523,9 @@ for tokens, width in ((64, 16), (64, 32), (196, 64), (784, 64)):
 fig, axes = se.plot.multiplication_order(32)
 se.plot.show(
     fig,
-    "Left: operations of both orders over the number of tokens N for one head of width d = 32 in one time step; they "
-    "cross at N = d. Right: the ratio N / d for every preset; above 1 the order Q (K^T V) is cheaper.",
+    "Left: operations of both orders over the number of tokens N for one head of "
+    "width d = 32 in one time step; they cross at N = d. Right: the ratio N / d "
+    "for every preset; above 1 the order Q (K^T V) is cheaper.",
 )
 
 # %% [markdown]
@@ -407,64 +566,54 @@ def ssa_by_hand(layer, x, s=0.125):  # x [T, B, N, D]
     x, _ = lif(q @ (k.transpose(-2, -1) @ v) * s, v_threshold=0.5)
     x = x.transpose(2, 3).reshape(T, B, N, D)  # heads side by side again
     proj = layer.proj
-    x, _ = lif(
-        batch_norm(proj.bn, F.linear(x, proj.linear.weight, proj.linear.bias))
-    )
-    return x, (q, k, v)
+    y = F.linear(x, proj.linear.weight, proj.linear.bias)
+    return lif(batch_norm(proj.bn, y))[0], (q, k, v)
 
 
 # %% [markdown]
 # First we test a fresh layer, with random batch norm weights and biases so that all neuron layers fire. T = 4 and B = 3
-# differ on purpose: if they were equal, no shape would reveal a mix-up of the two.
+# differ on purpose: if they were equal, no shape would reveal a mix-up of the two. Both of the package's
+# implementations of the neuron get the same weights and the same tokens.
 
 # %%
 torch.manual_seed(1)
-T, B, N, D = 4, 3, 8, 32
-for backend in ("fused", "snntorch"):
-    layer = se.ATTENTION["ssa"](D, heads=4, backend=backend).eval()
-    for bn in (layer.bn, layer.proj.bn):
-        torch.nn.init.uniform_(bn.weight, 1, 3)
-        torch.nn.init.uniform_(bn.bias, 0, 2)
-    # integers, like the residual stream
-    tokens = torch.randint(0, 3, (T, B, N, D)).float()
-    with torch.no_grad():
-        mine, (q2, k2, v2) = ssa_by_hand(layer, tokens)
+fused = se.ATTENTION["ssa"](32, heads=4, backend="fused").eval()
+for bn in (fused.bn, fused.proj.bn):
+    torch.nn.init.uniform_(bn.weight, 1, 3)
+    torch.nn.init.uniform_(bn.bias, 0, 2)
+plain = se.ATTENTION["ssa"](32, heads=4, backend="snntorch").eval()
+plain.load_state_dict(fused.state_dict())
+# integers, like the residual stream: [T, B, N, D]
+tokens = torch.randint(0, 3, (4, 3, 8, 32)).float()
+with torch.no_grad():
+    mine, parts = ssa_by_hand(fused, tokens)
+    for layer in (fused, plain):
         theirs = layer(tokens)
-        assert mine.shape == theirs.shape == (T, B, N, D)
         assert torch.equal(mine, theirs), "every spike, exactly"
-        one_by_one = torch.cat(
-            [layer(tokens[:, b : b + 1]) for b in range(B)], dim=1
-        )
-        assert torch.equal(one_by_one, theirs), (
-            "a sample's spikes do not depend on the others in its batch"
-        )
-        assert torch.equal(layer(tokens), theirs), (
-            "nor on the batch before: no state is left behind"
-        )
-    print(
-        f"{backend:9} rates: Q {q2.mean():.2f}  K {k2.mean():.2f}  V {v2.mean():.2f}  out {theirs.mean():.2f}"
-    )
+        assert torch.equal(layer(tokens), theirs), "no state is left behind"
+        for b in range(3):  # a sample does not depend on the others in its batch
+            assert torch.equal(layer(tokens[:, b : b + 1]), theirs[:, b : b + 1])
+rates = [f"{x.mean():.2f}" for x in (*parts, mine)]
+print("by hand = fused = snntorch; rates of Q, K, V, output:", *rates)
 
 # %% [markdown]
 # Then we test the trained network. The recording holds the input of each block: the tokens after
 # [SPS](../docs/glossary.md#sps), and the residual stream after block 0.
 
 # %%
-entering = {
+entering = [
     # [T, B, D, 8, 8] -> [T, B, N, D]
-    0: (rec["sps.3"].spikes + rec["sps.rpe"].spikes).flatten(3).transpose(2, 3),
-    1: rec["blocks.0.residual"].values,
-}
-for block, tokens in entering.items():
+    (rec["sps.3"].spikes + rec["sps.rpe"].spikes).flatten(3).transpose(2, 3),
+    rec["blocks.0.residual"].values,
+]
+for block, tokens in enumerate(entering):
     name = f"blocks.{block}.attn"
     with torch.no_grad():
         mine, parts = ssa_by_hand(model.blocks[block].attn, tokens)
     for letter, part in zip("qkv", parts, strict=True):
         assert torch.equal(part, rec[f"{name}.{letter}"].spikes)
     assert torch.equal(mine, rec[f"{name}.proj"].spikes)
-    print(
-        f"{name}: all {mine.numel():,} output spikes and non-spikes equal, shape {list(mine.shape)}"
-    )
+    print(f"{name}: all {mine.numel():,} outputs equal, shape {list(mine.shape)}")
 
 # %% [markdown]
 # ## Scale and threshold: which sums fire
@@ -474,26 +623,27 @@ for block, tokens in entering.items():
 # $m \le V_{th} / s$. The paper uses s = 0.125. A transformer would use $1/\sqrt d$, which is 0.25 for the packaged
 # network's d = 16.
 
-# %%
-m = torch.arange(13.0)
-steps = 8
+# %% tags=["fold"]
+# rasters of neurons with a constant sum m, at two scales
+m, steps = torch.arange(13.0), 8
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
 for ax, scale in zip(axes, (0.125, 0.25), strict=True):
     fired, _ = lif((m * scale).expand(steps, 13), v_threshold=0.5)
     se.plot.raster(fired, ax=ax)
     ax.set_title(f"attention neuron, s = {scale}, T = {steps}")
     ax.set_yticks(range(0, 13, 2), range(0, 13, 2))
-    ax.set_ylabel("sum m of $QK^TV$, each step")
+    ax.set_ylabel(r"sum m of $QK^\top V$, each step")
     ax.axhspan(-0.5, 0.5 / scale + 0.5, color=style.PALE, zorder=0)
+    ax.text(3.5, 0.25 / scale, "never fire", ha="center", va="center")
     # at once: m >= 2 * 0.5 / s
     assert fired[0].tolist() == (m >= 1 / scale).float().tolist()
     assert fired.any(0).tolist() == (m > 0.5 / scale).tolist()  # ever
 axes[1].set_ylabel("")
 se.plot.show(
     fig,
-    "Two rasters of attention neurons with a constant sum m from 0 (top) to 12, T = 8. At s = 0.125 sums up to 4 never "
-    "fire "
-    "(grey) and sums from 8 fire at every step; at s = 0.25 it is 2 and 4.",
+    "Two rasters of attention neurons with a constant sum m from 0 (top) to 12, T "
+    "= 8. At s = 0.125 sums up to 4 never fire (gray) and sums from 8 fire at "
+    "every step; at s = 0.25 it is 2 and 4.",
 )
 
 # %% [markdown]
@@ -510,11 +660,12 @@ se.plot.show(
 
 # %%
 def lif_above(current, v_threshold):  # the wrong neuron: > instead of >=
-    membrane, spikes = torch.zeros_like(current[0]), []
-    for x in current:
-        h = (membrane + x) / 2
-        spikes.append((h > v_threshold).to(x.dtype))
-        membrane = h * (1 - spikes[-1])
+    H = S = torch.zeros_like(current[0])
+    spikes = []
+    for step in current:
+        H = (H * (1 - S) + step) / 2
+        S = (H > v_threshold).to(step.dtype)
+        spikes.append(S)
     return torch.stack(spikes)
 
 
@@ -523,65 +674,50 @@ for block in range(2):
     tied = record.membrane == record.v_threshold
     assert (record.spikes[tied] == 1).all() and tied.any()  # a tie is a spike
     pq, pk, pv = (rec[f"blocks.{block}.attn.{part}"].spikes for part in "qkv")
-    current = pq @ (pk.transpose(-2, -1) @ pv) * 0.125
+    current = pq @ (pk.transpose(-2, -1) @ pv) * s
     right, wrong = lif(current, 0.5)[0], lif_above(current, 0.5)
     assert torch.equal(right, record.spikes)
-    lost, late = (
-        (right > wrong).sum() / right.sum(),
-        (wrong > right).sum() / right.sum(),
+    share, lost, new = (
+        x.sum() / right.sum() for x in (tied, right > wrong, wrong > right)
     )
     assert lost > 0
-    share = tied.sum() / right.sum()
     print(
-        f"{record.name}: {share:.1%} of the spikes are ties; with >, {lost:.1%} are lost and {late:.1%} are new"
+        f"{record.name}: {share:.1%} of the spikes are ties;",
+        f"with >, {lost:.1%} are lost and {new:.1%} are new",
     )
-    for t in range(len(tied)):
-        on_grid = record.membrane[t] * 8 * 2 ** (t + 1)  # in units of s / 2^(t+1)
+    for t in range(4):  # the grid: multiples of s / 2^(t + 1)
+        on_grid = record.membrane[t] / s * 2 ** (t + 1)
         assert torch.equal(on_grid, on_grid.round())
-
-# %%
-fig, axes = se.plot.landscape(
-    {
-        f"block {b}: blocks.{b}.attn.attn": rec[f"blocks.{b}.attn.attn"]
-        for b in range(2)
-    }
-)
-se.plot.show(
-    fig,
-    "Histograms of the membrane potential of the attention neurons in both blocks, T = 4, under the derivative of the "
-    "surrogate. The red bar of exact ties stands at 0.5, where the derivative is highest.",
-)
 
 # %% [markdown]
 # ## Attention over time
 #
 # Softmax attention gives one map for each head. SSA gives one map for each head and time step, because Q and K have new
-# spikes at every step. The maps show how much score each token receives (the mean of $QK^Ts$ over the queries) for one
-# test digit.
+# spikes at every step. The maps show how much score each token receives (the mean of $QK^\top s$ over the queries) for
+# one test digit. The lines are the outlines of the digit.
 
 # %%
-picture = images[1] * 0.40 + 0.22  # undo the normalisation of the data set
-fig, axes = se.plot.attention_over_time(
-    rec["blocks.0.attn.scores"], picture, sample=1
-)
+scores = rec["blocks.0.attn.scores"]
+fig, axes = se.plot.attention_over_time(scores, images[1], sample=1)
 se.plot.show(
     fig,
-    "Attention maps of block 0 of the packaged network for one digit, four heads down and T = 4 time steps across, all "
-    "on one colour scale. At t = 0 nearly all is dark; then some heads light up, each in places of its own.",
+    "Attention maps of block 0 of the packaged network for one digit, four heads "
+    "down and T = 4 time steps across, all on one color scale. At t = 0 nearly "
+    "all is dark; then some heads light up, each at places of its own.",
 )
-scores = rec["blocks.0.attn.scores"].values[:, 1]  # [T, h, N, N]
-assert (
-    rec["blocks.0.attn.scores"].values[0].mean()
-    < 0.5 * rec["blocks.0.attn.scores"].values[1:].mean()
+first, *later = scores.values.mean((1, 2, 3, 4))  # one number for each step
+print("mean score at t = 0, 1, 2, 3:", *(f"{x:.3f}" for x in (first, *later)))
+print(
+    "mean score of heads 0 to 3, 48 digits:",
+    *(f"{x:.3f}" for x in scores.values.mean((0, 1, 3, 4))),
 )
-assert not torch.equal(scores[1], scores[2]) and not torch.equal(
-    scores[1, 0], scores[1, 1]
-)
+assert first < 0.5 * min(later)
 
 # %% [markdown]
-# At t = 0 there are almost no scores: a neuron that starts from zero fires at the first step only if its current is at
-# least twice the threshold, and Q and K are the sixth layer of neurons after the image. The first layers do fire at the
-# first step (chapter 03); each layer behind them fires less.
+# At t = 0 there are almost no scores. A neuron that starts from zero fires at the first step only if its current is at
+# least twice the threshold. The first layers of the network do fire at the first step
+# ([chapter 03](03_images_to_spikes.ipynb)), but each layer passes on less to the next one, and Q and K are the sixth
+# layer of neurons after the image. The heads differ, too: some match often, some hardly ever.
 #
 # ## Pitfalls
 #
@@ -612,30 +748,31 @@ assert (right != swapped).sum() > 50
 
 # %%
 print("257 in bfloat16:", float(torch.tensor(257.0).bfloat16()))
-scale = 0.1
-left, right = (
-    (rq @ rk.transpose(-2, -1) * scale) @ rv,
-    rq @ (rk.transpose(-2, -1) @ rv) * scale,
-)
-torch.testing.assert_close(left, right)  # close, of course
+left = (rq @ rk.transpose(-2, -1) * 0.1) @ rv
+right = rq @ (rk.transpose(-2, -1) @ rv) * 0.1
+torch.testing.assert_close(left, right)  # close
 assert not torch.equal(left, right)  # but not equal
 print("s = 0.1: the two orders agree to the last bit:", torch.equal(left, right))
 
 # %% [markdown]
 # ## Exercises
 #
-# **5.1** SSA needs only the d x d matrix $K^TV$: it gives the same output for all keys and values with the same $K^TV$.
-# Prove that softmax attention needs more. Find binary q, k, v and other k2, v2 with `k.T @ v == k2.T @ v2` for which
-# the softmax outputs differ by more than 0.1. Matrices with one or two rows are enough.
+# **5.1** SSA needs only the d x d matrix $K^\top V$: it gives the same output for all keys and values with the same
+# $K^\top V$. Prove that softmax attention needs more. Find binary q, k, v and other k2, v2 with
+# `k.T @ v == k2.T @ v2` for which the softmax outputs differ by more than 0.1. Matrices with one or two rows are enough.
 
 
 # %% tags=["exercise-1"]
 def same_to_ssa():
-    """Return q, k, v, k2, v2: tensors [N, d] in {0, 1} with k.T @ v == k2.T @ v2 and different softmax outputs."""
+    """q, k, v, k2, v2: [N, d] in {0, 1}, the same to SSA, different to softmax."""
     ...
 
 
 # %% tags=["check-1"]
+def softmax_attention(q, k, v):
+    return (q @ k.T / q.shape[-1] ** 0.5).softmax(-1) @ v
+
+
 with se.exercise("5.1"):
     found = same_to_ssa()
     assert found is not None, "write same_to_ssa first"
@@ -644,16 +781,13 @@ with se.exercise("5.1"):
     )
     eq, ek, ev, ek2, ev2 = (x.float() for x in found)
     assert torch.equal(ek.T @ ev, ek2.T @ ev2), (
-        "k.T @ v and k2.T @ v2 differ: think of a token that no query can find"
+        f"k.T @ v is {(ek.T @ ev).tolist()}, k2.T @ v2 is {(ek2.T @ ev2).tolist()}:"
+        " they must be equal, so that SSA sees no difference"
     )
-    assert torch.equal((eq @ ek.T) @ ev, (eq @ ek2.T) @ ev2), (
-        "SSA must not see a difference"
-    )
-    gap = (
-        ((eq @ ek.T).softmax(-1) @ ev - (eq @ ek2.T).softmax(-1) @ ev2).abs().max()
-    )
-    assert gap > 0.1, (
-        "softmax gives the same: a key of zeros gets a weight, so change the value of such a token"
+    gap = softmax_attention(eq, ek, ev) - softmax_attention(eq, ek2, ev2)
+    assert gap.abs().max() > 0.1, (
+        f"softmax attention gives nearly the same (largest difference"
+        f" {gap.abs().max():.2f}): what does softmax do that a count does not?"
     )
 
 # %% [markdown]
@@ -664,7 +798,8 @@ with se.exercise("5.1"):
 
 # %% tags=["exercise-2"]
 def changed(q, k, v, old, new):
-    """Return (added, removed): spikes of SN(Q K^T V s), V_th = 0.5, that come and go when s = old becomes s = new."""
+    """How many spikes of SN(Q K^T V s), V_th = 0.5, are only there at s = new,
+    and how many only at s = old."""
     ...
 
 
@@ -673,57 +808,74 @@ with se.exercise("5.2"):
     result = changed(q, k, v, 0.125, 0.125)
     assert result is not None, "write changed first"
     assert tuple(map(int, result)) == (0, 0), "the same scale changes nothing"
-    once = changed(q[:1], k[:1], v[:1], 0.125, 0.25)
-    assert tuple(map(int, once)) == (
-        int(((Q @ K.T @ V >= 4) & (Q @ K.T @ V < 8)).sum()),
-        0,
-    ), "one step: sums 4 to 7 join"
-    # T = 6, one token, d = 32; five ones, so that every sum is 5 where V is 1
+    m = Q @ K.T @ V
+    joined = int(((m >= 4) & (m < 8)).sum())
+    once = tuple(map(int, changed(q[:1], k[:1], v[:1], 0.125, 0.25)))
+    assert once == (joined, 0), (
+        f"one step, s from 0.125 to 0.25: {once}, but {joined} spikes are added and"
+        " none is removed; look at the sums that reach the threshold exactly"
+    )
+    back = tuple(map(int, changed(q[:1], k[:1], v[:1], 0.25, 0.125)))
+    assert back == (0, joined), "from 0.25 to 0.125 the same spikes are removed"
+    # T = 6, one token, d = 32: five ones, so that every sum is 5 where V is 1
     five = torch.zeros(6, 1, 32)
     five[..., :5] = 1
     moved = tuple(map(int, changed(five, five, five, 0.125, 32**-0.5)))
     assert moved == (10, 5), (
-        "sum 5 fires at t = 2, 5 with s = 0.125, and at t = 1, 3, 5 with 0.177: run all T steps"
+        f"six steps with the sum 5 at five neurons: {moved}; write the membrane of"
+        " one of them on paper, for both scales, with its resets"
     )
 
 # %% [markdown]
-# **5.3** Compute one entry of $QK^TV$ with integers as bitmaps, as hardware would: each row of Q and of K is one
-# integer of d bits, and column c of V is a list of bits. Use `&` and `int.bit_count()`, but no tensors and no
-# multiplication.
+# **5.3** The chapter computed $(QK^\top)V$ with packed bits. Compute one entry of the other order, $Q(K^\top V)$. Now
+# the words run over the tokens: column a of K, from token 0 to token N - 1, is one integer of N bits, and so is a
+# column of V. Use `&` and `int.bit_count()`, no tensors and no multiplication.
 
 
 # %% tags=["exercise-3"]
-def entry(query, keys, column):
-    """Sum of popcount(query & key) over the keys whose bit in the column is 1. query: int, keys: ints, column: 0/1."""
+def entry(query, key_columns, value_column):
+    """One entry of Q (K^T V). query: d bits; key_columns and value_column: ints."""
     ...
 
 
 # %% tags=["check-3"]
-def as_int(row):
-    return int("".join(str(int(bit)) for bit in row), 2)
+def as_int(bits):
+    return int("".join(str(int(bit)) for bit in bits), 2)
+
+
+class Bit(int):
+    def __mul__(self, other):
+        raise AssertionError("no multiplication: what does a bit decide?")
+
+    __rmul__ = __mul__
 
 
 with se.exercise("5.3"):
-    keys = [as_int(row) for row in K]
-    first = entry(as_int(Q[2]), keys, [int(bit) for bit in V[:, 4]])
-    assert first is not None, "write entry first"
-    assert first == 8, "query 2, feature 4 gathers 1 + 2 + 3 + 2 = 8"
+    columns = [as_int(column) for column in K.T]
     table = [
-        [entry(as_int(row), keys, [int(bit) for bit in V[:, c]]) for c in range(8)]
+        [
+            entry([Bit(bit) for bit in row], columns, as_int(column))
+            for column in V.T
+        ]
         for row in Q
     ]
-    assert torch.equal(torch.tensor(table), (Q @ K.T @ V).long()), (
-        "some entry differs from Q K^T V"
+    assert table[2][4] is not None, "write entry first"
+    wanted = (Q @ K.T @ V).int().tolist()
+    assert table[2][4] == wanted[2][4], (
+        f"query 2, feature 4: {table[2][4]}, but the sum is {wanted[2][4]};"
+        " what does one entry of K^T V count?"
     )
+    assert table == wanted, "query 2, feature 4 is right, another entry is not"
 
 # %% [markdown]
 # ## Recap
 #
-# - An entry of $QK^T$ is the popcount of an AND. A row of $QK^T$ times a column of V is a sum, and s times the sum is
-#   the current of a neuron.
-# - Counts are never negative and mostly zero, and the neuron behind them only asks whether a sum reaches its threshold.
-#   It needs no probabilities, so no softmax. Without it $(QK^T)V = Q(K^TV)$ to the last bit.
-# - For N > d the cheaper order costs $2Nd^2$ instead of $2N^2d$ and needs no N x N matrix.
+# - An entry of $QK^\top$ is the popcount of an AND. A row of $QK^\top$ times a column of V is a sum, and s times the
+#   sum is the current of a neuron.
+# - Counts are never negative, and the neuron turns every sum into 0 or 1. So the layer works without a softmax. Nothing
+#   normalizes the sums: they stay near the threshold only while spikes are rare.
+# - Without a softmax $(QK^\top)V = Q(K^\top V)$ to the last bit. For N > d the second order is cheaper, $2Nd^2$ instead
+#   of $2N^2d$, and needs no N x N matrix.
 # - Sums lie on a grid, so ties with the threshold are common, and `>=` matters.
 # - The layer is Linear, BN, neuron, heads, product, neuron, Linear, BN, neuron. Every spike of our version equals the
 #   package's.

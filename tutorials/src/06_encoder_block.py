@@ -3,14 +3,17 @@
 #
 # *Run time 15 s on one CPU core · after chapters 01 and 05 · no internet access, no GPU*
 #
-# An [encoder block](../docs/glossary.md#encoder-block) puts attention and an MLP on one residual stream. Three of its
-# details look simple but often cause errors: the reshape that makes heads; the block does not know the position of a
-# token; and the residual connections add spikes, so the stream is not binary. This chapter builds the block and
-# examines all three.
+# An [encoder block](../docs/glossary.md#encoder-block) puts attention and an MLP on one residual stream. This chapter
+# builds the block. It looks at three details that often cause errors: the reshape that makes heads; the position of a
+# token, which the block does not know; and the residual connections, which add spikes, so that the stream is not
+# binary.
+#
+# ![The network's parts, from image to answer; this chapter is about the encoder block, attention and
+# MLP](../docs/images/network_map/06.svg)
 #
 # ## What you will learn
 # - split tokens into heads and join them again, and test that no axis was mixed on the way
-# - show that a block alone does not know positions, and what adds them
+# - show that a block does not know positions, and what adds them
 # - write the encoder block of equations (7) and (8), equal to the package's to the last spike
 # - say which integers the residual stream may hold, and what this means for claims of "binary" layers and for energy
 # - say how Spikformer's residual of spikes differs from a membrane shortcut
@@ -42,10 +45,11 @@ plt.rcParams.update(style.RC)
 #
 # The packaged network reads 64 digits of the validation set. The figure counts the values of the
 # [residual stream](../docs/glossary.md#residual-stream) at five depths. At the input of the first block they are 0, 1
-# and 2, and each half block can add 1. The dashed line is the largest possible value at that depth. Most values stay 0,
-# but the share of non-zero values above 1 grows with depth.
+# and 2, and each half of a block can add 1. The dashed line is the largest possible value at that depth. Most values
+# stay 0, but the share of non-zero values above 1 grows with depth.
 
-# %%
+# %% tags=["fold"]
+# record the network, and count the values of the stream at five depths
 model = se.load_pretrained("digits-2-64")
 images, labels = se.data.load("digits").val.fetch(torch.arange(64), None)
 with torch.no_grad(), se.record(model) as rec:
@@ -57,48 +61,41 @@ for i in range(2):
         rec[f"blocks.{i}.{part}"].values
         for part in ("residual", "mlp.out", "attn.proj")
     )
-    stream |= (
-        {f"$X_{i}$" + (" from SPS" if i == 0 else ""): out - mlp - ssa}
-        if i == 0
-        else {}
-    )
-    stream |= {f"$X'_{i + 1}$ after SSA": out - mlp, f"$X_{i + 1}$ after MLP": out}
+    if i == 0:
+        stream["$X_0$ from SPS"] = out - mlp - ssa
+    stream[f"$X'_{i + 1}$ after SSA"] = out - mlp
+    stream[f"$X_{i + 1}$ after MLP"] = out
 
 fig, axes = plt.subplots(1, 5, figsize=(10.5, 3.2), sharey=True)
+colors = [style.PALE, style.SPIKE] + 5 * [style.MEMBRANE]
 for depth, (ax, (name, values)) in enumerate(
     zip(axes, stream.items(), strict=True)
 ):
     share = torch.bincount(values.flatten().long(), minlength=7) / values.numel()
-    bars = ax.bar(
-        range(7),
-        100 * share,
-        color=[style.PALE, style.SPIKE] + 5 * [style.MEMBRANE],
-        edgecolor=style.GREY,
-    )
+    bars = ax.bar(range(7), 100 * share, color=colors, edgecolor=style.GREY)
     for bar in bars[2:]:
         bar.set_hatch("....")
     ax.axvline(depth + 2.5, color=style.THRESHOLD, linestyle="--", linewidth=1.2)
     above = float((values > 1).sum() / (values > 0).sum())
     ax.set(yscale="log", ylim=(0.02, 130), xticks=range(7), xlabel="value")
     ax.set_title(f"{name}\n{100 * above:.0f} % of non-zero are > 1", fontsize=10.5)
-    assert (
-        values.min() >= 0
-        and values.max() <= depth + 2
-        and torch.equal(values, values.round())
-    )
+    assert values.min() >= 0 and values.max() <= depth + 2
+    assert torch.equal(values, values.round())
 axes[0].set(
     yticks=[0.1, 1, 10, 100],
     yticklabels=["0.1 %", "1 %", "10 %", "100 %"],
     ylabel="share of values",
 )
 fig.suptitle(
-    "residual stream of digits-2-64, T = 4, 64 digits: 0 (grey), 1 (black), 2 and more (dotted); dashed: the bound",
+    "residual stream of digits-2-64, T = 4, 64 digits: "
+    "0 (gray), 1 (black), 2 and more (dotted); dashed: the bound",
     fontsize=12,
 )
 se.plot.show(
     fig,
-    "Five bar charts on a logarithmic scale, one for each depth of the residual stream. Zero is by far the commonest "
-    "value at all depths; values of 2 and more appear from the start and reach higher with every half block, never "
+    "Five bar charts on a logarithmic scale, one for each depth of the residual "
+    "stream. Zero is by far the most frequent value at all depths; values of 2 "
+    "and more appear from the start and reach higher with every half block, never "
     "past a dashed line at 2, 3, 4, 5 and 6.",
 )
 
@@ -120,27 +117,25 @@ se.plot.show(
 # ## Heads: a reshape that is right
 #
 # One linear layer computes $Q$, $K$ and $V$ of all heads at once, `[T, B, N, 3D]`. To see where each number goes, we
-# use numbers that encode where they come from: four digits for $t$, $b$, $n$ and the feature. All sizes differ, so that
-# equal sizes cannot hide a swapped axis.
+# use numbers that say where they come from: four digits for time step, sample, token and feature. All sizes differ, so
+# that equal sizes cannot hide a swapped axis.
 
 # %%
 T, B, N, D, h = 4, 3, 5, 8, 2
 d = D // h
-# (t, b, n, feature)
-origin = torch.cartesian_prod(*(torch.arange(size) for size in (T, B, N, D))).view(
-    T, B, N, D, 4
-)
+# (time step, sample, token, feature) of every place: [T, B, N, D, 4]
+origin = torch.cartesian_prod(*map(torch.arange, (T, B, N, D))).view(T, B, N, D, 4)
 code = (origin * torch.tensor([1000, 100, 10, 1])).sum(-1)  # [T, B, N, D]
 print("time 2, sample 1, token 3:", code[2, 1, 3].tolist())
 
 # %% [markdown]
 # First split the feature axis into `(h, d)`, then move the head axis before the tokens. Each head is now a matrix
-# `[N, d]`, as needed for $Q K^T$.
+# `[N, d]`, as needed for $Q K^\top$.
 
 # %%
 heads = code.unflatten(-1, (h, d)).transpose(2, 3)  # [T, B, h, N, d]
-print("head 0:", heads[2, 1, 0].tolist())
-print("head 1:", heads[2, 1, 1].tolist())
+for head in range(2):
+    print(f"head {head}, tokens 0 to 2:", *heads[2, 1, head, :3].tolist())
 assert heads.shape == (T, B, h, N, d)
 
 # %% [markdown]
@@ -153,7 +148,7 @@ assert torch.equal(heads.transpose(2, 3).flatten(3), code)
 # **Predict before you run.** The next cell has three other ways to get the shape `[T, B, h, N, d]`. Which of them raise
 # an error? Which axes do they mix?
 
-# %%
+# %% tags=["predict"]
 attempts = {
     "unflatten, transpose": lambda x: x.unflatten(-1, (h, d)).transpose(2, 3),
     "view(T, B, h, N, d)": lambda x: x.view(T, B, h, N, d),
@@ -164,31 +159,23 @@ attempts = {
 }
 
 
-def in_place(split) -> dict[str, bool]:
-    """Whether every number of heads [T, B, h, N, d] comes from its own time step, sample, token, and head."""
-    # [T, B, h, N, d, 4]
-    got = torch.stack(
-        [split(origin[..., axis].contiguous()) for axis in range(4)], -1
+def mixed_axes(split) -> list[str]:
+    """Names of the axes along which numbers end up in a wrong place."""
+    places = torch.meshgrid(*map(torch.arange, (T, B, h, N)), indexing="ij")
+    wanted = dict(zip(("time", "sample", "head", "token"), places, strict=True))
+    time, sample, token, feature = (
+        split(part.contiguous()) for part in origin.unbind(-1)
     )
-    places = torch.meshgrid(
-        *(torch.arange(size) for size in (T, B, h, N)), indexing="ij"
-    )
-    t, b, head, n = (place[..., None].expand(T, B, h, N, d) for place in places)
-    wanted = {"time": t, "sample": b, "token": n, "head": head}
-    found = {
-        "time": got[..., 0],
-        "sample": got[..., 1],
-        "token": got[..., 2],
-        "head": got[..., 3] // d,
-    }
-    return {name: torch.equal(found[name], wanted[name]) for name in wanted}
+    found = dict(time=time, sample=sample, head=feature // d, token=token)
+    return [
+        name for name in found if (found[name] != wanted[name][..., None]).any()
+    ]
 
 
 for name, split in attempts.items():
     assert split(code).shape == (T, B, h, N, d)
-    mixed = [axis for axis, right in in_place(split).items() if not right]
-    print(f"{name:22} mixes {', '.join(mixed) or 'nothing'}")
-assert all(in_place(attempts["unflatten, transpose"]).values())
+    print(f"{name:22} mixes {', '.join(mixed_axes(split)) or 'nothing'}")
+assert not mixed_axes(attempts["unflatten, transpose"])
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -196,7 +183,7 @@ assert all(in_place(attempts["unflatten, transpose"]).values())
 # None raises an error: the number of elements is right, and a reshape checks nothing else. `view(T, B, h, N, d)` splits
 # the `N D` numbers of a sample at other places in memory: a "token" then consists of pieces of several tokens. If T and
 # B are swapped in a reshape, samples get the numbers of other samples. With `(d, h)` instead of `(h, d)` the features
-# are only assigned to other heads. A network trained in this way works as well, but it cannot use checkpoints of other
+# only go to other heads. A network trained in this way works as well, but it cannot use checkpoints of other
 # implementations.
 #
 # </details>
@@ -230,10 +217,8 @@ class SpikingLinear(torch.nn.Module):
 class MLP(torch.nn.Module):
     def __init__(self, dim: int, ratio: int = 4):
         super().__init__()
-        self.hidden, self.out = (
-            SpikingLinear(dim, ratio * dim),
-            SpikingLinear(ratio * dim, dim),
-        )
+        self.hidden = SpikingLinear(dim, ratio * dim)
+        self.out = SpikingLinear(ratio * dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.out(self.hidden(x))
@@ -243,7 +228,7 @@ class MLP(torch.nn.Module):
 # ## The attention, with heads
 #
 # [Chapter 05](05_spiking_self_attention.ipynb) wrote [SSA](../docs/glossary.md#ssa) as a function. Here it is a module
-# with the reshape from above, so one product computes all heads. The neuron after $Q K^T V s$ has the threshold 0.5.
+# with the reshape from above, so one product computes all heads. The neuron after $Q K^\top V s$ has the threshold 0.5.
 
 
 # %%
@@ -251,16 +236,10 @@ class SSA(torch.nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads, self.scale = heads, 0.125
-        self.qkv, self.bn = (
-            torch.nn.Linear(dim, 3 * dim),
-            torch.nn.BatchNorm1d(3 * dim),
-        )
-        self.q, self.k, self.v, self.attn = (
-            se.LIF(),
-            se.LIF(),
-            se.LIF(),
-            se.LIF(v_threshold=0.5),
-        )
+        self.qkv = torch.nn.Linear(dim, 3 * dim)
+        self.bn = torch.nn.BatchNorm1d(3 * dim)
+        self.q, self.k, self.v = se.LIF(), se.LIF(), se.LIF()
+        self.attn = se.LIF(v_threshold=0.5)
         self.proj = SpikingLinear(dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -287,6 +266,51 @@ class SSA(torch.nn.Module):
 # Both terms on the right of (7) are spikes or sums of spikes. A residual connection that adds spikes after the neuron
 # is called SEW (spike-element-wise) ([Fang et al., 2021](https://arxiv.org/abs/2102.04159)).
 
+# %% tags=["fold"]
+# draw the block: the stream along the bottom, both halves above it
+fig, ax = plt.subplots(figsize=(10.4, 3.1))
+ax.set(xlim=(0, 10.4), ylim=(-0.75, 2.4))
+ax.axis("off")
+stem = dict(
+    arrowstyle="-|>", color=style.MEMBRANE, linewidth=3.5, mutation_scale=16
+)
+thin = dict(arrowstyle="-|>", color=style.SPIKE, linewidth=1.6, mutation_scale=14)
+halves = (
+    (1.3, "SSA", "Q, K, V, heads,\nneuron, projection", "(7)"),
+    (6.0, "MLP", "hidden 4D, out D,\na neuron after each", "(8)"),
+)
+for x, name, parts, equation in halves:
+    ax.add_patch(plt.Rectangle((x, 0.95), 2.3, 1.15, fill=False, linewidth=1.4))
+    ax.text(x + 1.15, 1.8, name, ha="center", va="center", fontsize=13)
+    ax.text(x + 1.15, 1.28, parts, ha="center", va="center", fontsize=9.5)
+    ax.annotate(
+        "", (x, 1.5), (x - 0.35, 0.05), arrowprops=stem | dict(linewidth=1.8)
+    )
+    ax.annotate("", (x + 3.0, 0.24), (x + 2.3, 1.5), arrowprops=thin)
+    ax.text(x + 2.8, 1.0, "{0, 1}", fontsize=11)
+    ax.text(x + 3.0, 0, "+", ha="center", va="center", fontsize=17, zorder=3)
+    ax.add_patch(plt.Circle((x + 3.0, 0), 0.24, fc="white", ec="black", zorder=2))
+    ax.text(x + 3.0, -0.5, equation, ha="center", va="center", fontsize=10)
+for start, end in ((0.0, 4.05), (4.55, 8.75), (9.25, 10.35)):
+    ax.annotate("", (end, 0), (start, 0), arrowprops=stem)
+for x, name, values in (
+    (0.05, "$X_{l-1}$", "0 to $2l$"),
+    (4.75, "$X'_l$", "0 to $2l + 1$"),
+    (9.35, "$X_l$", "0 to $2l + 2$"),
+):
+    ax.text(x, 0.3, name, fontsize=13)
+    ax.text(x, -0.5, values, fontsize=10)
+ax.set_title(
+    "block $l$, at each of T steps: spikes (thin) are added to integers (thick)"
+)
+se.plot.show(
+    fig,
+    "Diagram of an encoder block. A thick line, the residual stream, runs from "
+    "left to right. SSA reads it and adds spikes at the first plus; the MLP reads "
+    "the sum and adds spikes at the second plus. The values reach 2l, then 2l + "
+    "1, then 2l + 2.",
+)
+
 
 # %%
 class Block(torch.nn.Module):
@@ -301,7 +325,8 @@ class Block(torch.nn.Module):
 
 # %% [markdown]
 # The modules have the package's names, so we can load the weights of the trained first block directly. We run tokens of
-# real digits through both blocks: every integer of the output agrees, and in training the gradients agree, too.
+# real digits through both blocks. Every integer of the output is equal, and in training the gradients are equal up to
+# rounding.
 
 # %%
 theirs = model.blocks[0]
@@ -331,31 +356,29 @@ print("block from scratch = package's block: output exactly, gradients to roundi
 # **Predict before you run.** Shuffle the 64 tokens of an image, in the same way at all time steps, and give them to the
 # block. How is the output related to that of the unshuffled image?
 
-# %%
+# %% tags=["predict"]
 block = model.blocks[0]
 order = torch.randperm(64)
 with torch.no_grad():
     plain, shuffled = block(tokens), block(tokens[:, :, order])
-print(
-    f"values that differ from the shuffled output: {int((shuffled != plain[:, :, order]).sum())}"
-)
-print(
-    f"mean over tokens, largest difference:        {float((shuffled.mean(2) - plain.mean(2)).abs().max()):.3f}"
-)
-assert torch.equal(shuffled, plain[:, :, order])
+differ = int((shuffled != plain[:, :, order]).sum())
+gap = float((shuffled.mean(2) - plain.mean(2)).abs().max())
+print(f"values that differ from the shuffled output: {differ}")
+print(f"mean over tokens, largest difference:        {gap:.3f}")
+assert differ == 0
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
 # It is the same output, shuffled in the same way. Linear maps and neurons process each token by itself. Attention sums
 # over all tokens, and a sum does not depend on the order. The mean over tokens at the end does not depend on it either:
-# blocks and head would give a shuffled image the same logits.
+# blocks and head give a shuffled image the same logits.
 #
 # </details>
 #
 # So the position must be added before the blocks. Spikformer adds a
 # [position embedding](../docs/glossary.md#position-embedding), which a convolution computes from each token and its
-# eight neighbours:
+# eight neighbors:
 #
 # $$\mathrm{RPE} = \mathrm{SN}(\mathrm{BN}(\mathrm{Conv2d}(x))) \tag{5}$$
 #
@@ -373,36 +396,67 @@ assert torch.equal((x + rpe)[:, :6], as_map)
 grid = x[:, :6].flatten(3)[..., order].unflatten(3, (8, 8))
 with torch.no_grad():
     moved = model.sps.rpe(grid).flatten(3)
-changed = float((moved != rpe[:, :6].flatten(3)[..., order]).float().mean())
-print(
-    f"RPE: {100 * changed:.0f} % of its values change when places are shuffled (its firing rate: {rpe.mean():.2f})"
-)
+changed = (moved != rpe[:, :6].flatten(3)[..., order]).float().mean()
+print(f"RPE fires at a rate of {rpe.mean():.0%};", end=" ")
+print(f"{changed:.0%} of its values change when places are shuffled")
 assert changed > 0.01
 assert sorted((x + rpe).unique().tolist()) == [0, 1, 2]
 
 # %% [markdown]
 # ## The stream is an integer
 #
-# $X_0$ is a sum of two spikes, and every half block adds at most one more. After $l$ blocks a value is at most
+# $X_0$ is a sum of two spikes, and each half of a block adds at most one more. After $l$ blocks a value is at most
 #
 # $$2 + 2 l,$$
 #
 # and $2L + 2$ at the end: 10 for the CIFAR-10 network with four blocks, 22 for the ten blocks of `imagenet-10-512`. The
-# ribbon shows where the network holds integers: only in the residual stream, which each block reads.
+# next figure follows the values through the second block. Everything that comes from a neuron is 0 or 1. Only the
+# stream holds larger integers.
 
-# %%
-fig, axes = se.plot.value_sets(rec, images)
-assert all(
-    set(r.values.unique().tolist()) <= {0.0, 1.0} for r in rec.layers("spikes")
+# %% tags=["fold"]
+# shares of the values 0, 1, 2, ... along the second block
+stages = {
+    "stream in, $X_1$": stream["$X_1$ after MLP"],
+    **{name: rec[f"blocks.1.attn.{name.lower()}"].spikes for name in "QKV"},
+    "attention neuron": rec["blocks.1.attn.attn"].spikes,
+    "projection": rec["blocks.1.attn.proj"].spikes,
+    "stream, $X'_2$": stream["$X'_2$ after SSA"],
+    "MLP hidden": rec["blocks.1.mlp.hidden"].spikes,
+    "MLP out": rec["blocks.1.mlp.out"].spikes,
+    "stream out, $X_2$": stream["$X_2$ after MLP"],
+}
+looks = (
+    ("1", style.SPIKE, ""),
+    ("2", style.MEMBRANE, ""),
+    ("3", style.GRADIENT, "////"),
+    ("4 or more", style.LIGHT, "...."),
 )
-assert all(
-    rec[f"blocks.{i}.residual"].values.max() <= 2 * (i + 1) + 2 for i in range(2)
-)
+fig, ax = plt.subplots(figsize=(8.6, 4.4))
+for y, (name, values) in enumerate(stages.items()):
+    left = 0.0
+    for level, (_, color, hatch) in enumerate(looks, 1):
+        here = values >= level if level == 4 else values == level
+        width = 100 * float(here.float().mean())
+        ax.barh(y, width, 0.72, left, color=color, hatch=hatch, edgecolor="white")
+        left += width
+    ax.text(left + 0.3, y, f"{left:.0f} %", va="center", fontsize=10)
+    assert values.max() > 1 if "stream" in name else values.max() == 1
+ax.set_yticks(range(len(stages)), stages)
+ax.invert_yaxis()
+ax.set(xlabel="non-zero, % of all values", xlim=(0, 36))
+ax.set_title("digits-2-64, block 1, T = 4, 64 digits: which values are not zero")
+handles = [
+    plt.Rectangle((0, 0), 1, 1, facecolor=color, hatch=hatch, edgecolor="white")
+    for _, color, hatch in looks
+]
+names = [name for name, *_ in looks]
+ax.legend(handles, names, title="value", loc="center right")
 se.plot.show(
     fig,
-    "A ribbon along all layers of the network, T = 4: input and logits are real, all neuron layers are binary, "
-    "attention scores are multiples of the scale, and the residual after each block is an integer. Below it the share "
-    "of zeros, ones, twos and more in every layer.",
+    "Ten horizontal bars along the second block, T = 4. Outputs of neurons hold "
+    "only ones. The residual stream before, inside and after the block also holds "
+    "twos, threes and larger values, and is less sparse than most of the other "
+    "layers.",
 )
 
 # %% [markdown]
@@ -414,21 +468,17 @@ se.plot.show(
 
 # %%
 report = se.energy(model, images)
-print(
-    f"{'layer':20} {'reads':9} {'non-zero':>8} {'mean':>6} {'mean / non-zero':>16}"
-)
+print("layer                reads     non-zero   mean   mean / non-zero")
 for cost in report.layers:
     if cost.layer.startswith("blocks") and "^T" not in cost.layer:
         reads = "integers" if cost.mean > cost.rate else "{0, 1}"
-        print(
-            f"{cost.layer:20} {reads:9} {cost.rate:8.3f} {cost.mean:6.3f} {cost.mean / cost.rate:16.2f}"
-        )
+        ratio = cost.mean / cost.rate
+        numbers = f"{cost.rate:8.3f} {cost.mean:6.3f} {ratio:17.2f}"
+        print(f"{cost.layer:20} {reads:9} {numbers}")
         assert (reads == "integers") == cost.layer.endswith(("qkv", "hidden"))
-totals = report.totals
-print(
-    f"whole network, counted by value instead of by rate: {totals['integer'] / totals['paper'] - 1:+.0%}"
-)
-assert totals["integer"] > totals["paper"]
+more = report.totals["integer"] / report.totals["paper"] - 1
+print(f"energy of the whole network, by value instead of by rate: {more:+.0%}")
+assert more > 0
 
 # %% [markdown]
 # So the two matrices of each block that read the stream need more additions than their rate suggests, and the
@@ -439,15 +489,15 @@ assert totals["integer"] > totals["paper"]
 # ## The other residual: a membrane shortcut
 #
 # A membrane shortcut adds the *currents* before the neuron instead of the spikes after it
-# ([Hu et al., 2021](https://arxiv.org/abs/2112.08954)). The stream then holds real numbers, and a neuron stands between
-# the stream and every matrix, so the inputs of the matrices are binary again. For the MLP half:
+# ([Hu et al., 2021](https://arxiv.org/abs/2112.08954)). The stream then holds real numbers, and we call it $U$. A
+# neuron stands between the stream and every matrix, so the inputs of the matrices are binary again. For the MLP half:
 #
 # | | half block | stream | a matrix reads |
 # |---|---|---|---|
 # | SEW, Spikformer | $X + \mathrm{SN}(f(X))$ | integer | integers |
 # | membrane shortcut | $U + f(\mathrm{SN}(U))$ | real | {0, 1} |
 #
-# Here $f$ is everything between two neurons of the stream: the hidden layer, then BN(Linear) of the second.
+# Here $f$ is everything up to the last neuron: the hidden layer, then BN(Linear) of the second layer.
 
 # %%
 
@@ -472,7 +522,7 @@ def membrane_half(
 torch.manual_seed(0)
 stack = [MLP(64) for _ in range(12)]
 sew = tokens
-# currents: a spike of X_0 is worth the threshold, as H = X / 2 at the first step
+# as currents: 2 is enough to fire in the first step, because H = 2 / 2 = 1
 membrane = 2 * tokens
 read = {"SEW": [], "membrane shortcut": []}
 with torch.no_grad():
@@ -482,55 +532,41 @@ with torch.no_grad():
         membrane, seen = membrane_half(mlp, se.LIF(), membrane)
         read["membrane shortcut"].append(seen)
 
+assert all(set(x.unique().tolist()) == {0, 1} for x in read["membrane shortcut"])
+assert all(x.max() <= 2 + i for i, x in enumerate(read["SEW"]))
+assert read["SEW"][-1].max() > 4 and not torch.equal(membrane, membrane.round())
+
+# %% tags=["fold"]
+# draw what the first matrices read
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.2))
 looks = {
-    "SEW": dict(color=style.MEMBRANE, marker="o"),
-    "membrane shortcut": dict(color=style.SPIKE, marker="s"),
+    "SEW": dict(color=style.SPIKE, marker="o"),
+    "membrane shortcut": dict(color=style.MEMBRANE, marker="s"),
 }
+depths = range(12)
 for name, tensors in read.items():
-    axes[0].plot(
-        range(12), [float(x.max()) for x in tensors], label=name, **looks[name]
-    )
-    axes[1].plot(
-        range(12),
-        [float(x.mean() / (x > 0).float().mean()) for x in tensors],
-        label=name,
-        **looks[name],
-    )
-axes[0].plot(
-    range(12),
-    [2 + i for i in range(12)],
-    color=style.THRESHOLD,
-    linestyle="--",
-    label="bound of SEW",
-)
-axes[0].set(
-    title="largest value read",
-    xlabel="half block",
-    ylim=(0, 14.5),
-    yticks=range(0, 15, 2),
-)
-axes[1].set(
-    title="additions for one non-zero value", xlabel="half block", ylim=(0, None)
-)
+    largest = [float(x.max()) for x in tensors]
+    additions = [float(x.mean() / (x > 0).float().mean()) for x in tensors]
+    axes[0].plot(depths, largest, label=name, **looks[name])
+    axes[1].plot(depths, additions, label=name, **looks[name])
+bound = [2 + i for i in depths]
+axes[0].plot(depths, bound, "--", color=style.THRESHOLD, label="bound of SEW")
+axes[0].set(title="largest value read", ylim=(0, 14.5), yticks=range(0, 15, 2))
+axes[1].set(title="additions for one non-zero value", ylim=(0, 2.2))
 axes[0].legend()
+for ax in axes:
+    ax.set_xlabel("half block")
 fig.suptitle(
-    "what the first matrix of each half block reads: 12 untrained MLP halves, T = 4",
+    "what the first matrix of each half block reads: 12 untrained MLP halves, T = "
+    "4",
     fontsize=12,
 )
-assert all(
-    set(x.unique().tolist()) == {0.0, 1.0} for x in read["membrane shortcut"]
-)
-assert (
-    all(x.max() <= 2 + i for i, x in enumerate(read["SEW"]))
-    and read["SEW"][-1].max() > 4
-)
-assert not torch.equal(membrane, membrane.round())
 se.plot.show(
     fig,
-    "Two line charts over twelve half blocks. With the residual of spikes the largest value that a matrix reads "
-    "climbs from 2, below a dashed bound, and so do the additions for one non-zero value; with the membrane shortcut "
-    "both stay at 1.",
+    "Two line charts over twelve half blocks. With the residual of spikes the "
+    "largest value that a matrix reads climbs from 2, below a dashed bound, and "
+    "so do the additions for one non-zero value; with the membrane shortcut both "
+    "stay at 1.",
 )
 
 # %% [markdown]
@@ -542,7 +578,7 @@ se.plot.show(
 # ## Pitfalls
 #
 # - **A reshape that runs but is wrong.** Symptom: none; the loss goes down. Cause: the number of elements is right, but
-#   the axes are wrong. Cure: test with numbers that encode their origin, and with different sizes for all axes, as
+#   the axes are wrong. Cure: test with numbers that say where they come from, and with different sizes for all axes, as
 #   above.
 # - **Residual streams that are not binary.** Symptom: the energy estimate is too low, hardware refuses the model, or
 #   `assert x.max() <= 1` fails at the input of the first block. Cause: spikes are added, first in
@@ -555,9 +591,7 @@ with torch.no_grad():
     y = block.attn(tokens)
     kept = (tokens + y).clamp(max=1) - tokens.clamp(max=1)
 lost = 1 - float(kept.sum() / y.sum())
-print(
-    f"spikes of the first SSA that a clamped residual would lose: {100 * lost:.0f} %"
-)
+print(f"spikes of the first SSA that a clamped residual would lose: {lost:.0%}")
 assert 0 < lost < 1 and torch.equal(kept, y * (tokens == 0))
 
 # %% [markdown]
@@ -589,20 +623,28 @@ with se.exercise("6.1"):
     split = split_heads(features, heads=2)
     assert split is not None, "write split_heads first"
     assert split.shape == (4, 3, 2, 5, 4), (
-        f"shape {list(split.shape)}: [T, B, h, N, d] is wanted"
+        f"shape {list(split.shape)}: [T, B, h, N, d] = [4, 3, 2, 5, 4] is wanted"
     )
     for head in range(2):
-        expected = features[:, :, 4 * head : 4 * head + 4].transpose(2, 3)
-        assert torch.equal(split[:, :, head], expected), (
-            "cut D into (h, d) first, then let d and N change places"
-        )
+        for n in range(5):
+            own = features[:, :, 4 * head : 4 * head + 4, n]
+            got = split[:, :, head, n]
+            assert torch.equal(got, own), (
+                f"head {head}, token {n} holds {got[0, 0].tolist()}, but its part of"
+                f" the token is {own[0, 0].tolist()}"
+            )
     joined = join_heads(split)
     assert joined is not None, "write join_heads too"
     assert joined.shape == features.shape, (
-        "join_heads gives [T, B, D, N], features before tokens"
+        f"join_heads: shape {list(joined.shape)}, but [T, B, D, N] is wanted"
     )
-    assert torch.equal(joined, features), (
-        "undo the steps of split_heads in the opposite order"
+    assert torch.equal(joined, features), "join_heads(split_heads(x)) is not x"
+    four = split_heads(features, heads=4)
+    assert four.shape == (4, 3, 4, 5, 2), (
+        "with 4 heads the shape is not [4, 3, 4, 5, 2]"
+    )
+    assert torch.equal(join_heads(four), features), (
+        "join_heads is wrong for 4 heads"
     )
 
 # %% [markdown]
@@ -615,17 +657,15 @@ with se.exercise("6.1"):
 def membrane_attention(
     ssa: torch.nn.Module, neuron: se.LIF, u: torch.Tensor
 ) -> torch.Tensor:
-    """U + f(SN(U)), where f is SSA without its last neuron: [T, B, N, D], real -> [T, B, N, D], real."""
+    """U + f(SN(U)), f is SSA without its last neuron. u, result: [T, B, N, D]."""
     ...
 
 
 # %% tags=["check-2"]
 with se.exercise("6.2"):
     torch.manual_seed(1)
-    ssa, u = (
-        se.load_pretrained("digits-2-64").blocks[1].attn,
-        torch.randn(4, 3, 64, 64),
-    )
+    ssa = se.load_pretrained("digits-2-64").blocks[1].attn
+    u = 2 * torch.randn(4, 3, 64, 64)
     inputs = []
     hooks = [
         layer.register_forward_hook(lambda m, x, y: inputs.append(x[0]))
@@ -633,6 +673,8 @@ with se.exercise("6.2"):
     ]
     try:
         with torch.no_grad():
+            wanted = ssa(se.LIF()(u))  # the spikes of SSA
+            inputs_of_ssa, inputs = inputs, []
             out = membrane_attention(ssa, se.LIF(), u)
     finally:
         for hook in hooks:
@@ -642,17 +684,17 @@ with se.exercise("6.2"):
     assert all(set(x.unique().tolist()) <= {0.0, 1.0} for x in inputs), (
         "a matrix still reads values other than 0 and 1"
     )
-    assert torch.equal(inputs[0], se.LIF()(u)), (
-        "qkv reads the spikes of the stream, SN(U)"
+    assert torch.equal(inputs[0], inputs_of_ssa[0]), "qkv does not read SN(U)"
+    joined, spikes = (x[1].reshape(wanted.shape) for x in (inputs, inputs_of_ssa))
+    assert torch.equal(joined, spikes), (
+        "proj.linear reads other spikes than it does in SSA: are the heads right?"
     )
-    added = (out - u).flatten()
-    assert not torch.equal(added, added.round()), (
-        "spikes were added: leave the last neuron out, add its current"
+    assert not torch.allclose(out, u + wanted, atol=1e-3), (
+        "spikes were added to the stream; a membrane shortcut adds a current"
     )
     with torch.no_grad():
-        expected = ssa.proj.neuron(out - u)
-        assert torch.equal(expected, ssa(se.LIF()(u))), (
-            "the neuron on what was added gives the spikes of SSA: is it the projection's current? are the heads right?"
+        assert torch.equal(ssa.proj.neuron(out - u), wanted), (
+            "out - u is not the current of the projection's neuron"
         )
 
 # %% [markdown]
@@ -674,8 +716,10 @@ def saturate(model: se.Spikformer) -> None:
 # %% tags=["check-3"]
 with se.exercise("6.3"):
     assert largest_residual(4) is not None, "write largest_residual first"
-    assert [largest_residual(depth) for depth in (1, 4, 10)] == [4, 10, 22], (
-        "SPS brings two, each block adds two"
+    bounds = [largest_residual(depth) for depth in (1, 4, 10)]
+    assert bounds == [4, 10, 22], (
+        f"{bounds} for 1, 4 and 10 blocks: what is the largest value of X_0, and"
+        " how much can a block add?"
     )
     for depth in (1, 3):
         small = se.spikformer("digits-2-64", depth=depth).eval()
@@ -684,11 +728,14 @@ with se.exercise("6.3"):
             small(torch.rand(2, 1, 32, 32))
         silent = [r.name for r in found.layers("spikes") if r.spikes.mean() < 1]
         assert not silent, (
-            f"{silent[0]} does not fire always: a batch norm's bias is added to every current"
+            f"{silent[0]} does not fire at every step: compute H at t = 0 there"
         )
-        assert found[
-            f"blocks.{depth - 1}.residual"
-        ].values.min() == largest_residual(depth)
+        reached = found[f"blocks.{depth - 1}.residual"].values.min()
+        assert reached == largest_residual(depth)
+        thresholds = {
+            m.v_threshold for m in small.modules() if isinstance(m, se.LIF)
+        }
+        assert thresholds == {0.5, 1}, "change batch norms only, not the thresholds"
 
 # %% [markdown]
 # ## Recap

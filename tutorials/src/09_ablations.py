@@ -209,7 +209,7 @@ for name, scores in MAPS.items():
 # **Predict before you run.** Which of the five can be negative? Which lies on a grid? What is the largest value that X
 # can reach with softmax, and what is the largest possible value with SSA here?
 
-# %%
+# %% tags=["predict"]
 for name, x in X.items():
     on_grid = torch.equal(x / 0.125, (x / 0.125).round())
     print(
@@ -281,7 +281,7 @@ assert share["SSA"] < 0.02 and share["softmax"] < 0.02 < min(
 # and SSA?
 
 
-# %%
+# %% tags=["predict"]
 def random_currents(tokens, width, generator, steps=4):
     """X of each map for Q, K and V as batch norm makes them at the start of training."""
     q, k, v = torch.randn(3, steps, tokens, width, generator=generator)
@@ -457,7 +457,7 @@ for name in ("relu", "ssa"):
 # **Predict before you run.** The paper's differences between the rows are about 1 point, on 10,000 test images. We have
 # 359 test images and three seeds. Will we see the paper's order of the five variants?
 
-# %%
+# %% tags=["predict"]
 PAPER = {  # Table 1 of the paper, %: CIFAR10-DVS, CIFAR-10, CIFAR-100
     "identity": (79.40, 93.96, 76.94),
     "leaky_relu": (79.80, 93.85, 76.73),
@@ -759,7 +759,7 @@ se.plot.show(
 # **Predict before you run.** Without using the cue, the best answer is the digit that is shown most often. How often is
 # this answer right? And which token will attend to which, after SSA has learned the task?
 
-# %%
+# %% tags=["predict"]
 # every way to draw four digits
 all_shown = torch.cartesian_prod(*[torch.arange(10)] * 4)
 without_cue = (F.one_hot(all_shown).sum(1).max(1).values / 4).mean().item()
@@ -849,7 +849,7 @@ assert (
 # **Predict before you run.** Which of the five will differ from SSA, and in which direction? Does each of them attend
 # to the same token as SSA?
 
-# %%
+# %% tags=["predict"]
 cued = json.loads(Path("results/09_cued.json").read_text())
 T_95_OF_TEN = 2.262  # Student's t, 95 %, 9 degrees of freedom
 assert len(cued["protocol"]["seeds"]) == 10
@@ -992,7 +992,7 @@ se.plot.show(
 #
 # **Predict before you run.** Does SSA catch up with ReLU and LeakyReLU? Does the larger scale help it?
 
-# %%
+# %% tags=["predict"]
 longer = json.loads(Path("results/09_longer.json").read_text())
 LONGER = TITLES | {"ssa_half": "SSA, s = 1/2"}
 long_runs = {
@@ -1119,7 +1119,7 @@ se.plot.show(
 # **Predict before you run.** From T = 1 to T = 6, by what factor does the energy grow? (The first convolution counts at
 # every step, and later steps fire more than the first.)
 
-# %%
+# %% tags=["predict"]
 published = {
     n: se.preset(n).paper_accuracy
     for n in ("cifar10-4-384", "cifar100-4-384", "imagenet-8-512")

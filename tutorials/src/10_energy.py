@@ -7,6 +7,8 @@
 # not measured. This chapter counts the energy by hand and shows which choices the counting contains. It checks the
 # published table against the paper's own formula, and ends with a list of what a fair statement must include.
 #
+# ![The network's parts, from image to answer; this chapter counts the operations of every layer](../docs/images/network_map/10.svg)
+#
 # ## What you will learn
 # - count synaptic operations of every layer from a recording, and turn them into picojoules (eq. 21-24)
 # - say what the three conventions of `se.energy` charge for, and where they differ
@@ -114,7 +116,7 @@ print(f"FLOPs {flops:,}   rate {rate:.3f}   SOPs {sops / 1e6:.2f} M")
 # **Predict before you run.** A rate is a mean, so this looks like an estimate. Is it one? Count the additions one by
 # one: every spike is added to D outputs. Will the two numbers agree roughly, or exactly?
 
-# %%
+# %% tags=["predict"]
 additions = hidden.double().sum().item() * D / B  # the mean over the images
 print(f"counted {additions / 1e6:.4f} M, rate x T x FLOPs {sops / 1e6:.4f} M")
 assert abs(additions - sops) < 1e-9 * sops
@@ -129,7 +131,7 @@ assert abs(additions - sops) < 1e-9 * sops
 #
 # **Predict before you run.** What about a 3 x 3 convolution? Does every spike contribute to nine places of the output?
 
-# %%
+# %% tags=["predict"]
 feature = rec["sps.0"].spikes  # [T, B, D/8, 32, 32]
 # what sps.1 sees: [T B, D/8, 16, 16]
 pooled = F.max_pool2d(feature.flatten(0, 1), 3, stride=2, padding=1)
@@ -257,7 +259,7 @@ print(f"{by_hand / 1e6:.2f} µJ for one image, T = {T}")
 # **Predict before you run.** The first convolution has less than one per cent of the products of a time step. Is its
 # share of the energy also below one per cent?
 
-# %%
+# %% tags=["predict"]
 first = report.layers[0]
 share_of_flops = first.flops / report.flops
 share_of_energy = first.pj["paper-corrected"] / report.totals["paper-corrected"]
@@ -282,7 +284,8 @@ assert share_of_flops < 0.01 and share_of_energy > 10 * share_of_flops
 # The formula treats the inputs of all layers except the first as spikes. But the
 # [residual stream](../docs/glossary.md#residual-stream) is a sum of spikes. The next figure shows its values.
 
-# %%
+# %% tags=["fold"]
+# Draw the values of the residual stream, and the price of each
 streams = {
     "X_0, after SPS": inputs["blocks.0.attn.qkv"],
     "X'_1, middle of block 0": inputs["blocks.0.mlp.hidden"],
@@ -356,7 +359,7 @@ assert AC * 5 < MAC < AC * 6
 # **Predict before you run.** A residual value of 2 is multiplied by a weight $w$. Is $2w$ one addition, two additions,
 # or a multiplication?
 
-# %%
+# %% tags=["predict"]
 # [T, B, N, D], [3D, D]
 x, weight = streams["X_1, after block 0"], model.blocks[1].attn.qkv.weight
 value = x[x >= 2][0].item()
@@ -427,7 +430,7 @@ assert [name for name in differ if not name.endswith((".qkv", ".hidden"))] == [
 # **Predict before you run.** The five networks have widths of 384, 512, 512, 512 and 768. How many different rests do
 # you expect, and how do they depend on D?
 
-# %%
+# %% tags=["predict"]
 rows = audit_paper()
 print(rows)
 assert (
@@ -664,74 +667,83 @@ for part, name in output_of.items():
 # %% [markdown]
 # ## Exercises
 #
-# **10.1 Find the constant.** The rest is 1.596 mJ in all five rows of Table 2. Invert the formula of the first
-# convolution: compute the width D of the network from the energy in mJ. The first convolution is 3 x 3, has `channels`
-# input channels and D/8 output channels on a `size` x `size` image, and is charged T times.
+# **10.1 Find the constant.** The rest is 1.596 mJ in all five rows of Table 2. Which width D does this energy belong
+# to? The first convolution is 3 x 3, has `channels` input channels and D/8 output channels, and keeps the `size` x
+# `size` pixels. It is charged T times. Invert its formula for any network.
 
 
 # %% tags=["exercise-1"]
 def width_behind(energy_mj, T=4, size=224, channels=3):
-    """The width D whose first convolution costs that much (4.6 pJ a multiply-accumulate)."""
+    """The width D whose first convolution costs energy_mj (4.6 pJ a MAC)."""
     ...
 
 
 # %% tags=["check-1"]
 with se.exercise("10.1"):
     result = width_behind(1.596)
-    assert result is not None, (
-        "write width_behind first: energy = 4.6 pJ * T * 9 * channels * D / 8 * size^2"
-    )
-    assert result < 1e6, "mind the units: 1 mJ is 1e9 pJ"
+    assert result is not None, "write width_behind first: the formula is above"
+    assert 1 < result < 1e6, "mind the units: 1 mJ is 1e9 pJ"
     assert abs(result - 512) < 1, (
-        "the products of one image and step are 9 * channels * (D / 8) * size^2"
+        f"the rest of Table 2 is that of a network in this chapter, not D = {result:.0f}:"
+        " which factor of the formula is missing?"
     )
-    assert (
-        abs(
-            width_behind(
-                first.pj["paper-corrected"] / 1e9, T=4, size=32, channels=1
-            )
-            - 64
+    for name, size, steps in (
+        ("imagenet-8-768", 224, 4),
+        ("cifar10-4-384", 32, 1),
+        ("cifar10dvs-2-256", 128, 16),
+    ):
+        network = replace(se.preset(name).config, time_steps=steps)
+        inputs_of = network.in_channels
+        energy = first_conv_mj(network, size)
+        said = width_behind(energy, T=steps, size=size, channels=inputs_of)
+        assert abs(said - network.dim) < 1e-6 * network.dim, (
+            f"{name}, T = {steps}, {size} x {size}, {inputs_of} channels:"
+            f" D is {network.dim}, your answer {said:.0f}"
         )
-        < 1e-6
-    ), "it should also find the 64 of digits-2-64 from its own first convolution"
 
 # %% [markdown]
-# **10.2 When does it lose?** Suppose the inputs of every layer except the first have the same rate r. Under eq. 21-24,
-# at which r does the network need as much energy as the network without spikes? Use `report.layers[0].flops`,
-# `report.flops`, `report.ann_flops` (here the head counts T times, like any other layer), and the given T. Then think
-# about what r > 1 means.
+# **10.2 When does it lose?** Suppose the inputs of all layers but the first have the same rate r. At which r does
+# eq. 21-24 give the network as much energy as the network without spikes? Every layer runs T times, except the head,
+# which runs once. `report.layers` has the `flops` of each layer, the first convolution first and the head last;
+# `report.ann_flops` has those of the network without spikes. Then think about what r > 1 means.
 
 
 # %% tags=["exercise-2"]
 def break_even_rate(report, T):
-    """The firing rate at which 4.6 T FLOPs(first) + 0.9 r T FLOPs(others) = 4.6 FLOPs(without spikes)."""
+    """The rate r at which both networks need the same energy."""
     ...
 
 
 # %% tags=["check-2"]
 with se.exercise("10.2"):
     r = break_even_rate(report, 4)
-    assert r is not None, (
-        "write break_even_rate first: solve the equation in the docstring for r"
-    )
-    others = report.flops - report.layers[0].flops
-    whole = MAC * 4 * report.layers[0].flops + AC * r * 4 * others
-    assert abs(whole - MAC * report.ann_flops) < 1e-6 * whole, (
-        "at this rate the two energies are not equal"
-    )
-    assert r > 1 > break_even_rate(report, 8), (
-        "at T = 4 even a network that always fires wins, at T = 8 it loses: the prices decide that, not the spikes"
+    assert r is not None, "write break_even_rate first: one equation, one unknown"
+    flops = [cost.flops for cost in report.layers]
+    for steps in (4, 1, 2, 8):
+        r = break_even_rate(report, steps)
+        multiplied = MAC * steps * flops[0]
+        added = AC * r * (steps * sum(flops[1:-1]) + flops[-1])
+        ratio = (multiplied + added) / (MAC * report.ann_flops)
+        assert abs(ratio - 1) < 1e-6, (
+            f"T = {steps}: at your rate {r:.4f} the network needs {ratio:.6f} times"
+            " the energy of the one without spikes: count each layer as often as it runs"
+        )
+    assert break_even_rate(report, 4) > 1 > break_even_rate(report, 8), (
+        "at T = 4 even a network that always fires needs less energy"
     )
 
 # %% [markdown]
 # **10.3 The energy of an integer residual.** Write the three prices of this chapter for any residual stream
-# `[T, B, N, D]` and any fan-out. Compute the pJ for one image if each non-zero value costs one AC, if a value n costs n
-# ACs, and if each non-zero value costs one MAC.
+# `[T, B, N, D]` and any fan-out, for **one image**: each non-zero value costs one AC; a value n costs n ACs; each
+# non-zero value costs one MAC.
 
 
 # %% tags=["exercise-3"]
 def residual_energy(x, fan_out):
-    """pJ of one image: {"as spikes": ..., "by value": ..., "multiplied": ...}; every value meets fan_out weights."""
+    """pJ of one image; every value of x meets fan_out weights.
+
+    Returns {"as spikes": ..., "by value": ..., "multiplied": ...}.
+    """
     ...
 
 
@@ -740,26 +752,27 @@ with se.exercise("10.3"):
     tiny = torch.tensor([0.0, 1.0, 3.0, 0.0]).view(2, 1, 1, 2)  # T = 2, B = 1
     result = residual_energy(tiny, 10)
     assert result is not None, "write residual_energy first"
-    assert abs(result["as spikes"] - 0.9 * 2 * 10) < 1e-6, (
-        "two values are not zero, each meets ten weights"
+    assert set(result) == {"as spikes", "by value", "multiplied"}, (
+        "return a dict with the three names of the docstring"
     )
-    assert abs(result["by value"] - 0.9 * 4 * 10) < 1e-6, (
-        "1 + 3 additions, ten weights each"
-    )
-    assert abs(result["multiplied"] - 4.6 * 2 * 10) < 1e-6, (
-        "two values are not zero, each multiplies ten weights"
-    )
-    twice = residual_energy(torch.cat([tiny, tiny], dim=1), 10)
-    assert abs(twice["by value"] - result["by value"]) < 1e-6, (
-        "energy of one image: divide by B"
-    )
+    other = torch.cat([tiny, 2 * tiny, tiny.flip(0)], dim=1)  # T = 2, B = 3
     stream = inputs["blocks.1.mlp.hidden"]
-    expected = next(
-        cost for cost in report.layers if cost.layer == "blocks.1.mlp.hidden"
-    ).pj["integer"]
-    assert (
-        abs(residual_energy(stream, 4 * D)["by value"] - expected) < 1e-6 * expected
-    ), "se.energy finds another value"
+    (cost,) = (c for c in report.layers if c.layer == "blocks.1.mlp.hidden")
+    for x, fan_out, pj in (
+        (tiny, 10, (18, 36, 92)),
+        (tiny, 7, (12.6, 25.2, 64.4)),
+        (other, 10, (18, 48, 92)),
+        (stream, 4 * D, (cost.pj["paper"], cost.pj["integer"], MAC * cost.sops)),
+    ):
+        result, shape = residual_energy(x, fan_out), list(x.shape)
+        for name, right in zip(
+            ("as spikes", "by value", "multiplied"), pj, strict=True
+        ):
+            assert abs(result[name] - right) < 1e-6 * right, (
+                f"{name}: {right:.1f} pJ and not {result[name]:.1f}, for fan-out"
+                f" {fan_out} and T, B, N, D = {shape}"
+            )
+
 
 # %% [markdown]
 # ## Recap

@@ -41,7 +41,10 @@ with torch.no_grad(), se.record(model, membranes=True) as rec:
 
 # %% tags=["exercise-1"]
 def rate_at(steps, layer="sps.3"):
-    """Firing rate of that layer of `model` for `image` [1, 1, 32, 32] shown for so many steps, as a float."""
+    """Firing rate of a layer of `model`, as a float.
+
+    The model sees `image` [1, 1, 32, 32] for so many time steps.
+    """
     frames = image.expand(steps, *image.shape)
     with torch.no_grad(), se.record(model, layers=[layer]) as recording:
         model(frames)
@@ -51,31 +54,54 @@ def rate_at(steps, layer="sps.3"):
 # %% tags=["check-1"]
 with se.exercise("0.1"):
     rates = [rate_at(steps) for steps in (1, 4, 16)]
-    assert None not in rates, (
-        "write rate_at first: give the model frames [T, B, C, H, W], and record the layer"
-    )
-    assert abs(rates[1] - float(rec["sps.3"].spikes.mean())) < 1e-6, (
-        "at T = 4 it should be the rate of the recording"
-    )
+    assert None not in rates, "write rate_at first: record the layer, run the model"
+    for name in ("sps.3", "blocks.1.attn.k"):
+        expected = float(rec[name].spikes.mean())
+        assert abs(rate_at(4, name) - expected) < 1e-6, (
+            f"{name}: at T = 4 the rate should be that of the recording"
+        )
     assert rates[0] < rates[1] < rates[2], (
-        "T has no effect: does the model see so many frames?"
+        "the rate does not grow with T: how many steps does the model see?"
     )
 
 # %% [markdown]
-# **Exercise 0.2: the layer that fires least.** The rate is the mean of a tensor of zeros and ones.
+# **Exercise 0.2: where does it look?** Take the mean over all dimensions but the last one. The number of the largest
+# entry, divided by the side of the square, gives the row; the remainder is the column.
+
 
 # %% tags=["exercise-2"]
-least = min(rec.layers("spikes"), key=lambda layer: float(layer.spikes.mean())).name
+def focus(scores):
+    """Scores [T, 1, h, N, N] -> (row, column) of the token that is asked most."""
+    asked = scores.mean((0, 1, 2, 3))  # [N]
+    side = round(len(asked) ** 0.5)
+    return divmod(int(asked.argmax()), side)
+
 
 # %% tags=["check-2"]
 with se.exercise("0.2"):
-    assert least is not None, (
-        "go through rec.layers('spikes'): each has a name and spikes"
-    )
-    assert least in list(rec), f"{least!r} is no layer of this recording"
-    assert rec[least].kind == "spikes", "not a layer of neurons"
-    rates = [float(layer.spikes.mean()) for layer in rec.layers("spikes")]
-    assert float(rec[least].spikes.mean()) == min(rates), "another layer fires less"
+    generator = torch.Generator().manual_seed(0)
+    made_up = torch.rand(
+        5, 1, 3, 36, 36, generator=generator
+    )  # T = 5, 6 x 6 tokens
+    made_up[:, :, :, :, 15] += 0.5  # all ask for row 2, column 3
+    made_up[:, :, :, 7, :] += 2.0  # token 7 asks for all others
+    made_up[0, :, :, :, 21] += 1.5  # much asked for, but at t = 0 only
+    assert focus(made_up) is not None, "write focus first"
+    for scores in (made_up, rec["blocks.0.attn.scores"].values):
+        found = focus(scores)
+        assert isinstance(found, (tuple, list)) and len(found) == 2, (
+            "give two numbers: the row and the column"
+        )
+        side = round(scores.shape[-1] ** 0.5)
+        asked = scores.mean((0, 1, 2, 3)).view(side, side)
+        row, column = (int(number) for number in found)
+        assert 0 <= row < side and 0 <= column < side, (
+            f"row {row}, column {column}: there are {side} x {side} tokens"
+        )
+        assert asked[row, column] == asked.max(), (
+            f"T = {len(scores)}, {side} x {side} tokens: row {row}, column {column}"
+            f" receives {asked[row, column]:.2f}, another token {asked.max():.2f}"
+        )
 
 # %% [markdown]
 # **Exercise 0.3: when did it know?** Sum the logits up to each step; the largest entry of the sum is that of the mean.
@@ -84,7 +110,10 @@ with se.exercise("0.2"):
 
 # %% tags=["exercise-3"]
 def knows_from(recording, label):
-    """The first step t from which on the running mean of the logits always names the label."""
+    """The first step from which on the running mean of the logits names the label.
+
+    T if the mean of all steps does not name it.
+    """
     named = recording.logits[:, 0].cumsum(0).argmax(1) == label  # [T]
     t = len(named)
     while t > 0 and named[t - 1]:
@@ -94,33 +123,34 @@ def knows_from(recording, label):
 
 # %% tags=["check-3"]
 with se.exercise("0.3"):
-    assert knows_from(rec, label) is not None, (
-        "write knows_from first: cumsum over time helps"
-    )
+    assert knows_from(rec, label) is not None, "write knows_from first"
+
+    def wavering(*classes):
+        """A recording; each step has one logit of that size, for that class."""
+        steps = [size * torch.eye(10)[name] for name, size in classes]
+        return SimpleNamespace(logits=torch.stack(steps)[:, None])
+
+    zero = torch.tensor([0])
+    for story, classes, expected in (
+        ("right all the time", [(0, 1)] * 3, 0),
+        ("right, wrong, right, right", [(0, 1), (1, 3), (0, 3), (0, 1)], 2),
+        ("one loud right step, then quiet wrong ones", [(0, 9)] + [(1, 1)] * 5, 0),
+        ("right at the last of seven steps", [(1, 1)] * 6 + [(0, 9)], 6),
+        ("wrong all the time", [(1, 1)] * 5, 5),
+    ):
+        found = int(knows_from(wavering(*classes), zero))
+        assert found == expected, f"{story}: expected {expected}, not {found}"
     for number in range(10):
         one, truth = digits.val.fetch(torch.tensor([number]), None)
         with torch.no_grad(), se.record(model, layers=[]) as short:
-            said = model(one).argmax()
-        if said == truth:
-            t = int(knows_from(short, truth))
-            named = [
-                bool(short.logits[: n + 1].mean(0).argmax() == truth)
-                for n in range(4)
-            ]
-            assert all(named[t:]), (
-                f"validation digit {number}: after step {t} it changed its mind"
-            )
-            assert t == 0 or not named[t - 1], (
-                f"validation digit {number}: it knew before step {t}"
-            )
-    # the logits of one step that speaks for class 0, or for 1
-    right, wrong = torch.eye(10)[:1], torch.eye(10)[1:2]
-    wavering = SimpleNamespace(
-        logits=torch.stack([right, 3 * wrong, 3 * right, right])
-    )
-    assert int(knows_from(wavering, torch.tensor([0]))) == 2, (
-        "right, wrong, right, right: it is sure from step 2 on"
-    )
+            model(one.expand(6, *one.shape))
+        t = int(knows_from(short, truth))
+        named = [
+            bool(short.logits[: n + 1].mean(0).argmax() == truth) for n in range(6)
+        ]
+        assert all(named[t:]) and (t == 0 or not named[t - 1]), (
+            f"validation digit {number}, T = 6: step {t} is not the first"
+        )
 
 # %% [markdown]
 # Back to [chapter 00](../00_tour.ipynb).

@@ -37,20 +37,26 @@ SETTINGS = dict(
 
 
 def paper_neuron(current, tau=2.0, v_threshold=1.0):
-    """Equations 1 to 3, with V_reset = 0: current [T, ...] -> spikes [T, ...], membranes H [T, ...]."""
+    """Equations 1 to 3 with V_reset = 0.
+
+    current [T, ...] -> spikes [T, ...], membranes H [T, ...]
+    """
     v = torch.zeros_like(current[0])
     spikes, membranes = [], []
     for x in current:
-        h = v + (x - v) / tau
-        s = (h >= v_threshold).to(h.dtype)
-        v = h * (1 - s)
+        h = v + (x - v) / tau  # (1) charge
+        s = (h >= v_threshold).to(h.dtype)  # (2) fire
+        v = h * (1 - s)  # (3) reset
         spikes.append(s)
         membranes.append(h)
     return torch.stack(spikes), torch.stack(membranes)
 
 
 def leaky_over_time(current, **changes):
-    """A plain snnTorch Leaky, fed with its own membrane in each step: spikes [T, ...], membranes u [T, ...]."""
+    """A plain snnTorch Leaky, fed with its own membrane in each step.
+
+    current [T, ...] -> spikes [T, ...], membranes u [T, ...]
+    """
     neuron = snn.Leaky(**(SETTINGS | changes))
     u = torch.zeros_like(current[0])
     spikes, membranes = [], []
@@ -82,13 +88,15 @@ with se.exercise("1.1"):
     assert tau is not None and v_threshold is not None, "give tau and v_threshold"
     spikes, h = paper_neuron(trace_x, tau=tau, v_threshold=v_threshold)
     assert abs(float(h[0] - trace_h[0])) < 1e-6, (
-        "tau: the neuron starts from V = 0, so H[0] = X[0] / tau"
+        f"with this tau H[0] is {h[0]:.3f}, but {trace_h[0]:.3f} was recorded"
     )
-    assert torch.equal(spikes, trace_s), (
-        "v_threshold: above every membrane that did not fire, not above any that did"
+    wrong = (spikes != trace_s).nonzero().flatten().tolist()
+    assert not wrong, (
+        f"tau is right; with this threshold the spike at t = {wrong[0]} differs"
     )
     torch.testing.assert_close(h, trace_h)
-    assert torch.equal(se.LIF(tau=tau, v_threshold=v_threshold)(trace_x), trace_s)
+    lif = se.LIF(tau=tau, v_threshold=v_threshold)
+    assert torch.equal(lif(trace_x), trace_s), "se.LIF gives other spikes"
 
 # %% [markdown]
 # **Exercise 1.2: build a tie.** Set $H[t] = V_{th}$ in (1) and solve for the current: $V_{th} = v + (X - v)/\tau$ gives
@@ -104,50 +112,61 @@ def tie_current(v, tau=2.0, v_threshold=1.0):
 
 # %% tags=["check-2"]
 with se.exercise("1.2"):
+    assert tie_current(0.0) is not None, "write tie_current first"
     for before in (0.0, 0.25, 0.5, 0.875):
-        x = tie_current(before)
-        assert x is not None, "write tie_current first"
         # the first step brings V from 0 to `before`
-        current = torch.tensor([2 * before, x])
-        _, h = paper_neuron(current)
-        assert h[1] == 1, (
-            f"from V = {before} your current leads to H = {float(h[1]):.3f}: solve equation (1) for X[t]"
+        x = torch.tensor([2 * before, tie_current(before)])
+        _, h = paper_neuron(x)
+        assert h[1] == 1, f"from V = {before} your current leads to H = {h[1]:.3f}"
+        assert se.LIF()(x).tolist() == [0, 1], "se.LIF should fire at the tie"
+        larger, _ = leaky_over_time(x, spike_grad=snn.surrogate.sigmoid(2))
+        assert larger.tolist() == [0, 0], "a neuron with > should stay silent"
+    for tau_, threshold_ in ((2.0, 0.5), (4.0, 1.0), (8.0, 0.5)):
+        x = torch.tensor([0.25 * tau_, tie_current(0.25, tau_, threshold_)])
+        _, h = paper_neuron(x, tau=tau_, v_threshold=threshold_)
+        assert h[1] == threshold_, (
+            f"with tau = {tau_:g} and a threshold of {threshold_:g} your current "
+            f"leads to H = {h[1]:.3f}"
         )
-        assert se.LIF()(current).tolist() == [0, 1]
-        assert leaky_over_time(current, spike_grad=snn.surrogate.sigmoid(2))[
-            0
-        ].tolist() == [0, 0]
-    assert tie_current(0.25, v_threshold=0.5) == 0.75, (
-        "the threshold is an argument: 0.5 after attention"
-    )
-    assert tie_current(0.5, tau=4.0) == 2.5, "tau is an argument too"
 
 # %% [markdown]
-# **Exercise 1.3: one reset too many.** Two changes are needed. The factor $1 - S[t-1]$ applies only to the old
-# membrane: the current that arrives after a spike must be kept. And the neuron must fire at the threshold too.
+# **Exercise 1.3: write a test.** Take one fault after the other. `>` for `>=` shows only at an exact tie: from zero, a
+# current of 2. The double reset shows if a strong current follows a spike, and so does the soft reset, if the first
+# spike left something above the threshold. The leak shows after a step without a spike: without a leak the membrane has
+# kept more. The wrong threshold shows at any current that charges to something between 0.5 and 1.
+
+# %%
+FAULTS = ("> for >=", "soft reset", "reset twice", "no leak", "threshold on tau H")
+
+
+def faulty(current, fault):
+    """Spikes of a neuron that has this fault, as a list."""
+    v, s, spikes = 0.0, 0.0, []
+    for x in current.tolist():
+        h = (v + x) / 2
+        if fault == "no leak":
+            h = v + x / 2
+        elif fault == "threshold on tau H":  # u = tau H against V_th
+            h = v / 2 + x
+        elif fault == "reset twice":  # before the charge, and after it
+            h = h * (1 - s)
+        s = float(h > 1 if fault == "> for >=" else h >= 1)
+        v = h - s if fault == "soft reset" else h * (1 - s)
+        spikes.append(s)
+    return spikes
 
 
 # %% tags=["exercise-3"]
-def mended(current):
-    u, s, spikes = torch.zeros_like(current[0]), torch.zeros_like(current[0]), []
-    for x in current:
-        u = 0.5 * u * (1 - s) + x
-        s = (u >= 2).float()
-        spikes.append(s)
-    return torch.stack(spikes)
-
+probe = [2.0, 2.5, 1.75, 1.5, 1.0, 1.0]
 
 # %% tags=["check-3"]
 with se.exercise("1.3"):
-    generator = torch.Generator().manual_seed(1)
-    away = 4 * torch.rand(16, 1000, generator=generator)  # no ties here
-    assert torch.equal(mended(away), se.LIF()(away)), (
-        "the reset belongs to the old membrane, not to the current"
-    )
-    ties = torch.randint(0, 13, (16, 1000), generator=generator) / 4
-    assert torch.equal(mended(ties), se.LIF()(ties)), (
-        "almost: what should happen exactly at the threshold?"
-    )
+    assert probe is not None, "give a list of currents"
+    x = torch.as_tensor(probe, dtype=torch.float32)
+    assert x.dim() == 1 and 1 <= len(x) <= 8, "give between 1 and 8 currents, [T]"
+    truth = se.LIF()(x).tolist()
+    hidden = [fault for fault in FAULTS if faulty(x, fault) == truth]
+    assert not hidden, f"your test does not show: {', '.join(hidden)}"
 
 # %% [markdown]
 # Back to [chapter 01](../01_leaky_neuron.ipynb).

@@ -4,6 +4,7 @@
 # To the exercises of [chapter 03](../03_images_to_spikes.ipynb), images into spikes.
 
 # %% tags=["setup"]
+import math
 from pathlib import Path
 
 try:
@@ -17,17 +18,16 @@ except ModuleNotFoundError:
     import spikformer_edu as se
 
 import torch
+import torch.nn.functional as F
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
 
 # %% [markdown]
-# **3.1** Pool before or after the neuron: constant currents of two pixels for which the two differ within T = 4 steps.
-#
-# 1.5 lies between 4/3 and 2, so its neuron fires at t = 1 and t = 3. 1.2 lies between 8/7 and 4/3, so its neuron fires
-# at t = 2. Pooling the spikes afterwards gives spikes at all three steps. Pooling the currents before keeps only 1.5,
-# which gives no spike at t = 2. If one of the two never fires, or both are in the same range, the results do not
-# differ.
+# **Exercise 3.1: pool before or after the neuron?** 1.5 lies between 4/3 and 2, so its neuron fires at t = 1 and t = 3.
+# 1.2 lies between 8/7 and 4/3, so its neuron fires at t = 2. Pooling the spikes afterwards gives spikes at all three
+# steps. Pooling the currents before keeps only 1.5, which gives no spike at t = 2. If one of the two never fires, or
+# both are in the same range, the results do not differ.
 
 # %% tags=["exercise-1"]
 a, b = 1.5, 1.2
@@ -38,59 +38,96 @@ with se.exercise("3.1"):
     pair = se.LIF()(torch.tensor([float(a), float(b)]).expand(4, 2))  # [T, 2]
     pooled_after = pair.max(1).values
     pooled_before = se.LIF()(torch.full((4, 1), max(float(a), float(b))))[:, 0]
-    hint = "both must fire, and at different steps: look at the bounds 4/3 and 8/7 above"
-    assert not torch.equal(pooled_after, pooled_before), hint
+    assert not torch.equal(pooled_after, pooled_before), (
+        f"a fires {pair[:, 0].int().tolist()}, b {pair[:, 1].int().tolist()}: "
+        f"both ways give {pooled_after.int().tolist()}"
+    )
 
 # %% [markdown]
-# **3.2** The step of the first spike under a constant current.
-#
-# After n steps $H = X (1 - 2^{-n})$. The neuron fires at the first n for which this reaches 1. `>=` matters for X = 2:
-# the neuron fires at t = 0.
+# **Exercise 3.2: from the first spike back to the current.** After $n$ steps the membrane is $c\,(1 - 2^{-n})$. Step t
+# is step number $n = t + 1$. The current is strong enough for the threshold after $t + 1$ steps, and not after $t$.
 
 
 # %% tags=["exercise-2"]
-def first_spike(current, T):
-    """Compare X (1 - 2^-n) with the threshold, n = 1 ... T; step t is n - 1."""
-    for n in range(1, T + 1):
-        if current * (1 - 0.5**n) >= 1:
-            return n - 1
-    return None
+def currents_of(t, threshold=1.0):
+    """(low, high): a current c with low <= c < high fires first at step t."""
+    low = threshold / (1 - 0.5 ** (t + 1))
+    high = threshold / (1 - 0.5**t) if t > 0 else math.inf
+    return low, high
 
 
 # %% tags=["check-2"]
 with se.exercise("3.2"):
-    assert first_spike(2.0, 4) is not None, (
-        "a current of 2 fires at step 0: reached is enough"
-    )
-    for current in (0.5, 1.0, 1.01, 1.07, 1.2, 1.5, 1.99, 2.0, 3.0):
-        train = se.LIF()(torch.full((8, 1), current))[:, 0]
-        truth = int(train.argmax()) if train.any() else None
-        assert first_spike(current, 8) == truth, (
-            f"a current of {current} fires first at {truth}"
+    assert currents_of(1) is not None, "write currents_of first"
+
+    def first_step(c, threshold):
+        train = se.LIF(v_threshold=threshold).double()(
+            torch.full((64,), c).double()
         )
-    assert first_spike(1.01, 4) is None, "1.01 needs more than 4 steps"
+        return int(train.argmax()) if train.any() else "never"
+
+    for threshold in (1.0, 0.5):
+        for t in (1, 2, 5, 0):
+            low, high = (float(bound) for bound in currents_of(t, threshold))
+            case = f"threshold {threshold:g}, t = {t}"
+            assert low < high, (
+                f"{case}: the lower bound {low:g} is not the smaller one"
+            )
+            bounds = [("lower", low, t + 1, t)]
+            bounds += [("upper", high, t, t - 1)] if t > 0 else []
+            for which, bound, below, above in bounds:
+                steps_ = [
+                    first_step(bound * (1 + x), threshold) for x in (-1e-9, 1e-9)
+                ]
+                assert steps_ == [below, above], (
+                    f"{case}: a current just below your {which} bound {bound:.4f} "
+                    f"fires first at step {steps_[0]}, just above it at {steps_[1]}"
+                )
+            assert t > 0 or high == math.inf, (
+                f"{case}: a current above your bound {high:g} fires at t = 0 too"
+            )
 
 # %% [markdown]
-# **3.3** The number of tokens.
-#
-# Each pool halves both sides, so one more pool leaves a quarter of the tokens.
+# **Exercise 3.3: what does a token see?** Go through the layers from the image on. A window of 3 adds one neighbor on
+# each side. Two neighbors are one pixel apart at first, and twice as many pixels after each pool. In this network the
+# width is 29 of 32 pixels: already the tokens that enter attention depend on nearly the whole image. On ImageNet it is
+# 61 of 224.
 
 
 # %% tags=["exercise-3"]
-def tokens_of(pool, height, width):
-    """Sides divided by the patch size, 2 to the number of pools."""
-    patch = 2 ** sum(pool)
-    return (height // patch) * (width // patch)
+def width_seen(pools):
+    """Width in pixels of the receptive field, for True or False in each block."""
+    width, apart = 1, 1
+    for pool in pools:
+        width += 2 * apart  # the convolution
+        if pool:
+            width += 2 * apart
+            apart *= 2
+    return width
 
 
 # %% tags=["check-3"]
 with se.exercise("3.3"):
-    result = tokens_of((False, False, True, True), 32, 32)
-    assert result is not None, "write tokens_of first"
-    assert result == 64, "CIFAR: 32 x 32 pixels, two pools, 8 x 8 tokens"
-    assert tokens_of((True, True, True, True), 224, 224) == 196, (
-        "each of four pools halves both sides"
-    )
-    assert tokens_of((False, False, True, True), 48, 32) == 96, (
-        "height and width need not be equal"
-    )
+    assert width_seen((True,)) is not None, "write width_seen first"
+    for pools in (
+        (False, False),
+        (True,),
+        (True, True, False, False),  # this network
+        (False, False, True, True),  # CIFAR
+        (True, True, True, True),  # ImageNet
+    ):
+        picture_ = torch.ones(1, 1, 129, 129, requires_grad=True)
+        grid = picture_
+        for pool in pools:
+            grid = F.conv2d(grid, torch.ones(1, 1, 3, 3), padding=1)
+            # an average depends on the same pixels as a maximum
+            grid = F.avg_pool2d(grid, 3, 2, 1) if pool else grid
+        middle = grid.shape[-1] // 2
+        grid[0, 0, middle, middle].backward()
+        measured = int((picture_.grad[0, 0].sum(0) > 0).sum())
+        assert width_seen(pools) == measured, (
+            f"pools {pools}: measured {measured}, your answer {width_seen(pools)}"
+        )
+
+# %% [markdown]
+# Back to [chapter 03](../03_images_to_spikes.ipynb).

@@ -33,49 +33,52 @@ def bitmap(text):
 
 
 Q = bitmap(
-    "..###... ..#####. ..##..#. #..####. #####... .#.###.. #......# ........"
+    "....#... #....... ..##..#. .......# ##.....# #....#.. ##....#. ........"
 )
 K = bitmap(
-    ".#....## .....#.# #..#.### .#....## ..##..## #.##..#. #..##... ..#.####"
+    ".....##. ....#... .#.#..#. #....... .###..#. .....#.# ....#... ..#...#."
 )
 V = bitmap(
-    "###.#..# ........ ##..#### #..#.### #####.#. #..#..#. ##.#.#.. ..###..."
+    "#...#... ........ ..#.##.. .##...#. #.###... ..#..... ..#..... #...#..."
 )
-T, N, d = 3, 8, 8
+T, N, d, s = 4, 8, 8, 0.125
 q = torch.stack([Q.roll(t, dims=1) for t in range(T)])  # [T, N, d]
 k, v = K.expand(T, N, d), V.expand(T, N, d)
 
 
-# current [T, ...] -> spikes [T, ...], membranes H [T, ...]
+# current [T, ...] -> spikes S [T, ...], membranes H [T, ...]
 def lif(current, v_threshold=1.0):
-    membrane = torch.zeros_like(current[0])
-    spikes, charged = [], []
-    for x in current:
-        h = (membrane + x) / 2
-        spike = (h >= v_threshold).to(x.dtype)
-        membrane = h * (1 - spike)
-        spikes.append(spike)
-        charged.append(h)
-    return torch.stack(spikes), torch.stack(charged)
+    H = S = torch.zeros_like(current[0])
+    spikes, membranes = [], []
+    for step in current:
+        H = (H * (1 - S) + step) / 2  # zero where it fired, then charge
+        S = (H >= v_threshold).to(step.dtype)  # >=, not >
+        spikes.append(S)
+        membranes.append(H)
+    return torch.stack(spikes), torch.stack(membranes)
 
 
 # %% [markdown]
 # **5.1** Find keys and values that are the same to SSA and not to softmax attention.
 #
-# A key of zeros matches no query, so its value does not affect $K^TV$. But softmax gives it the weight
-# $e^0 / \sum_j e^{\ldots} > 0$, so its value affects the output. Therefore the d x d matrix $K^TV$ is not enough for
+# A key of zeros matches no query, so its value does not affect $K^\top V$. But softmax gives it the weight
+# $e^0 / \sum_j e^{\ldots} > 0$, so its value affects the output. Therefore the d x d matrix $K^\top V$ is not enough for
 # softmax attention, and no other order of the products avoids the N x N matrix of weights.
 
 
 # %% tags=["exercise-1"]
 def same_to_ssa():
-    """One query, two tokens; the second has a key of zeros, and its value is 0 in v and 1 in v2."""
+    """The second token has a key of zeros; its value is 0 in v and 1 in v2."""
     q = torch.tensor([[1.0], [1.0]])
     k = torch.tensor([[1.0], [0.0]])
     return q, k, torch.tensor([[1.0], [0.0]]), k, torch.tensor([[1.0], [1.0]])
 
 
 # %% tags=["check-1"]
+def softmax_attention(q, k, v):
+    return (q @ k.T / q.shape[-1] ** 0.5).softmax(-1) @ v
+
+
 with se.exercise("5.1"):
     found = same_to_ssa()
     assert found is not None, "write same_to_ssa first"
@@ -84,16 +87,13 @@ with se.exercise("5.1"):
     )
     eq, ek, ev, ek2, ev2 = (x.float() for x in found)
     assert torch.equal(ek.T @ ev, ek2.T @ ev2), (
-        "k.T @ v and k2.T @ v2 differ: think of a token that no query can find"
+        f"k.T @ v is {(ek.T @ ev).tolist()}, k2.T @ v2 is {(ek2.T @ ev2).tolist()}:"
+        " they must be equal, so that SSA sees no difference"
     )
-    assert torch.equal((eq @ ek.T) @ ev, (eq @ ek2.T) @ ev2), (
-        "SSA must not see a difference"
-    )
-    gap = (
-        ((eq @ ek.T).softmax(-1) @ ev - (eq @ ek2.T).softmax(-1) @ ev2).abs().max()
-    )
-    assert gap > 0.1, (
-        "softmax gives the same: a key of zeros gets a weight, so change the value of such a token"
+    gap = softmax_attention(eq, ek, ev) - softmax_attention(eq, ek2, ev2)
+    assert gap.abs().max() > 0.1, (
+        f"softmax attention gives nearly the same (largest difference"
+        f" {gap.abs().max():.2f}): what does softmax do that a count does not?"
     )
 
 # %% [markdown]
@@ -116,26 +116,30 @@ with se.exercise("5.2"):
     result = changed(q, k, v, 0.125, 0.125)
     assert result is not None, "write changed first"
     assert tuple(map(int, result)) == (0, 0), "the same scale changes nothing"
-    once = changed(q[:1], k[:1], v[:1], 0.125, 0.25)
-    assert tuple(map(int, once)) == (
-        int(((Q @ K.T @ V >= 4) & (Q @ K.T @ V < 8)).sum()),
-        0,
-    ), "one step: sums 4 to 7 join"
-    # T = 6, one token, d = 32; five ones, so that every sum is 5 where V is 1
+    m = Q @ K.T @ V
+    joined = int(((m >= 4) & (m < 8)).sum())
+    once = tuple(map(int, changed(q[:1], k[:1], v[:1], 0.125, 0.25)))
+    assert once == (joined, 0), (
+        f"one step, s from 0.125 to 0.25: {once}, but {joined} spikes are added and"
+        " none is removed; look at the sums that reach the threshold exactly"
+    )
+    back = tuple(map(int, changed(q[:1], k[:1], v[:1], 0.25, 0.125)))
+    assert back == (0, joined), "from 0.25 to 0.125 the same spikes are removed"
+    # T = 6, one token, d = 32: five ones, so that every sum is 5 where V is 1
     five = torch.zeros(6, 1, 32)
     five[..., :5] = 1
     moved = tuple(map(int, changed(five, five, five, 0.125, 32**-0.5)))
     assert moved == (10, 5), (
-        "sum 5 fires at t = 2, 5 with s = 0.125, and at t = 1, 3, 5 with 0.177: run all T steps"
+        f"six steps with the sum 5 at five neurons: {moved}; write the membrane of"
+        " one of them on paper, for both scales, with its resets"
     )
 
 # %%
 added, removed = changed(q, k, v, 0.125, 8**-0.5)
 total = int(lif(q @ k.transpose(-2, -1) @ v * 0.125, 0.5)[0].sum())
-print(
-    f"bitmaps: of {total} spikes at s = 0.125, {removed} go and {added} come at s = 1/sqrt(8), T = 3"
-)
-assert (added, removed, total) == (70, 0, 89)
+print(f"bitmaps, T = 4: {total} spikes at s = 0.125;", end=" ")
+print(f"at s = 1/sqrt(8) {removed} of them go and {added} come")
+assert added > removed
 
 model = se.load_pretrained("digits-2-64")
 images, _ = se.data.load("digits").test.fetch(torch.arange(48), None)
@@ -146,43 +150,54 @@ for block in range(2):
     parts = [rec[f"blocks.{block}.attn.{part}"].spikes for part in "qkv"]
     spikes = rec[f"blocks.{block}.attn.attn"].spikes
     added, removed = changed(*parts, 0.125, 16**-0.5)
-    assert added > 0
     come, go = added / spikes.sum(), removed / spikes.sum()
-    print(
-        f"block {block} of the packaged network, s = 1/sqrt(16): {come:.0%} come, {go:.1%} go"
-    )
+    print(f"packaged network, block {block}, s = 1/sqrt(16):", end=" ")
+    print(f"{come:.0%} come, {go:.1%} go")
+    assert added > 0
 
 # %% [markdown]
-# **5.3** One entry with integers as bitmaps.
+# **5.3** One entry of the other order.
 #
-# `query & key` computes the AND of all d features in one instruction, and `bit_count` the popcount in another: the 64
-# features of a head fit into one machine word.
+# One entry of $K^\top V$ counts the tokens whose key has feature a and whose value has the feature: it is the popcount
+# of the AND of two columns. For N = 64 tokens a column fits into one machine word. The bits of the query select which
+# of these counts are added.
 
 
 # %% tags=["exercise-3"]
-def entry(query, keys, column):
-    """AND, popcount, add: no multiplication anywhere."""
+def entry(query, key_columns, value_column):
+    """AND, popcount, add: no multiplication."""
     return sum(
-        (query & key).bit_count()
-        for key, bit in zip(keys, column, strict=True)
+        (column & value_column).bit_count()
+        for bit, column in zip(query, key_columns, strict=True)
         if bit
     )
 
 
 # %% tags=["check-3"]
-def as_int(row):
-    return int("".join(str(int(bit)) for bit in row), 2)
+def as_int(bits):
+    return int("".join(str(int(bit)) for bit in bits), 2)
+
+
+class Bit(int):
+    def __mul__(self, other):
+        raise AssertionError("no multiplication: what does a bit decide?")
+
+    __rmul__ = __mul__
 
 
 with se.exercise("5.3"):
-    keys = [as_int(row) for row in K]
-    first = entry(as_int(Q[2]), keys, [int(bit) for bit in V[:, 4]])
-    assert first is not None, "write entry first"
-    assert first == 8, "query 2, feature 4 gathers 1 + 2 + 3 + 2 = 8"
+    columns = [as_int(column) for column in K.T]
     table = [
-        [entry(as_int(row), keys, [int(bit) for bit in V[:, c]]) for c in range(8)]
+        [
+            entry([Bit(bit) for bit in row], columns, as_int(column))
+            for column in V.T
+        ]
         for row in Q
     ]
-    assert torch.equal(torch.tensor(table), (Q @ K.T @ V).long()), (
-        "some entry differs from Q K^T V"
+    assert table[2][4] is not None, "write entry first"
+    wanted = (Q @ K.T @ V).int().tolist()
+    assert table[2][4] == wanted[2][4], (
+        f"query 2, feature 4: {table[2][4]}, but the sum is {wanted[2][4]};"
+        " what does one entry of K^T V count?"
     )
+    assert table == wanted, "query 2, feature 4 is right, another entry is not"

@@ -4,6 +4,7 @@
 # Answers to the exercises of [chapter 08](../08_train.ipynb): train it.
 
 # %% tags=["setup"]
+import copy
 import math
 from pathlib import Path
 
@@ -18,6 +19,8 @@ except ModuleNotFoundError:
     import spikformer_edu as se
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from spikformer_edu.training import Recipe, learning_rate
 
@@ -33,25 +36,24 @@ torch.set_num_threads(1)
 
 # %% tags=["exercise-1"]
 def revive(model: se.Spikformer, images: torch.Tensor) -> list[str]:
-    """Repair all damaged layers; return their names in the order in which they were repaired."""
+    """Repair the damaged layers; return their names in the order of repair."""
     cured = []
     while True:
         with torch.no_grad(), se.record(model.train()) as rec:
             model(images)
-        silent = [
-            layer.name for layer in rec.layers("spikes") if not layer.spikes.any()
-        ]
+        silent = [r.name for r in rec.layers("spikes") if not r.spikes.any()]
         if not silent:
             return cured
         norm = model.get_submodule(silent[0]).bn
-        torch.nn.init.ones_(norm.weight)
-        torch.nn.init.zeros_(norm.bias)
+        nn.init.ones_(norm.weight)
+        nn.init.zeros_(norm.bias)
         cured.append(silent[0])
 
 
-# %% tags=["check-1"]
+# %% tags=["check-1", "fold"]
 with se.exercise("8.1"):
     digits = se.data.load("digits").train.fetch(torch.arange(48), None)[0]
+    kinds = [(0.02, 0.0), (0.0, -2.0), (1.0, -8.0)]  # weight and bias
     for damaged in (
         [],
         ["sps.2"],
@@ -59,40 +61,29 @@ with se.exercise("8.1"):
     ):
         torch.manual_seed(3)
         patient = se.spikformer("digits-2-64", time_steps=2)
-        norms = {
-            name: m
-            for name, m in patient.named_modules()
-            if isinstance(m, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d))
-        }
+        norms = {n: m for n, m in patient.named_modules() if n.endswith("bn")}
         for norm in norms.values():
             torch.nn.init.uniform_(norm.weight, 0.9, 1.1)
-        for number, name in enumerate(damaged):
-            torch.nn.init.constant_(
-                norms[f"{name}.bn"].weight, 0.0 if number % 2 else 0.02
-            )
-            torch.nn.init.constant_(
-                norms[f"{name}.bn"].bias, -2.0 if number % 2 else 0.0
-            )
-        before = {
-            name: (norm.weight.clone(), norm.bias.clone())
-            for name, norm in norms.items()
-        }
+        torch.nn.init.constant_(norms["sps.0.bn"].weight, 0.05)  # odd, but it fires
+        torch.nn.init.constant_(norms["sps.0.bn"].bias, 1.95)
+        for name, (weight, bias) in zip(damaged, kinds, strict=False):
+            torch.nn.init.constant_(norms[f"{name}.bn"].weight, weight)
+            torch.nn.init.constant_(norms[f"{name}.bn"].bias, bias)
+        before = {n: (m.weight.clone(), m.bias.clone()) for n, m in norms.items()}
         cured = revive(patient, digits)
         assert cured is not None, "write revive first"
         assert list(cured) == damaged, (
-            f"{damaged or 'nothing'} was damaged, {list(cured) or 'nothing'} was cured"
+            f"damaged: {', '.join(damaged) or 'nothing'}; repaired: {list(cured)}"
         )
         with torch.no_grad(), se.record(patient.train()) as found:
             patient(digits)
         dumb = [r.name for r in found.layers("spikes") if not r.spikes.any()]
         assert not dumb, f"{dumb[0]} still never fires"
         for name, norm in norms.items():
-            same = torch.equal(norm.weight, before[name][0]) and torch.equal(
-                norm.bias, before[name][1]
-            )
-            assert same == (name.removesuffix(".bn") not in damaged), (
-                f"{name} was healthy and has been changed"
-            )
+            weight, bias = before[name]
+            same = torch.equal(norm.weight, weight) and torch.equal(norm.bias, bias)
+            healthy = name.removesuffix(".bn") not in damaged
+            assert same == healthy, f"{name}: healthy {healthy}, unchanged {same}"
 
 # %% [markdown]
 # **8.2 The schedule.** Linear warm-up, then half a cosine.
@@ -112,24 +103,22 @@ def schedule(
     return lowest + (highest - lowest) * (1 + math.cos(math.pi * progress)) / 2
 
 
-# %% tags=["check-2"]
+# %% tags=["check-2", "fold"]
 with se.exercise("8.2"):
     assert schedule(0.0, 10, 2, 1.0, 0.1) is not None, "write schedule first"
-    assert abs(schedule(0.0, 10, 2, 1.0, 0.1) - 0.1) < 1e-9, (
-        "it starts at the lowest rate"
-    )
-    assert abs(schedule(1.0, 10, 2, 1.0, 0.1) - 0.55) < 1e-9, (
-        "half-way through the warm-up it is half-way up"
-    )
-    assert abs(schedule(2.0, 10, 2, 1.0, 0.1) - 1.0) < 1e-9, (
-        "after the warm-up it is highest"
-    )
-    assert abs(schedule(6.0, 10, 2, 1.0, 0.1) - 0.55) < 1e-9, (
-        "half-way down the cosine: the warm-up is not part of it"
-    )
-    assert abs(schedule(12.0, 10, 2, 1.0, 0.1) - 0.1) < 1e-9, (
-        "after the last epoch it stays at the lowest rate"
-    )
+    for epoch, warmup, wanted in (
+        (0.0, 2, 0.1),
+        (1.0, 2, 0.55),
+        (2.0, 2, 1.0),
+        (6.0, 2, 0.55),
+        (10.0, 2, 0.1),
+        (12.0, 2, 0.1),
+        (0.0, 0, 1.0),
+    ):
+        rate = schedule(epoch, 10, warmup, 1.0, 0.1)
+        assert abs(rate - wanted) < 1e-9, (
+            f"epoch {epoch:g} of 10, warm-up {warmup}, 0.1 to 1: not {rate:.3f}"
+        )
     paper = Recipe(
         dataset="cifar10",
         epochs=300,
@@ -139,41 +128,67 @@ with se.exercise("8.2"):
         lr_batch_size=128,
     )
     for epoch in (0.0, 0.5, 7.25, 20.0, 33.3, 150.0, 299.9, 300.0, 305.0):
-        mine = schedule(epoch, 300, 20, 5e-4, 1e-5)
-        assert abs(mine - learning_rate(paper, epoch)) < 1e-9, (
-            f"the paper's schedule differs at epoch {epoch}"
+        rate = schedule(epoch, 300, 20, 5e-4, 1e-5)
+        assert abs(rate - learning_rate(paper, epoch)) < 1e-9, (
+            f"the paper's schedule, epoch {epoch}: not {rate:.6f}"
         )
 
 # %% [markdown]
-# **8.3 Scale the learning rate.** Linear for SGD, square root for AdamW.
+# **8.3 Stop and resume.** Save all that a step depends on.
 #
-# The noise of the mean of $B$ gradients is proportional to $1 / \sqrt{B}$. A step of SGD is the gradient times the
-# rate: with four times the batch, one step replaces four. AdamW divides by the size of the gradient, so the noise
-# determines the step, which gives the square root.
+# A step of AdamW depends on the weights, on its own moments (two running means for each weight), on its count of steps,
+# and on the data of that step. The state dict of the model also holds the running statistics of the batch norms, which
+# are no parameters. Both state dicts share memory with the run that goes on, so they must be copied.
 
 
 # %% tags=["exercise-3"]
-def scaled(lr: float, meant_for: int, batch: int, optimizer: str) -> float:
-    """The learning rate for that batch; optimizer is "sgd" or "adamw"."""
-    return lr * (batch / meant_for) ** {"sgd": 1.0, "adamw": 0.5}[optimizer]
+def save(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> dict:
+    """Everything that is needed to go on with this step."""
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    return copy.deepcopy(state) | {"step": step}
 
 
-# %% tags=["check-3"]
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> int:
+    """Fill the model and the optimizer; return the next step."""
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+
+
+# %% tags=["check-3", "fold"]
 with se.exercise("8.3"):
-    assert scaled(0.1, 256, 1024, "sgd") is not None, "write scaled first"
-    assert abs(scaled(0.1, 256, 1024, "sgd") - 0.4) < 1e-12, (
-        "SGD: four times the batch, four times the rate"
+    pages = se.data.load("digits").train
+
+    def fresh(seed: int):
+        torch.manual_seed(seed)
+        sizes = {"dim": 16, "heads": 2, "depth": 1, "time_steps": 2}
+        net = se.spikformer("digits-2-64", **sizes)
+        return net, torch.optim.AdamW(net.parameters(), lr=1e-2)
+
+    def run(net, optimizer, first: int, last: int) -> None:
+        for number in range(first, last):
+            images, labels = pages.fetch(torch.arange(8) + 8 * number, None)
+            optimizer.zero_grad()
+            F.cross_entropy(net(images), labels).backward()
+            optimizer.step()
+
+    net, optimizer = fresh(1)
+    run(net, optimizer, 0, 3)
+    there = copy.deepcopy(net.state_dict())
+    state = save(net, optimizer, 3)
+    assert state is not None, "write save first"
+    run(net, optimizer, 3, 6)
+    other, fresh_optimizer = fresh(2)
+    number = restore(other, fresh_optimizer, state)
+    assert number == 3, (
+        f"the run was stopped before step 3, and goes on with {number}"
     )
-    assert abs(scaled(0.1, 256, 1024, "adamw") - 0.2) < 1e-12, (
-        "AdamW: four times the batch, twice the rate"
-    )
-    # the ImageNet recipe, 24 images on each of 8 GPUs, on one GPU
-    one_gpu = scaled(5e-4, 8 * 24, 24, "adamw")
-    assert abs(one_gpu - 5e-4 / math.sqrt(8)) < 1e-12, (
-        "a smaller batch wants a smaller rate"
-    )
-    for batch in (16, 32, 128):
-        wanted = Recipe(batch_size=batch).scaled_lr
-        assert abs(scaled(3e-3, 32, batch, "adamw") - wanted) < 1e-12, (
-            f"the package has {wanted:.2g} at {batch}"
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, there[name]), (
+            f"after restore, {name} is not what it was when save was called"
+        )
+    run(other, fresh_optimizer, number, 6)
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, net.state_dict()[name]), (
+            f"three steps later {name} differs: what else does a step depend on?"
         )
