@@ -202,7 +202,9 @@ _IMAGENET = Recipe(
 )
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(augment=Augment(plain_sevens=0.3)),  # ours
-    "digits-dvs": Recipe(dataset="digits-dvs", time_steps=8, epochs=15, augment=Augment(neuromorphic=True)),  # ours
+    "digits-dvs": Recipe(  # ours
+        dataset="digits-dvs", model="digits-dvs-2-64", epochs=15, augment=Augment(neuromorphic=True)
+    ),
     "digits-motion": Recipe(dataset="digits-motion", model="nmnist-2-64", time_steps=8, epochs=2),  # ours
     "cifar10": _CIFAR10,
     "cifar100": replace(_CIFAR10, dataset="cifar100", model="cifar100-4-384", augment=PAPER["cifar100"]),
