@@ -205,7 +205,7 @@ RECIPES: dict[str, Recipe] = {
     "digits-dvs": Recipe(  # ours
         dataset="digits-dvs", model="digits-dvs-2-64", epochs=15, augment=Augment(neuromorphic=True)
     ),
-    "digits-motion": Recipe(dataset="digits-motion", model="nmnist-2-64", time_steps=8, epochs=2),  # ours
+    "digits-motion": Recipe(dataset="digits-motion", model="digits-motion-2-64", epochs=2),  # ours
     "cifar10": _CIFAR10,
     "cifar100": replace(_CIFAR10, dataset="cifar100", model="cifar100-4-384", augment=PAPER["cifar100"]),
     "cifar10dvs": _CIFAR10DVS,

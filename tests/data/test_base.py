@@ -47,7 +47,7 @@ def test_default_models_fit_their_data_sets():
     for name in MODULES:
         facts = info(name)
         model = PRESETS[facts.default_model]
-        if name not in ("digits-motion", "folder", "event-folder"):  # these borrow one of another data set
+        if name not in ("folder", "event-folder"):  # these borrow one of another data set
             assert model.dataset == name and model.config.num_classes == facts.num_classes
             assert model.config.in_channels == facts.channels and model.image_size == facts.image_size
             assert facts.time_steps in (None, model.config.time_steps)
