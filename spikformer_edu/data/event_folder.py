@@ -21,20 +21,15 @@ from .files import data_folder, listing
 from .recordings import Recordings, check_frame_size, check_steps
 
 TIME_STEPS = 16  # T, unless told otherwise
-INFO = DatasetInfo(
+INFO = replace(
+    folder.INFO,
     name="event-folder",
     title="Event recordings in class folders",
-    classes=(),
     channels=2,
     image_size=128,
     mean=(),
     std=(),
     default_model="cifar10dvs-2-256",
-    folder=None,
-    obtain="give as --data-dir a folder with train/<class>/* and test/<class>/* (val/<class>/* instead of test or "
-    "besides it), or with <class>/* only",
-    licence="your own",
-    citation="your own",
     time_steps=TIME_STEPS,
 )
 SUFFIXES = tuple(FORMATS)
