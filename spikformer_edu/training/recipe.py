@@ -201,7 +201,7 @@ _IMAGENET = Recipe(
     augment=PAPER["imagenet"],
 )
 RECIPES: dict[str, Recipe] = {
-    "digits": Recipe(augment=Augment(plain_sevens=0.3)),  # ours
+    "digits": Recipe(epochs=36, augment=Augment(plain_sevens=0.3)),  # ours
     "digits-dvs": Recipe(  # ours
         dataset="digits-dvs", model="digits-dvs-2-64", epochs=15, augment=Augment(neuromorphic=True)
     ),
