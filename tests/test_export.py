@@ -58,7 +58,7 @@ def onnx():
 @pytest.mark.parametrize(
     "options",
     [{"attention": name} for name in se.ATTENTION]
-    + [{"qk_pool": True, "learn_scale": True}, {"neuron": "plif", "tau": 3.0}, {"neuron": "if"}, {}]
+    + [{"qk_pool": True, "learn_scale": True}, {"neuron": "plif", "tau": 1.5}, {"neuron": "if"}, {}]
     + [{"residual": "membrane"}, {"residual": "membrane", "attention": "sdsa"}],
     ids=str,
 )
