@@ -532,12 +532,12 @@ print(f"{worst}, dead features by epoch, in %: {shares}")
 assert max(peaks[worst]) < 1
 
 # %% [markdown]
-# In the key figure, and with digits, most dead features are in `attn.attn`, the neuron after $Q K^T V s$. The reason is its current. All other
-# neurons get their current from a batch norm, which gives every feature a standard deviation of about 1. Before this
-# neuron there is no batch norm. The current of a feature is $s = 0.125$ times a count: how often its spikes in V meet
-# spikes in Q and K. To fire in the first time step, $H = X / 2$ must reach 0.5, so this count must reach 8. A feature
-# that rarely fires in V does not get there. The share climbs in the second epoch and falls later, so a run that ends
-# too early ends with many dead features.
+# In the key figure, and with digits, most dead features are in `attn.attn`, the neuron after $Q K^T V s$. The reason is
+# its current. All other neurons get their current from a batch norm, which gives every feature a standard deviation of
+# about 1. Before this neuron there is no batch norm. The current of a feature is $s = 0.125$ times a count: how often
+# its spikes in V meet spikes in Q and K. To fire in the first time step, $H = X / 2$ must reach 0.5, so this count must
+# reach 8. A feature that rarely fires in V does not get there. The share climbs in the second epoch and falls later, so
+# a run that ends too early ends with many dead features.
 #
 # Does this harm the network? We run the trained network on more training images, find the features of `attn.attn` that
 # never fire, and force them to 0 while it reads the validation images.
