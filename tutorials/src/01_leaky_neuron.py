@@ -215,7 +215,8 @@ def constant_current(X=1.25, tau=2.0, v_threshold=1.0):
 
 constant_current()
 
-# %% tags=["widget", "nbval-ignore-output"]
+# %% tags=["widget", "fold", "nbval-ignore-output"]
+# sliders for the figure above
 try:
     from ipywidgets import interact
 except ModuleNotFoundError:
