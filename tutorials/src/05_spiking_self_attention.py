@@ -108,7 +108,7 @@ assert all(0.2 < x.mean() < 0.3 for x in (Q, K, V))
 # $$Q, K, V = \mathrm{SN}(\mathrm{BN}(XW)), \qquad \mathrm{SSA}' = \mathrm{SN}(QK^\top V\,s), \qquad
 # \mathrm{SSA} = \mathrm{SN}(\mathrm{BN}(\mathrm{Linear}(\mathrm{SSA}')))$$
 #
-# Two letters mean something else than in chapters 01 to 03, as they do in the paper: there X is the current of a neuron
+# Two letters mean something else than in chapters 01 and 02, as they do in the paper: there X is the current of a neuron
 # and V its potential after the reset; here X holds tokens and V values. The [glossary](../docs/glossary.md#symbols) has
 # one table of all symbols.
 
