@@ -35,10 +35,14 @@ def run_chapter(folder: Path, timeout: int | None = None) -> nbformat.NotebookNo
     (there / "results").mkdir(parents=True)
     shutil.copy(TUTORIALS / BEFORE, there)
     shutil.copy(TUTORIALS / "results" / "08_train.json", there / "results")
-    shutil.copytree(TUTORIALS.parent / "docs" / "results", folder / "docs" / "results")
+    shutil.copytree(
+        TUTORIALS.parent / "docs" / "results", folder / "docs" / "results"
+    )
     notebook = nbformat.read(TUTORIALS / NAME, as_version=4)
     resources = {"metadata": {"path": str(there)}}
-    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=resources)
+    client = NotebookClient(
+        notebook, timeout=timeout, kernel_name="python3", resources=resources
+    )
     try:
         client.execute()
     finally:
@@ -54,15 +58,21 @@ def main() -> None:
         seconds = time.perf_counter() - started
         (run,) = (folder / "tutorials" / "runs").iterdir()
         with (run / "metrics.csv").open(newline="") as log:
-            rows = [{k: round(float(v), 5) for k, v in r.items() if k not in CLOCK} for r in csv.DictReader(log)]
+            rows = [
+                {k: round(float(v), 5) for k, v in r.items() if k not in CLOCK}
+                for r in csv.DictReader(log)
+            ]
         content = {
-            "provenance": provenance(torch.device("cpu")) | {"command": "python tutorials/results/08_train.py"},
+            "provenance": provenance(torch.device("cpu"))
+            | {"command": "python tutorials/results/08_train.py"},
             "chapter_seconds": round(seconds),
             "recipe": json.loads((run / "config.json").read_text())["recipe"],
             "metrics": rows,
             "result": json.loads((run / "results.json").read_text()),
         }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    Path(__file__).with_suffix(".json").write_text(
+        json.dumps(content, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":
