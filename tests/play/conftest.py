@@ -42,7 +42,10 @@ def site(tmp_path_factory):
     shutil.copy(DOCS / "glossary.md", folder / "docs")
     (folder / "mkdocs.yml").write_text(CONFIG)
     build(load_config(str(folder / "mkdocs.yml")))
-    export("digits-2-64", folder / "site" / "assets" / "play", "js")
+    assets = folder / "site" / "assets"
+    export("digits-2-64", assets / "play", "js")
+    export("cifar10-2-128", assets / "play" / "cifar10", "js")
+    shutil.copy(DOCS / "assets" / "cat.png", assets)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder / "site")))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/play/"
@@ -54,8 +57,10 @@ def visit(site, browser):
     """Opens a page, ready to use; afterwards nothing may have gone wrong in it, nor asked another host."""
     contexts, wrong = [], []
 
-    def open_page(name: str = "", width: int = 1280, dark: bool = False, touch: bool = False):
-        context = browser.new_context(viewport={"width": width, "height": 900}, has_touch=touch)
+    def open_page(name: str = "", width: int = 1280, dark: bool = False, touch: bool = False, motion: bool = False):
+        calm = "no-preference" if motion else "reduce"  # without motion a page opens with all time steps shown
+        size = {"width": width, "height": 900}
+        context = browser.new_context(viewport=size, has_touch=touch, reduced_motion=calm)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(f"{name}: {error}"))
@@ -63,7 +68,8 @@ def visit(site, browser):
         page.on(
             "request", lambda request: request.url.startswith(site.removesuffix("play/")) or wrong.append(request.url)
         )
-        page.goto(site + (name + "/" if name else ""))
+        name, _, state = name.partition("?")
+        page.goto(site + (name + "/" if name else "") + f"?{state}")
         page.wait_for_function("document.querySelectorAll('[data-play]:not([data-ready])').length === 0")
         if dark:
             page.evaluate("document.body.dataset.mdColorScheme = 'slate'")

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import spikformer_edu as se
+from spikformer_edu.data import info
 
 HERE = Path(__file__).parent
-PAGES = ["", "neuron", "ssa", "digit"]
+PAGES = ["", "neuron", "ssa", "digit", "photo"]
 
 
 def set_range(scope, name: str, value: float) -> None:
@@ -263,6 +265,37 @@ def test_attention_counts_its_additions(visit):
     assert f"{2 * 196**2 * 64:,}" in said and f"{2 * 196 * 64**2:,}" in said and "3.06 times fewer" in said
 
 
+def test_on_a_phone_one_matrix_is_shown_with_cells_for_a_finger(visit):
+    page = visit("ssa", 390)
+    choose(page, "order", "second")
+    for name in ("Q", "K", "V", "pairs", "out"):
+        choose(page, "matrix", name)
+        shown = page.locator(".play-matrix").evaluate_all("all => all.filter(e => e.offsetParent).length")
+        assert shown == 1
+        box = page.locator(f"[data-cell='{name}-7-7']").bounding_box()
+        assert box["width"] >= 24 and box["height"] >= 24
+    before = bits(page, "Q")
+    choose(page, "matrix", "Q")
+    page.locator("[data-cell='Q-3-5']").click()
+    assert (bits(page, "Q") - before).abs().sum() == 1
+    assert page.evaluate("getComputedStyle(document.querySelector('.play-detail')).position") == "sticky"
+
+
+def test_both_lists_of_weights_have_one_scale(visit):
+    page = visit("ssa")
+    page.select_option("select[name=scale]", "0.5")
+    page.locator("[data-preset=ones]").click()
+    shares = [
+        page.locator(f".play-weights.{kind} .bar").first.evaluate("bar => Number(bar.style.getPropertyValue('--share'))")
+        for kind in ("ssa", "softmax")
+    ]
+    assert shares == pytest.approx([1, 1 / 8 / 4])  # weights 4 and 1/8
+    said = page.locator(".play-cost").inner_text()
+    assert "Softmax cannot use that order" in said
+    page.select_option("select[name=tokens]", "8")
+    assert "Softmax uses that order too" in page.locator(".play-cost").inner_text()
+
+
 # The guided experiments
 
 
@@ -370,7 +403,7 @@ def test_logits_and_rates_of_a_drawing_are_the_package_s(visit, number):
         assert rows.evaluate_all("rows => rows.map(row => row.dataset.layer)") == names
         rates = rows.evaluate_all("rows => rows.map(row => Number(row.dataset.rate))")
         assert rates == pytest.approx([float(rec[name].spikes.mean()) for name in names], abs=1e-6)
-        assert page.locator(".play-raster canvas").count() == len(names) * steps
+        assert page.locator("[data-layer] canvas").count() == len(names) * steps
 
 
 def test_attention_of_a_drawing_is_the_package_s(visit):
@@ -379,7 +412,7 @@ def test_attention_of_a_drawing_is_the_package_s(visit):
         model(drawn_image(page, 10))
 
     def shown_scores() -> torch.Tensor:
-        heads = page.locator(".play-heads canvas")
+        heads = page.locator(".play-heads:not(.play-soft) canvas")
         return torch.tensor(heads.evaluate_all("heads => heads.map(head => JSON.parse(head.dataset.scores))"))
 
     for block in (0, 1):
@@ -412,15 +445,212 @@ def test_drawing_by_keyboard(visit):
 
 def test_samples_clear_and_undo(visit):
     page = visit("digit")
-    options = page.locator("select[name=sample] option").all_inner_texts()[1:]
-    assert {option[0] for option in options} == set("0123456789")
+    samples = page.locator("[data-sample]")
+    names = samples.evaluate_all("samples => samples.map(sample => sample.title)")
+    assert {name[0] for name in names} == set("0123456789")
     for number in range(10):
-        page.select_option("select[name=sample]", str(number))
-        assert page.locator(".play-answer").inner_text() == f"Reads {options[number][0]}"
+        samples.nth(number).click()
+        assert page.locator(".play-answer").inner_text() == f"Reads {names[number][0]}"
     page.locator("[data-action=undo]").click()
     page.locator("[data-action=clear]").click()
     assert page.locator(".play-answer").inner_text() == "Nothing drawn yet"
     assert page.locator(".play-answer").get_attribute("aria-live") == "polite"
+
+
+def test_the_page_opens_running(visit):
+    """A sample is there, its time steps pass once, and then all are shown; without motion all are shown at once."""
+    page = visit("digit", motion=True)
+    page.wait_for_function(
+        """() => document.querySelector('.play-answer').textContent === 'Reads 7 after t = 1'
+        && document.querySelectorAll('.play-cell.later').length === 2 * document.querySelectorAll('[data-layer]').length"""
+    )
+    page.wait_for_function("document.querySelector('.play-answer').textContent === 'Reads 7'")
+    assert page.locator(".play-cell.later").count() == 0
+    page.locator("[data-action=play]").click()
+    assert page.locator("[data-action=play]").inner_text() == "Stop"
+    calm = visit("digit")
+    assert calm.locator(".play-answer").inner_text() == "Reads 7"
+    assert "?" not in calm.url.removesuffix("?")  # nothing is in the address until the reader has chosen something
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["digit", "photo"])
+def test_why_a_neuron_fired_is_the_package_s(visit, network):
+    """Currents, membranes and spikes over all t in every kind of layer; the inputs add up to the current."""
+    model = se.load_pretrained({"digit": "digits-2-64", "photo": "cifar10-2-128"}[network])
+    page = visit(network)
+    pixels = torch.tensor(json.loads(page.locator("[data-play]").get_attribute("data-pixels")))
+    facts = info({"digit": "digits", "photo": "cifar10"}[network])
+    image = pixels.view(32, 32, -1).permute(2, 0, 1)[None]
+    image = (image - torch.tensor(facts.mean).view(1, -1, 1, 1)) / torch.tensor(facts.std).view(1, -1, 1, 1)
+    with torch.no_grad(), se.record(model, membranes=True) as rec:
+        model(image)
+    kinds = ["sps.0", "sps.1", "sps.3", "sps.rpe"] + [
+        f"blocks.1.{part}" for part in ("attn.q", "attn.v", "attn.attn", "attn.proj", "mlp.hidden", "mlp.out")
+    ]
+    kinds = kinds if network == "digit" else ["sps.0", "sps.3", "blocks.1.attn.k", "blocks.1.attn.attn"]
+    tried = 0
+    for layer in kinds:
+        spikes, membrane = (flat(tensor) for tensor in (rec[layer].spikes, rec[layer].membrane))
+        for index in (int(spikes.sum(0).argmax()), int(membrane.sum(0).argmin()))[: 2 if network == "digit" else 1]:
+            page.goto(f"{page.url.split('?')[0]}?layer={layer}&n={index}&t=0")
+            page.wait_for_selector("[data-play][data-ready]")
+            for t in (0, 3):
+                set_range(page, "when", t)
+                why = page.locator(".play-why-body")
+                found = json.loads(page.locator(".play-why-body .play-trace").get_attribute("data-membrane"))
+                assert found == pytest.approx(membrane[:, index].tolist(), abs=1e-4), layer
+                shown = [int(spike) for spike in why.locator(".play-trace").get_attribute("data-spikes")]
+                assert shown == spikes[:, index].int().tolist(), layer
+                current = json.loads(why.get_attribute("data-current"))[t]
+                parts = json.loads(why.get_attribute("data-parts"))
+                assert sum(parts) == pytest.approx(current, abs=1e-4), layer
+                assert f"H[{t}] = " in why.locator(".play-equation").inner_text()
+                tried += 1
+    assert tried == (4 if network == "digit" else 2) * len(kinds)
+
+
+def flat(values: torch.Tensor) -> torch.Tensor:
+    """One sample's neurons in the order of the pages: [T, ...] as [T, rows x columns x features]."""
+    values = values[:, 0]
+    if values.dim() == 4 and values.shape[2] == values.shape[3]:  # [T, C, H, W]
+        return values.permute(0, 2, 3, 1).flatten(1)
+    return (values.transpose(1, 2) if values.dim() == 4 else values).flatten(1)  # [T, h, N, d] or [T, N, D]
+
+
+def test_an_input_leads_to_the_neuron_behind_it(visit):
+    page = visit("digit")
+    page.select_option("select[name=layer]", "sps.1")
+    for _ in range(2):
+        button = page.locator(".play-parts button").first
+        if button.count():
+            source = button.get_attribute("title").removeprefix("Why did this one fire? ")
+            button.click()
+            body = page.locator(".play-why-body")
+            assert body.get_attribute("data-neuron") == source
+            t = int(body.get_attribute("data-t"))
+            assert body.locator(".play-trace").get_attribute("data-spikes")[t] == "1"
+    assert page.locator(".play-why-body").get_attribute("data-neuron") == "sps.0"
+
+
+def test_a_neuron_is_found_by_pressing_it_and_by_keyboard(visit):
+    page = visit("digit")
+    page.locator("[data-layer='blocks.0.attn.q'] canvas").nth(2).click(position={"x": 20, "y": 20})
+    body = page.locator(".play-why-body")
+    assert body.get_attribute("data-neuron") == "blocks.0.attn.q" and body.get_attribute("data-t") == "2"
+    before = int(body.get_attribute("data-index"))
+    page.locator(".play-map").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowRight" if before // 64 % 8 < 7 else "ArrowLeft")
+    assert abs(int(body.get_attribute("data-index")) - before) in (64, 7 * 64, 8 * 64, 9 * 64)
+
+
+def test_the_address_holds_the_state(visit):
+    """A copied link opens the same drawing, time step, neuron and token."""
+    page = visit("digit")
+    page.locator("[data-action=clear]").click()
+    draw(page, json.loads((HERE / "strokes.json").read_text())[5]["strokes"])
+    set_range(page, "when", 2)
+    set_range(page, "query", 27)
+    choose(page, "block", "1")
+    page.select_option("select[name=layer]", "blocks.1.mlp.hidden")
+    set_range(page, "feature", 9)
+    read = """() => {
+        const why = document.querySelector('.play-why-body').dataset;
+        const heads = [...document.querySelectorAll('.play-heads canvas')].map(canvas => canvas.dataset.scores);
+        return [document.querySelector('.play-answer').textContent, why.neuron, why.index, why.t, why.current, heads];
+    }"""
+    page.wait_for_function("location.search.includes('layer=blocks.1.mlp.hidden') && location.search.includes('d=')")
+    page.wait_for_timeout(300)
+    there = visit("digit" + page.url[page.url.index("?") :])
+    mine, theirs = page.evaluate(read), there.evaluate(read)
+    assert mine[:4] == theirs[:4] and mine[3] == "2"
+    for wrong in ("sample=99", "d=zz", "t=77", "layer=x&n=3", "layer=sps.0&n=99999999", "token=-4", "T=0", "photo=dog"):
+        for name in ("digit", "photo"):
+            assert visit(f"{name}?{wrong}").locator(".play-answer").inner_text() in ("Reads 7", "Says: cat")
+    assert visit("digit?sample=3&T=2").locator(".play-answer").inner_text() == "Reads 3"
+
+
+def test_link_and_picture_can_be_copied_and_controls_hidden(visit):
+    page = visit("digit")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("[data-sample='2']").click()
+    page.wait_for_function("location.search.includes('sample=2')")
+    page.locator("[data-action=link]").click()
+    page.get_by_text("The link is copied.").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    page.locator("[data-action=image]").click()
+    page.get_by_text(re.compile("The picture is (copied|saved)")).wait_for()
+    page.locator("[data-action=lesson]").click()
+    assert not page.locator(".md-header").is_visible() and page.locator(".play-rasters").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator(".md-header").is_visible()
+
+
+def test_softmax_beside_ssa_is_of_the_same_spikes(visit):
+    page, model = visit("digit"), se.load_pretrained("digits-2-64")
+    with torch.no_grad(), se.record(model) as rec:
+        model(drawn_image(page, 10))
+    q, k = (rec[f"blocks.0.attn.{name}"].spikes[:, 0] for name in "qk")  # [T, h, N, d]
+    weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+    set_range(page, "query", 27)
+    shown = page.locator(".play-soft canvas").evaluate_all("heads => heads.map(head => JSON.parse(head.dataset.scores))")
+    torch.testing.assert_close(torch.tensor(shown), weights[:, :, 27].mean(0), atol=1e-6, rtol=1e-5)
+
+
+def test_on_a_phone_the_answer_stands_under_the_drawing(visit):
+    page = visit("digit", 390)
+    pad, answer = (page.locator(name).bounding_box() for name in (".play-pad", ".play-answer"))
+    assert 0 < answer["y"] - (pad["y"] + pad["height"]) < 80
+    assert pad["y"] + pad["height"] < 844  # and both are in the first screen
+    assert answer["y"] < 844
+
+
+# A photograph
+
+
+def test_what_the_photograph_page_says(visit):
+    """Numbers of its text, the answer on the cat, and the logits."""
+    text = (HERE.parents[1] / "docs" / "play" / "photo.md").read_text()
+    results = se.load_run("cifar10-2-128").results
+    model = se.load_pretrained("cifar10-2-128")
+    assert text.count(f"{100 * results['accuracy']:.2f} %") == 2 and f"({results['correct']:,})" in text
+    assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in text
+    assert 1 / 7 < 1 - results["accuracy"] < 1 / 5.5  # "about one answer in six is wrong"
+    config = model.config
+    assert f"{config.depth} encoder blocks, {config.dim} features, {config.heads} heads" in " ".join(text.split())
+    for name in info("cifar10").classes:
+        assert name in text
+    page = visit("photo")
+    samples = page.locator("[data-sample]")
+    assert samples.count() == 6 and "six samples" in text
+    answers = []
+    for number in range(6):
+        samples.nth(number).click()
+        answers.append(page.locator(".play-answer").inner_text())
+        pixels = torch.tensor(json.loads(page.locator("[data-play]").get_attribute("data-pixels")))
+        facts = info("cifar10")
+        image = ((pixels.view(32, 32, 3) - torch.tensor(facts.mean)) / torch.tensor(facts.std)).permute(2, 0, 1)
+        with torch.no_grad():
+            expected = model(image[None])[0]
+        logits = json.loads(page.locator("[data-play]").get_attribute("data-logits"))
+        assert logits == pytest.approx(expected.tolist(), abs=1e-4)
+        assert answers[-1] == f"Says: {facts.classes[int(expected.argmax())]}"
+    print(answers)
+    assert answers[0] == "Says: cat" and len(set(answers)) > 1  # some change alters the answer
+
+
+def test_a_picture_of_one_s_own(visit, tmp_path):
+    page = visit("photo")
+    Image.new("RGB", (300, 200), (90, 140, 220)).save(tmp_path / "sky.png")
+    page.set_input_files("input[type=file]", tmp_path / "sky.png")
+    page.wait_for_function("document.querySelector('.play-photo').getContext('2d').getImageData(9, 9, 1, 1).data[2] > 200")
+    pixels = json.loads(page.locator("[data-play]").get_attribute("data-pixels"))
+    assert pixels == pytest.approx([90 / 255, 140 / 255, 220 / 255] * 1024, abs=0.01)
+    (tmp_path / "no.png").write_text("not a picture")
+    page.set_input_files("input[type=file]", tmp_path / "no.png")
+    page.get_by_text("no.png is not a picture").wait_for()
 
 
 def test_drawing_by_touch(visit):

@@ -67,6 +67,11 @@ export function mount(element) {
     counts: grid("counts", "Q K\u1d40, scores", "key token", false), pairs: grid("pairs", "K\u1d40 V", "value feature", false),
     out: grid("out", "spikes out", "feature", false),
   };
+  // On a phone one matrix is shown at a time, with cells that a finger can hit.
+  const matrixOf = choice("Matrix", "matrix", [["Q", "Q"], ["K", "K"], ["V", "V"], ["counts", "scores"], ["pairs", "K\u1d40 V"], ["out", "out"]], "out", () => {
+    if (matrixOf.value !== focus.matrix) point(matrixOf.value, focus.row, focus.column);
+  });
+  matrixOf.element.classList.add("play-one");
   const detail = h("div", { class: "play-detail", "aria-live": "polite" });
   const beside = h("div", { class: "play-beside" });
   const cost = h("div", { class: "play-cost" });
@@ -80,6 +85,7 @@ export function mount(element) {
         button("One token", () => { preset((i) => Number(i === 2)); point("out", 2, 2); }, { "data-preset": "token" }),
         button("Clear", () => preset(() => 0), { "data-preset": "clear" })),
       rate.element, ...part("settings", scale.element, threshold.element), ...part("order", order.element)),
+    matrixOf.element,
     h("div", { class: "play-grids" }, grids.Q.element, grids.K.element, grids.V.element, grids.counts.element, grids.pairs.element, grids.out.element),
     detail, ...part("softmax", beside), ...part("cost", cost));
 
@@ -135,6 +141,10 @@ export function mount(element) {
     const way = hidden(element, "order") ? "first" : order.value;
     grids.counts.element.hidden = way !== "first";
     grids.pairs.element.hidden = way !== "second";
+    matrixOf.show("counts", way === "first");
+    matrixOf.show("pairs", way === "second");
+    matrixOf.value = focus.matrix;
+    for (const [name, { element: figure }] of Object.entries(grids)) figure.classList.toggle("shown", name === focus.matrix);
     for (const [name, { cells, across, element: figure }] of Object.entries(grids)) {
       if (figure.hidden) continue;
       const values = { ...bits, counts: found.counts, pairs: found.pairs, out: found.spikes }[name];
@@ -214,6 +224,7 @@ export function mount(element) {
     const row = focus.matrix === "K" || focus.matrix === "V" || focus.matrix === "pairs" ? 2 : focus.row;
     const s = Number(scale.value);
     const weights = found.counts[row].map((count) => count * s);
+    const most = Math.max(1, ...weights); // one scale for both
     const bars = (title, values, most, kind, note) => h("div", { class: `play-weights ${kind}`, "data-values": JSON.stringify(values) }, h("h4", {}, title),
       h("ol", {}, values.map((value, j) => {
         const bar = h("span", { class: "bar" });
@@ -223,8 +234,8 @@ export function mount(element) {
     beside.replaceChildren(
       h("h3", {}, `What query token ${row} makes of each token`),
       h("div", { class: "play-columns" },
-        bars("SSA: count \u00b7 s", weights, SIZE * s, "ssa", `Sum ${show(total(weights))}: whatever the counts give.`),
-        bars("softmax(Q K\u1d40 / \u221ad)", found.weights[row], 1, "softmax", `Sum ${show(total(found.weights[row]))}: always 1, also for a query that does not fire.`)),
+        bars("SSA: count \u00b7 s", weights, most, "ssa", `Sum ${show(total(weights))}: whatever the counts give.`),
+        bars("softmax(Q K\u1d40 / \u221ad)", found.weights[row], most, "softmax", `Sum ${show(total(found.weights[row]))}: always 1, also for a query that does not fire.`)),
       h("p", { class: "play-note" }, `Output of the ${SIZE} features, softmax: ${found.soft[row].map((value) => show(value, 2)).join("  ")} (real numbers). SSA: ${found.spikes[row].join("  ")} (spikes).`));
   }
 
@@ -244,7 +255,7 @@ export function mount(element) {
       h("div", { class: "play-scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["order", "if nothing were skipped", "additions with these spikes"].map((name) => h("th", { scope: "col" }, name)))),
         h("tbody", {}, line("(Q K\u1d40) V", "first"), line("Q (K\u1d40 V)", "second")))),
       h("p", { class: "play-said" }, way === "second"
-        ? `Entries that differ between the two orders: ${differ} of ${SIZE * SIZE}${same ? ". Sums of integers do not mind the order." : ""}`
+        ? `Entries that differ between the two orders: ${differ} of ${SIZE * SIZE}${same ? ". Whole numbers add up to the same sum in any order." : ""}`
         : "Switch the order of multiplication to compare."));
   }
 
@@ -260,7 +271,7 @@ export function mount(element) {
     const ratio = cost.first / cost.second;
     larger.replaceChildren(
       h("ol", { class: "wide" }, line("(Q K\u1d40) V: 2 N\u00b2 d", cost.first, "first"), line("Q (K\u1d40 V): 2 N d\u00b2", cost.second, "second")),
-      h("p", {}, ratio === 1 ? "Both cost the same: N = d." : `With N = ${n} and d = ${d}, ${ratio > 1 ? "Q (K\u1d40 V)" : "(Q K\u1d40) V"} takes ${show(Math.max(ratio, 1 / ratio), 2)} times fewer operations. Softmax leaves no choice: it needs every score before it can go on.`));
+      h("p", {}, ratio === 1 ? "Both cost the same: N = d." : `With N = ${n} and d = ${d}, ${ratio > 1 ? "Q (K\u1d40 V)" : "(Q K\u1d40) V"} takes ${show(Math.max(ratio, 1 / ratio), 2)} times fewer operations. ${ratio > 1 ? "Softmax cannot use that order: it needs all scores of a row before it can go on." : "Softmax uses that order too: it needs the scores first."}`));
   }
 
   sizes();

@@ -71,6 +71,9 @@ export function choice(label, name, options, value, changed) {
     set value(key) {
       for (const input of inputs) input.checked = input.value === key;
     },
+    show(key, shown) {
+      for (const [i, input] of inputs.entries()) if (input.value === key) labels[i].hidden = !shown;
+    },
   };
 }
 

@@ -156,11 +156,16 @@ export function networkView(element, model, { input, below, state, reads, empty 
     drawTime();
   }
 
-  /** A neuron worth a look: of the first block's attention, the one that has fired most often. */
+  /** A neuron worth a look: of the first block's attention, one that fires, but not at once, close to the middle. */
   function first() {
-    const layer = `blocks.0.attn.attn`;
-    const fired = result.layers[layer].reduce((sum, step) => sum.map((value, i) => value + step[i]), new Array(result.layers[layer][0].length).fill(0));
-    return { layer, index: fired.indexOf(Math.max(...fired)) };
+    const layer = "blocks.0.attn.attn";
+    const spikes = result.layers[layer];
+    const score = (index) => {
+      const { row, column, side: edge } = placeOf(model, result, layer, index);
+      const fired = spikes.map((step) => step[index]);
+      return (fired[0] ? 0 : 10 * fired.reduce((a, b) => a + b, 0)) - Math.hypot(row - edge / 2, column - edge / 2);
+    };
+    return { layer, index: [...spikes[0].keys()].reduce((best, index) => (score(index) > score(best) ? index : best), 0) };
   }
 
   function drawTime() {
@@ -478,7 +483,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
     for (let i = 1; i < edge; i++) for (const [x, y, w, tall] of [[i * zoom, 0, 0, wide], [0, i * zoom, wide, 0]]) context.strokeRect(x, y, w, tall);
     Object.assign(context, { strokeStyle: `rgb(${colour(element, "--play-membrane")})`, lineWidth: Math.max(2, zoom / 8) });
     context.strokeRect(place.column * zoom, place.row * zoom, zoom, zoom);
-    Object.assign(why.dataset, { layer, index, t, current: JSON.stringify(steps_.map((row) => row.x)), parts: JSON.stringify([bias, ...found.map(({ part }) => part)]) });
+    Object.assign(why.dataset, { neuron: layer, index, t, current: JSON.stringify(steps_.map((row) => row.x)), parts: JSON.stringify([bias, ...found.map(({ part }) => part)]) });
   }
 
   // ------------------------------------------------------------------------------------------------ picture to share
@@ -503,7 +508,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
         rectangle(c === result.logits.indexOf(high) ? `rgb(${colour(element, "--play-membrane")})` : "#888", 130, 360 + 22 * c, (150 * (result.logits[c] - low)) / (high - low || 1), 13);
       });
       const columns = 3, perColumn = Math.ceil(rows.length / columns);
-      const size = Math.min(64, (500 / perColumn) * 0.92, 260 / Math.min(4, steps.value));
+      const size = Math.min(60, (520 / perColumn) * 0.76, 260 / Math.min(4, steps.value));
       rows.forEach(({ layer, cells }, i) => {
         const [x, y] = [320 + 290 * Math.floor(i / perColumn), 50 + (520 / perColumn) * (i % perColumn)];
         text(layer, x, y, "13px");
