@@ -269,11 +269,15 @@ def card(path: Path) -> str:
 def exercises(path: Path) -> str:
     """The exercises of a chapter: what is asked, and the code to start from."""
     found = cells(path)
-    parts = [f"## {title(found)}"]
-    for before, cell in zip(found, found[1:], strict=False):
-        if any(tag.startswith("exercise-") for tag in cell["metadata"].get("tags", [])):
-            asked = before["source"].rpartition("## Exercises\n")[2].strip()
-            parts += [prose(asked), fence(cell["source"], "{ .python .no-copy }")]
+    parts, asked = [f"## {title(found)}"], []
+    for cell in found:
+        tags = cell["metadata"].get("tags", [])
+        if cell["cell_type"] == "markdown":
+            asked = [prose(cell["source"].rpartition("## Exercises\n")[2].strip())]
+        else:
+            asked.append(fence(cell["source"], "{ .python .no-copy }"))
+        if any(tag.startswith("exercise-") for tag in tags):
+            parts += asked
     return "\n\n".join(parts)
 
 

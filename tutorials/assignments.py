@@ -31,17 +31,18 @@ def tag_of(cell: nbformat.NotebookNode, kind: str) -> str:
     return next((tag for tag in tags if re.fullmatch(kind + r"-\d", tag)), "")
 
 
-def statements(chapter: nbformat.NotebookNode) -> dict[str, tuple[str, str]]:
-    """Exercise -> what the chapter asks, and the code that it starts from."""
-    found = {}
-    for before, cell in zip(chapter.cells, chapter.cells[1:], strict=False):
-        if tag := tag_of(cell, "exercise"):
-            text = re.sub(
-                r".*^## Exercises\n", "", before.source, flags=re.S | re.M
-            )
+def exercises(chapter: nbformat.NotebookNode) -> dict[str, list[str]]:
+    """Exercise -> what the chapter asks, the code that it gives, and the code to start from."""
+    found, asked = {}, []
+    for cell in chapter.cells:
+        if cell.cell_type == "markdown":
+            text = cell.source.rpartition("## Exercises\n")[2].strip()
             # files beside the chapter are not beside the assignment
-            text = re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", text)
-            found[tag] = text.strip(), cell.source
+            asked = [re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", text)]
+        else:
+            asked.append(cell.source)
+        if tag := tag_of(cell, "exercise"):
+            found[tag] = list(asked)
     return found
 
 
@@ -49,9 +50,8 @@ def with_marks(start: str, answer: str) -> str:
     """The answer, with nbgrader's marks around what it adds to the code that the reader starts from."""
     lines = answer.split("\n")
     same = len(os.path.commonprefix([start.split("\n"), lines]))
-    if (
-        not same
-    ):  # it begins with other lines, such as imports: the start stays readable
+    if not same:
+        # it begins with other lines, such as imports: the start stays readable
         lines = [*(f"# {line}".rstrip() for line in start.split("\n")), *lines]
         same = start.count("\n") + 1
     added = lines[same:]
@@ -69,13 +69,29 @@ def hidden(check: str) -> str:
     return f"{SEEN}### BEGIN HIDDEN TESTS\n{raising}\n### END HIDDEN TESTS"
 
 
+def code_cell(source: str, name: str = "") -> nbformat.NotebookNode:
+    """A cell with nbgrader's facts: an exercise can be edited, a check gives a point."""
+    check, exercise = name.startswith("check"), name.startswith("exercise")
+    facts = {
+        "grade_id": name,
+        "solution": exercise,
+        "grade": check,
+        "locked": not exercise,
+        "task": False,
+        "schema_version": 3,
+    }
+    if check:
+        facts["points"] = 1
+    return new_code_cell(source, metadata={"nbgrader": facts})
+
+
 def assignment(stem: str) -> nbformat.NotebookNode:
     """The notebook of a chapter's exercises, as nbgrader's source."""
     chapter, solutions = (
         build.read(build.SOURCES / folder / f"{stem}.py")
         for folder in ("", "solutions")
     )
-    asked = statements(chapter)
+    asked = exercises(chapter)
     title = re.match(r"# (.+)", chapter.cells[0].source)[1]
     cells = [new_markdown_cell(f"# {title}: exercises")]
     last = [i for i, c in enumerate(solutions.cells) if tag_of(c, "check")][-1]
@@ -83,25 +99,19 @@ def assignment(stem: str) -> nbformat.NotebookNode:
         exercise, check = tag_of(cell, "exercise"), tag_of(cell, "check")
         if cell.cell_type == "markdown":
             continue
-        elif exercise:
-            text, start = asked[exercise]
+        if exercise:
+            text, *given, start = asked[exercise]
             cells.append(new_markdown_cell(text))
-            source = with_marks(start, cell.source)
+            cells += [code_cell(source) for source in given]
+            cells.append(code_cell(with_marks(start, cell.source), exercise))
+        elif check:
+            cells.append(code_cell(hidden(cell.source), check))
         else:
-            source = hidden(cell.source) if check else cell.source
-        facts = {
-            "grade_id": exercise or check or f"given-{len(cells)}",
-            "solution": bool(exercise),
-            "grade": bool(check),
-            "locked": not exercise,
-            "task": False,
-            "schema_version": 3,
-        }
-        if check:
-            facts["points"] = 1
-        cells.append(new_code_cell(source, metadata={"nbgrader": facts}))
+            cells.append(code_cell(cell.source))
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number:02d}"
+        if cell.cell_type == "code" and not cell.metadata.nbgrader.grade_id:
+            cell.metadata.nbgrader.grade_id = f"given-{number}"
     return new_notebook(cells=cells, metadata=build.METADATA)
 
 
