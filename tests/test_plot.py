@@ -809,6 +809,25 @@ class TestTraining:
         assert axes[4].get_yscale() == "log"
         assert fig.get_suptitle() == "a run"
 
+    def test_a_row_of_color_for_every_layer(self):
+        rows = [
+            {"epoch": 1, "loss": 2, "rate/sps.0": 0.1, "rate/blocks.0.attn.q": 0.02, "dead/sps.0": 0.5,
+             "grad/blocks.0.mlp": 3.0, "grad/blocks.0.attn": 1.0},
+            {"epoch": 2, "loss": 1, "rate/sps.0": 0.2, "rate/blocks.0.attn.q": 0.03, "dead/sps.0": "",
+             "grad/blocks.0.mlp": 4.0, "grad/blocks.0.attn": 2.0},
+        ]  # fmt: skip
+        fig, axes = plot.training_layers(rows, title="a run")
+        assert [ax.get_title("left") for ax in axes] == ["firing rate, %", "dead features, %", "gradient norm"]
+        named = [[label.get_text() for label in ax.get_yticklabels()] for ax in axes]
+        assert named == [["sps.0", "blocks.0.attn.q"], ["sps.0"], ["blocks.0.attn", "blocks.0.mlp"]]
+        rate, dead, gradient = (ax.collections[0].get_array() for ax in axes)
+        np.testing.assert_allclose(rate, [[10, 20], [2, 3]])
+        assert dead[0, 0] == 50 and np.ma.is_masked(dead[0, 1])  # an empty value leaves a gap
+        np.testing.assert_allclose(gradient, [[1, 2], [3, 4]])
+        assert axes[0].get_ylim() == (1.5, -0.5) and fig.get_suptitle() == "a run"  # the first layer on top
+        with pytest.raises(se.SpikformerError, match="no column of a layer"):
+            plot.training_layers([{"epoch": 1, "loss": 2}])
+
     def test_reads_a_file_or_its_folder_and_skips_what_is_not_there(self, tmp_path):
         (tmp_path / "metrics.csv").write_text("epoch,loss,rate\n1,2.5,0.1\n2,2.0,0.2\n")
         for log in (tmp_path, tmp_path / "metrics.csv", str(tmp_path)):

@@ -96,6 +96,14 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
             cell.outputs = [
                 without_widget(output) for output in joined(cell.outputs)
             ]
+            if "predict" in cell.metadata.get("tags", []) and cell.outputs:
+                first = cell.outputs[0]
+                place, key = (
+                    (first, "text")
+                    if "text" in first
+                    else (first.data, "text/plain")
+                )
+                place[key] = PREDICT_LINE + place[key]
     return notebook
 
 

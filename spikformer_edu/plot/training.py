@@ -112,7 +112,8 @@ def training_layers(
         values = np.array([column(rows, key) for key in names]) * (100 if share else 1)  # [layers, epochs]
         scale: dict[str, Any] = {"norm": "log"}
         if share:
-            scale = {"vmin": 0, "vmax": 100 if prefix == "dead/" else max(1.0, float(np.nanmax(values)))}
+            least = 20.0 if prefix == "dead/" else 1.0
+            scale = {"vmin": 0, "vmax": max(least, float(np.nanmax(values)))}
         drawn = ax.pcolormesh(edges, np.arange(len(names) + 1) - 0.5, values, **scale)
         ax.set_yticks(range(len(names)), [style.plain(key.removeprefix(prefix)) for key in names], fontsize=8)
         ax.set_ylim(len(names) - 0.5, -0.5)
@@ -158,7 +159,7 @@ def column(rows: list[Mapping[str, Any]], name: str) -> np.ndarray:
 
 def sorted_layers(columns: set[str], prefix: str) -> list[str]:
     """The columns of a prefix in network order: SPS, blocks by number, the rest."""
-    order = ["q", "k", "v", "attn", "proj", "hidden", "out"]
+    order = ["q", "k", "v", "attn", "proj", "hidden", "out", "mlp"]
 
     def place(key: str) -> tuple[int, int, int, str]:
         parts = key.removeprefix(prefix).split(".")

@@ -1,3 +1,4 @@
+# %% [markdown]
 # Wrong answers to the exercises of chapter 00; the checks must reject every one of them.
 
 
@@ -10,7 +11,7 @@ def rate_at(steps, layer="sps.3"):
 
 
 # %% tags=["exercise-1"]
-# Ignores the layer that is asked for.
+# Ignores the layer that is means for.
 def rate_at(steps, layer="sps.3"):
     with torch.no_grad(), se.record(model, layers=["sps.3"]) as recording:
         model(image.expand(steps, *image.shape))
@@ -40,11 +41,11 @@ def rate_at(steps, layer="sps.3"):
 
 
 # %% tags=["exercise-2"]
-# Takes the mean over the asked tokens: this finds the token that asks most.
+# Takes the mean over the keys: this finds the strongest query.
 def focus(scores):
-    asked = scores.mean((0, 1, 2, 4))
-    side = round(len(asked) ** 0.5)
-    return divmod(int(asked.argmax()), side)
+    means = scores.mean((0, 1, 2, 4))
+    side = round(len(means) ** 0.5)
+    return divmod(int(means.argmax()), side)
 
 
 # %% tags=["exercise-2"]
@@ -70,8 +71,8 @@ def focus(scores):
 # %% tags=["exercise-2"]
 # Looks at the first step only.
 def focus(scores):
-    asked = scores[0].mean((0, 1, 2))
-    return divmod(int(asked.argmax()), round(len(asked) ** 0.5))
+    means = scores[0].mean((0, 1, 2))
+    return divmod(int(means.argmax()), round(len(means) ** 0.5))
 
 
 # %% tags=["exercise-2"]
@@ -83,7 +84,7 @@ def focus(scores):
 
 # %% tags=["exercise-3"]
 # Assumes T = 4.
-def knows_from(recording, label):
+def right_from(recording, label):
     means = [recording.logits[: n + 1, 0].mean(0).argmax() for n in range(4)]
     t = 4
     while t > 0 and means[t - 1] == label:
@@ -93,14 +94,14 @@ def knows_from(recording, label):
 
 # %% tags=["exercise-3"]
 # Gives the first step that is right, even if it is wrong again later.
-def knows_from(recording, label):
+def right_from(recording, label):
     named = recording.logits[:, 0].cumsum(0).argmax(1) == label
     return int(named.int().argmax())
 
 
 # %% tags=["exercise-3"]
 # Looks at each step alone instead of at the mean so far.
-def knows_from(recording, label):
+def right_from(recording, label):
     named = recording.logits[:, 0].argmax(1) == label
     t = len(named)
     while t > 0 and named[t - 1]:
@@ -110,7 +111,7 @@ def knows_from(recording, label):
 
 # %% tags=["exercise-3"]
 # Gives the last step at which the mean is wrong, one too early.
-def knows_from(recording, label):
+def right_from(recording, label):
     named = recording.logits[:, 0].cumsum(0).argmax(1) == label
     wrong = (~named).nonzero().flatten()
     return int(wrong[-1]) if len(wrong) else 0
@@ -118,6 +119,6 @@ def knows_from(recording, label):
 
 # %% tags=["exercise-3"]
 # Counts the right steps from the end without stopping at a wrong one.
-def knows_from(recording, label):
+def right_from(recording, label):
     named = recording.logits[:, 0].cumsum(0).argmax(1) == label
     return len(named) - int(named.sum())

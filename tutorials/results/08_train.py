@@ -7,62 +7,85 @@ not be published with the chapter.
 
 import csv
 import json
+import os
+import resource
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import nbformat
 import torch
 from nbclient import NotebookClient
 
+from spikformer_edu.data.files import data_folder
 from spikformer_edu.provenance import provenance
 
 TUTORIALS = Path(__file__).parents[1]
-NAME, BEFORE = "08_train.ipynb", "07_assemble_and_verify.ipynb"
+sys.path.insert(0, str(TUTORIALS))
+import build  # noqa: E402
+
 CLOCK = ("images_per_s", "peak_memory_gib", "data")
 
 
 def run_chapter(folder: Path, timeout: int | None = None) -> nbformat.NotebookNode:
     """Run chapter 08 in a copy of the folders that it reads; its run folder is then ``FOLDER/tutorials/runs/...``.
 
+    The cell that prints the file of this script is left out.
+
     Args:
         folder: an empty folder.
         timeout: seconds that a cell may take; None: any number.
     """
     there = folder / "tutorials"
-    (there / "results").mkdir(parents=True)
-    shutil.copy(TUTORIALS / BEFORE, there)
-    shutil.copy(TUTORIALS / "results" / "08_train.json", there / "results")
-    shutil.copytree(TUTORIALS.parent / "docs" / "results", folder / "docs" / "results")
-    notebook = nbformat.read(TUTORIALS / NAME, as_version=4)
+    there.mkdir(parents=True)
+    shutil.copy(TUTORIALS / "07_assemble_and_verify.ipynb", there)
+    shutil.copytree(
+        TUTORIALS.parent / "docs" / "results", folder / "docs" / "results"
+    )
+    notebook = build.read(build.SOURCES / "08_train.py")
+    notebook.cells = [
+        cell
+        for cell in notebook.cells
+        if 'Path("results/08_train.json")' not in cell.source
+    ]
     resources = {"metadata": {"path": str(there)}}
-    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=resources)
+    client = NotebookClient(
+        notebook, timeout=timeout, kernel_name="python3", resources=resources
+    )
     try:
-        client.execute()
+        client.execute(
+            env=os.environ | {"SPIKFORMER_DATA": str(data_folder(None).absolute())}
+        )
     finally:
-        nbformat.write(notebook, there / NAME)
+        nbformat.write(notebook, there / "08_train.ipynb")
     return notebook
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
-        started = time.perf_counter()
         run_chapter(folder)
-        seconds = time.perf_counter() - started
+        used = resource.getrusage(
+            resource.RUSAGE_CHILDREN
+        )  # of the kernel, which has ended
         (run,) = (folder / "tutorials" / "runs").iterdir()
         with (run / "metrics.csv").open(newline="") as log:
-            rows = [{k: round(float(v), 5) for k, v in r.items() if k not in CLOCK} for r in csv.DictReader(log)]
+            rows = [
+                {k: round(float(v), 5) for k, v in r.items() if k not in CLOCK}
+                for r in csv.DictReader(log)
+            ]
         content = {
-            "provenance": provenance(torch.device("cpu")) | {"command": "python tutorials/results/08_train.py"},
-            "chapter_seconds": round(seconds),
+            "provenance": provenance(torch.device("cpu"))
+            | {"command": "python tutorials/results/08_train.py"},
+            "cpu_seconds": round(used.ru_utime + used.ru_stime),
             "recipe": json.loads((run / "config.json").read_text())["recipe"],
             "metrics": rows,
             "result": json.loads((run / "results.json").read_text()),
         }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    Path(__file__).with_suffix(".json").write_text(
+        json.dumps(content, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

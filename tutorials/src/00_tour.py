@@ -82,8 +82,9 @@ assert rec["blocks.1.mlp.out"].spikes[0].mean() < 0.01  # t = 0
 # | `blocks.i.residual` | `[T, B, N, D]` | integers | the output of a block and input of the next |
 # | `logits` | `[B, 10]` | reals | one number for each class |
 #
-# $T$ is the number of time steps, $B$ the number of images, $D$ the number of features of a token, $d$ the same in one
-# head. Time is always the first dimension. The recording stores each tensor under its name:
+# $T$ is the number of time steps, $B$ the number of images, $D$ the number of features of a token. Attention runs in $h$
+# heads side by side, each on its own $d = D / h$ features. Time is always the first dimension. The recording stores
+# each tensor under its name:
 
 # %%
 assert rec["sps.0"].spikes.shape == (4, 1, 8, 32, 32)
@@ -196,13 +197,13 @@ pairs = (q[:, :, :, :, None, :] * k[:, :, :, None, :, :]).sum(-1)
 assert torch.equal(rec["blocks.0.attn.scores"].values, pairs * 0.125)
 
 # %% [markdown]
-# Keys and values fire on the strokes. Queries fire more on the background: the background asks, and the strokes answer.
-# So what is found on the strokes spreads to all tokens, and the decision uses all of them. Is this how the network
-# works, or chance? We silence the queries, keys or values of one kind of token in both blocks, and let the network
-# read 100 test digits.
+# Keys and values fire on the strokes, queries more on the background. So the scores are high between a query of the
+# background and a key of the strokes: attention copies values from the strokes to the background. Does the network need
+# this? We silence the queries, keys or values of one kind of token in both blocks, and let the network read 100 test
+# digits.
 #
-# **Predict before you run.** Which hurts more: silencing the queries of the strokes, or those of the background? And the
-# values?
+# **Predict before you run.** Which lowers the accuracy more: to silence the queries of the strokes, or those of the
+# background? And the values?
 
 # %% tags=["predict"]
 images, labels = digits.test.fetch(torch.arange(359), None)  # the whole test set
@@ -228,9 +229,9 @@ assert right["v", "strokes"] < right["v", "background"] - 2
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The queries of the background: without them a token of the background gets no answer. The queries of the strokes are
-# hardly needed. For keys and values it is the other way round: those of the strokes matter. Keys and values of the
-# background fire seldom, and without them the accuracy stays the same.
+# The queries of the background. A token whose queries are silent gets nothing from attention, and most tokens are
+# background. The queries of the strokes are hardly needed. For keys and values it is the other way round: those of the
+# strokes matter. Keys and values of the background fire seldom, and without them the accuracy stays the same.
 #
 # </details>
 
@@ -404,15 +405,15 @@ with se.exercise("0.1"):
     )
 
 # %% [markdown]
-# **Exercise 0.2: where does it look?** Scores have the shape `[T, B, h, N, N]`: the last but one dimension is the token
-# that asks, the last one the token that is asked. Write `focus`: it takes the scores of one image and returns the row
-# and the column of the token that receives the highest score, in the mean over time, heads and asking tokens. The
+# **Exercise 0.2: which token gets the most attention?** Scores have the shape `[T, B, h, N, N]`: the last but one
+# dimension numbers the query tokens, the last one the key tokens. Write `focus`: it takes the scores of one image and
+# returns the row and the column of the key token with the highest score, in the mean over time, heads and queries. The
 # tokens fill a square, row by row.
 
 
 # %% tags=["exercise-2"]
 def focus(scores):
-    """Scores [T, 1, h, N, N] -> (row, column) of the token that is asked most."""
+    """Scores [T, 1, h, N, N] -> (row, column) of the key token."""
     ...
 
 
@@ -422,9 +423,9 @@ with se.exercise("0.2"):
     made_up = torch.rand(
         5, 1, 3, 36, 36, generator=generator
     )  # T = 5, 6 x 6 tokens
-    made_up[:, :, :, :, 15] += 0.5  # all ask for row 2, column 3
-    made_up[:, :, :, 7, :] += 2.0  # token 7 asks for all others
-    made_up[0, :, :, :, 21] += 1.5  # much asked for, but at t = 0 only
+    made_up[:, :, :, :, 15] += 0.5  # a key that is high for all queries
+    made_up[:, :, :, 7, :] += 2.0  # a query that is high for all keys
+    made_up[0, :, :, :, 21] += 1.5  # a key that is high at t = 0 only
     assert focus(made_up) is not None, "write focus first"
     for scores in (made_up, rec["blocks.0.attn.scores"].values):
         found = focus(scores)
@@ -432,24 +433,24 @@ with se.exercise("0.2"):
             "give two numbers: the row and the column"
         )
         side = round(scores.shape[-1] ** 0.5)
-        asked = scores.mean((0, 1, 2, 3)).view(side, side)
+        means = scores.mean((0, 1, 2, 3)).view(side, side)
         row, column = (int(number) for number in found)
         assert 0 <= row < side and 0 <= column < side, (
             f"row {row}, column {column}: there are {side} x {side} tokens"
         )
-        assert asked[row, column] == asked.max(), (
+        assert means[row, column] == means.max(), (
             f"T = {len(scores)}, {side} x {side} tokens: row {row}, column {column}"
-            f" receives {asked[row, column]:.2f}, another token {asked.max():.2f}"
+            f" has a mean of {means[row, column]:.2f}, the best {means.max():.2f}"
         )
 
 # %% [markdown]
-# **Exercise 0.3: when did it know?** `rec.logits` holds the logits of each single step, `[T, B, 10]`. Take the mean of
+# **Exercise 0.3: from which step on is it right?** `rec.logits` holds the logits of each single step, `[T, B, 10]`. Take the mean of
 # the logits up to and including step t. From which step on, until the end, does this mean name the true class? Write a
 # function that answers this for any recording of one image, with any $T$.
 
 
 # %% tags=["exercise-3"]
-def knows_from(recording, label):
+def right_from(recording, label):
     """The first step from which on the running mean of the logits names the label.
 
     T if the mean of all steps does not name it.
@@ -459,7 +460,7 @@ def knows_from(recording, label):
 
 # %% tags=["check-3"]
 with se.exercise("0.3"):
-    assert knows_from(rec, label) is not None, "write knows_from first"
+    assert right_from(rec, label) is not None, "write right_from first"
 
     def wavering(*classes):
         """A recording; each step has one logit of that size, for that class."""
@@ -474,13 +475,13 @@ with se.exercise("0.3"):
         ("right at the last of seven steps", [(1, 1)] * 6 + [(0, 9)], 6),
         ("wrong all the time", [(1, 1)] * 5, 5),
     ):
-        found = int(knows_from(wavering(*classes), zero))
+        found = int(right_from(wavering(*classes), zero))
         assert found == expected, f"{story}: expected {expected}, not {found}"
     for number in range(10):
         one, truth = digits.val.fetch(torch.tensor([number]), None)
         with torch.no_grad(), se.record(model, layers=[]) as short:
             model(one.expand(6, *one.shape))
-        t = int(knows_from(short, truth))
+        t = int(right_from(short, truth))
         named = [
             bool(short.logits[: n + 1].mean(0).argmax() == truth) for n in range(6)
         ]

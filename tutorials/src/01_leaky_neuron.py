@@ -40,7 +40,7 @@ plt.rcParams.update(style.RC)
 
 # %% [markdown]
 # ## The key figure
-# The figure shows one neuron over 12 [time steps](../docs/glossary.md#time-step). In each step the input current (grey)
+# The figure shows one neuron over 12 [time steps](../docs/glossary.md#time-step). In each step the input current (gray)
 # moves the [membrane potential](../docs/glossary.md#membrane-potential) (orange) to a new value, the dot. If the dot
 # is at the [threshold](../docs/glossary.md#threshold) (dashed) or above it, the neuron fires (black) and the potential
 # falls to zero. If not, the potential stays where it is until the next step. At $t = 1$ and $t = 8$ the dot lies
@@ -646,17 +646,18 @@ assert left == 10
 
 # %% [markdown]
 # ## Exercises
-# **Exercise 1.1: match a trace.** The cell below has a recording of a neuron with the paper's equations: current,
+# **Exercise 1.1: match a trace.** The next cell has a recording of a neuron with the paper's equations: current,
 # membrane $H$ and spikes. Which $\tau$ and which threshold did it have? More than one threshold fits; any of them is
 # accepted.
 
-# %% tags=["exercise-1"]
+# %%
 trace_x = torch.tensor([2.0, 1.0, 2.0, 0.5, 2.5, 1.0, 3.0, -1.0, 2.0, 2.0])
 trace_h = torch.tensor(
     [0.5, 0.625, 0.96875, 0.125, 0.71875, 0.7890625, 0.75, -0.25, 0.3125, 0.734375]
 )
 trace_s = torch.tensor([0.0, 0, 1, 0, 0, 1, 1, 0, 0, 0])
 
+# %% tags=["exercise-1"]
 tau = None
 v_threshold = None
 
@@ -693,7 +694,7 @@ with se.exercise("1.2"):
         # the first step brings V from 0 to `before`
         x = torch.tensor([2 * before, tie_current(before)])
         _, h = paper_neuron(x)
-        assert h[1] == 1, f"from V = {before} your current leads to H = {h[1]:.3f}"
+        assert h[1] == 1, f"from V = {before} your current leads to H = {h[1]:.6g}"
         assert se.LIF()(x).tolist() == [0, 1], "se.LIF should fire at the tie"
         larger, _ = leaky_over_time(x, spike_grad=snn.surrogate.sigmoid(2))
         assert larger.tolist() == [0, 0], "a neuron with > should stay silent"
@@ -702,7 +703,7 @@ with se.exercise("1.2"):
         _, h = paper_neuron(x, tau=tau_, v_threshold=threshold_)
         assert h[1] == threshold_, (
             f"with tau = {tau_:g} and a threshold of {threshold_:g} your current "
-            f"leads to H = {h[1]:.3f}"
+            f"leads to H = {h[1]:.6g}"
         )
 
 # %% [markdown]

@@ -45,7 +45,7 @@ plt.rcParams.update(style.RC)
 # ## The key figure
 # The packaged model reads 60 digits. The orange histograms show the membranes $H$ of three of its layers. The violet
 # curve is the surrogate derivative, which is highest at the threshold (dashed). A neuron gets a gradient from a time
-# step in proportion to the violet curve at its membrane. In the grey areas the curve is below 5 % of its height, so
+# step in proportion to the violet curve at its membrane. In the gray areas the curve is below 5 % of its height, so
 # neurons there get hardly any gradient.
 
 # %%

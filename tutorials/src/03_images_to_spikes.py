@@ -103,7 +103,7 @@ assert (rates[:, 0] <= rates[:, 1:].mean(1)).all()
 #
 # | name | shape | value set | meaning |
 # |---|---|---|---|
-# | $I$ | `[B, 1, 32, 32]` | reals | normalised image, the same at every step |
+# | $I$ | `[B, 1, 32, 32]` | reals | normalized image, the same at every step |
 # | Conv, BN | as the neurons | reals | input current of the neurons |
 # | `sps.0` neuron | `[T, B, 8, 32, 32]` | {0, 1} | its spikes |
 # | pooled | `[T, B, 8, 16, 16]` | {0, 1} | the largest of 3 x 3 spikes |
@@ -210,7 +210,7 @@ assert (first == T - torch.bucketize(currents, bounds, right=True)).all()
 # %% [markdown]
 # ## The first block by hand
 #
-# A 3 x 3 convolution computes 8 currents from each pixel and its neighbours. Batch norm shifts and scales each channel.
+# A 3 x 3 convolution computes 8 currents from each pixel and its neighbors. Batch norm shifts and scales each channel.
 # Then come the neuron and the pool. The image is copied T times: `[T, B, 1, 32, 32]`. Convolution and pool do not
 # depend on time, so we merge time and batch for them. For the neuron we separate the two again.
 
@@ -437,22 +437,22 @@ with torch.no_grad():
 
 # %% tags=["fold"]
 # a digit with a gradient of brightness, rate-coded over 1 to 128 steps
-# undo the normalisation: brightness in [0, 1]
+# undo the normalization: brightness in [0, 1]
 picture = (images[1, 0] * 0.40 + 0.22).clamp(0, 1)
 # from dark to bright, so that there is something to code
-grey = picture * torch.linspace(0.2, 1, 32)[:, None]
+gray = picture * torch.linspace(0.2, 1, 32)[:, None]
 steps = [1, 2, 4, 8, 16, 32, 64, 128]
 noise = torch.Generator().manual_seed(0)
 coded = {
-    n: (torch.rand(n, 32, 32, generator=noise) < grey).float().mean(0)
+    n: (torch.rand(n, 32, 32, generator=noise) < gray).float().mean(0)
     for n in steps
 }
-errors = [float((coded[n] - grey).square().mean().sqrt()) for n in steps]
-expected = [float((grey * (1 - grey)).mean().sqrt()) / n**0.5 for n in steps]
+errors = [float((coded[n] - gray).square().mean().sqrt()) for n in steps]
+expected = [float((gray * (1 - gray)).mean().sqrt()) / n**0.5 for n in steps]
 
 fig, axes = plt.subplots(1, 4, figsize=(11, 2.9), width_ratios=[1, 1, 1, 1.7])
 shown = [
-    ("direct: exact at t = 0", grey),
+    ("direct: exact at t = 0", gray),
     ("rate, T = 4", coded[4]),
     ("rate, T = 64", coded[64]),
 ]
@@ -604,9 +604,8 @@ with se.exercise("3.2"):
     assert currents_of(1) is not None, "write currents_of first"
 
     def first_step(c, threshold):
-        train = se.LIF(v_threshold=threshold).double()(
-            torch.full((64,), c).double()
-        )
+        constant_ = torch.full((64,), c, dtype=torch.float64)
+        train = se.LIF(v_threshold=threshold).double()(constant_)
         return int(train.argmax()) if train.any() else "never"
 
     for threshold in (1.0, 0.5):

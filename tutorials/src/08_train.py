@@ -114,10 +114,10 @@ assert len(splits.train) >= 1000 and len(splits.val) >= 180
 #
 # The figure shows a whole training on CIFAR-10 that was run before on a GPU: the paper's network `cifar10-4-384`, 48
 # epochs with T = 1 and, from the white line on, 42 epochs with T = 4. It ended at 91.8 % on the test images. Each row is
-# a layer, each column an epoch. Left: all layers fire, most in 5 to 20 % of the steps. Right: the share of features
-# that did not fire at all in the one step of 256 images that was watched in an epoch. In the second epoch, while the
-# learning rate climbs, up to 36 % of the features of a layer are dead. At the end almost none are. The loss shows
-# nothing of this: it falls from the first epoch to the last.
+# a layer, each column an epoch. Left: at the end every layer fires, in 2 to 17 % of the time steps. Right: the share of
+# features that did not fire at all in the one step of 256 images that was watched in an epoch. In the second epoch,
+# while the learning rate climbs, up to 36 % of the features of a layer are dead. At the end almost none are. The loss
+# shows nothing of this: it falls from the first epoch to the last.
 
 # %% tags=["fold"]
 runs = [Path(f"../docs/results/cifar10-fast-t{t}") for t in (1, 4)]
@@ -159,7 +159,9 @@ for epoch, found in ((2, dead[1]), (90, dead[-1])):
         f"epoch {epoch}: in {most[5:]} {100 * found[most]:.0f} % are dead, the most"
     )
 assert round(max(dead[1].values()), 2) == 0.36 and max(dead[-1].values()) < 0.05
-assert min(float(v) for k, v in rows[-1].items() if k.startswith("rate/")) > 0.01
+rates = [100 * float(v) for k, v in rows[-1].items() if k.startswith("rate/")]
+print(f"firing rates in epoch 90: {min(rates):.1f} to {max(rates):.1f} %")
+assert 2 < min(rates) < max(rates) < 18
 
 # %% [markdown]
 # ## Shapes and values
@@ -362,6 +364,21 @@ assert len(log) == recipe.epochs and score.accuracy > goal
 # </details>
 
 # %% [markdown]
+# If you have no CIFAR-10, this is what the cells above gave with it, from a [results file](results/08_train.json): the
+# small network, 9,000 of the 50,000 training images, T = 2. With all images, the paper's network and a GPU the same
+# cells do what the key figure shows.
+
+# %%
+cifar = json.loads(Path("results/08_train.json").read_text())
+made, result, metrics = cifar["provenance"], cifar["result"], cifar["metrics"]
+accuracies = ", ".join(f"{100 * row['val_accuracy']:.0f}" for row in metrics)
+print(f"validation accuracy by epoch, in %: {accuracies}")
+print(f"test images: {result['correct']:,} of {result['total']:,} right")
+print(f"the whole chapter: {cifar['cpu_seconds'] / 60:.1f} minutes of one CPU core")
+print(f"{made['device']}, commit {made['commit'][:10]}, {made['command']}")
+assert result["total"] == 10_000 and result["accuracy"] > 0.35
+
+# %% [markdown]
 # ## What does it get wrong?
 #
 # Look at mistakes before you change any setting. Wrong labels, a wrong normalization or a flipped axis are easy to see
@@ -415,8 +432,8 @@ assert 0 < len(wrong) < (1 - goal) * len(truth) * 1.3
 # training mode, so that the batch norms use the statistics of these images. (In evaluation mode the untrained network
 # is silent; see the pitfalls.)
 #
-# **Predict before you run.** The batch norms give every layer currents with mean 0 and standard deviation 1 at the
-# start. Does training make the layers fire more, or less?
+# **Predict before you run.** At the start the batch norms give almost every layer currents with mean 0 and standard
+# deviation 1. Which layer has no batch norm before it, and how much does it fire before training?
 
 # %% tags=["predict", "nbval-ignore-output"]
 
@@ -438,11 +455,12 @@ rates = {
     "before": [100 * float(before[name].spikes.mean()) for name in layers],
     "after": [100 * float(after[name].spikes.mean()) for name in layers],
 }
-mean = {when: sum(found) / len(found) for when, found in rates.items()}
-print(
-    f"mean firing rate {mean['before']:.1f} % before, {mean['after']:.1f} % after"
-)
+for name in ("sps.rpe", "blocks.0.mlp.hidden", "blocks.0.attn.attn"):
+    one, two = (rates[when][layers.index(name)] for when in ("before", "after"))
+    print(f"{name:20} fires in {one:.2f} % of the steps before, {two:.2f} % after")
+place = layers.index("blocks.0.attn.attn")
 assert min(rates["after"]) > 0
+assert rates["after"][place] > 2 * rates["before"][place]
 
 # %% tags=["nbval-ignore-output", "fold"]
 fig, ax = plt.subplots(figsize=(7, 0.9 + 0.24 * len(layers)))
@@ -475,6 +493,15 @@ se.plot.show(
 )
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The neuron after $Q K^T V s$, `attn.attn`. Before training it fires in well under 1 % of the steps, so the layer behind
+# it, `attn.proj`, gets little input. Training raises its rate many times: in the lowest two histograms the membranes
+# move across the threshold. Most other layers fire about twice as often as before.
+#
+# </details>
+
+# %% [markdown]
 # ## Dead features
 #
 # A feature is a channel of SPS or an output of a linear layer; all its positions share weights. It is *dead* in an epoch
@@ -505,9 +532,9 @@ assert max(peaks[worst]) < 1
 # In both runs most dead features are in `attn.attn`, the neuron after $Q K^T V s$. The reason is its current. All other
 # neurons get their current from a batch norm, which gives every feature a standard deviation of about 1. Before this
 # neuron there is no batch norm. The current of a feature is $s = 0.125$ times a count: how often its spikes in V meet
-# spikes in Q and K. To fire in the first time step, $H = X / 2$ must reach 0.5, so this count must reach 8. A feature that
-# rarely fires in V does not get there. The share climbs while the learning rate climbs, and falls later. In a run of a
-# few hundred steps it has no time to fall, and can end at a half.
+# spikes in Q and K. To fire in the first time step, $H = X / 2$ must reach 0.5, so this count must reach 8. A feature
+# that rarely fires in V does not get there. In both runs the share climbs in the second epoch and falls later. A run
+# that ends too early ends with many dead features.
 #
 # Does this harm the network? We run the trained network on more training images, find the features of `attn.attn` that
 # never fire, and force them to 0 while it reads the validation images.
@@ -550,12 +577,12 @@ assert abs(accuracy[0] - accuracy[1]) < 1
 # <details><summary>Answer</summary>
 #
 # Not at all, or by a few images: a feature that never fires passes nothing on, so it can be removed. Dead features do
-# no harm to what the network has learned. But they are unused width: the network computes them and gains nothing. Here
-# the task is small, and the network learns it with a part of its features. The key figure shows the other case: on
-# 50,000 photographs, dead features come back, because the surrogate gradient is not zero below the threshold.
+# no harm to what the network has learned. But they are unused width: the network computes them and gains nothing.
+# They can come back, because the surrogate gradient is not zero below the threshold. In the key figure, with 50,000
+# photographs to learn, almost all of them do.
 #
-# So judge the share together with the accuracy. A share that stays while the accuracy rises is room to spare. A share
-# that climbs while the accuracy stalls is a fault, and 100 % in a layer always is.
+# So judge the share together with the accuracy. If the share falls, or stays while the accuracy rises, wait. If it
+# climbs while the accuracy stalls, something is wrong, and 100 % in a layer is always a fault.
 #
 # </details>
 
@@ -688,7 +715,7 @@ def revive(model: se.Spikformer, images: torch.Tensor) -> list[str]:
 # %% tags=["check-1", "fold"]
 with se.exercise("8.1"):
     digits = se.data.load("digits").train.fetch(torch.arange(48), None)[0]
-    kinds = [(0.02, 0.0), (0.0, -2.0), (1.0, -8.0)]  # weight and bias
+    kinds = [(0.02, 0.0), (0.3, -9.0), (0.0, -2.0)]  # weight and bias
     for damaged in (
         [],
         ["sps.2"],
@@ -746,7 +773,10 @@ with se.exercise("8.2"):
         (12.0, 2, 0.1),
         (0.0, 0, 1.0),
     ):
-        rate = schedule(epoch, 10, warmup, 1.0, 0.1)
+        try:
+            rate = schedule(epoch, 10, warmup, 1.0, 0.1)
+        except ZeroDivisionError:
+            rate = math.nan
         assert abs(rate - wanted) < 1e-9, (
             f"epoch {epoch:g} of 10, warm-up {warmup}, 0.1 to 1: not {rate:.3f}"
         )

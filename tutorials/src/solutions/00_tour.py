@@ -65,16 +65,16 @@ with se.exercise("0.1"):
     )
 
 # %% [markdown]
-# **Exercise 0.2: where does it look?** Take the mean over all dimensions but the last one. The number of the largest
+# **Exercise 0.2: which token gets the most attention?** Take the mean over all dimensions but the last one. The number of the largest
 # entry, divided by the side of the square, gives the row; the remainder is the column.
 
 
 # %% tags=["exercise-2"]
 def focus(scores):
-    """Scores [T, 1, h, N, N] -> (row, column) of the token that is asked most."""
-    asked = scores.mean((0, 1, 2, 3))  # [N]
-    side = round(len(asked) ** 0.5)
-    return divmod(int(asked.argmax()), side)
+    """Scores [T, 1, h, N, N] -> (row, column) of the key token."""
+    means = scores.mean((0, 1, 2, 3))  # [N]
+    side = round(len(means) ** 0.5)
+    return divmod(int(means.argmax()), side)
 
 
 # %% tags=["check-2"]
@@ -83,9 +83,9 @@ with se.exercise("0.2"):
     made_up = torch.rand(
         5, 1, 3, 36, 36, generator=generator
     )  # T = 5, 6 x 6 tokens
-    made_up[:, :, :, :, 15] += 0.5  # all ask for row 2, column 3
-    made_up[:, :, :, 7, :] += 2.0  # token 7 asks for all others
-    made_up[0, :, :, :, 21] += 1.5  # much asked for, but at t = 0 only
+    made_up[:, :, :, :, 15] += 0.5  # a key that is high for all queries
+    made_up[:, :, :, 7, :] += 2.0  # a query that is high for all keys
+    made_up[0, :, :, :, 21] += 1.5  # a key that is high at t = 0 only
     assert focus(made_up) is not None, "write focus first"
     for scores in (made_up, rec["blocks.0.attn.scores"].values):
         found = focus(scores)
@@ -93,23 +93,23 @@ with se.exercise("0.2"):
             "give two numbers: the row and the column"
         )
         side = round(scores.shape[-1] ** 0.5)
-        asked = scores.mean((0, 1, 2, 3)).view(side, side)
+        means = scores.mean((0, 1, 2, 3)).view(side, side)
         row, column = (int(number) for number in found)
         assert 0 <= row < side and 0 <= column < side, (
             f"row {row}, column {column}: there are {side} x {side} tokens"
         )
-        assert asked[row, column] == asked.max(), (
+        assert means[row, column] == means.max(), (
             f"T = {len(scores)}, {side} x {side} tokens: row {row}, column {column}"
-            f" receives {asked[row, column]:.2f}, another token {asked.max():.2f}"
+            f" has a mean of {means[row, column]:.2f}, the best {means.max():.2f}"
         )
 
 # %% [markdown]
-# **Exercise 0.3: when did it know?** Sum the logits up to each step; the largest entry of the sum is that of the mean.
+# **Exercise 0.3: from which step on is it right?** Sum the logits up to each step; the largest entry of the sum is that of the mean.
 # Then go back from the end as long as the class is right.
 
 
 # %% tags=["exercise-3"]
-def knows_from(recording, label):
+def right_from(recording, label):
     """The first step from which on the running mean of the logits names the label.
 
     T if the mean of all steps does not name it.
@@ -123,7 +123,7 @@ def knows_from(recording, label):
 
 # %% tags=["check-3"]
 with se.exercise("0.3"):
-    assert knows_from(rec, label) is not None, "write knows_from first"
+    assert right_from(rec, label) is not None, "write right_from first"
 
     def wavering(*classes):
         """A recording; each step has one logit of that size, for that class."""
@@ -138,13 +138,13 @@ with se.exercise("0.3"):
         ("right at the last of seven steps", [(1, 1)] * 6 + [(0, 9)], 6),
         ("wrong all the time", [(1, 1)] * 5, 5),
     ):
-        found = int(knows_from(wavering(*classes), zero))
+        found = int(right_from(wavering(*classes), zero))
         assert found == expected, f"{story}: expected {expected}, not {found}"
     for number in range(10):
         one, truth = digits.val.fetch(torch.tensor([number]), None)
         with torch.no_grad(), se.record(model, layers=[]) as short:
             model(one.expand(6, *one.shape))
-        t = int(knows_from(short, truth))
+        t = int(right_from(short, truth))
         named = [
             bool(short.logits[: n + 1].mean(0).argmax() == truth) for n in range(6)
         ]

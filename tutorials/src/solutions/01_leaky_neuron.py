@@ -72,13 +72,14 @@ def leaky_over_time(current, **changes):
 # The highest membrane that stayed silent is 0.734375, the lowest that fired is 0.75. So the threshold is above 0.734375
 # and at most 0.75. A threshold of exactly 0.75 is possible, because a neuron fires at the threshold.
 
-# %% tags=["exercise-1"]
+# %%
 trace_x = torch.tensor([2.0, 1.0, 2.0, 0.5, 2.5, 1.0, 3.0, -1.0, 2.0, 2.0])
 trace_h = torch.tensor(
     [0.5, 0.625, 0.96875, 0.125, 0.71875, 0.7890625, 0.75, -0.25, 0.3125, 0.734375]
 )
 trace_s = torch.tensor([0.0, 0, 1, 0, 0, 1, 1, 0, 0, 0])
 
+# %% tags=["exercise-1"]
 tau = float(trace_x[0] / trace_h[0])
 v_threshold = float(trace_h[trace_s == 1].min())
 assert v_threshold > trace_h[trace_s == 0].max()
@@ -117,7 +118,7 @@ with se.exercise("1.2"):
         # the first step brings V from 0 to `before`
         x = torch.tensor([2 * before, tie_current(before)])
         _, h = paper_neuron(x)
-        assert h[1] == 1, f"from V = {before} your current leads to H = {h[1]:.3f}"
+        assert h[1] == 1, f"from V = {before} your current leads to H = {h[1]:.6g}"
         assert se.LIF()(x).tolist() == [0, 1], "se.LIF should fire at the tie"
         larger, _ = leaky_over_time(x, spike_grad=snn.surrogate.sigmoid(2))
         assert larger.tolist() == [0, 0], "a neuron with > should stay silent"
@@ -126,7 +127,7 @@ with se.exercise("1.2"):
         _, h = paper_neuron(x, tau=tau_, v_threshold=threshold_)
         assert h[1] == threshold_, (
             f"with tau = {tau_:g} and a threshold of {threshold_:g} your current "
-            f"leads to H = {h[1]:.3f}"
+            f"leads to H = {h[1]:.6g}"
         )
 
 # %% [markdown]

@@ -61,9 +61,8 @@ with se.exercise("3.2"):
     assert currents_of(1) is not None, "write currents_of first"
 
     def first_step(c, threshold):
-        train = se.LIF(v_threshold=threshold).double()(
-            torch.full((64,), c).double()
-        )
+        constant_ = torch.full((64,), c, dtype=torch.float64)
+        train = se.LIF(v_threshold=threshold).double()(constant_)
         return int(train.argmax()) if train.any() else "never"
 
     for threshold in (1.0, 0.5):

@@ -80,7 +80,7 @@ for name, draw in {
 }.items():
     few, many = (float(size(*draw(n))) for n in (64, 4096))
     print(
-        f"{name:12} N = 64: {few:5.1f}  N = 4096: {many:6.1f}  ratio {many / few:.1f}"
+        f"{name:12} N = 64: {few:5.1f}  N = 4096: {many:6.1f}  {many / few:.1f} x"
     )
 
 # %% [markdown]

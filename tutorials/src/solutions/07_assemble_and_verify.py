@@ -54,11 +54,13 @@ with se.exercise("7.1"):
     )
     for line in se.list_models():
         off = parameters(line.config) - line.parameters
-        assert off == 0, f"{line.name}, with {line.config}: off by {off:,}"
+        assert off == 0, (
+            f"{line.name}: off by {off:,}; print se.preset('{line.name}').config"
+        )
     slim = se.SpikformerConfig(dim=32, depth=3, heads=4, mlp_ratio=2)
     count = sum(p.numel() for p in se.Spikformer(slim).parameters())
     off = parameters(slim) - count
-    assert off == 0, f"a network of no preset, {slim}: off by {off:,}"
+    assert off == 0, f"dim=32, depth=3, heads=4, mlp_ratio=2: off by {off:,}"
 
 # %% [markdown]
 # **7.2 Find the mix-up.** Write a function that tells whether samples of a batch influence each other.
@@ -191,6 +193,6 @@ with se.exercise("7.3"):
             "the package's neuron starts from zero at every call"
         )
         assert remembers(Forgetful(reset=False), current), (
-            f"not found with currents of {current[0, 0]:.1f}, which leave nothing: "
-            "do not rely on the given current alone"
+            f"a kept membrane was not found, with currents of {current[0, 0]:.1f}: "
+            "is it certain that your calls leave one?"
         )

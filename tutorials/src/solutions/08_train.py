@@ -53,7 +53,7 @@ def revive(model: se.Spikformer, images: torch.Tensor) -> list[str]:
 # %% tags=["check-1", "fold"]
 with se.exercise("8.1"):
     digits = se.data.load("digits").train.fetch(torch.arange(48), None)[0]
-    kinds = [(0.02, 0.0), (0.0, -2.0), (1.0, -8.0)]  # weight and bias
+    kinds = [(0.02, 0.0), (0.3, -9.0), (0.0, -2.0)]  # weight and bias
     for damaged in (
         [],
         ["sps.2"],
@@ -115,7 +115,10 @@ with se.exercise("8.2"):
         (12.0, 2, 0.1),
         (0.0, 0, 1.0),
     ):
-        rate = schedule(epoch, 10, warmup, 1.0, 0.1)
+        try:
+            rate = schedule(epoch, 10, warmup, 1.0, 0.1)
+        except ZeroDivisionError:
+            rate = math.nan
         assert abs(rate - wanted) < 1e-9, (
             f"epoch {epoch:g} of 10, warm-up {warmup}, 0.1 to 1: not {rate:.3f}"
         )

@@ -16,68 +16,30 @@ except ModuleNotFoundError:
     # %pip install --quiet ../..
     import spikformer_edu as se
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from spikformer_edu.data.digits_dvs import images as padded_digits
-from spikformer_edu.data.events import EVENT, to_frames
-from spikformer_edu.data.simulated_camera import simulate
-from spikformer_edu.training import DistributedContext, evaluate
+from spikformer_edu.data.digits_motion import record
+from spikformer_edu.data.events import to_frames
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
 
 # %% [markdown]
-# What the checks need from the chapter: one simulated recording, and the trained network with its test frames.
+# What the checks need from the chapter: one simulated recording.
 
 # %%
 digits, _ = padded_digits()
-(recording,) = simulate(digits[5:6], seeds=[5], loops=1)
-
-T = 8
-data = se.data.load("digits-dvs", time_steps=T, image_size=16)
-config = dict(
-    dim=64,
-    depth=1,
-    heads=2,
-    in_channels=2,
-    time_steps=T,
-    pool=(True, True, False, False),
-)
-model = se.Spikformer(se.SpikformerConfig(**config))
-epochs, batch_size, highest = 4, 32, 6e-3
-steps = epochs * (len(data.train) // batch_size)
-optimizer = torch.optim.AdamW(model.parameters(), lr=highest, weight_decay=0.06)
-step = 0
-for epoch in range(epochs):
-    for frames, labels in se.data.batches(
-        data.train, batch_size, train=True, epoch=epoch
-    ):
-        warmup, cosine = (
-            min(1, (step + 1) / 20),
-            (1 + math.cos(math.pi * step / steps)) / 2,
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = highest * warmup * cosine
-        loss = F.cross_entropy(model(frames), labels, label_smoothing=0.1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        step += 1
-score = evaluate(model, data.test, DistributedContext(torch.device("cpu")))
-frames, labels = data.test.fetch(torch.arange(len(data.test)), None)
-model.eval()
-assert score.accuracy > 0.5
+recording = record(digits[5:6], [5], clockwise=True, size=128)[0]
+assert len(recording) > 1000
 
 # %% [markdown]
-# ## 11.1 Shuffle time, and measure
+# ## 11.1 Shuffle time
 #
-# Each sample gets its own order. Most of the accuracy remains, because every frame shows the outline of the digit. Some
-# accuracy is lost: the digits of all recordings move along the same path, so the network has learned the order of the
-# frames, and its neurons carry their membrane potentials from one frame to the next.
+# Each sample gets its own order from the generator. A cyclic shift is not enough: seven of eight frames would still
+# follow the one before them, and most of the direction would survive.
 
 
 # %% tags=["exercise-1"]
@@ -92,39 +54,47 @@ def shuffle_time(frames, generator):
 
 # %% tags=["check-1"]
 with se.exercise("11.1"):
-    mixed = shuffle_time(frames, torch.Generator().manual_seed(0))
-    assert mixed is not None, (
-        "write shuffle_time first; torch.randperm(T, generator=generator) gives an order"
+    # a number that says which sample and which step a frame comes from
+    marked = torch.arange(8.0)[:, None] + 10 * torch.arange(300.0)
+    marked = marked[..., None, None, None].expand(-1, -1, 2, 3, 3).clone()
+    mixed = shuffle_time(marked.clone(), torch.Generator().manual_seed(0))
+    assert mixed is not None, "write shuffle_time first"
+    assert mixed.shape == marked.shape, "the shape should stay [T, B, 2, H, W]"
+    assert (mixed == mixed[..., :1, :1, :1]).all(), (
+        "a frame should stay in one piece"
     )
-    assert mixed.shape == frames.shape, "the shape should stay [T, B, 2, H, W]"
-    # [T, B]
-    sizes, mixed_sizes = (
-        frames.flatten(2).square().sum(2),
-        mixed.flatten(2).square().sum(2),
+    seen = mixed[:, :, 0, 0, 0]
+    assert torch.equal(seen // 10, marked[:, :, 0, 0, 0] // 10), (
+        "frames have moved to another sample"
     )
-    assert torch.equal(sizes.sort(0).values, mixed_sizes.sort(0).values), (
-        "every sample should keep its own frames"
+    order = seen % 10  # [T, B]
+    assert torch.equal(
+        order.sort(0).values, torch.arange(8.0)[:, None].expand(8, 300)
+    ), "every frame of a sample should be there exactly once"
+    assert len({tuple(o) for o in order.T.tolist()}) > 250, (
+        "different samples should have different orders"
     )
-    # where each first frame went
-    moved_to = (mixed == frames[0]).flatten(2).all(2).float().argmax(0)
-    assert len(moved_to.unique()) > 1, "each sample needs an order of its own"
-    with torch.no_grad():
-        shuffled_accuracy = (model(mixed).argmax(1) == labels).float().mean().item()
-    assert 0.2 < shuffled_accuracy < score.accuracy + 0.02, (
-        "much of it should survive, but nothing be gained"
+    follows = (order[1:] - order[:-1] == 1).float().mean().item()
+    assert follows < 0.3, (
+        f"{100 * follows:.0f} % of the frames still follow the one before them"
     )
-
-# %% tags=["nbval-ignore-output"]
-print(
-    f"as recorded {100 * score.accuracy:.0f} %, shuffled {100 * shuffled_accuracy:.0f} %, chance 10 %"
-)
-assert shuffled_accuracy > 0.2
+    first = torch.bincount(order[0].long(), minlength=8)
+    assert 15 < first.min() and first.max() < 65, (
+        f"some frames come first too often: {first.tolist()} of 300 samples"
+    )
+    twice = [shuffle_time(marked, torch.Generator().manual_seed(s)) for s in (0, 1)]
+    assert torch.equal(twice[0], mixed), (
+        "use the generator: the same seed, the same order"
+    )
+    assert not torch.equal(twice[1], mixed), (
+        "another seed should give another order"
+    )
 
 # %% [markdown]
 # ## 11.2 Frames by time
 #
-# The frame number of an event is its time divided by the whole duration, times T, rounded down. Only the last event
-# would get the number T, so it is put into the last frame.
+# The frame number of an event is its time since the first event, divided by the whole duration, times T, rounded down.
+# Only the last event would get the number T, so it is put into the last frame.
 
 
 # %% tags=["exercise-2"]
@@ -140,60 +110,58 @@ def frames_by_time(events, T, size=128):
 # %% tags=["check-2"]
 with se.exercise("11.2"):
     sliced = frames_by_time(recording, 4)
-    assert sliced is not None, (
-        "write frames_by_time first: which frame does an event at time t belong to?"
-    )
+    assert sliced is not None, "write frames_by_time first"
+    sliced = np.asarray(sliced)
+    assert sliced.shape == (4, 2, 128, 128), f"the shape is {sliced.shape}"
     assert sliced.sum() == len(recording), (
-        "every event belongs to exactly one frame, the last one too"
+        f"{int(sliced.sum()):,} events of {len(recording):,} are in a frame"
     )
-    whole = to_frames(recording, 1)[0]
-    assert np.array_equal(sliced.sum(0), whole), (
-        "frames[t, p, y, x]: polarity is the channel, y the row"
+    assert np.array_equal(sliced.sum(0), to_frames(recording, 1)[0]), (
+        "the sum of your frames has events in the wrong pixel or polarity"
     )
     quarters = np.histogram(recording["t"], 4)[0]
     assert abs(sliced.sum((1, 2, 3)) - quarters).max() <= 1, (
-        "each frame holds the events of one quarter of the time"
+        "your frames do not hold the events of one quarter of the time each"
     )
     late = recording[len(recording) // 2 :].copy()
-    assert frames_by_time(late, 4)[0].sum() > 0, (
-        "time starts at the first event, not at 0"
+    quarters = np.histogram(late["t"], 4)[0]
+    mine = np.asarray(frames_by_time(late, 4)).sum((1, 2, 3))
+    assert abs(mine - quarters).max() <= 1, (
+        f"starting at {late['t'][0]} us, the frames hold {mine.tolist()} events"
     )
 
 # %% [markdown]
-# ## 11.3 A hot pixel
+# ## 11.3 The loss of every step
 #
-# Count the events of each pixel, compare the counts with a high percentile, and keep the events of all other pixels.
-# Use a percentile and not the mean, because the hot pixel itself would raise the mean.
+# Flattening `[T, B]` puts all samples of step 0 first, then those of step 1, and so on. The labels are repeated in the
+# same order: the whole batch, T times. `repeat_interleave` would put each label T times in a row, beside the wrong
+# samples.
 
 
 # %% tags=["exercise-3"]
-def without_hot_pixels(events, factor=3.0, size=128):
-    """The events, without those of hot pixels."""
-    pixel = events["y"].astype(int) * size + events["x"]
-    counts = np.bincount(pixel, minlength=size * size)
-    limit = factor * max(1, np.percentile(counts, 99))
-    return events[counts[pixel] <= limit]
+def loss_of_every_step(logits, labels):
+    """Logits [T, B, K] and labels [B] -> one number."""
+    return F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))
 
 
 # %% tags=["check-3"]
 with se.exercise("11.3"):
-    hot = np.zeros(20_000, dtype=EVENT)
-    hot["x"], hot["y"] = 7, 100
-    hot["t"] = np.linspace(0, recording["t"][-1], len(hot)).astype(int)
-    noisy = np.sort(np.concatenate([recording, hot]), order="t", kind="stable")
-    clean = without_hot_pixels(noisy)
-    assert clean is not None, (
-        "write without_hot_pixels first; np.bincount counts the events of each pixel"
-    )
-    assert clean.dtype == EVENT and (np.diff(clean["t"]) >= 0).all(), (
-        "events stay events, in order of time"
-    )
-    assert not ((clean["x"] == 7) & (clean["y"] == 100)).any(), (
-        "pixel (7, 100) is hot: its events should be gone"
-    )
-    assert len(clean) > 0.95 * len(recording), (
-        "hardly any other event should be lost"
-    )
-    assert len(without_hot_pixels(noisy, factor=1e6)) == len(noisy), (
-        "nothing is a million times the 99th percentile"
-    )
+    random = torch.Generator().manual_seed(0)
+    for steps, count in ((4, 4), (3, 5), (1, 2)):
+        logits = 3 * torch.randn(steps, count, 6, generator=random)
+        y = torch.randint(6, (count,), generator=random)
+        mine = loss_of_every_step(logits, y)
+        assert mine is not None, "write loss_of_every_step first"
+        each = -logits.log_softmax(-1)[:, torch.arange(count), y]  # [T, B]
+        at = f"T = {steps}, B = {count}: {float(mine):.3f}"
+        assert abs(float(mine) - float(each.sum())) > 1e-4 or steps * count == 1, (
+            f"{at} grows with T and B: it is a sum"
+        )
+        if steps > 1:
+            of_mean = F.cross_entropy(logits.mean(0), y)
+            assert abs(float(mine) - float(of_mean)) > 1e-4, (
+                f"{at} is the loss of the mean of the logits"
+            )
+        assert abs(float(mine) - float(each.mean())) < 1e-5, (
+            f"{at}, not {float(each.mean()):.3f}: is each label beside its sample?"
+        )
