@@ -207,16 +207,32 @@ Nothing to install: this is the [page to play with](../play/{demo}.md), in the c
 
 def described(markdown: str) -> str:
     """The first paragraph that is a sentence, as plain text of at most 200 characters."""
-    markdown = re.sub(r'^---\n.*?^---\n|<!--.*?-->|```.*?```|<div class="notebook".*?</div>', "", markdown, flags=re.S | re.M)
+    markdown = re.sub(
+        r'^---\n.*?^---\n|<!--.*?-->|```.*?```|<div class="notebook".*?</div>', "", markdown, flags=re.S | re.M
+    )
     for paragraph in re.split(r"\n\s*\n", markdown):
         text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)(\{[^}]*\})?|<[^>]*>", r"\1", " ".join(paragraph.split()))
         text = plain(re.sub(r"[*`]", "", text)).strip()
-        if re.match(r"(?!Run time)[A-Z]", text) and re.search(r"[.:]$", text) and not paragraph.lstrip().startswith(("#", "![", "[!")):
+        if (
+            re.match(r"(?!Run time)[A-Z]", text)
+            and re.search(r"[.:]$", text)
+            and not paragraph.lstrip().startswith(("#", "![", "[!"))
+        ):
             return text if len(text) <= 200 else text[:197].rsplit(" ", 1)[0] + " ..."
     return ""
 
 
-SYMBOLS = {"beta": "β", "tau": "τ", "alpha": "α", "sigma": "σ", "Theta": "Θ", "ge": "≥", "le": "≤", "top": "ᵀ", "cdot": "·"}
+SYMBOLS = {
+    "beta": "β",
+    "tau": "τ",
+    "alpha": "α",
+    "sigma": "σ",
+    "Theta": "Θ",
+    "ge": "≥",
+    "le": "≤",
+    "top": "ᵀ",
+    "cdot": "·",
+}
 SYMBOLS |= {"times": "×", "in": "∈", "partial": "∂", "sum": "Σ", "sqrt": "√", "approx": "≈", "neq": "≠", "pm": "±"}
 
 
