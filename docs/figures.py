@@ -38,6 +38,7 @@ from spikformer_edu.plot.training import read_log
 from spikformer_edu.presets import PRESETS
 from spikformer_edu.record import Recording
 from spikformer_edu.table import Table
+from spikformer_edu.training import RECIPES
 from spikformer_edu.training.checkpoint import PRETRAINED
 
 DOCS = Path(__file__).parent
@@ -939,6 +940,34 @@ def table_ann_audit() -> str:
     )
 
 
+def hours(datasets: tuple[str, ...]) -> str:
+    """Images a second of a training step on one H100 and the hours of the whole recipe, where they were measured."""
+    steps = json.loads(FAST.read_text())["steps"]
+    rows = []
+    for preset in PRESETS.values():
+        if preset.dataset not in datasets:
+            continue
+        case = f"`{preset.name}`", f"{preset.config.time_steps}"
+        found = [s for s in steps if (s["model"], s["time_steps"]) == (preset.name, preset.config.time_steps)]
+        if not found:
+            rows.append((*case, "", "not measured", "not measured"))
+            continue
+        step = min(found, key=lambda s: s["fused_graph"] / s["batch"])
+        speed, recipe = step["batch"] / step["fused_graph"], RECIPES[preset.dataset]
+        epochs = recipe.epochs + recipe.cooldown_epochs
+        total = epochs * se.data.info(preset.dataset).samples["train"] / speed / 3600
+        rows.append((*case, f"{step['batch']}", f"{speed:,.0f}", f"{total:,.0f} ({epochs} epochs)"))
+    return Table(("preset", "T", "batch", "images/s", "hours of one H100"), rows, "lrrrr").markdown()
+
+
+def table_hours_imagenet() -> str:
+    return hours(("imagenet",))
+
+
+def table_hours_dvs() -> str:
+    return hours(("cifar10dvs", "dvsgesture"))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     make.__name__.removeprefix("table_").replace("_", "-"): make
     for make in (
@@ -967,6 +996,8 @@ TABLES: dict[str, Callable[[], str]] = {
         table_benchmark_gpu,
         table_provenance_gpu,
         table_training_gpu,
+        table_hours_imagenet,
+        table_hours_dvs,
         table_fast_path_gpu,
         table_kernels_gpu,
         table_speedrun,
