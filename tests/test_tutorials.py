@@ -334,6 +334,16 @@ def test_building_again_gives_the_same_bytes():
     assert once == twice
 
 
+def test_the_page_for_teachers_names_every_chapter_and_sections_that_exist():
+    page = (ROOT / "docs" / "learn" / "teaching.md").read_text()
+    rows = re.findall(r"^\| \[.+?\]\((\w+)\.md\) \| <!-- minutes: (\w+) --> \| (.+?) \|", page, re.M)
+    assert [name for name, _, _ in rows] == [of for _, of, _ in rows] == [chapter.stem for chapter in CHAPTERS]
+    for name, _, skip in rows:
+        sections = re.findall(r"^## (.+)$", prose(build.read(build.SOURCES / f"{name}.py")), re.M)
+        for section in re.findall(r"\*(.+?)\*", skip):
+            assert any(title.startswith(section) for title in sections), f"{name}: no section {section}"
+
+
 @by_name(CHAPTERS)
 def test_assignment_holds_every_exercise_and_its_start(path):
     """Before nbgrader has taken out the solutions and the hidden tests, and what is left after it."""

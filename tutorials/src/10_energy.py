@@ -153,10 +153,10 @@ assert 0.9 < counted / formula < 1
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Nearly every spike does. FLOPs count nine products at every place, including those with the zeros of the padding. A spike
-# at the edge of the image contributes to only six places, in a corner to four. So the formula is an upper bound for
-# convolutions. It is close to the exact count, because most spikes are not at the edge. Published counts do not correct
-# for this, and we do not either.
+# Nearly every spike does. FLOPs count nine products at every place, including those with the zeros of the padding. A
+# spike at the edge of the image contributes to only six places, in a corner to four. So the formula is an upper bound
+# for convolutions. It is close to the exact count, because most spikes are not at the edge. Published counts do not
+# correct for this, and we do not either.
 #
 # </details>
 
