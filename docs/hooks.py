@@ -132,6 +132,7 @@ def prose(text: str) -> str:
         elif paragraph and not fenced:  # inside it, a line may begin with a number or with ">"; a list begins with 1
             line = re.sub(r"^(?!1\.)(\d+)\. ", r"\1\\. ", line)
             line = re.sub(r"^>", r"\\>", line)
+            paragraph = not re.match(r"1\. |[-*+] ", line)
         starts = [kind for kind in (r"\s*([-*+]|\d+\.) ", r"\s*\|") if re.match(kind, line)]
         if not fenced and starts and before.strip() and not re.match(starts[0] + r"|\s*[-*+] |\s{2,}|#", before):
             lines.append("")
@@ -209,12 +210,14 @@ Nothing to install: this is the [page to play with](../play/{demo}.md), in the c
 
 def described(markdown: str) -> str:
     """The first paragraph that is a sentence, as plain text of at most 200 characters."""
-    markdown = re.sub(r"^---\n.*?^---\n|<!--.*?-->|```.*?```", "", markdown, flags=re.S | re.M)
+    markdown = re.sub(
+        r'^---\n.*?^---\n|<!--.*?-->|```.*?```|<div class="notebook".*?</div>', "", markdown, flags=re.S | re.M
+    )
     for paragraph in re.split(r"\n\s*\n", markdown):
         text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)(\{[^}]*\})?|<[^>]*>", r"\1", " ".join(paragraph.split()))
         text = plain(re.sub(r"[*`]", "", text)).strip()
         if (
-            re.match(r"[A-Z]", text)
+            re.match(r"(?!Run time)[A-Z]", text)
             and re.search(r"[.:]$", text)
             and not paragraph.lstrip().startswith(("#", "![", "[!"))
         ):

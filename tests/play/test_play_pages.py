@@ -286,7 +286,9 @@ def test_both_lists_of_weights_have_one_scale(visit):
     page.select_option("select[name=scale]", "0.5")
     page.locator("[data-preset=ones]").click()
     shares = [
-        page.locator(f".play-weights.{kind} .bar").first.evaluate("bar => Number(bar.style.getPropertyValue('--share'))")
+        page.locator(f".play-weights.{kind} .bar").first.evaluate(
+            "bar => Number(bar.style.getPropertyValue('--share'))"
+        )
         for kind in ("ssa", "softmax")
     ]
     assert shares == pytest.approx([1, 1 / 8 / 4])  # weights 4 and 1/8
@@ -595,7 +597,9 @@ def test_softmax_beside_ssa_is_of_the_same_spikes(visit):
     q, k = (rec[f"blocks.0.attn.{name}"].spikes[:, 0] for name in "qk")  # [T, h, N, d]
     weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
     set_range(page, "query", 27)
-    shown = page.locator(".play-soft canvas").evaluate_all("heads => heads.map(head => JSON.parse(head.dataset.scores))")
+    shown = page.locator(".play-soft canvas").evaluate_all(
+        "heads => heads.map(head => JSON.parse(head.dataset.scores))"
+    )
     torch.testing.assert_close(torch.tensor(shown), weights[:, :, 27].mean(0), atol=1e-6, rtol=1e-5)
 
 
@@ -645,7 +649,9 @@ def test_a_picture_of_one_s_own(visit, tmp_path):
     page = visit("photo")
     Image.new("RGB", (300, 200), (90, 140, 220)).save(tmp_path / "sky.png")
     page.set_input_files("input[type=file]", tmp_path / "sky.png")
-    page.wait_for_function("document.querySelector('.play-photo').getContext('2d').getImageData(9, 9, 1, 1).data[2] > 200")
+    page.wait_for_function(
+        "document.querySelector('.play-photo').getContext('2d').getImageData(9, 9, 1, 1).data[2] > 200"
+    )
     pixels = json.loads(page.locator("[data-play]").get_attribute("data-pixels"))
     assert pixels == pytest.approx([90 / 255, 140 / 255, 220 / 255] * 1024, abs=0.01)
     (tmp_path / "no.png").write_text("not a picture")
