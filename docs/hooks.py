@@ -183,7 +183,7 @@ LIVE = {  # chapters, and the demo that they are linked with
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Fills in ``<!-- chapters -->`` and ``<!-- help: command -->``; what a page is about, in a sentence and a picture."""
+    """Fills in ``<!-- chapters -->`` and ``<!-- help: command -->``; says what a page is about, with a picture."""
     uri = page.file.src_uri
     if uri.startswith("learn/solutions/"):
         page.meta["search"] = {"exclude": True}
@@ -305,8 +305,9 @@ def on_post_build(config):
     site = Path(config.site_dir)
     index = site / "search" / "search_index.json"
     found = json.loads(index.read_text(encoding="utf-8"))
-    for entry in found["docs"]:
-        entry["title"], entry["text"] = plain(entry["title"]), plain(entry["text"])
+    for entry in found["docs"]:  # without code: the index loads with every page, and half of it would be listings
+        entry["title"] = plain(entry["title"])
+        entry["text"] = plain(re.sub(r"<pre.*?</pre>", "", entry["text"], flags=re.S))
     index.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
     for name, folder in (("digits-2-64", "play"), ("cifar10-2-128", "play/cifar10")):
         export(name, site / "assets" / folder, "js")
