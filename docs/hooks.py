@@ -36,6 +36,7 @@ def on_config(config):
     """The chapters that are there, under Learn."""
     learn = next(item["Learn"] for item in config.nav if "Learn" in item)
     learn += [{title(cells(path)): f"learn/{path.stem}.md"} for path in chapters()]
+    learn += [{"For teachers": "learn/teaching.md"}, {"Exercises to print": "learn/handout.md"}]
 
 
 def on_files(files, config):
@@ -183,7 +184,7 @@ LIVE = {  # chapters, and the demo that they are linked with
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Fills in ``<!-- chapters -->`` and ``<!-- help: command -->``; says what a page is about, with a picture."""
+    """Fills in what is made, such as ``<!-- chapters -->``; says what a page is about, in a sentence and a picture."""
     uri = page.file.src_uri
     if uri.startswith("learn/solutions/"):
         page.meta["search"] = {"exclude": True}
@@ -202,6 +203,8 @@ Nothing to install: this is the [page to play with](../play/{demo}.md), in the c
     section = next(picture for start, picture in PICTURES.items() if uri.startswith(start))
     page.meta.setdefault("image", own if files.get_file_from_path(own) else section)
     markdown = markdown.replace("<!-- chapters -->", "\n".join(card(path) for path in chapters()))
+    markdown = markdown.replace("<!-- exercises -->", "\n\n".join(exercises(path) for path in chapters()))
+    markdown = re.sub(r"<!-- minutes: (\w+) -->", lambda found: minutes(TUTORIALS / f"{found[1]}.ipynb"), markdown)
     return re.sub(r"<!-- help: (.+?) -->", lambda found: help_of(found[1].split()), markdown)
 
 
@@ -264,6 +267,36 @@ def card(path: Path) -> str:
 </div>
 </div>
 """
+
+
+def exercises(path: Path) -> str:
+    """The exercises of a chapter: what is asked, and the code to start from."""
+    found = cells(path)
+    parts, asked = [f"## {title(found)}"], []
+    for cell in found:
+        tags = cell["metadata"].get("tags", [])
+        if cell["cell_type"] == "markdown":
+            asked = [prose(cell["source"].rpartition("## Exercises\n")[2].strip())]
+        else:
+            asked.append(fence(cell["source"], "{ .python .no-copy }"))
+        if any(tag.startswith("exercise-") for tag in tags):
+            parts += asked
+    return "\n\n".join(parts)
+
+
+def minutes(path: Path) -> str:
+    """What a class needs for a chapter and for its exercises, by the rule in docs/learn/teaching.md: two columns."""
+    needed = tasks = 0.0
+    for cell in cells(path):
+        tags = cell["metadata"].get("tags", [])
+        if any(tag.startswith("exercise-") for tag in tags):
+            tasks += 10
+        elif cell["cell_type"] == "markdown":
+            needed += len(re.sub(r"<.+?>|!\[.*?\]\(.*?\)", "", cell["source"]).split()) / 100
+        elif not any(tag.startswith("check-") for tag in tags):
+            needed += not {"fold", "setup"} & set(tags)
+            needed += sum("image/png" in output.get("data", {}) for output in cell["outputs"])
+    return f"{5 * round(needed / 5)} | {tasks:.0f}"
 
 
 def help_of(command: list[str]) -> str:

@@ -246,7 +246,21 @@ def test_other_neurons_take_the_plain_lines(fused, options):
     assert not set(fused) & {"norm_lif", "ssa_lif"}
 
 
-@pytest.mark.parametrize("attention", ["relu", "vanilla"])
+@pytest.mark.parametrize("options", [{"residual": "membrane"}, {"neuron": "if"}, {"attention": "sdsa"}], ids=str)
+def test_the_family_gives_what_the_plain_lines_give(fused, options):
+    torch.manual_seed(0)
+    model, x = se.spikformer("digits-2-64", depth=1, **options).train(), 2 * torch.rand(2, 1, 16, 16)
+    with choice.plain_path():
+        expected = copy.deepcopy(model)(x)
+    assert not fused
+    logits = model(x)
+    # A membrane residual has no neuron to fuse with in the position embedding, proj and mlp.out; a mask no products.
+    expected_uses = {"residual": (4 + 2, 1), "neuron": (5 + 4, 1), "attention": (5 + 3, 0)}[next(iter(options))]
+    assert (fused.count("norm_lif"), fused.count("ssa_lif")) == expected_uses
+    assert expected.std() > 0.01 and (logits - expected).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("attention", ["relu", "vanilla", "sdsa", "qk_token"])
 def test_variants_of_attention_keep_their_own_lines(fused, attention):
     model = se.spikformer("digits-2-64", attention=attention, depth=1).train()
     model(torch.rand(1, 1, 16, 16)).sum().backward()

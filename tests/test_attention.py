@@ -1,12 +1,15 @@
 """Every attention variant against a few lines of loops; the freedom of order; what is kept for the backward pass."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import reference
 import torch
 from torch import Tensor, nn
 
+import spikformer_edu as se
 from spikformer_edu import ATTENTION, SpikformerError
 from spikformer_edu.attention import SpikingSelfAttention
 
@@ -148,6 +151,25 @@ def test_a_mask_has_no_scale(kind, options, one_line):
         layer(kind, **options)
     one_line(error, "no product to scale", "leave out")
     assert not hasattr(layer(kind), "scale")
+
+
+def test_the_guide_on_a_variant_of_your_own_runs(tmp_path, monkeypatch):
+    """Every block of code in docs/guides/attention_variant.md, one after the other."""
+    guide = Path(__file__).parents[1] / "docs" / "guides" / "attention_variant.md"
+    blocks = re.findall(r"^```python\n(.+?)^```", guide.read_text(encoding="utf-8"), re.M | re.S)
+    assert len(blocks) == 5
+    monkeypatch.chdir(tmp_path)
+    known, names = dict(ATTENTION), {}
+    try:
+        for block in blocks:
+            exec(compile(block, guide.name, "exec"), names)
+        ATTENTION["keys"] = names["KeyAttention"]
+        model = se.spikformer("digits-2-64", attention="keys")
+        assert model(torch.randn(2, 1, 32, 32)).shape == (2, 10)
+    finally:
+        ATTENTION.clear()
+        ATTENTION.update(known)
+    assert (tmp_path / "runs" / "agreement" / "results.json").exists()
 
 
 @pytest.mark.parametrize("kind, maps", [("ssa", 3), ("sdsa", 3), ("qk_token", 2), ("qk_channel", 2)])

@@ -1,5 +1,6 @@
 """The network is the official one, layout by layout; what never changes its logits; and every bad input's one line."""
 
+import ast
 import copy
 import gc
 import inspect
@@ -513,8 +514,16 @@ def test_every_option_changes_the_network():
 
 
 def test_the_model_can_be_read_in_one_sitting():
-    """Neurons, attention and model: under 640 lines that are neither blank nor comment, docstrings included."""
-    package = Path(inspect.getfile(se)).parent
-    files = [(package / name).read_text() for name in ("neurons.py", "attention.py", "model.py")]
-    lines = [line.strip() for text in files for line in text.splitlines()]
-    assert 300 < sum(bool(line) and not line.startswith("#") for line in lines) < 640
+    """Neurons, attention and model, blank lines and comments aside: under 500 lines of code, 640 with docstrings."""
+    package, code, whole = Path(inspect.getfile(se)).parent, 0, 0
+    for name in ("neurons.py", "attention.py", "model.py"):
+        source = (package / name).read_text()
+        said = set()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                said |= set(range(node.lineno, node.end_lineno + 1))
+        lines = {
+            n for n, line in enumerate(source.splitlines(), 1) if line.strip() and not line.strip().startswith("#")
+        }
+        code, whole = code + len(lines - said), whole + len(lines)
+    assert 300 < code < 500 and code < whole < 640, (code, whole)

@@ -171,6 +171,14 @@ for layer in rec.layers("spikes"):  # every neuron fires exactly where H >= V_th
 # query and a key fire. Counting needs no multiplication, and there is no softmax.
 
 # %%
+q, k = (rec[f"blocks.0.attn.{name}"].spikes for name in "qk")
+# features in which both fire, [T, B, h, N, N]
+pairs = (q[:, :, :, :, None, :] * k[:, :, :, None, :, :]).sum(-1)
+assert torch.equal(rec["blocks.0.attn.scores"].values, pairs * 0.125)
+print("most common features of a query and a key:", int(pairs.max()), "of 16")
+
+# %% tags=["fold"]
+# where the queries, keys and values of block 0 fire
 fig, axes = plt.subplots(1, 4, figsize=(9.2, 2.6))
 axes[0].imshow(image[0, 0], cmap="gray")
 axes[0].set(xticks=[], yticks=[], title="input")
@@ -188,13 +196,8 @@ fig.suptitle("blocks.0.attn: spikes of each token", x=0.01, ha="left", fontsize=
 se.plot.show(
     fig,
     "Spikes of each of 8 x 8 tokens of Q, K and V in block 0, summed over T = 4: "
-    "K and V fire where the digit is.",
+    "K and V fire where the digit is, Q more on the background.",
 )
-
-q, k = (rec[f"blocks.0.attn.{name}"].spikes for name in "qk")
-# features in which both fire, [T, B, h, N, N]
-pairs = (q[:, :, :, :, None, :] * k[:, :, :, None, :, :]).sum(-1)
-assert torch.equal(rec["blocks.0.attn.scores"].values, pairs * 0.125)
 
 # %% [markdown]
 # Keys and values fire on the strokes, queries more on the background. So the scores are high between a query of the

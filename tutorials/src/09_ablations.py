@@ -195,7 +195,7 @@ for name, row in PAPER.items():
 print("none: the training did not converge; softmax with real V: ImageNet 73.96")
 print("without spikes (ANN): CIFAR-10 96.73, CIFAR-100 81.02, ImageNet 80.80\n")
 
-print("differences to SSA, in standard errors of SSA's accuracy on the test set")
+print("one standard error of SSA's accuracy, and differences to SSA in such errors")
 gaps = {}
 for i, (dataset, images) in enumerate(IMAGES.items()):
     ssa = PAPER["ssa"][i]
@@ -206,7 +206,7 @@ for i, (dataset, images) in enumerate(IMAGES.items()):
         if name != "ssa" and row[i]
     }
     said = "  ".join(f"{TITLES[n]} {gap:+.1f}" for n, gap in gaps[dataset].items())
-    print(f"{dataset:12} one is {error:.2f} points:  {said}")
+    print(f"{dataset:12} {error:.2f} points  {said}")
 assert max(abs(gap) for gap in gaps["CIFAR10-DVS"].values()) < 1.5
 assert gaps["CIFAR-10"]["identity"] < -4 < -1.5 < gaps["CIFAR-10"]["softmax"]
 
@@ -762,7 +762,8 @@ looks = {
     )
     for name in TITLES
 }
-print("seeds in which the cue's token prefers the digit asked for:", looks)
+print("the cue's token prefers the digit asked for, in how many of ten seeds:")
+print(*(f"{TITLES[name]} {count} " for name, count in looks.items()))
 assert set(looks.values()) == {10}
 assert resolved == {600: ["leaky_relu", "relu", "none"], 1800: ["softmax"]}
 assert abs(top1[600]["none"].mean() / 100 - without_cue) < 0.01

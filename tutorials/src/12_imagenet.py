@@ -96,7 +96,7 @@ if full:
     print("  time     measured below, before the run starts")
 else:
     print(f"  train    imagenet-8-384 on 64 {data}, 1 epoch: a rehearsal")
-    print("  time     about a minute on one CPU core")
+    print("  time     about a minute on an idle CPU core")
     needed = {"a GPU": gpus, "training images": has("train")}
     needed |= {"validation images": has("val")}
     lacking = ", ".join(name for name, there in needed.items() if not there)
@@ -360,7 +360,7 @@ flops = 2 * (3 * config.time_steps * others + 2 * parts["first conv"])
 speed = planned.flops * planned.step_images / planned.step_seconds
 years = flops * images * 310 / speed / 86_400 / 365 / max(gpus, 1)
 print(f"{flops / 1e9:.0f} GFLOP for an image, {speed / 1e9:,.0f} GFLOP/s here")
-print(f"the full run would take {365 * years:,.1f} days = {years:.2g} years")
+print(f"the full run would take {365 * years:,.1f} days ({years:.1f} years)")
 best = min(days.values())
 print(f"one H100: {best:.1f} days, or {24 * best * PRICE:,.0f} at your price")
 assert 190e9 < flops < 210e9 and years > 0

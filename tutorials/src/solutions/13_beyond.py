@@ -16,16 +16,25 @@ except ModuleNotFoundError:
     # %pip install --quiet ../..
     import spikformer_edu as se
 
-import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
 from spikformer_edu.attention import SpikingSelfAttention, norm_tokens
-from spikformer_edu.plot import style
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
-plt.rcParams.update(style.RC)
+images, _ = se.data.load("digits").val.fetch(torch.arange(16), None)
+
+
+def settle(model, images):
+    """Give all batch norms the statistics of these images, and more current."""
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.momentum = 1.0
+            nn.init.constant_(module.bias, 0.3)
+    model.train()(images)
+    return model.eval()
+
 
 # %% [markdown]
 # ## 13.1 Channel Q-K attention
@@ -39,7 +48,7 @@ plt.rcParams.update(style.RC)
 
 # %% tags=["exercise-1"]
 class ChannelQKAttention(SpikingSelfAttention):
-    """Q-K channel attention: SN(sum over tokens of Q) * K, then the projection; there is no V."""
+    """Q-K channel attention: SN(sum over tokens of Q) * K, then the projection."""
 
     def __init__(self, dim, heads, **options):
         super().__init__(dim, heads, **options)
@@ -60,9 +69,7 @@ class ChannelQKAttention(SpikingSelfAttention):
 with se.exercise("13.1"):
     torch.manual_seed(0)
     layer = ChannelQKAttention(64, 4)
-    assert layer.qkv.out_features == 128, (
-        "Q and K alone: the linear map needs 2 D outputs"
-    )
+    assert layer.qkv.out_features == 128, "without V the linear map is smaller"
     x = torch.randint(
         0, 3, (4, 2, 16, 64), generator=torch.Generator().manual_seed(0)
     ).float()
@@ -78,17 +85,28 @@ with se.exercise("13.1"):
     assert out.shape == x.shape and ((out == 0) | (out == 1)).all(), (
         "the layer gives spikes [T, B, N, D]"
     )
+    assert set(seen) == {"q", "k", "attn", "masked"}, (
+        "Q, K and the gate each need their neuron, and the projection comes last"
+    )
     count, gate = seen["attn"]
     assert count.shape == (4, 2, 4, 1, 16), (
-        "the gate has one value a feature: sum over the tokens, keepdim=True"
+        "the gate needs one value for each feature of a head: what does it add up?"
     )
     assert torch.equal(count, seen["q"][1].sum(-2, keepdim=True)), (
-        "the gate's input is the sum of Q over the tokens"
+        "look at what enters the neuron of the gate"
     )
     expected = (gate * seen["k"][1]).transpose(2, 3).flatten(3)
-    assert torch.equal(seen["masked"], expected), (
-        "the gate masks K, and the heads go side by side again"
-    )
+    assert seen["masked"].shape == expected.shape and torch.equal(
+        seen["masked"], expected
+    ), "look at what enters the projection: which spikes, and in which order?"
+
+# %% [markdown]
+# The package's class is the same layer.
+
+# %%
+theirs = se.ATTENTION["qk_channel"](64, 4)
+theirs.load_state_dict(layer.state_dict())
+torch.testing.assert_close(theirs(x), layer(x), rtol=0, atol=0)
 
 # %% [markdown]
 # ## 13.2 Count
@@ -101,23 +119,49 @@ with se.exercise("13.1"):
 
 # %% tags=["exercise-2"]
 def channel_qk_savings(tokens, dim, heads):
-    """(operations of the core, share of the operations of an SSA block that is saved)"""
+    """(operations of the core, share of an SSA block's that is saved)"""
     core = 2 * tokens * dim
-    ssa_block = 2 * tokens * dim * min(tokens, dim // heads) + 12 * tokens * dim**2
-    return core, 1 - (core + 11 * tokens * dim**2) / ssa_block
+    products = 2 * tokens * dim * min(tokens, dim // heads)
+    matrix = tokens * dim**2
+    return core, 1 - (core + 11 * matrix) / (products + 12 * matrix)
 
 
 # %% tags=["check-2"]
 with se.exercise("13.2"):
     answer = channel_qk_savings(196, 512, 8)
     assert answer is not None, "write channel_qk_savings first"
-    assert answer[0] == 2 * 196 * 512, "N D additions, then N D masks"
-    ssa_block = 2 * 196 * 512 * 64 + 12 * 196 * 512**2
-    assert (
-        abs(answer[1] - (1 - (answer[0] + 11 * 196 * 512**2) / ssa_block)) < 1e-9
-    ), "11 of 12 matrices are left: no V"
-    assert channel_qk_savings(16, 512, 8)[1] < answer[1], (
-        "with fewer tokens than d, SSA takes its other order"
+    assert len(answer) == 2, "return two numbers"
+    counted = se.energy(
+        se.spikformer("digits-2-64", attention="qk_channel"), images
+    )
+    core = sum(
+        c.flops
+        for c in counted.layers
+        if c.layer in ("blocks.0.attn.gate", "blocks.0.attn.mask")
+    )
+    assert channel_qk_savings(64, 64, 4)[0] == core, (
+        "the core of digits-2-64 (64 tokens, D = 64, 4 heads) takes another number"
+    )
+    # both blocks, counted
+    whole = {
+        name: sum(
+            c.flops
+            for c in se.energy(
+                se.spikformer("digits-2-64", attention=name), images
+            ).layers
+            if c.layer.startswith("blocks.")
+        )
+        for name in ("ssa", "qk_channel")
+    }
+    share = 1 - whole["qk_channel"] / whole["ssa"]
+    assert abs(channel_qk_savings(64, 64, 4)[1] - share) < 1e-9, (
+        "the share of a block of digits-2-64 is another: count all its matrices, "
+        "before and after"
+    )
+    ssa_block = 2 * 16 * 512 * 16 + 12 * 16 * 512**2
+    short = 1 - (2 * 16 * 512 + 11 * 16 * 512**2) / ssa_block
+    assert abs(channel_qk_savings(16, 512, 8)[1] - short) < 1e-9, (
+        "16 tokens are fewer than d = 64: what does SSA take then?"
     )
 
 # %% [markdown]
@@ -164,17 +208,18 @@ with se.exercise("13.3"):
     expected = [
         f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.qkv", "mlp.hidden.linear")
     ]
-    assert found == expected, (
-        "hook nn.Conv2d and nn.Linear and look at their inputs: which read the residual stream?"
+    assert found == expected, "in the packaged network other layers are not binary"
+    torch.manual_seed(0)
+    shortcut = settle(se.spikformer("digits-2-64", residual="membrane"), x)
+    assert not_binary(shortcut, x) == [], (
+        "with membrane shortcuts all inputs are spikes"
     )
-    # without the stream: each half of a block gets only the spikes before it
-    for block in packaged.blocks:
-        block.forward = lambda x, block=block: block.mlp(
-            block.attn((x > 0).float())
-        )
-    assert not_binary(packaged, x) == [], "without residuals all inputs are spikes"
-    last = packaged.blocks[1]
-    last.forward = lambda x: last.mlp(0.5 * last.attn((x > 0).float()))
-    assert not_binary(packaged, x) == ["blocks.1.mlp.hidden.linear"], (
-        "a half is neither 0 nor 1"
-    )
+    # halves, and negative numbers, are neither 0 nor 1
+    for factor in (0.5, -1.0):
+        with se.intervene(shortcut, {"blocks.1.mlp_in": lambda s, f=factor: f * s}):
+            assert not_binary(shortcut, x) == ["blocks.1.mlp.hidden.linear"], (
+                f"inputs of 0 and {factor} are not binary"
+            )
+    assert not any(
+        m._forward_hooks or m._forward_pre_hooks for m in packaged.modules()
+    ), "leave nothing behind on the network"
