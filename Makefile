@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND := Agg
 
-.PHONY: help train test style tests quick lint pretrained pretrained-cifar10 notebooks notebooks-test lab docs serve
+.PHONY: help train test style tests quick lint pretrained pretrained-events pretrained-cifar10 notebooks notebooks-test lab docs serve
 
 help:
 	@echo "make train   train the small Spikformer on real digits (ARGS='--epochs 5' and so on)"
@@ -13,7 +13,8 @@ help:
 	@echo "make notebooks   run every script in tutorials/src and write its notebook (ARGS='05' for one chapter)"
 	@echo "make serve   the documentation at http://127.0.0.1:8000 (make docs: into site/)"
 	@echo "make lint    style, put right where a tool can do it"
-	@echo "make pretrained   train the packaged digits model anew (pretrained-cifar10: the other one, two hours)"
+	@echo "make pretrained   train the packaged digits model anew (pretrained-events: the two of simulated events,"
+	@echo "                  pretrained-cifar10: cifar10-2-128, two hours)"
 
 .venv/package: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -90,3 +91,12 @@ pretrained: .venv/package
 	cd runs/pretrained && cp config.json metrics.csv results.json best.safetensors ../../spikformer_edu/pretrained/digits-2-64/
 	$(BIN)/python -m spikformer_edu.visualize --checkpoint digits-2-64 --index 3 --out runs/pretrained/figures
 	cp runs/pretrained/figures/atlas.png runs/pretrained/figures/attention_over_time.png docs/images/
+
+# The two networks for simulated events: which digit, and which way it goes round.
+pretrained-events: .venv/package
+	for data in digits-dvs digits-motion; do \
+		rm -rf runs/$$data && \
+		OMP_NUM_THREADS=1 $(BIN)/python -m spikformer_edu.train --dataset $$data --out runs/$$data --device cpu --no-figures && \
+		cp runs/$$data/config.json runs/$$data/metrics.csv runs/$$data/results.json runs/$$data/best.safetensors \
+			spikformer_edu/pretrained/$$data-2-64/ || exit 1; \
+	done

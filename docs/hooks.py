@@ -36,6 +36,7 @@ def on_config(config):
     """The chapters that are there, under Learn."""
     learn = next(item["Learn"] for item in config.nav if "Learn" in item)
     learn += [{title(cells(path)): f"learn/{path.stem}.md"} for path in chapters()]
+    learn += [{"For teachers": "learn/teaching.md"}, {"Exercises to print": "learn/handout.md"}]
 
 
 def on_files(files, config):
@@ -131,6 +132,7 @@ def prose(text: str) -> str:
         elif paragraph and not fenced:  # inside it, a line may begin with a number or with ">"; a list begins with 1
             line = re.sub(r"^(?!1\.)(\d+)\. ", r"\1\\. ", line)
             line = re.sub(r"^>", r"\\>", line)
+            paragraph = not re.match(r"1\. |[-*+] ", line)
         starts = [kind for kind in (r"\s*([-*+]|\d+\.) ", r"\s*\|") if re.match(kind, line)]
         if not fenced and starts and before.strip() and not re.match(starts[0] + r"|\s*[-*+] |\s{2,}|#", before):
             lines.append("")
@@ -182,7 +184,7 @@ LIVE = {  # chapters, and the demo that they are linked with
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Fills in ``<!-- chapters -->`` and ``<!-- help: command -->``; what a page is about, in a sentence and a picture."""
+    """Fills in what is made, such as ``<!-- chapters -->``; says what a page is about, in a sentence and a picture."""
     uri = page.file.src_uri
     if uri.startswith("learn/solutions/"):
         page.meta["search"] = {"exclude": True}
@@ -201,21 +203,39 @@ Nothing to install: this is the [page to play with](../play/{demo}.md), in the c
     section = next(picture for start, picture in PICTURES.items() if uri.startswith(start))
     page.meta.setdefault("image", own if files.get_file_from_path(own) else section)
     markdown = markdown.replace("<!-- chapters -->", "\n".join(card(path) for path in chapters()))
+    markdown = markdown.replace("<!-- exercises -->", "\n\n".join(exercises(path) for path in chapters()))
+    markdown = re.sub(r"<!-- minutes: (\w+) -->", lambda found: minutes(TUTORIALS / f"{found[1]}.ipynb"), markdown)
     return re.sub(r"<!-- help: (.+?) -->", lambda found: help_of(found[1].split()), markdown)
 
 
 def described(markdown: str) -> str:
     """The first paragraph that is a sentence, as plain text of at most 200 characters."""
-    markdown = re.sub(r"^---\n.*?^---\n|<!--.*?-->|```.*?```", "", markdown, flags=re.S | re.M)
+    markdown = re.sub(
+        r'^---\n.*?^---\n|<!--.*?-->|```.*?```|<div class="notebook".*?</div>', "", markdown, flags=re.S | re.M
+    )
     for paragraph in re.split(r"\n\s*\n", markdown):
         text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)(\{[^}]*\})?|<[^>]*>", r"\1", " ".join(paragraph.split()))
         text = plain(re.sub(r"[*`]", "", text)).strip()
-        if re.match(r"[A-Z]", text) and re.search(r"[.:]$", text) and not paragraph.lstrip().startswith(("#", "![", "[!")):
+        if (
+            re.match(r"(?!Run time)[A-Z]", text)
+            and re.search(r"[.:]$", text)
+            and not paragraph.lstrip().startswith(("#", "![", "[!"))
+        ):
             return text if len(text) <= 200 else text[:197].rsplit(" ", 1)[0] + " ..."
     return ""
 
 
-SYMBOLS = {"beta": "β", "tau": "τ", "alpha": "α", "sigma": "σ", "Theta": "Θ", "ge": "≥", "le": "≤", "top": "ᵀ", "cdot": "·"}
+SYMBOLS = {
+    "beta": "β",
+    "tau": "τ",
+    "alpha": "α",
+    "sigma": "σ",
+    "Theta": "Θ",
+    "ge": "≥",
+    "le": "≤",
+    "top": "ᵀ",
+    "cdot": "·",
+}
 SYMBOLS |= {"times": "×", "in": "∈", "partial": "∂", "sum": "Σ", "sqrt": "√", "approx": "≈", "neq": "≠", "pm": "±"}
 
 
@@ -247,6 +267,36 @@ def card(path: Path) -> str:
 </div>
 </div>
 """
+
+
+def exercises(path: Path) -> str:
+    """The exercises of a chapter: what is asked, and the code to start from."""
+    found = cells(path)
+    parts, asked = [f"## {title(found)}"], []
+    for cell in found:
+        tags = cell["metadata"].get("tags", [])
+        if cell["cell_type"] == "markdown":
+            asked = [prose(cell["source"].rpartition("## Exercises\n")[2].strip())]
+        else:
+            asked.append(fence(cell["source"], "{ .python .no-copy }"))
+        if any(tag.startswith("exercise-") for tag in tags):
+            parts += asked
+    return "\n\n".join(parts)
+
+
+def minutes(path: Path) -> str:
+    """What a class needs for a chapter and for its exercises, by the rule in docs/learn/teaching.md: two columns."""
+    needed = tasks = 0.0
+    for cell in cells(path):
+        tags = cell["metadata"].get("tags", [])
+        if any(tag.startswith("exercise-") for tag in tags):
+            tasks += 10
+        elif cell["cell_type"] == "markdown":
+            needed += len(re.sub(r"<.+?>|!\[.*?\]\(.*?\)", "", cell["source"]).split()) / 100
+        elif not any(tag.startswith("check-") for tag in tags):
+            needed += not {"fold", "setup"} & set(tags)
+            needed += sum("image/png" in output.get("data", {}) for output in cell["outputs"])
+    return f"{5 * round(needed / 5)} | {tasks:.0f}"
 
 
 def help_of(command: list[str]) -> str:
@@ -288,8 +338,9 @@ def on_post_build(config):
     site = Path(config.site_dir)
     index = site / "search" / "search_index.json"
     found = json.loads(index.read_text(encoding="utf-8"))
-    for entry in found["docs"]:
-        entry["title"], entry["text"] = plain(entry["title"]), plain(entry["text"])
+    for entry in found["docs"]:  # without code: the index loads with every page, and half of it would be listings
+        entry["title"] = plain(entry["title"])
+        entry["text"] = plain(re.sub(r"<pre.*?</pre>", "", entry["text"], flags=re.S))
     index.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
     for name, folder in (("digits-2-64", "play"), ("cifar10-2-128", "play/cifar10")):
         export(name, site / "assets" / folder, "js")

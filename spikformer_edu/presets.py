@@ -34,6 +34,11 @@ _DEEP_STEM = SpikformerConfig(pool=(True, True, True, True), qkv_bias=False, tru
 _DVS = replace(_DEEP_STEM, in_channels=2, time_steps=16)
 _USUAL = {  # height and width of an image, and what all networks for a data set share
     "digits": (32, SpikformerConfig(in_channels=1, pool=(True, True, False, False))),
+    "digits-dvs": (32, SpikformerConfig(in_channels=2, pool=(True, True, False, False), time_steps=8)),
+    "digits-motion": (
+        16,
+        SpikformerConfig(in_channels=2, num_classes=2, pool=(True, True, False, False), time_steps=8),
+    ),
     "cifar10": (32, SpikformerConfig()),
     "cifar100": (32, SpikformerConfig(num_classes=100)),
     "cifar10dvs": (128, replace(_DVS, scale=0.25)),
@@ -56,6 +61,8 @@ def _line(
 # and the 12 of ImageNet's 384 are assumed. Where nothing is published the network is ours.
 _LINES = [
     _line("digits", 2, 64, 4, 163_906),
+    _line("digits-dvs", 2, 64, 4, 163_978),
+    _line("digits-motion", 2, 64, 4, 163_458),
     _line("cifar10", 2, 128, 4, 646_810),  # ours: small enough for a laptop
     _line("cifar10", 4, 256, 8, 4_155_178, {4: 93.94}),
     _line("cifar10", 2, 384, 12, 5_765_050, {4: 94.80}),

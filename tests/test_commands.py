@@ -105,7 +105,7 @@ def test_without_options_the_digits_are_trained(tmp_path):
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         first = running.stdout.readline()
         running.kill()
-    assert first.startswith("digits-2-64 on digits, 24 epochs on "), running.stderr
+    assert first.startswith("digits-2-64 on digits, 36 epochs on "), running.stderr
 
 
 def test_a_process_that_refuses_ends_with_two(tmp_path):

@@ -222,12 +222,13 @@ def test_every_network_of_spikes_as_integers(tmp_path, bits, frames):
     assert made.check.differing < (0.2 if bits == 8 else 0.01) * made.check.spikes
 
 
-@pytest.mark.parametrize(("bits", "least"), [(8, 352), (16, 355)])
-def test_integers_recognise_the_test_digits(digits, bits, least):
+@pytest.mark.parametrize(("bits", "fewer"), [(8, 4), (16, 1)])
+def test_integers_recognise_the_test_digits(digits, bits, fewer):
     images, labels = digits
-    integer = Integer(se.load_pretrained("digits-2-64"), images[:10], bits)
+    run = se.load_run("digits-2-64")
+    integer = Integer(run.model, images[:10], bits)
     with torch.no_grad():
-        assert int((integer(images).argmax(1) == labels).sum()) >= least  # 354 and 356 were seen; 356 in float32
+        assert int((integer(images).argmax(1) == labels).sum()) >= run.results["correct"] - fewer
 
 
 # Model folders
@@ -242,7 +243,9 @@ def test_a_model_folder_is_the_packaged_network(tmp_path, digits):
     assert all(tensor.equal(packaged.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert model(digits[0][:3]).equal(packaged(digits[0][:3]))
     card = made.paths[2].read_text()
-    for fact in ("356 of 359", "163,906 parameters", "T = 4", "24 epochs", "Handwritten digits"):
+    r = se.load_run("digits-2-64").results
+    measured = f"{r['correct']} of {r['total']}", f"{r['epochs']} epochs"
+    for fact in (*measured, "163,906 parameters", "T = 4", "Handwritten digits"):
         assert fact in card
 
 
@@ -254,7 +257,7 @@ def test_the_model_card_is_one_that_the_hub_reads(tmp_path):
     se.save_pretrained(odd, tmp_path)
     card = hub.ModelCard.load(tmp_path / "README.md").data
     (result,) = card.eval_results
-    assert (result.metric_type, result.metric_value) == ("accuracy", 99.16)
+    assert (result.metric_type, result.metric_value) == ("accuracy", round(100 * run.results["accuracy"], 2))
     assert (card.library_name, card.pipeline_tag) == ("spikformer_edu", "image-classification")
     assert result.dataset_name == 'A "set": of data' and card.model_name == "digits-2-64"
     se.save_pretrained(replace(run, results={}), tmp_path)

@@ -36,9 +36,20 @@ ACCURACY = {
     "imagenet-10-512": {4: 73.68},
     "imagenet-8-768": {4: 74.81},
 }
-CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "cifar10dvs": 10, "dvsgesture": 11, "nmnist": 10}
+CLASSES = {
+    "digits": 10,
+    "digits-dvs": 10,
+    "digits-motion": 2,
+    "cifar10": 10,
+    "cifar100": 100,
+    "cifar10dvs": 10,
+    "dvsgesture": 11,
+    "nmnist": 10,
+}
 CLASSES["imagenet"] = 1000
-CHANNELS = {"digits": 1, "cifar10": 3, "cifar100": 3, "cifar10dvs": 2, "dvsgesture": 2, "nmnist": 2, "imagenet": 3}
+CHANNELS = {"digits": 1, "cifar10": 3, "cifar100": 3, "imagenet": 3}
+CHANNELS |= dict.fromkeys(("digits-dvs", "digits-motion", "cifar10dvs", "dvsgesture", "nmnist"), 2)
+SMALL_IMAGES = ("digits", "digits-dvs", "digits-motion", "cifar10", "cifar100", "nmnist")  # 32 x 32, 16 x 16
 
 
 def parameters(dim: int, depth: int, channels: int, classes: int, qkv_bias: bool, learned_scale: bool) -> int:
@@ -63,8 +74,8 @@ def parameters(dim: int, depth: int, channels: int, classes: int, qkv_bias: bool
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_parameter_count(name):
-    dataset, depth, dim = name.split("-")
-    cifar_like = dataset in ("digits", "cifar10", "cifar100", "nmnist")
+    dataset, depth, dim = name.rsplit("-", 2)
+    cifar_like = dataset in SMALL_IMAGES
     expected = parameters(
         int(dim), int(depth), CHANNELS[dataset], CLASSES[dataset], cifar_like, dataset == "dvsgesture"
     )
@@ -76,7 +87,8 @@ def test_parameter_count(name):
 
 
 def test_every_published_network_is_there():
-    assert set(ACCURACY) | {"digits-2-64", "cifar10-2-128", "nmnist-2-64"} == set(PRESETS)
+    ours = {"digits-2-64", "digits-dvs-2-64", "digits-motion-2-64", "cifar10-2-128", "nmnist-2-64"}
+    assert set(ACCURACY) | ours == set(PRESETS)
     for name, line in PRESETS.items():
         assert line.name == name and line.paper_accuracy == ACCURACY.get(name)
 
@@ -84,25 +96,20 @@ def test_every_published_network_is_there():
 @pytest.mark.parametrize("name", PRESETS)
 def test_sizes_are_the_papers(name):
     line, c = PRESETS[name], PRESETS[name].config
-    dataset, depth, dim = name.split("-")
+    dataset, depth, dim = name.rsplit("-", 2)
     assert (line.dataset, c.depth, c.dim) == (dataset, int(depth), int(dim))
     assert (c.num_classes, c.in_channels) == (CLASSES[dataset], CHANNELS[dataset])
-    events = dataset in ("cifar10dvs", "dvsgesture")
-    assert c.time_steps == (16 if events else 4)
-    assert line.image_size == (128 if events else 224 if dataset == "imagenet" else 32)
+    steps = {"cifar10dvs": 16, "dvsgesture": 16, "digits-dvs": 8, "digits-motion": 8}
+    assert c.time_steps == steps.get(dataset, 4)
+    sizes = {"cifar10dvs": 128, "dvsgesture": 128, "imagenet": 224, "digits-motion": 16}
+    assert line.image_size == sizes.get(dataset, 32)
     tokens = (line.image_size // c.patch_size) ** 2
-    assert tokens == (196 if dataset == "imagenet" else 64)
-    assert c.qkv_bias == c.trunc_normal == (dataset in ("digits", "cifar10", "cifar100", "nmnist"))
+    assert tokens == {"imagenet": 196, "digits-motion": 16}.get(dataset, 64)
+    assert c.qkv_bias == c.trunc_normal == (dataset in SMALL_IMAGES)
     assert (c.scale or 0.125) == (0.25 if dataset == "cifar10dvs" else 0.125)
     assert c.learn_scale == c.qk_pool == (dataset == "dvsgesture")
-    heads = {"cifar10dvs": 16, "dvsgesture": 8, "digits": 4, "nmnist": 4}.get(dataset) or {
-        128: 4,
-        256: 8,
-        384: 12,
-        512: 8,
-        768: 12,
-    }[c.dim]
-    assert c.heads == heads
+    heads = {64: 4, 128: 4, 256: 8, 384: 12, 512: 8, 768: 12}
+    assert c.heads == (16 if dataset == "cifar10dvs" else heads[c.dim])
     assert (c.tau, c.attention, c.mlp_ratio) == (2.0, "ssa", 4)
 
 

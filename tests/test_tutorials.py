@@ -7,8 +7,10 @@ The outputs themselves are compared by nbval (``make notebooks-test``).
 import base64
 import functools
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "tutorials"
 WRONG_ANSWERS = ROOT / "tests" / "wrong_answers"
 sys.path.insert(0, str(TUTORIALS))
+import assignments  # noqa: E402
 import build  # noqa: E402
 
 CHAPTERS = sorted(TUTORIALS.glob("[0-9]*.ipynb"))
@@ -159,7 +162,7 @@ def test_output_that_answers_a_prediction_is_folded(path):
         asks = cell.cell_type == "markdown" and QUESTION in cell.source
         assert asks == ("predict" in tags(following)), f"{cell.source[-80:]!r} before {following.source[:80]!r}"
         if asks:
-            assert following.outputs and following.metadata["jupyter"]["outputs_hidden"], following.source
+            assert following.outputs and following.metadata.get("jupyter", {}).get("outputs_hidden"), following.source
             assert text_of(following.outputs).startswith(build.PREDICT_LINE)
 
 
@@ -168,7 +171,7 @@ def test_output_that_answers_a_prediction_is_folded(path):
 def test_long_plotting_code_is_folded(path):
     for cell in code(load(path)):
         if re.search(r"subplots|plt\.figure", cell.source) and cell.source.count("\n") >= LONG_PLOT:
-            assert "fold" in tags(cell) and cell.metadata["jupyter"]["source_hidden"], cell.source[:200]
+            assert "fold" in tags(cell) and cell.metadata.get("jupyter", {}).get("source_hidden"), cell.source[:200]
 
 
 @by_name(CHAPTERS)
@@ -258,8 +261,9 @@ def wrong_answers(path: Path) -> dict[str, list[str]]:
     file = WRONG_ANSWERS / path.with_suffix(".py").name
     if file.exists():
         for cell in code(jupytext.read(file, fmt="py:percent")):
-            (exercise,) = tags(cell)
-            found.setdefault(exercise, []).append(cell.source)
+            if tags(cell) or not all(line.startswith("#") for line in cell.source.split("\n")):  # else a heading
+                (exercise,) = tags(cell)
+                found.setdefault(exercise, []).append(cell.source)
     return found
 
 
@@ -331,6 +335,71 @@ def test_building_again_gives_the_same_bytes():
     assert once == twice
 
 
+def test_the_page_for_teachers_names_every_chapter_and_sections_that_exist():
+    page = (ROOT / "docs" / "learn" / "teaching.md").read_text()
+    rows = re.findall(r"^\| \[.+?\]\((\w+)\.md\) \| <!-- minutes: (\w+) --> \| (.+?) \|", page, re.M)
+    assert [name for name, _, _ in rows] == [of for _, of, _ in rows] == [chapter.stem for chapter in CHAPTERS]
+    for name, _, skip in rows:
+        sections = re.findall(r"^## (.+)$", prose(build.read(build.SOURCES / f"{name}.py")), re.M)
+        for section in re.findall(r"\*(.+?)\*", skip):
+            assert any(title.startswith(section) for title in sections), f"{name}: no section {section}"
+
+
+@by_name(CHAPTERS)
+def test_assignment_holds_every_exercise_and_its_start(path):
+    """Before nbgrader has taken out the solutions and the hidden tests, and what is left after it."""
+    notebook, asked = assignments.assignment(path.stem), build.read(build.SOURCES / f"{path.stem}.py")
+    starts, checks = tagged(asked, "exercise"), tagged(asked, "check")
+    cells = {cell.metadata.nbgrader.grade_id: cell for cell in code(notebook)}
+    assert {name for name, cell in cells.items() if cell.metadata.nbgrader.grade} == set(checks)
+    for name, start in starts.items():
+        left = re.sub(r"^ *### BEGIN SOLUTION$.*^ *### END SOLUTION$", "", cells[name].source, flags=re.S | re.M)
+        begun = [line for line in start.split("\n") if line.strip() not in ("", "...")]
+        assert begun[0] in left and "SOLUTION" not in left
+        compile(cells[name].source, name, "exec")
+    for name in checks:
+        assert cells[name].source.startswith(assignments.SEEN + "### BEGIN HIDDEN TESTS\n")
+        assert "se.exercise" not in cells[name].source
+    assert not re.search(r"\]\((?!https?:)", prose(notebook))  # no link to a file that is not there
+
+
+@pytest.mark.slow
+def test_nbgrader_grades_an_assignment(tmp_path):
+    """Full points for the solutions; none for wrong answers or for none, and students see neither answer nor test."""
+    api = pytest.importorskip("nbgrader.api", reason="nbgrader is not installed: no assignment was graded")
+    stem = "10_energy"
+    assignments.main([str(tmp_path), "10"])
+    # nbgrader calls its database's command by name
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+
+    def nbgrader(*words):
+        command = [sys.executable, "-m", "nbgrader", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    nbgrader("generate_assignment", stem)
+    released = load(tmp_path / "release" / stem / f"{stem}.ipynb")
+    text = "\n".join(cell.source for cell in released.cells)
+    assert "# your code here\n    ..." in text and "def width_behind" in text
+    assert not re.search("SOLUTION|HIDDEN|flops_of_width_one", text)
+    assert all("assert" not in cell.source for cell in code(released) if cell.metadata.nbgrader.grade)
+    chapter = TUTORIALS / f"{stem}.ipynb"
+    wrong = {exercise: answers[0] for exercise, answers in wrong_answers(chapter).items()}
+    students = {"right": tagged(load(TUTORIALS / "solutions" / chapter.name), "exercise"), "wrong": wrong, "none": {}}
+    for student, answers in students.items():
+        for cell in code(released):
+            cell.source = answers.get(cell.metadata.nbgrader.grade_id, cell.source)
+        folder = tmp_path / "submitted" / student / stem
+        folder.mkdir(parents=True)
+        nbformat.write(released, folder / f"{stem}.ipynb")
+        released = load(tmp_path / "release" / stem / f"{stem}.ipynb")
+    nbgrader("autograde", stem)
+    with api.Gradebook(f"sqlite:///{tmp_path}/gradebook.db") as gradebook:
+        scores = {student: gradebook.find_submission(stem, student).score for student in students}
+    assert scores == {"right": 3, "wrong": 0, "none": 0}
+
+
 def test_run_times_are_the_measured_ones():
     measured = json.loads((TUTORIALS / "results" / "run_times.json").read_text())
     assert {"command", "commit", "device"} <= set(measured["provenance"])
@@ -393,6 +462,13 @@ def test_a_broken_package_fails_a_chapter(fault, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(CellExecutionError, match="AssertionError|not equal|not close"):
         build.run(build.read(build.SOURCES / f"{FAULTS[fault][1]}.py"), TUTORIALS)
+
+
+@pytest.mark.parametrize("arguments", [["course", "99"], [], ["course", "--tmie"]])
+def test_assignments_refuse_what_they_do_not_know(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        assignments.main(arguments)
+    assert stopped.value.code == 2 and "error: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["99"], ["--tmie"], ["--time", "09"]])

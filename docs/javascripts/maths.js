@@ -28,9 +28,10 @@ document$.subscribe(async ({ body }) => {
     ],
     throwOnError: false, // a mistake is drawn in red; a test looks for it
   });
+  await document.fonts.ready;
   for (const formula of body.querySelectorAll(".katex-display")) { // one that is a little too wide is drawn smaller
     const share = formula.clientWidth / formula.scrollWidth;
-    if (share < 1 && share > 0.7) formula.style.fontSize = `${Math.floor(97 * share)}%`;
+    if (formula.scrollWidth > formula.clientWidth + 4 && share > 0.7) formula.style.fontSize = `${Math.floor(96 * share)}%`;
   }
   dispatchEvent(new Event("maths"));
 });

@@ -46,6 +46,8 @@ class Augment:
     """Probability that a rectangle is erased."""
     neuromorphic: bool = False
     """For event frames: shear, shift, rotation or cutout, the same for all frames of a sample."""
+    plain_sevens: float = 0.0
+    """For digits: probability that a seven is replaced by a drawn one without a crossbar."""
     mixup: float = 0.0
     """Alpha of mixup; 0 is off. Mixup and cutmix are applied to whole batches: see mixup_cutmix()."""
     cutmix: float = 0.0
@@ -56,7 +58,7 @@ class Augment:
     """Mixing ends after this many epochs; None: never."""
 
     def __post_init__(self) -> None:
-        for name in ("flip", "erasing", "mix_probability"):
+        for name in ("flip", "erasing", "plain_sevens", "mix_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SpikformerError(f"{name}={getattr(self, name)}: give a probability from 0 to 1")
         for name in ("crop_padding", "randaugment", "magnitude_std", "mixup", "cutmix"):
@@ -86,7 +88,7 @@ def check_augment(name: str, augment: Augment | None, taken: tuple[str, ...]) ->
     Raises:
         SpikformerError: a setting would do nothing.
     """
-    for setting in ("flip", "crop_padding", "crop_area", "randaugment", "erasing", "neuromorphic"):
+    for setting in ("flip", "crop_padding", "crop_area", "randaugment", "erasing", "neuromorphic", "plain_sevens"):
         value = getattr(augment or Augment(), setting)
         if setting not in taken and value != getattr(Augment(), setting):
             options = ", ".join((*taken, "mixup and cutmix"))

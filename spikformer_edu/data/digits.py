@@ -1,7 +1,8 @@
 """Handwritten digits that come with scikit-learn: 1,797 real 8 x 8 images, no download.
 
 They are drawn into 32 x 32 with a margin. Blurred strokes become pen strokes of varying width in the
-augmentation, so that a network trained here also reads digits drawn on a screen.
+augmentation, so that a network trained here also reads digits drawn on a screen. Nearly all its sevens have a crossbar:
+``Augment.plain_sevens`` replaces some of those in training by drawn ones without.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .augment import Augment, check_augment
+from .augment import Augment, check_augment, uniform
 from .base import DatasetInfo, Split, Splits, digests
 from .transfer import send
 
@@ -40,21 +41,56 @@ class Digits(Split):
     Args:
         images: ``[n, 8, 8]`` in [0, 1].
         targets: labels ``[n]``.
+        plain_sevens: probability that augmentation replaces a seven by a drawn one without a crossbar.
     """
 
-    def __init__(self, images: Tensor, targets: Tensor):
+    def __init__(self, images: Tensor, targets: Tensor, plain_sevens: float = 0.0):
         self.images, self.targets, self.device = images, targets, images.device
+        self.plain_sevens = plain_sevens
 
     def fetch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         indices = send(indices, self.device)
-        pixels = render(self.images[indices], generator)
-        return (pixels - INFO.mean[0]) / INFO.std[0], self.targets[indices]
+        images, targets = self.images[indices], self.targets[indices]
+        if generator is not None and self.plain_sevens:
+            chosen = send(uniform(len(images), generator=generator) < self.plain_sevens, self.device) & (targets == 7)
+            images = torch.where(chosen[:, None, None], send(plain_sevens(len(images), generator), self.device), images)
+        pixels = render(images, generator)
+        return (pixels - INFO.mean[0]) / INFO.std[0], targets
 
     def keys(self) -> list[bytes]:
         return digests(self.images)
 
     def to(self, device: torch.device | str) -> "Digits":
-        return Digits(self.images.to(device), self.targets.to(device))
+        return Digits(self.images.to(device), self.targets.to(device), self.plain_sevens)
+
+
+def plain_sevens(count: int, generator: torch.Generator) -> Tensor:
+    """Drawn sevens without a crossbar, made as the data set's digits were: ink on 32 x 32, counted in 4 x 4 blocks.
+
+    Args:
+        count: number of sevens.
+        generator: draws the shape of each: a bar, then a stroke that is upright or leans, bent a little.
+
+    Returns:
+        ``[count, 8, 8]`` in steps of 1/16, as ``read`` gives digits.
+    """
+
+    def draw(low: float, high: float) -> Tensor:
+        return low + (high - low) * uniform(count, generator=generator)
+
+    left, right, top, tilt = draw(4, 11), draw(20, 27), draw(2, 5), draw(-1, 3)
+    lean, bend, pen = draw(-1, 14), draw(-2, 2), draw(1.8, 3)  # lean: how far the foot is left of the corner
+    foot = torch.stack([right - lean, torch.full_like(lean, 30)], 1)
+    corner = torch.stack([right, top], 1)
+    middle = (corner + foot) / 2 + torch.stack([bend, torch.zeros_like(bend)], 1)
+    path = torch.stack([torch.stack([left, top + tilt], 1), corner, middle, foot], 1)  # [count, 4, 2]: x, y
+    start, step = path[:, :-1, None, None], path.diff(dim=1)[:, :, None, None]  # [count, 3, 1, 1, 2]: three lines
+    centers = torch.arange(32) + 0.5
+    offset = torch.stack(torch.meshgrid(centers, centers, indexing="xy"), -1) - start  # [count, 3, 32, 32, 2]
+    along = ((offset * step).sum(-1) / step.square().sum(-1)).clamp(0, 1)
+    distance = (offset - along[..., None] * step).norm(dim=-1)  # of each square from each line
+    ink = distance.amin(1) <= pen[:, None, None]
+    return F.avg_pool2d(ink.float(), 4)
 
 
 def render(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -99,17 +135,23 @@ def load(
 
     Args:
         data_dir: not used: the digits need no files.
-        augment: only its mixup and cutmix may be on; the training loop applies them.
+        augment: of single samples only plain_sevens may be on; the training loop applies mixup and cutmix.
         samples_per_class: number of digits of each class to use in each part; None: all.
         split_seed: seed of the split; None: 0.
 
     Raises:
-        SpikformerError: an augmentation of single images; digits are redrawn with other pens instead.
+        SpikformerError: another augmentation of single images; digits are redrawn with other pens instead.
     """
-    check_augment("digits", augment, ())  # they are redrawn with other pens instead
+    check_augment("digits", augment, ("plain_sevens",))  # they are redrawn with other pens instead
     images, targets = read()
-    parts = split(targets, samples_per_class, split_seed)
-    return Splits(INFO, *(Digits(images[part], targets[part]) for part in parts))
+    train, val, test = split(targets, samples_per_class, split_seed)
+    plain = 0.0 if augment is None else augment.plain_sevens
+    return Splits(
+        INFO,
+        Digits(images[train], targets[train], plain),
+        Digits(images[val], targets[val]),
+        Digits(images[test], targets[test]),
+    )
 
 
 def read() -> tuple[Tensor, Tensor]:

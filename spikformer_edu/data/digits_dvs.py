@@ -24,6 +24,7 @@ INFO = replace(
     channels=2,
     mean=(),
     std=(),
+    default_model="digits-dvs-2-64",
     obtain="simulated from scikit-learn's digits",
     time_steps=TIME_STEPS,
     simulated=True,

@@ -1,7 +1,6 @@
 """Your own event recordings, in class folders: any camera, any of the formats that ``events`` reads."""
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,35 +11,29 @@ import torch
 from tqdm import tqdm
 
 from ..errors import SpikformerError
+from . import folder
 from .augment import Augment, check_augment
 from .base import DatasetInfo, Splits, stratified_split
 from .cache import Cache
 from .event_formats import FORMATS, Sensor
 from .events import CAMERAS, EventFile, Survey, check_cut, size_text, survey
-from .files import class_folders, data_folder, listing
-from .folder import find
+from .files import data_folder, listing
 from .recordings import Recordings, check_frame_size, check_steps
 
 TIME_STEPS = 16  # T, unless told otherwise
-INFO = DatasetInfo(
+INFO = replace(
+    folder.INFO,
     name="event-folder",
     title="Event recordings in class folders",
-    classes=(),
     channels=2,
     image_size=128,
     mean=(),
     std=(),
     default_model="cifar10dvs-2-256",
-    folder=None,
-    obtain="give as --data-dir a folder with train/<class>/* and test/<class>/* (val/<class>/* instead of test or "
-    "besides it), or with <class>/* only",
-    licence="your own",
-    citation="your own",
     time_steps=TIME_STEPS,
 )
 SUFFIXES = tuple(FORMATS)
 LARGEST = 1280  # pixels along each side of a frame
-TEST_SHARE = 0.2  # of each class, where one tree has to serve for training and test
 
 
 def load(
@@ -84,25 +77,25 @@ def load(
     check_steps(time_steps), check_frame_size(image_size, LARGEST), check_cut(frames)
     check_augment("event-folder", augment, ("flip", "neuromorphic"))
     given = parse_sensor(sensor)
-    folder = data_folder(data_dir)
-    parts = find(folder, INFO, SUFFIXES)
-    classes = same_classes(parts)
+    root = data_folder(data_dir)
+    parts = folder.find(root, INFO, SUFFIXES)
+    classes = folder.same_classes(parts, INFO)
     info = replace(INFO, classes=classes, image_size=image_size, time_steps=time_steps)
     names: dict[str, list[str]] = {}
     labels: dict[str, torch.Tensor] = {}
     for name, place in parts.items():
-        inside = "" if place == folder else f"{place.name}/"
+        inside = "" if place == root else f"{place.name}/"
         files = listing(place, classes, SUFFIXES)
         names[name] = [f"{inside}{c}/{file}" for c, group in zip(classes, files, strict=True) for file in group]
         labels[name] = torch.arange(len(files)).repeat_interleave(torch.tensor([len(group) for group in files]))
-    cache = Cache("event-folder", folder)
+    cache = Cache("event-folder", root)
     everything = [name for group in names.values() for name in group]
-    fallback = dict.fromkeys(SUFFIXES, given) if given else find_sensors(folder, everything, cache)
+    fallback = dict.fromkeys(SUFFIXES, given) if given else find_sensors(root, everything, cache)
 
     def split(part: str, indices: torch.Tensor, augment: Augment | None) -> Recordings:
         chosen = [names[part][i] for i in indices]
         return Recordings(
-            folder,
+            root,
             chosen,
             labels[part][indices],
             time_steps,
@@ -119,11 +112,7 @@ def load(
         return stratified_split(labels[part], None, samples_per_class, split_seed)[0]
 
     if "all" in parts:
-        counts = labels["all"].bincount()
-        if counts.min() < 2:
-            name = classes[int(counts.argmin())]
-            raise SpikformerError(f"class {name!r} has one recording: training and test need one each")
-        rest, test = stratified_split(labels["all"], TEST_SHARE, None, split_seed)
+        rest, test = folder.held_out(labels["all"], classes, "recording", split_seed)
         train, val = stratified_split(labels["all"][rest], val_fraction, samples_per_class, split_seed)
         few, _ = stratified_split(labels["all"][test], None, samples_per_class, split_seed)
         return Splits(
@@ -164,29 +153,7 @@ def parse_sensor(sensor: str | Sensor | None) -> Sensor | None:
     return width, height
 
 
-def same_classes(parts: dict[str, Path]) -> tuple[str, ...]:
-    """The class names, which are the same in all parts.
-
-    Raises:
-        SpikformerError: they are not, or there is only one.
-    """
-    first = next(iter(parts.values()))
-    classes = tuple(class_folders(first))
-    for other in parts.values():
-        different = sorted(set(class_folders(other)) ^ set(classes))
-        if different:
-            raise SpikformerError(
-                f"class {different[0]!r} is in one of {first} and {other}: give both the same classes"
-            )
-    if len(classes) < 2:
-        raise SpikformerError(
-            f"only one class folder in {first}, {classes[0]!r} (give that as --data-dir if it holds the others): "
-            f"{INFO.obtain}"
-        )
-    return classes
-
-
-def find_sensors(folder: Path, names: Sequence[str], cache: Cache) -> dict[str, Sensor]:
+def find_sensors(root: Path, names: Sequence[str], cache: Cache) -> dict[str, Sensor]:
     """The sensor of the files that do not state it, by suffix; each is read once for it, and the result is kept.
 
     A file that cannot be read is left out here: the error comes when it is needed.
@@ -194,9 +161,9 @@ def find_sensors(folder: Path, names: Sequence[str], cache: Cache) -> dict[str, 
     extents: dict[str, dict[str, Sensor]] = {}
     for name in tqdm(names, desc="finding the sensor", unit="file", disable=None, leave=False):
         with suppress(SpikformerError):
-            if _is_frames(folder / name) or EventFile(folder / name).stated:
+            if _is_frames(root / name) or EventFile(root / name).stated:
                 continue
-            width, height = _extent(folder, name, cache)
+            width, height = _extent(root, name, cache)
             extents.setdefault(Path(name).suffix.lower(), {})[name] = width, height
     found = {}
     for suffix, sizes in extents.items():
@@ -222,12 +189,12 @@ def _is_frames(path: Path) -> bool:
         return False
 
 
-def _extent(folder: Path, name: str, cache: Cache) -> Sensor:
-    status = (folder / name).stat()
+def _extent(root: Path, name: str, cache: Cache) -> Sensor:
+    status = (root / name).stat()
     key = {"what": "extent", "file": name, "bytes": status.st_size, "changed": status.st_mtime_ns}
 
     def read() -> dict[str, np.ndarray]:
-        facts = survey(folder / name)
+        facts = survey(root / name)
         return {"extent": np.array([facts.width, facts.height])}
 
     width, height = cache.get(key, read)["extent"].tolist()
@@ -291,12 +258,11 @@ def examine(data_dir: str | Path | None) -> Report:
     Raises:
         SpikformerError: no class folders.
     """
-    parts = find(data_folder(data_dir), INFO, SUFFIXES)
+    parts = folder.find(data_folder(data_dir), INFO, SUFFIXES)
+    classes = folder.same_classes(parts, INFO)
     surveys: dict[Path, Survey] = {}
     skipped: list[str] = []
-    paths = [
-        Path(f.path) for p in parts.values() for g in listing(p, same_classes(parts), SUFFIXES) for f in g.values()
-    ]
+    paths = [Path(f.path) for p in parts.values() for g in listing(p, classes, SUFFIXES) for f in g.values()]
     for path in tqdm(paths, desc="reading", unit="file", disable=None, leave=False):
         if _is_frames(path):
             skipped.append(f"{path} holds frames, not events")
@@ -310,14 +276,11 @@ def examine(data_dir: str | Path | None) -> Report:
 
 def local_info(data_dir: str | Path | None) -> DatasetInfo:
     """The facts with the class names of the folder, or without them if the folder cannot be used as it is."""
-    with suppress(SpikformerError):
-        first = next(iter(find(data_folder(data_dir), INFO, SUFFIXES).values()))
-        return replace(INFO, classes=tuple(class_folders(first)))
-    return INFO
+    return folder.local_info(data_dir, INFO, SUFFIXES)
 
 
 def count(data_dir: str | Path | None) -> dict[str, int]:
-    """Recordings on this machine, by part.
+    """Recordings on this machine, by the split that they are used for.
 
     Args:
         data_dir: the folder that holds train and test, or the class folders.
@@ -325,11 +288,4 @@ def count(data_dir: str | Path | None) -> dict[str, int]:
     Raises:
         SpikformerError: they cannot be used as they are.
     """
-    if not class_folders(data_folder(data_dir)):
-        return {}
-    parts = find(data_folder(data_dir), INFO, SUFFIXES)
-    classes = same_classes(parts)
-    found: Counter[str] = Counter()
-    for name, place in parts.items():
-        found["recordings" if name == "all" else name] += sum(map(len, listing(place, classes, SUFFIXES)))
-    return dict(found)
+    return folder.count(data_dir, INFO, SUFFIXES, "recording")

@@ -1,14 +1,18 @@
 """Your own images, in class folders."""
 
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from ..errors import SpikformerError
 from .augment import Augment, check_augment
 from .base import DatasetInfo, Splits, stratified_split
-from .files import PICTURES, class_folders, data_folder, loose_files
+from .files import PICTURES, class_folders, data_folder, listing, loose_files
 from .imagenet import INFO as IMAGENET
 from .images import TAKEN, assemble, check_size, part, pictures
 
@@ -58,29 +62,14 @@ def load(
             split, or val_fraction beside a val folder.
     """
     check_augment("folder", augment, TAKEN)
+    size = check_size(image_size, INFO.image_size)
     folder = data_folder(data_dir)
     parts = find(folder)
-    first = next(iter(parts.values()))
-    classes = tuple(class_folders(first))
-    info = replace(INFO, classes=classes, image_size=check_size(image_size, INFO.image_size))
-    for other in parts.values():
-        different = sorted(set(class_folders(other)) ^ set(classes))
-        if different:
-            raise SpikformerError(
-                f"class {different[0]!r} is in one of {first} and {other}: give both the same classes"
-            )
-    if len(classes) < 2:
-        raise SpikformerError(
-            f"only one class folder in {first}, {classes[0]!r} (give that as --data-dir if it holds the others): "
-            f"{INFO.obtain}"
-        )
+    classes = same_classes(parts)
+    info = replace(INFO, classes=classes, image_size=size)
     whole = {name: pictures(info, place, classes) for name, place in parts.items()}
     if "all" in whole:
-        rest, held = stratified_split(whole["all"].targets, TEST_SHARE, None, split_seed)
-        counts = whole["all"].targets.bincount()
-        if counts.min() < 2:
-            name = classes[int(counts.argmin())]
-            raise SpikformerError(f"class {name!r} has one image: training and test need one each")
+        rest, held = held_out(whole["all"].targets, classes, "image", split_seed)
         return assemble(
             info,
             part(whole["all"], rest, info, None),
@@ -135,25 +124,91 @@ def find(folder: Path, info: DatasetInfo = INFO, suffixes: tuple[str, ...] = PIC
     return {kind: parts[kind] for kind in PARTS if kind in parts}
 
 
-def local_info(data_dir: str | Path | None) -> DatasetInfo:
-    """The facts with the class names of the folder, or without them if the folder cannot be used as it is."""
-    with suppress(SpikformerError):
-        first = next(iter(find(data_folder(data_dir)).values()))
-        return replace(INFO, classes=tuple(class_folders(first)))
-    return INFO
+def same_classes(parts: dict[str, Path], info: DatasetInfo = INFO) -> tuple[str, ...]:
+    """The class names, which are the same in all parts.
+
+    Args:
+        parts: the folder of each part, as ``find`` returns them.
+        info: the facts about the data set, which say how the folder has to be.
+
+    Raises:
+        SpikformerError: they are not the same, or there is only one class.
+    """
+    first = next(iter(parts.values()))
+    classes = tuple(class_folders(first))
+    for other in parts.values():
+        different = sorted(set(class_folders(other)) ^ set(classes))
+        if different:
+            raise SpikformerError(
+                f"class {different[0]!r} is in one of {first} and {other}: give both the same classes"
+            )
+    if len(classes) < 2:
+        raise SpikformerError(
+            f"only one class folder in {first}, {classes[0]!r} (give that as --data-dir if it holds the others): "
+            f"{info.obtain}"
+        )
+    return classes
 
 
-def count(data_dir: str | Path | None) -> dict[str, int]:
-    """Images on this machine, by the split that they are used for.
+def held_out(targets: Tensor, classes: Sequence[str], kind: str, split_seed: int | None) -> tuple[Tensor, Tensor]:
+    """One tree for training and test: indices of the samples to train on, and of a fifth of each class to test on.
+
+    Args:
+        targets: labels ``[n]``.
+        classes: class names, by label.
+        kind: what a sample is, for the error.
+        split_seed: seed of the choice; None: 0.
+
+    Raises:
+        SpikformerError: a class has only one sample.
+    """
+    counts = targets.bincount()
+    if counts.min() < 2:
+        name = classes[int(counts.argmin())]
+        raise SpikformerError(f"class {name!r} has one {kind}: training and test need one each")
+    return stratified_split(targets, TEST_SHARE, None, split_seed)
+
+
+def local_info(
+    data_dir: str | Path | None, info: DatasetInfo = INFO, suffixes: tuple[str, ...] = PICTURES
+) -> DatasetInfo:
+    """The facts with the class names of the folder, or without them if the folder cannot be used as it is.
 
     Args:
         data_dir: the folder that holds train and test, or the class folders.
+        info: the facts about the data set.
+        suffixes: suffixes of the samples' names, in lower case.
+    """
+    with suppress(SpikformerError):
+        first = next(iter(find(data_folder(data_dir), info, suffixes).values()))
+        return replace(info, classes=tuple(class_folders(first)))
+    return info
+
+
+def count(
+    data_dir: str | Path | None, info: DatasetInfo = INFO, suffixes: tuple[str, ...] = PICTURES, kind: str = "image"
+) -> dict[str, int]:
+    """Samples on this machine, by the split that they are used for.
+
+    Args:
+        data_dir: the folder that holds train and test, or the class folders.
+        info: the facts about the data set.
+        suffixes: suffixes of the samples' names, in lower case.
+        kind: what a sample is, for errors.
 
     Raises:
         SpikformerError: they cannot be used as they are.
     """
-    if not class_folders(data_folder(data_dir)):
+    folder = data_folder(data_dir)
+    if not class_folders(folder):
         return {}
-    splits = load(data_dir)
-    used = {"train": splits.train, "val": splits.val, "test": splits.test}
-    return {name: len(split) for name, split in used.items() if split is not None}
+    parts = find(folder, info, suffixes)
+    classes = same_classes(parts, info)
+    sizes = {name: [len(files) for files in listing(place, classes, suffixes)] for name, place in parts.items()}
+    if "all" in sizes:
+        targets = torch.arange(len(classes)).repeat_interleave(torch.tensor(sizes["all"]))
+        rest, held = held_out(targets, classes, kind, None)
+        return {"train": len(rest), "test": len(held)}
+    if "test" not in sizes:
+        sizes["test"] = sizes.pop("val")
+    return {name: sum(number) for name, number in sizes.items()}

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from spikformer_edu import SpikformerError
 from spikformer_edu.data import MODULES, PAPER, Augment, batches, info, load, mixup_cutmix
 from spikformer_edu.data.base import FILES_READ, Absent, Split, stratified_split
-from spikformer_edu.data.digits import Digits
+from spikformer_edu.data.digits import Digits, plain_sevens
 from spikformer_edu.data.files import data_folder
 from spikformer_edu.data.images import Pictures
 from spikformer_edu.data.loading import Reader
@@ -47,14 +47,10 @@ def test_default_models_fit_their_data_sets():
     for name in MODULES:
         facts = info(name)
         model = PRESETS[facts.default_model]
-        if name not in (
-            "digits-dvs",
-            "digits-motion",
-            "folder",
-            "event-folder",
-        ):  # these borrow one that is meant for another data set
+        if name not in ("folder", "event-folder"):  # these borrow one of another data set
             assert model.dataset == name and model.config.num_classes == facts.num_classes
             assert model.config.in_channels == facts.channels and model.image_size == facts.image_size
+            assert facts.time_steps in (None, model.config.time_steps)
 
 
 def test_unknown_names_and_options_get_one_line_that_helps():
@@ -100,6 +96,7 @@ def test_impossible_choices_of_samples_are_refused(name, bad):
         ("digits", {"crop_area": (0.5, 1.0)}),
         ("digits", {"neuromorphic": True}),
         ("digits-dvs", {"erasing": 0.5}),
+        ("digits-dvs", {"plain_sevens": 0.3}),
         ("cifar10", {"crop_area": (0.5, 1.0)}),
         ("cifar100", {"neuromorphic": True}),
         ("cifar10dvs", {"randaugment": 1}),
@@ -113,6 +110,34 @@ def test_impossible_choices_of_samples_are_refused(name, bad):
 def test_an_augmentation_that_would_do_nothing_is_refused(name, settings, tmp_path):
     with pytest.raises(SpikformerError, match=f"{name} has no use for augment.{next(iter(settings))}=.* and cutmix"):
         load(name, tmp_path, augment=Augment(**settings))
+
+
+def test_sevens_without_a_crossbar_are_drawn_as_the_digits_were():
+    sevens = plain_sevens(200, torch.Generator().manual_seed(0))
+    assert sevens.shape == (200, 8, 8) and torch.equal(sevens * 16, (sevens * 16).round()) and 0 < sevens.max() <= 1
+    ink = sevens > 0
+    assert (ink[:, :2].any(1).sum(1) >= 4).all()  # a bar at the top
+    assert (ink[:, 4:].any(2)).all() and (ink[:, 3:].sum(2) <= 3).all()  # one stroke below, and no other bar
+
+
+def test_only_training_sevens_are_replaced_and_only_when_asked_for():
+    splits = load("digits", augment=Augment(plain_sevens=0.3))
+    usual = load("digits")
+    for name in ("val", "test"):
+        everything = torch.arange(len(splits[name]))
+        assert torch.equal(splits[name].fetch(everything, None)[0], usual[name].fetch(everything, None)[0])
+    everything = torch.arange(len(splits.train))
+    assert torch.equal(splits.train.fetch(everything, None)[0], usual.train.fetch(everything, None)[0])
+
+    def fetch(share: float) -> torch.Tensor:
+        split = Digits(splits.train.images, splits.train.targets, share)
+        return split.fetch(everything, torch.Generator().manual_seed(0))[0]
+
+    # With other draws before it, the pen differs: shares of almost 0 and of 1 draw the same numbers.
+    changed = (fetch(1e-9) != fetch(1.0)).flatten(1).any(1)
+    assert torch.equal(changed, splits.train.targets == 7)
+    share = (fetch(1e-9) != fetch(0.3)).flatten(1).any(1).sum() / (splits.train.targets == 7).sum()
+    assert 0.2 < share < 0.4
 
 
 def test_toy_and_validation_are_balanced_disjoint_and_fixed():

@@ -73,7 +73,7 @@ def test_one_tree_is_split_and_a_seed_splits_it_otherwise(mixed):
     names = [set(part.names) for part in (splits.train, splits.val, splits.test)]
     assert [len(part) for part in names] == [16, 4, 4] and len(set.union(*names)) == 24
     assert set(other.test.names) != names[2]
-    assert count("event-folder", mixed / "train") == {"recordings": 24}
+    assert count("event-folder", mixed / "train") == {"train": 20, "test": 4}
 
 
 def test_a_given_sensor_is_that_of_the_files_that_state_none(mixed, recwarn):

@@ -135,6 +135,44 @@ def test_other_time_steps(tmp_path, model, digits):
     assert report["mismatches"] == [] and report["logits"] < 1e-4
 
 
+def read_strokes(model: se.Spikformer, drawings: list[list[list[tuple[float, float]]]]) -> list[int]:
+    """What the network reads in drawings that the page's own JavaScript turns into pixels."""
+    program = (
+        f"import {{ rasterise }} from {json.dumps((SCRIPT.parent / 'drawing.js').as_uri())};"
+        "import { readFileSync } from 'node:fs';"
+        "const drawings = JSON.parse(readFileSync(0, 'utf8'));"
+        "console.log(JSON.stringify(drawings.map((strokes) => Array.from(rasterise(strokes)))))"
+    )
+    command = [NODE, "--input-type=module", "-e", program]
+    done = subprocess.run(command, input=json.dumps(drawings), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pixels = torch.tensor(json.loads(done.stdout)).view(-1, 1, 32, 32)
+    facts = info("digits")
+    with torch.no_grad():
+        return model((pixels - facts.mean[0]) / facts.std[0]).argmax(1).tolist()
+
+
+@needs_node
+def test_steep_sevens_without_a_crossbar_are_read_and_ones_with_a_flag_too(model):
+    """Drawings that no choice was made on: bars of three lengths, strokes of five slopes, and flags as long."""
+    sevens = [
+        [[(185 - bar, 50 + tilt), (185, 50), (185 - lean, 240)]]
+        for bar in (70, 90, 110)
+        for lean in (0, 15, 30, 45, 60)
+        for tilt in (0, 10)
+    ]
+    ones = [
+        [[(150 - reach, 50 + drop), (150, 50), (150 - lean, 240)]]
+        for reach in (25, 40, 55)
+        for lean in (0, 10, 20, 30, 40)
+        for drop in (45, 60)
+    ]
+    read = {7: read_strokes(model, sevens), 1: read_strokes(model, ones)}
+    for digit, answers in read.items():
+        print(f"\n{answers.count(digit)} of {len(answers)} drawings of {digit} are read as {digit}: {answers}")
+        assert len(answers) == 30 and answers.count(digit) >= 27
+
+
 @needs_node
 def test_pixels_are_normalised_as_in_python(tmp_path):
     """The drawing goes through the same (pixel - mean) / std, to the last bit."""

@@ -92,6 +92,27 @@ def test_code_runs_and_prints_what_the_page_shows(page, tmp_path, monkeypatch):
     plt.close("all")
 
 
+def test_the_guide_sorts_validation_files(tmp_path, monkeypatch):
+    """The lines of the ImageNet guide, on three files, started twice."""
+    monkeypatch.chdir(tmp_path)
+    val = tmp_path / "data" / "imagenet" / "val"
+    val.mkdir(parents=True)
+    wnids = [f"n{number:08d}" for number in range(1, 1_001)]
+    lines = "".join(f"{wnids[i % 1_000]}\n" for i in range(50_000))
+    (val.parent / "imagenet_2012_validation_synset_labels.txt").write_text(lines)
+    for number in (1, 1_000, 1_001):
+        (val / f"ILSVRC2012_val_{number:08d}.JPEG").write_text(str(number))
+    code = next(body for _, kind, body in FENCE.findall(PAGES["docs/guides/imagenet.md"]) if "labels(place" in body)
+    for _ in range(2):
+        exec(compile(code, "<the guide>", "exec"), {})
+        found = {file.relative_to(val).as_posix(): file.read_text() for file in val.rglob("*.JPEG")}
+        assert found == {
+            f"{wnids[0]}/ILSVRC2012_val_00000001.JPEG": "1",
+            f"{wnids[999]}/ILSVRC2012_val_00001000.JPEG": "1000",
+            f"{wnids[0]}/ILSVRC2012_val_00001001.JPEG": "1001",
+        }
+
+
 def commands(text: str) -> list[tuple[str, list[str]]]:
     """Every ``-m spikformer_edu...`` in a page: module and arguments."""
     text = text.replace("\\\n", " ")

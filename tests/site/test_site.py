@@ -7,15 +7,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
+import markdown
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import spikformer_edu as se
 
 pytestmark = pytest.mark.slow  # all stand on one build of the site
 ROOT = Path(__file__).parent.parent.parent
 TUTORIALS = ROOT / "tutorials"
+SITE_URL, REPO_URL = "https://example.org/book/", "https://example.org/source"  # of conftest.py
 
 
 class Page(HTMLParser):
@@ -73,9 +76,9 @@ def test_links_files_and_anchors_resolve(site, pages):
     for name, page in pages.items():
         for link in page.links + page.files:
             parts = urlsplit(link)
-            if name == "404.html" or parts.scheme in ("http", "https", "mailto", "data"):
+            if parts.scheme in ("http", "https", "mailto", "data"):
                 continue
-            goal = urlsplit(urljoin(f"http://site/{name}", link))
+            goal = urlsplit(urljoin(f"http://site/{name}", link.removeprefix("/book")))
             path = unquote(goal.path).lstrip("/")
             file = site / path / "index.html" if path.endswith("/") or not path else site / path
             assert file.is_file(), f"{name}: {link} leads nowhere"
@@ -161,6 +164,20 @@ class TestNotebooks:
         assert '??? question "Answer"\n\n    Yes:\n\n        code\n\nAfter.' in text
         assert hooks.prose("../docs/") == "../docs/" and hooks.prose("[a](../../docs/a.md)") == "[a](../../a.md)"
         assert hooks.prose("```\na\n- b\n| c\n```") == "```\na\n- b\n| c\n```"
+
+    def test_a_line_of_a_paragraph_may_begin_with_a_number(self, hooks):
+        text = hooks.prose(
+            "The sum was\n12. Then it rose\n> 0.5, and fell.\n\n1. one\n2. two\n\nSteps:\n1. one\n2. two"
+        )
+        shown = markdown.markdown(text)
+        assert "<blockquote>" not in shown and shown.count("<ol>") == 2 and shown.count("<li>") == 4
+        assert "The sum was\n12. Then it rose\n&gt; 0.5, and fell." in shown
+
+    def test_words_without_tex(self, hooks):
+        assert hooks.plain(r"fires at \(V_{th} \ge 1\), \(\beta = \tfrac12\)") == "fires at V_th ≥ 1, β = 1/2"
+        assert hooks.plain("costs $5 and $6; $$x$$ $Q K^\\top$") == "costs $5 and $6;  Q Kᵀ"
+        page = "---\ntitle: x\n---\n\n# Head\n\n![a picture](b.png)\n\nThe *first* [sentence](c.md) of `it`.\n\nMore."
+        assert hooks.described(page) == "The first sentence of it."
 
     def test_code_outputs_and_figures(self, hooks):
         png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -293,14 +310,154 @@ def test_the_output_of_a_prediction_is_hidden_until_it_is_opened(watch):
     assert network.evaluate("image => image.naturalWidth") == 600
 
 
-def test_search_finds_a_term(watch):
+@pytest.mark.parametrize(
+    ("asked", "page", "among"),
+    [
+        ("membrane potential", "glossary/", 10),
+        ("install", "install/", 1),
+        ("what is a spiking neural network", "#what-is-a-spiking-neural-network", 2),
+        ("why did this neuron fire", "play/digit/", 3),
+    ],
+)
+def test_search_finds(watch, asked, page, among):
     desk = watch(viewport={"width": 1280, "height": 900})
     view = desk.open("")
-    view.fill(".md-search__input", "membrane")
+    view.fill(".md-search__input", asked)
     view.wait_for_selector(".md-search-result__item")
     found = view.eval_on_selector_all(".md-search-result__link", "links => links.map(a => a.href)")
-    assert any("glossary/" in link for link in found)
+    assert any(page in link for link in found[:among]), found[:among]
     desk.check("search")
+
+
+def test_search_has_neither_tex_nor_solutions(site):
+    docs = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))["docs"]
+    assert len(docs) > 200 and not [entry["location"] for entry in docs if "solutions/" in entry["location"]]
+    for entry in docs:
+        prose = re.sub(r"<code>.*?</code>|<pre>.*?</pre>", "", entry["text"], flags=re.S)
+        assert not re.search(r"\\\\[(\[]|\$\$|\\\\(frac|top|beta|begin)\b", prose + entry["title"]), entry
+
+
+# What a page is shared with
+
+
+def test_every_page_can_be_shared(site, pages):
+    """A canonical address, a description of its own and a picture that is there; the sitemap lists every page."""
+    sitemap = (site / "sitemap.xml").read_text(encoding="utf-8")
+    descriptions = {}
+    for name in pages:
+        if name == "404.html":
+            continue
+        text = (site / name / "index.html").read_text(encoding="utf-8")
+        facts = dict(re.findall(r'<meta (?:property|name)="([\w:]+)" content="([^"]*)"', text))
+        assert re.search(f'<link rel="canonical" href="{SITE_URL}{re.escape(name)}"', text), name
+        assert f"<loc>{SITE_URL}{name}</loc>" in sitemap, name
+        least = 10 if name.startswith("learn/solutions/") else 20
+        assert least < len(facts["og:description"]) <= 200 and "\\" not in facts["og:description"], (name, facts)
+        assert facts["description"] == facts["og:description"] and facts["og:title"], name
+        descriptions.setdefault(facts["og:description"], []).append(name)
+        picture = facts["og:image"].removeprefix(SITE_URL)
+        assert (site / picture).is_file(), f"{name}: {picture}"
+    shared = [
+        names for names in descriptions.values() if len(names) > 1 and not names[0].startswith(("api/", "learn/sol"))
+    ]
+    assert shared == []
+    assert {Image.open(site / "assets" / "share.png").size} == {(1200, 630)}
+
+
+def test_pages_lead_to_their_source(site):
+    """Where the settings name a repository; a page that is made from a notebook has no source of its own to edit."""
+    text = (site / "guides" / "imagenet" / "index.html").read_text(encoding="utf-8")
+    assert f'href="{REPO_URL}"' in text and f"{REPO_URL}/edit/main/docs/guides/imagenet.md" in text
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert '!ENV [SITE_URL, ""]' in config and '!ENV [REPO_URL, ""]' in config  # without them: tests/play builds so
+    workflow = (ROOT / ".github" / "workflows" / "docs.yml").read_text(encoding="utf-8")
+    assert "SITE_URL:" in workflow and "REPO_URL:" in workflow
+
+
+def test_a_wrong_address_leads_on(pages):
+    links = [urlsplit(link).path for link in pages["404.html"].links]
+    for goal in ("play/", "learn/", "install/", "guides/", "api/"):
+        assert f"/book/{goal}" in links
+
+
+# Readers with little time, a slow line, other eyes or no mouse
+
+KINDS = ["", "learn/", "learn/05_spiking_self_attention/", "concepts/ssa/", "play/", "play/digit/", "play/photo/"]
+KINDS += ["play/neuron/", "play/ssa/", "api/record/", "guides/imagenet/", "glossary/", "results/", "install/", "faq/"]
+SHIFT = """() => new Promise(done => {
+    let sum = 0;
+    new PerformanceObserver(list => { for (const e of list.getEntries()) if (!e.hadRecentInput) sum += e.value; })
+        .observe({type: 'layout-shift', buffered: true});
+    setTimeout(() => done(sum), 500);
+})"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_moves_while_a_page_loads(watch, width):
+    """Cumulative layout shift under 0.1; what changes by itself keeps still for readers who ask for it."""
+    view = watch(viewport={"width": width, "height": 844}, reduced_motion="reduce")
+    for name in KINDS:
+        page = view.open(name)
+        page.wait_for_function("document.querySelectorAll('[data-play]:not([data-ready])').length === 0")
+        assert page.evaluate(SHIFT) < 0.1, name
+        moving = page.evaluate(
+            """[...document.querySelectorAll('*')].filter(e => parseFloat(getComputedStyle(e).transitionDuration) > 0
+            || getComputedStyle(e).animationName !== 'none').map(e => e.outerHTML.slice(0, 80))"""
+        )
+        assert moving == [], name
+
+
+def test_formulas_are_whole_and_katex_is_where_they_are(watch, pages):
+    desk = watch(viewport={"width": 1280, "height": 900})
+    for name, page in pages.items():
+        if name == "404.html" or not (page.formulas or name in ("", "install/", "learn/")):
+            continue
+        view = desk.open(name)
+        view.wait_for_timeout(50)
+        if page.formulas:
+            view.wait_for_selector(".katex", state="attached")
+            view.evaluate("document.fonts.ready")
+            view.wait_for_timeout(100)
+            cut = "[...document.querySelectorAll('.katex-display')].filter(e => e.scrollWidth > e.clientWidth + 4)"
+            assert view.evaluate(f"{cut}.map(e => e.textContent.slice(0, 60))") == [], name
+        assert any("katex" in url for url in desk.requests) == bool(page.formulas), name
+
+
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(watch, width, scheme):
+    if not AXE.exists():
+        pytest.skip("axe-core is not there (npm install --no-save axe-core): no page was looked at by it")
+    view = watch(viewport={"width": width, "height": 844}, color_scheme=scheme, reduced_motion="reduce")
+    for name in KINDS:
+        page = view.open(name)
+        page.wait_for_function("document.querySelectorAll('[data-play]:not([data-ready])').length === 0")
+        page.wait_for_timeout(400)
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+        found = page.evaluate(
+            """axe.run(document, {resultTypes: ['violations']}).then(({violations}) => violations
+            .filter(({impact}) => ['serious', 'critical'].includes(impact))
+            .map(({id, nodes}) => [id, nodes.length, nodes[0].html.slice(0, 120)]))"""
+        )
+        assert found == [], f"{name}: {found}"
+
+
+def test_links_are_told_by_more_than_colour(watch):
+    view = watch(viewport={"width": 1280, "height": 900}).open("faq/")
+    decorations = view.eval_on_selector_all(
+        ".md-typeset p a", "links => [...new Set(links.map(a => getComputedStyle(a).textDecorationLine))]"
+    )
+    assert decorations == ["underline"]
+
+
+def test_a_page_s_images_have_their_sizes(pages):
+    for name, page in pages.items():
+        for image in page.images:
+            if image["src"].endswith(".png"):
+                assert image.get("width") and image.get("height"), f"{name}: {image}"
 
 
 def test_the_live_figure_computes_what_the_package_does(watch):

@@ -11,7 +11,7 @@ def rate_at(steps, layer="sps.3"):
 
 
 # %% tags=["exercise-1"]
-# Ignores the layer that is means for.
+# Ignores the layer that is asked for.
 def rate_at(steps, layer="sps.3"):
     with torch.no_grad(), se.record(model, layers=["sps.3"]) as recording:
         model(image.expand(steps, *image.shape))

@@ -215,7 +215,8 @@ def constant_current(X=1.25, tau=2.0, v_threshold=1.0):
 
 constant_current()
 
-# %% tags=["widget", "nbval-ignore-output"]
+# %% tags=["widget", "fold", "nbval-ignore-output"]
+# sliders for the figure above
 try:
     from ipywidgets import interact
 except ModuleNotFoundError:
@@ -276,7 +277,10 @@ def soft_neuron(current, tau=2.0, v_threshold=1.0):
 constant = torch.full((16,), 1.9)
 (hard, hard_h), (soft, soft_h) = paper_neuron(constant), soft_neuron(constant)
 print(f"X = 1.9, T = 16: {hard.sum():.0f} spikes hard, {soft.sum():.0f} soft")
+assert hard.sum() == 8 and soft.sum() == 12
 
+# %% tags=["fold"]
+# membranes with both resets
 fig, axes = plt.subplots(1, 2, figsize=(9.6, 3.0), sharey=True)
 se.plot.membrane(hard_h, hard, title="hard reset (the paper)", ax=axes[0])
 se.plot.membrane(soft_h, soft, reset="subtract", title="soft reset", ax=axes[1])
@@ -286,7 +290,6 @@ se.plot.show(
     "Membrane for a constant current of 1.9, T = 16. Hard reset: it falls to 0 and "
     "fires in every other step. Soft reset: it falls by 1 and fires more often.",
 )
-assert hard.sum() == 8 and soft.sum() == 12
 
 # %% [markdown]
 # The next figure shows the rate for all constant currents. It is a staircase with both resets; the soft reset only adds
@@ -592,11 +595,11 @@ kept, kept_u = leaky_over_time(batch.repeat(2))
 clean, clean_h = paper_neuron(batch)
 
 fig, axes = plt.subplots(1, 2, figsize=(9.2, 3.0), sharey=True, width_ratios=[4, 8])
-se.plot.membrane(clean_h, clean, ax=axes[0], title="state forgotten: each batch")
+se.plot.membrane(clean_h, clean, ax=axes[0], title="state forgotten")
 se.plot.membrane(kept_u / 2, kept, ax=axes[1], title="state kept")
 axes[0].texts[0].set_visible(False)  # the words beside the right panel are enough
 axes[0].texts[1].set_visible(False)
-axes[1].set(ylabel="", title="state kept: first batch, then second batch, T = 4")
+axes[1].set(ylabel="", title="state kept: two batches, T = 4 each")
 axes[1].axvline(3.5, color=style.GREY, linestyle=":")
 axes[1].set_xticks(range(8), [0, 1, 2, 3] * 2)
 se.plot.show(

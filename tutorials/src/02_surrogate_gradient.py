@@ -616,7 +616,7 @@ with se.exercise("2.1"), torch.no_grad():
         f"a neuron prefers other inputs: correlation {alike.min():.2f} with before"
     )
     assert 0.5 <= deviation.min() and deviation.max() <= 2, (
-        f"standard deviations go from {deviation.min():.2f} to {deviation.max():.2f}"
+        f"standard deviations are {deviation.min():.2f} to {deviation.max():.2f}"
     )
     assert rates.min() >= 0.05, (
         f"a neuron fires in {rates.min():.1%} of the steps only"

@@ -7,8 +7,7 @@
 # to know what the softmax does. This chapter computes attention on five tokens by hand, shows what the softmax does and
 # what it costs, and shows what it does when queries and keys are spikes. You only need to know matrix products.
 #
-# ![The network's parts, from image to answer; this chapter is about attention, the first half of each
-# block](../docs/images/network_map/04.svg)
+# ![The network's parts, from image to answer; this chapter is about attention, the first half of each block](../docs/images/network_map/04.svg)
 #
 # ## What you will learn
 # - to compute attention on a handful of tokens: queries, keys, scores, softmax, values, heads

@@ -8,8 +8,7 @@
 # spike equals that of the package's class. This layer is the new part of Spikformer; the rest is convolutions and linear
 # layers.
 #
-# ![The network's parts, from image to answer; this chapter is about spiking self-attention, the first half of each
-# block](../docs/images/network_map/05.svg)
+# ![The network's parts, from image to answer; this chapter is about spiking self-attention, the first half of each block](../docs/images/network_map/05.svg)
 #
 # ## What you will learn
 # - to compute one output of SSA from the bits of Q, K and V, on paper and with machine instructions on packed bits
@@ -108,7 +107,7 @@ assert all(0.2 < x.mean() < 0.3 for x in (Q, K, V))
 # $$Q, K, V = \mathrm{SN}(\mathrm{BN}(XW)), \qquad \mathrm{SSA}' = \mathrm{SN}(QK^\top V\,s), \qquad
 # \mathrm{SSA} = \mathrm{SN}(\mathrm{BN}(\mathrm{Linear}(\mathrm{SSA}')))$$
 #
-# Two letters mean something else than in chapters 01 to 03, as they do in the paper: there X is the current of a neuron
+# Two letters mean something else than in chapters 01 and 02, as they do in the paper: there X is the current of a neuron
 # and V its potential after the reset; here X holds tokens and V values. The [glossary](../docs/glossary.md#symbols) has
 # one table of all symbols.
 
@@ -131,7 +130,7 @@ for j in range(N):
     print(f"key {j}     {row}   AND {show_bits(both)}   popcount {popcount}")
 
 # %% [markdown]
-# The eight keys give eight counts, which are row 2 of $QK^T$. Column 4 of V shows which tokens have feature 4. The
+# The eight keys give eight counts, which are row 2 of $QK^\top$. Column 4 of V shows which tokens have feature 4. The
 # query adds the counts of these tokens only.
 
 # %%
@@ -269,7 +268,7 @@ else:
 assert q.shape == (T, N, d)
 
 # %% [markdown]
-# ## AND and popcount as machine code
+# ## AND and popcount as running code
 #
 # Does the computer need multiplications? The d bits of a query fit into one machine word: here 16 bits of the packaged
 # network, which reads 32 x 32 digits with N = 64 tokens, 4 heads and T = 4. One instruction computes the AND of two
@@ -347,12 +346,12 @@ print(f"memory of Q      {fq.numel() * 4:10,} B   {wq.nbytes:9,} B")
 assert wq.nbytes * 32 == fq.numel() * 4
 
 # %% [markdown]
-# On the processor that made this page packed bits are no faster, except where one popcount replaces a whole row of
-# multiplications. Its units for floating-point products compute many multiply-accumulates in one cycle, and NumPy
-# stores every intermediate result. So "no multiplication" saves no time here. It saves memory, and it saves energy on
-# hardware that is built for it: at 45 nm a 32-bit multiplication with addition takes 4.6 pJ in floating point, a
-# floating-point addition 0.9 pJ, and an integer addition 0.1 pJ
-# ([Horowitz 2014](https://doi.org/10.1109/ISSCC.2014.6757323)). [Chapter 10](10_energy.ipynb) counts with the first two.
+# On the processor that made this page the counts alone are somewhat faster in bits, and the sums are slower. The
+# processor computes many multiply-accumulates of floats in one cycle, and NumPy stores every intermediate result. So "no
+# multiplication" saves memory here and no time. It saves energy on hardware that is built for it: at 45 nm and 32 bits
+# a floating-point multiplication with addition takes 4.6 pJ, a floating-point addition 0.9 pJ, and an integer addition
+# 0.1 pJ ([Horowitz 2014](https://doi.org/10.1109/ISSCC.2014.6757323)). [Chapter 10](10_energy.ipynb) counts with the
+# first two.
 
 # %% [markdown]
 # ## What replaces the softmax
@@ -711,17 +710,21 @@ print(
     "mean score of heads 0 to 3, 48 digits:",
     *(f"{x:.3f}" for x in scores.values.mean((0, 1, 3, 4))),
 )
-assert first < 0.5 * min(later)
+names = ["sps.0", "sps.1", "sps.2", "sps.3", "blocks.0.attn.q", "blocks.0.attn.k"]
+rates = [rec[name].spikes[0].mean() for name in names]
+print(
+    "rates at t = 0:", *(f"{n} {r:.1%} " for n, r in zip(names, rates, strict=True))
+)
+assert first < 0.5 * min(later) and max(rates[4:]) < 0.5 * rates[0]
 
 # %% [markdown]
 # At t = 0 there are almost no scores. A neuron that starts from zero fires at the first step only if its current is at
-# least twice the threshold. The first layers of the network do fire at the first step
-# ([chapter 03](03_images_to_spikes.ipynb)), but each layer passes on less to the next one, and Q and K are the sixth
-# layer of neurons after the image. The heads differ, too: some match often, some hardly ever.
+# least twice the threshold. The first layers of the network do fire at the first step, as in
+# [chapter 03](03_images_to_spikes.ipynb). Q and K are the sixth layer of neurons after the image and fire much less.
 #
 # ## Pitfalls
 #
-# **`>` instead of `>=`.** Symptom: everything runs, but rates are a little low, and published weights lose accuracy.
+# **`>` instead of `>=`.** Symptom: everything runs, but some spikes are missing, and published weights give other answers.
 # Cause: the neuron fires only above the threshold, as with snnTorch's own surrogates. Cure: test a tie, as we did.
 #
 # **T and B swapped in a reshape.** Symptom: there is no error when T = B, or when the shapes fit by chance, but the

@@ -8,8 +8,7 @@
 # token, which the block does not know; and the residual connections, which add spikes, so that the stream is not
 # binary.
 #
-# ![The network's parts, from image to answer; this chapter is about the encoder block, attention and
-# MLP](../docs/images/network_map/06.svg)
+# ![The network's parts, from image to answer; this chapter is about the encoder block, attention and MLP](../docs/images/network_map/06.svg)
 #
 # ## What you will learn
 # - split tokens into heads and join them again, and test that no axis was mixed on the way
@@ -114,7 +113,7 @@ se.plot.show(
 # (The paper numbers blocks from 1, the code from 0, so $X_1$ is `blocks.0.residual`.)
 
 # %% [markdown]
-# ## Heads: a reshape that is right
+# ## Heads: the right reshape
 #
 # One linear layer computes $Q$, $K$ and $V$ of all heads at once, `[T, B, N, 3D]`. To see where each number goes, we
 # use numbers that say where they come from: four digits for time step, sample, token and feature. All sizes differ, so
@@ -499,9 +498,8 @@ assert more > 0
 #
 # Here $f$ is everything up to the last neuron: the hidden layer, then BN(Linear) of the second layer.
 
+
 # %%
-
-
 def sew_half(mlp: MLP, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """New stream, and what the first matrix has read."""
     return mlp(x) + x, x

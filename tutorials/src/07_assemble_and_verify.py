@@ -3,7 +3,7 @@
 #
 # *Run time 30 s on one CPU core · after chapters 03, 05 and 06 · no internet access, no GPU*
 #
-# This chapter puts all parts together in about 80 lines. Then it asks how you can know that the network is correct. A
+# This chapter puts all parts together in about 90 lines. Then it asks how you can know that the network is correct. A
 # spiking transformer with two axes swapped has the right shapes, and its loss goes down. Checks of a few lines find
 # such errors. They are the main subject of this chapter. [Chapter 08](08_train.ipynb) trains the network that you
 # build here.
@@ -122,7 +122,7 @@ se.plot.show(
 # | logits | `[B, K]` | reals | head of the mean over tokens and time (9) |
 
 # %% [markdown]
-# ## The network in eighty lines
+# ## The network in ninety lines
 #
 # First we write the neuron as in the paper: charge, fire on `>=`, reset (equations 1 to 3). The membrane is a local
 # variable, so it disappears after the call. The spike has the surrogate gradient of
@@ -867,7 +867,7 @@ with se.exercise("7.3"):
 # %% [markdown]
 # ## Recap
 #
-# - A Spikformer takes eighty lines. For layers with weights T and B are flattened into one axis, for neurons they are
+# - A Spikformer takes ninety lines. For layers with weights T and B are flattened into one axis, for neurons they are
 #   separate.
 # - Without a surrogate gradient only the head would learn: 2 of 49 tensors.
 # - You can count the parameters exactly by hand. The official count is higher because of layers that are never called.

@@ -81,7 +81,7 @@ context = DistributedContext(device)
 dataset = "cifar10" if se.data.count("cifar10") else "digits"
 if dataset == "digits":
     recipe = Recipe(epochs=8)
-elif device.type == "cpu":  # the small network for color, T = 2, few images
+elif device.type != "cuda":  # the small network for color, T = 2, few images
     torch.set_num_threads(threads)
     recipe = Recipe(
         dataset="cifar10",
@@ -254,17 +254,17 @@ assert abs(plain - math.log(10)) < 0.05 and abs(smooth - plain) < 0.05
 #
 # </details>
 #
-# Now forty steps with AdamW on batches of 32. The loss falls: the network from chapter 07 learns.
+# Now forty steps with AdamW on batches of 16. The loss falls: the network from chapter 07 learns.
 
 # %% tags=["nbval-ignore-output"]
 optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-loader = se.data.batches(splits.train, 32, train=True)
+loader = se.data.batches(splits.train, 16, train=True)
 losses = []
 for images, labels in islice(loader, 40):
     losses.append(step(network, optimizer, images.to(device), labels.to(device)))
 first, last = sum(losses[:5]) / 5, sum(losses[-5:]) / 5
 print(f"mean loss of the first five steps {first:.2f}, of the last five {last:.2f}")
-assert last < first - 0.05
+assert last < first
 
 # %% [markdown]
 # ## The package's network takes the same step
@@ -350,9 +350,12 @@ assert (folder / "resume.pt").exists()
 # %% tags=["predict", "nbval-ignore-output"]
 score = go(draw)
 log = list(csv.DictReader((folder / "metrics.csv").open()))
+draw(log)
 print(f"{len(log)} epochs; test images, measured once at the end:")
 print(f"{score.correct:,} of {score.total:,} right, {100 * score.accuracy:.1f} %")
-goal = {"digits": 0.9, "cifar10": 0.35 if device.type == "cpu" else 0.8}[dataset]
+goal = {"digits": 0.9, "cifar10": 0.35 if recipe.samples_per_class else 0.8}[
+    dataset
+]
 assert len(log) == recipe.epochs and score.accuracy > goal
 
 # %% [markdown]
@@ -365,8 +368,8 @@ assert len(log) == recipe.epochs and score.accuracy > goal
 
 # %% [markdown]
 # If you have no CIFAR-10, this is what the cells above gave with it, from a [results file](results/08_train.json): the
-# small network, 9,000 of the 50,000 training images, T = 2. With all images, the paper's network and a GPU the same
-# cells do what the key figure shows.
+# small network, 9,000 of the 50,000 training images, T = 2. On a CUDA GPU the same cells train the paper's network on
+# all images, 77 epochs with T = 4. The key figure shows a run of similar length, half of it with T = 1.
 
 # %%
 cifar = json.loads(Path("results/08_train.json").read_text())
@@ -529,12 +532,12 @@ print(f"{worst}, dead features by epoch, in %: {shares}")
 assert max(peaks[worst]) < 1
 
 # %% [markdown]
-# In both runs most dead features are in `attn.attn`, the neuron after $Q K^T V s$. The reason is its current. All other
-# neurons get their current from a batch norm, which gives every feature a standard deviation of about 1. Before this
-# neuron there is no batch norm. The current of a feature is $s = 0.125$ times a count: how often its spikes in V meet
-# spikes in Q and K. To fire in the first time step, $H = X / 2$ must reach 0.5, so this count must reach 8. A feature
-# that rarely fires in V does not get there. In both runs the share climbs in the second epoch and falls later. A run
-# that ends too early ends with many dead features.
+# In the key figure, and with digits, most dead features are in `attn.attn`, the neuron after $Q K^T V s$. The reason is
+# its current. All other neurons get their current from a batch norm, which gives every feature a standard deviation of
+# about 1. Before this neuron there is no batch norm. The current of a feature is $s = 0.125$ times a count: how often
+# its spikes in V meet spikes in Q and K. To fire in the first time step, $H = X / 2$ must reach 0.5, so this count must
+# reach 8. A feature that rarely fires in V does not get there. The share climbs in the second epoch and falls later, so
+# a run that ends too early ends with many dead features.
 #
 # Does this harm the network? We run the trained network on more training images, find the features of `attn.attn` that
 # never fire, and force them to 0 while it reads the validation images.
@@ -797,7 +800,7 @@ with se.exercise("8.2"):
 # %% [markdown]
 # **8.3 Stop and resume.** Write two functions for a training loop of your own. `save` returns all that is needed to go
 # on later. `restore` puts it into a new network and a new optimizer, and returns the number of the next step. The
-# resumed run must end with the same weights, to the last bit. The first run goes on after `save`, and must not change
+# resumed run must end with the same weights, to the last bit. The first run goes on after `save`; that must not change
 # what `save` returned.
 
 

@@ -4,8 +4,8 @@
 # *Run time 10 s on one CPU core · after chapters 05 and 06 · no internet access, no GPU*
 #
 # How much energy does a spiking network need for one image? Nearly every paper answers with a number that was counted,
-# not measured. This chapter counts the energy by hand and shows which choices the counting contains. It checks the
-# published table against the paper's own formula, and ends with a list of what a fair statement must include.
+# not measured. This chapter counts it by hand, shows which choices the counting contains, and checks the paper's table
+# with the paper's formula. It ends with a list of what a fair statement must include, the accuracy among them.
 #
 # ![The network's parts, from image to answer; this chapter counts the operations of every layer](../docs/images/network_map/10.svg)
 #
@@ -14,6 +14,7 @@
 # - say what the three conventions of `se.energy` charge for, and where they differ
 # - check a published table with its own formula only
 # - explain why an integer times a weight is not one addition
+# - read energy and accuracy together
 # - write a statement about energy that readers can check
 
 # %% tags=["setup"]
@@ -39,9 +40,9 @@ import torch.nn.functional as F
 from spikformer_edu.energy import AC, CONVENTIONS, MAC
 from spikformer_edu.paper_audit import (
     PUBLISHED,
+    PUBLISHED_ANN,
     Audit,
     audit_ann,
-    audit_ann_rest,
     audit_paper,
     first_conv_mj,
 )
@@ -68,9 +69,10 @@ report = se.energy(model, images)
 fig, axes = se.plot.energy(report)
 se.plot.show(
     fig,
-    "Waterfall of the energy of one image over the 18 layers of digits-2-64 at T = 4, counted by the convention "
-    "'integer'. The first convolution and the MLPs take most of it. Three totals at the right, far below the network "
-    "without spikes.",
+    "Waterfall of the energy of one image over the 18 layers of digits-2-64 at"
+    " T = 4, counted by the convention 'integer'. The first convolution and the"
+    " MLPs take most of it. Three totals at the right, far below the network"
+    " without spikes.",
 )
 assert report.totals["paper"] < report.totals["integer"] < report.totals["ann"]
 
@@ -150,10 +152,10 @@ assert 0.9 < counted / formula < 1
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Nearly every spike. FLOPs count nine products at every place, including those with the zeros of the padding. A spike
-# at the edge of the image contributes to only six places, in a corner to four. So the formula is an upper bound for
-# convolutions. It is close to the exact count, because most spikes are not at the edge. Published counts do not correct
-# for this, and we do not either.
+# Nearly every spike does. FLOPs count nine products at every place, including those with the zeros of the padding. A
+# spike at the edge of the image contributes to only six places, in a corner to four. So the formula is an upper bound
+# for convolutions. It is close to the exact count, because most spikes are not at the edge. Published counts do not
+# correct for this, and we do not either.
 #
 # </details>
 
@@ -234,9 +236,8 @@ for name, x in inputs.items():
 for cost in report.layers:
     assert cost.flops == flops_of[cost.layer]
     assert abs(cost.sops - sops_of.get(cost.layer, 0)) <= 1e-9 * max(cost.sops, 1)
-print(
-    f"{len(report.layers)} layers as in se.energy: {report.flops / 1e6:.2f} M FLOPs, {report.sops / 1e6:.2f} M SOPs"
-)
+print(f"{len(report.layers)} layers as in se.energy:")
+print(f"{report.flops / 1e6:.2f} M FLOPs, {report.sops / 1e6:.2f} M SOPs")
 
 # %% [markdown]
 # ## From operations to energy
@@ -256,16 +257,15 @@ assert abs(by_hand - report.totals["paper-corrected"]) < 1e-9 * by_hand
 print(f"{by_hand / 1e6:.2f} µJ for one image, T = {T}")
 
 # %% [markdown]
-# **Predict before you run.** The first convolution has less than one per cent of the products of a time step. Is its
-# share of the energy also below one per cent?
+# **Predict before you run.** The first convolution has less than one percent of the products of a time step. Is its
+# share of the energy also below one percent?
 
 # %% tags=["predict"]
 first = report.layers[0]
 share_of_flops = first.flops / report.flops
 share_of_energy = first.pj["paper-corrected"] / report.totals["paper-corrected"]
-print(
-    f"first convolution: {100 * share_of_flops:.1f} % of the FLOPs, {100 * share_of_energy:.0f} % of the energy"
-)
+print(f"first convolution: {100 * share_of_flops:.1f} % of the FLOPs,")
+print(f"{100 * share_of_energy:.0f} % of the energy")
 assert share_of_flops < 0.01 and share_of_energy > 10 * share_of_flops
 
 # %% [markdown]
@@ -339,9 +339,10 @@ right.set(
 right.legend()
 se.plot.show(
     fig,
-    "Left: bar chart of the values in the residual stream at four depths of digits-2-64, T = 4: mostly zeros and ones, "
-    "but twos and more at every depth, and more of them deeper. Right: the price of a value n under three conventions; "
-    "n additions exceed a multiplication from n = 6.",
+    "Left: bar chart of the values in the residual stream at four depths of"
+    " digits-2-64, T = 4: mostly zeros and ones, but twos and more at every depth,"
+    " and more of them deeper. Right: the price of a value n under three"
+    " conventions; n additions exceed a multiplication from n = 6.",
 )
 above_one = {name: float(share[2:].sum()) for name, share in shares.items()}
 print(
@@ -389,10 +390,8 @@ assert prices["as spikes"] < prices["by value"] < prices["multiplied"]
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# That depends on the machine, so you must say which machine you mean. A machine that sends spikes sends two of them and
-# adds twice. A machine with a multiplier multiplies once. The same is true for a machine with integer registers and no
-# special operation for powers of two. But no machine needs only *one* addition, as the paper counts: if you add $w$
-# once, the result is not $2w$.
+# That depends on the machine, so name the machine. One that sends spikes sends two of them and adds twice. One with a
+# multiplier multiplies once. The paper counts *one* addition, but no machine gets $2w$ from one addition of $w$.
 #
 # </details>
 
@@ -457,7 +456,8 @@ assert all(abs(row["rest"] - 1.596) < 0.0001 for row in rows)
 #
 # The next figure shows the same: the line is the formula, and the dots are the rests from the table.
 
-# %%
+# %% tags=["fold"]
+# Draw the first convolution's energy over D, and the five rests
 fig, ax = plt.subplots(figsize=(7.5, 3.8))
 widths = [se.preset(row["model"]).config.dim for row in rows]
 grid = [256, 384, 512, 640, 768, 896]
@@ -486,36 +486,56 @@ ax.set(
 ax.legend()
 se.plot.show(
     fig,
-    "The rest of five published energies over the width D: all at 1.596 mJ, on a flat line, while the "
-    # fmt: skip
-    "formula grows with D and passes through them only at D = 512.",
+    "The rest of five published energies over the width D: all at 1.596 mJ, on a"
+    " flat line, while the formula grows with D and passes through them only at"
+    " D = 512.",
 )
 assert abs(first_conv_mj(at_512) - 1.596) < 0.001
 
 # %% [markdown]
-# ## The row without spikes
+# ## Energy beside accuracy
 #
-# The paper compares with the network ANN 8-512, for which it gives 8.33 G FLOPs and 38.340 mJ. The energy determines
-# the number of operations to four digits. Twenty ways of counting are plausible: with or without the first convolution,
-# with or without the head, and with none, one or both products of attention in either order.
+# Energy alone says little: a network that guesses needs none. The next cell puts the published energies beside the
+# published accuracies, all at T = 4 on ImageNet. ANN 8-512 is the network of the same size without spikes.
+#
+# **Predict before you run.** How much less energy does 8-512 need with spikes? And what does it cost in accuracy?
+
+# %% tags=["predict"]
+ANN_TOP1 = 80.80  # the paper, ImageNet
+ann, _, ann_mj = PUBLISHED_ANN
+print(f"{'':18}{'mJ':>8}{'top-1, %':>10}")
+for name, (_, mj) in PUBLISHED.items():
+    print(f"{name:18}{mj:8.3f}{se.preset(name).paper_accuracy[4]:10.2f}")
+print(f"{'ANN 8-512':18}{ann_mj:8.3f}{ANN_TOP1:10.2f}")
+less = ann_mj / PUBLISHED[ann][1]
+cost = ANN_TOP1 - se.preset(ann).paper_accuracy[4]
+print(f"8-512 with spikes: {less:.1f} times less energy, {cost:.2f} points less")
+assert all(se.preset(name).paper_accuracy[4] < ANN_TOP1 for name in PUBLISHED)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# It needs 3.3 times less energy, and its accuracy is 7.42 points lower. No spiking network of the table reaches the
+# accuracy of the one without spikes, so the table shows a trade of accuracy for energy. It does not say what a smaller
+# network without spikes would need at 73 %.
+#
+# </details>
+#
+# The energy of the ANN can be checked, too. It determines the number of operations to four digits. We tried twenty
+# plausible ways of counting: with or without the first convolution, with or without the head, and with none, one or both
+# products of attention in either order.
 
 # %%
 ways = audit_ann()
 print(Audit(ways[:3]))
 rounding = 0.0005 / MAC  # of the published energy, in G
-print(
-    f"no way gives it: nearest is off by {abs(ways[0]['off by (G)']):.4f} G, rounding explains {rounding:.4f} G"
-)
-print(
-    f"it would take {audit_ann_rest():.4f} N^2 D a block for attention, where one product takes 1 and both take 2"
-)
+print(f"the nearest is off by {abs(ways[0]['off by (G)']):.4f} G,")
+print(f"rounding explains {rounding:.4f} G")
 assert all(abs(row["off by (G)"]) > 10 * rounding for row in ways)
 
 # %% [markdown]
-# None of these counts gives the published number. The nearest count leaves out the first convolution and one of the two
-# products of attention. With the first convolution and without the head, half of one product would fit. We do not know
-# what was counted. So `se.energy` counts the network without spikes in the simplest way: every layer once, both
-# products of attention, all at 4.6 pJ.
+# None of them gives the published number, and we do not know what was counted. `se.energy` counts the network without
+# spikes in the simplest way: every layer once, both products of attention, all at 4.6 pJ.
 
 # %% [markdown]
 # ## One model, three figures
@@ -542,8 +562,8 @@ for name, (sops_g, published) in PUBLISHED.items():
     if name in later:
         # G SOPs that would have to cost a MAC instead of an AC
         dearer = (later[name] - published) / (MAC - AC)
-        line += f"   later: {later[name] - published:5.2f} mJ more, as if {dearer:.2f} G SOPs were MACs"
-        line += f" ({100 * dearer / sops_g:.0f} %)"
+        more, percent = later[name] - published, 100 * dearer / sops_g
+        line += f"   later: {more:5.2f} mJ more, as if {percent:.0f} % were MACs"
         assert 0.1 < dearer / sops_g < 0.2
     print(line)
 
@@ -555,7 +575,7 @@ for name, (sops_g, published) in PUBLISHED.items():
 #   by weights. The difference equals the extra cost if 13 to 19 % of the SOPs are MACs instead of ACs. This agrees with
 #   the argument of that paper. We could not find how it counted each layer, so we draw no further conclusion.
 #
-# None of the three was measured. The factor of 24 between the smallest and the largest says nothing about the network.
+# None of the three was measured. The factor of 24 between the smallest and the largest comes from counting alone.
 
 # %% [markdown]
 # ## The same spikes, five numbers
@@ -586,8 +606,8 @@ assert spiking[-2] < ann < spiking[-1]
 
 # %% [markdown]
 # The line before the last is for a machine that multiplies in these four layers and cannot skip their zeros. These
-# layers run T times, and the network needs more energy than the network without spikes. **A statement about an energy
-# advantage must name the machine as well as the spikes.**
+# layers run T times, and there the network needs more energy than the one without spikes. **A statement about an energy
+# advantage must name the machine.**
 
 # %% [markdown]
 # ## What is not counted at all: memory
@@ -603,15 +623,14 @@ neurons = sum(record.values[0, 0].numel() for record in rec.layers("spikes"))
 updates = neurons * T
 # pJ an access at which state costs as much as arithmetic
 even = report.totals["paper-corrected"] / (2 * updates)
-print(
-    f"{neurons:,} neurons, {2 * updates:,} reads and writes of state, break-even at {even:.1f} pJ each"
-)
+print(f"{neurons:,} neurons, {2 * updates:,} reads and writes of state:")
+print(f"as much as the arithmetic, if each costs {even:.1f} pJ")
 assert even < 20
 
 # %% [markdown]
-# If one access to a membrane potential costs more than that, memory dominates, and the numbers of this chapter are the
-# smaller part of the energy. The reads of weights are not counted for either network. A GPU also multiplies zeros, so
-# there the savings counted here do not exist.
+# If one access to a membrane potential costs more than that, memory needs more energy than all the arithmetic of this
+# chapter. The reads of weights are not counted for either network. A GPU also multiplies zeros, so there the savings
+# counted here do not exist.
 
 # %% [markdown]
 # ## What a fair statement names
@@ -622,18 +641,29 @@ assert even < 20
 # 4. how everything that is not {0, 1} is counted: residual integers, the head
 # 5. the order of the attention products, because it changes the number of operations
 # 6. what is left out: memory, neurons, batch norm, pooling
-# 7. the network it is compared with: same size, T = 1, same precision, counted by the same rules, with its accuracy
+# 7. the accuracy, and the network it is compared with: same size, T = 1, same precision, counted by the same rules,
+#    with **its** accuracy
 #
-# `print(report)` states 1 to 4 and 6 with every table. The next cell gives the statement for this network in one
-# sentence:
+# `print(report)` states 1 to 4 and 6 with every table. The next cell gives the whole statement for `digits-2-64`.
 
 # %%
-statement = f"""{by_hand / 1e6:.1f} µJ an image (counted: eq. 21-24, arithmetic at 45 nm, no memory),
-{report.totals["integer"] / 1e6:.1f} µJ with integers by value; T = {report.time_steps}, {report.sops / 1e6:.1f} M SOPs,
-first convolution as MACs at every step, attention as Q(K^T V), rates measured on
-{report.images} test digits; the same size without spikes, T = 1: {report.totals["ann"] / 1e6:.0f} µJ."""
+ours = se.load_run("digits-2-64").results
+micro = {name: pj / 1e6 for name, pj in report.totals.items()}
+top1, sops_m = 100 * ours["accuracy"], report.sops / 1e6
+statement = f"""
+digits-2-64: {micro["paper-corrected"]:.1f} µJ an image (counted: eq. 21-24,
+arithmetic at 45 nm, no memory), {micro["integer"]:.1f} µJ with integers by value,
+{top1:.1f} % of {ours["total"]} test digits. T = {T}, {sops_m:.1f} M SOPs,
+first convolution as MACs at every step, attention as Q(K^T V), rates
+measured on {report.images} test digits. The same size without spikes, T = 1,
+by the same rules: {micro["ann"]:.0f} µJ; it was not trained.
+""".strip()
 print(statement)
 assert "No memory access" in str(report)
+
+# %% [markdown]
+# The last clause is a gap. Without the accuracy of the network without spikes, the two energies do not tell which
+# network to use. For ImageNet the paper gives both, and there the answer depends on what 7.42 points are worth to you.
 
 # %% [markdown]
 # ## Pitfalls
@@ -646,23 +676,16 @@ assert "No memory access" in str(report)
 # - **FLOPs counted twice.** Profilers count a multiplication and an addition as two operations; eq. 21-24 mean one
 #   multiply-accumulate. Symptom: exactly twice the energy.
 # - **Rates on noise.** On random images firing rates differ from those on real data, and are often lower. Symptom:
-#   energies that are too low. Cure: give `se.energy` test images, normalised as in training.
+#   energies that are too low. Cure: give `se.energy` test images, normalized as in training.
 # - **Residual streams taken for spikes.** Symptom: the mean is larger than the firing rate. Cure: look at `report`,
 #   which has both columns.
 
 # %%
-output_of = {
-    "mlp.hidden": "mlp.hidden",
-    "mlp.out": "mlp.out",
-    "attn.proj": "attn.proj",
-}
-for part, name in output_of.items():
+for part in ("mlp.hidden", "mlp.out"):
     right = (inputs[f"blocks.1.{part}"] != 0).double().mean().item()
-    wrong = rec[f"blocks.1.{name}"].spikes.double().mean().item()
-    print(
-        f"blocks.1.{part:11} rate of its input {right:.3f}, of its output {wrong:.3f}"
-    )
-    assert max(right, wrong) > 1.1 * min(right, wrong)
+    wrong = rec[f"blocks.1.{part}"].spikes.double().mean().item()
+    print(f"blocks.1.{part:11} rate of its input {right:.3f}, output {wrong:.3f}")
+    assert max(right, wrong) > 1.2 * min(right, wrong)
 
 # %% [markdown]
 # ## Exercises
@@ -684,8 +707,8 @@ with se.exercise("10.1"):
     assert result is not None, "write width_behind first: the formula is above"
     assert 1 < result < 1e6, "mind the units: 1 mJ is 1e9 pJ"
     assert abs(result - 512) < 1, (
-        f"the rest of Table 2 is that of a network in this chapter, not D = {result:.0f}:"
-        " which factor of the formula is missing?"
+        f"1.596 mJ is not the first convolution of D = {result:.0f}: which factor"
+        " of the formula is missing?"
     )
     for name, size, steps in (
         ("imagenet-8-768", 224, 4),
@@ -705,7 +728,8 @@ with se.exercise("10.1"):
 # **10.2 When does it lose?** Suppose the inputs of all layers but the first have the same rate r. At which r does
 # eq. 21-24 give the network as much energy as the network without spikes? Every layer runs T times, except the head,
 # which runs once. `report.layers` has the `flops` of each layer, the first convolution first and the head last;
-# `report.ann_flops` has those of the network without spikes. Then think about what r > 1 means.
+# `report.ann_flops` has those of the network without spikes. Then think about what r > 1 means. (Rule 7 asks for more
+# than this: at equal energy, which of the two is more accurate?)
 
 
 # %% tags=["exercise-2"]
@@ -726,7 +750,7 @@ with se.exercise("10.2"):
         ratio = (multiplied + added) / (MAC * report.ann_flops)
         assert abs(ratio - 1) < 1e-6, (
             f"T = {steps}: at your rate {r:.4f} the network needs {ratio:.6f} times"
-            " the energy of the one without spikes: count each layer as often as it runs"
+            " the energy of the other: count each layer as often as it runs"
         )
     assert break_even_rate(report, 4) > 1 > break_even_rate(report, 8), (
         "at T = 4 even a network that always fires needs less energy"
@@ -782,8 +806,10 @@ with se.exercise("10.3"):
 # - The first convolution multiplies, and the residual stream holds integers. A convention sets the prices for such
 #   cases.
 # - Table 2 can be checked from its own columns: all five rows contain the same first convolution.
-# - Only arithmetic is counted, not memory. A count says little without T, rates, the convention and the network it is
-#   compared with.
+# - Only arithmetic is counted, not memory. A count says little without T, the rates, the convention, the accuracy, and
+#   the network it is compared with.
+# - On ImageNet 8-512 needs 3.3 times less energy with spikes than without, by the paper's count, and is 7.42 points less
+#   accurate.
 #
 # Solutions: [solutions](solutions/10_energy.ipynb). Next: [chapter 11](11_events.ipynb), in which the input itself is
 # sparse.

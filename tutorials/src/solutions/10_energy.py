@@ -47,7 +47,7 @@ inputs = {"blocks.1.mlp.hidden": middle}
 # ## 10.1 Find the constant
 #
 # Compute the width D from the energy of the first convolution. All factors except D are known, so this is one division.
-# The rest of every row of Table 2 is 1.596 mJ, which corresponds to D = 512, also in the rows of D = 384 and D = 768.
+# The rest of every row of Table 2 is 1.596 mJ. This is D = 512, also in the rows of D = 384 and D = 768.
 
 
 # %% tags=["exercise-1"]
@@ -63,8 +63,8 @@ with se.exercise("10.1"):
     assert result is not None, "write width_behind first: the formula is above"
     assert 1 < result < 1e6, "mind the units: 1 mJ is 1e9 pJ"
     assert abs(result - 512) < 1, (
-        f"the rest of Table 2 is that of a network in this chapter, not D = {result:.0f}:"
-        " which factor of the formula is missing?"
+        f"1.596 mJ is not the first convolution of D = {result:.0f}: which factor"
+        " of the formula is missing?"
     )
     for name, size, steps in (
         ("imagenet-8-768", 224, 4),
@@ -109,7 +109,7 @@ with se.exercise("10.2"):
         ratio = (multiplied + added) / (MAC * report.ann_flops)
         assert abs(ratio - 1) < 1e-6, (
             f"T = {steps}: at your rate {r:.4f} the network needs {ratio:.6f} times"
-            " the energy of the one without spikes: count each layer as often as it runs"
+            " the energy of the other: count each layer as often as it runs"
         )
     assert break_even_rate(report, 4) > 1 > break_even_rate(report, 8), (
         "at T = 4 even a network that always fires needs less energy"
