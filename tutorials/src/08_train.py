@@ -502,8 +502,9 @@ se.plot.show(
 # <details><summary>Answer</summary>
 #
 # The neuron after $Q K^T V s$, `attn.attn`. Before training it fires less than most other layers (with digits in well
-# under 1 % of the steps), so the layer behind it, `attn.proj`, gets little input. Training raises its rate many times: in the lowest two histograms the membranes
-# move across the threshold. Most other layers fire about twice as often as before.
+# under 1 % of the steps), so the layer behind it, `attn.proj`, gets little input. Training raises its rate many times:
+# in the lowest two histograms the membranes move across the threshold. Most other layers fire about twice as often as
+# before.
 #
 # </details>
 
