@@ -338,8 +338,9 @@ def on_post_build(config):
     site = Path(config.site_dir)
     index = site / "search" / "search_index.json"
     found = json.loads(index.read_text(encoding="utf-8"))
-    for entry in found["docs"]:
-        entry["title"], entry["text"] = plain(entry["title"]), plain(entry["text"])
+    for entry in found["docs"]:  # without code: the index loads with every page, and half of it would be listings
+        entry["title"] = plain(entry["title"])
+        entry["text"] = plain(re.sub(r"<pre.*?</pre>", "", entry["text"], flags=re.S))
     index.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
     for name, folder in (("digits-2-64", "play"), ("cifar10-2-128", "play/cifar10")):
         export(name, site / "assets" / folder, "js")

@@ -44,9 +44,9 @@ class Options:
     precisions: tuple[str, ...] = PRECISIONS
     """fp32, bf16 (autocast)."""
     peers: tuple[str, ...] | None = None
-    """Any of ours, snntorch, spikingjelly, spikingjelly-torch, spikingjelly-triton, vit; else those that suit the device.
+    """Any of ours, snntorch, spikingjelly, spikingjelly-torch, spikingjelly-triton, vit; else what suits the device.
     +channels_last, +compile and, on a GPU, +graph change one: vit+channels_last+compile.
-    On a GPU ours is replayed as a CUDA graph; ours+eager goes without it, ours+plain without the fused operations too."""
+    On a GPU ours is a CUDA graph; ours+eager goes without it, ours+plain without the fused operations too."""
     rounds: int = 7
     """Number of turns of each peer."""
     batch_size: int | None = None

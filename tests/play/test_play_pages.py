@@ -464,7 +464,8 @@ def test_the_page_opens_running(visit):
     page = visit("digit", motion=True)
     page.wait_for_function(
         """() => document.querySelector('.play-answer').textContent === 'Reads 7 after t = 1'
-        && document.querySelectorAll('.play-cell.later').length === 2 * document.querySelectorAll('[data-layer]').length"""
+        && document.querySelectorAll('.play-cell.later').length
+            === 2 * document.querySelectorAll('[data-layer]').length"""
     )
     page.wait_for_function("document.querySelector('.play-answer').textContent === 'Reads 7'")
     assert page.locator(".play-cell.later").count() == 0
