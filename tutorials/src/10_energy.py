@@ -617,7 +617,7 @@ assert spiking[-2] < ann < spiking[-1]
 
 # %%
 neurons = sum(record.values[0, 0].numel() for record in rec.layers("spikes"))
-# of one image: each reads and writes a membrane potential, and multiplies it by beta
+# of one image: each reads, decays and writes a membrane potential
 updates = neurons * T
 # pJ an access at which state costs as much as arithmetic
 even = report.totals["paper-corrected"] / (2 * updates)
