@@ -40,7 +40,7 @@ def test_page_fits_and_every_control_has_a_name(visit, name, width, dark):
     )
     assert not [name for name in attributes if name.startswith("on")]  # no inline event handlers
     nameless = page.evaluate(
-        """[...document.querySelectorAll('[data-play] :is(button, input, select, canvas, svg, [tabindex])')]
+        """[...document.querySelectorAll('[data-play] :is(button, input, select, canvas, svg:not([aria-hidden]), [tabindex])')]
         .filter(e => e.offsetParent !== null && !e.closest('[role=img]:not(canvas, svg)'))
         .filter(e => !['aria-label', 'aria-labelledby'].some(a => e.getAttribute(a)))
         .filter(e => !e.textContent.trim() && !e.labels?.length).map(e => e.outerHTML.slice(0, 120))"""
@@ -523,6 +523,22 @@ def flat(values: torch.Tensor) -> torch.Tensor:
     return (values.transpose(1, 2) if values.dim() == 4 else values).flatten(1)  # [T, h, N, d] or [T, N, D]
 
 
+def test_neuron_3_of_token_12(visit):
+    """A reader's task, done as a reader would: choose the layer, the feature, and the place of token 12."""
+    page, model = visit("digit"), se.load_pretrained("digits-2-64")
+    page.select_option("select[name=layer]", "blocks.0.attn.q")
+    set_range(page, "feature", 3)
+    box = page.locator(".play-map").bounding_box()
+    page.locator(".play-map").click(position={"x": 4.5 * box["width"] / 8, "y": 1.5 * box["height"] / 8})
+    said = page.locator(".play-why .play-said").inner_text()
+    assert said.startswith("blocks.0.attn.q, feature 3 of token 12 (row 1, column 4):")
+    pixels = torch.tensor(json.loads(page.locator("[data-play]").get_attribute("data-pixels"))).view(1, 1, 32, 32)
+    with torch.no_grad(), se.record(model) as rec:
+        model((pixels - info("digits").mean[0]) / info("digits").std[0])
+    steps = flat(rec["blocks.0.attn.q"].spikes)[:, 12 * 64 + 3].nonzero().flatten().tolist()
+    assert said.endswith(f"fires at t = {', '.join(map(str, steps))}" if steps else "never fires")
+
+
 def test_an_input_leads_to_the_neuron_behind_it(visit):
     page = visit("digit")
     page.select_option("select[name=layer]", "sps.1")
@@ -571,9 +587,9 @@ def test_the_address_holds_the_state(visit):
     there = visit("digit" + page.url[page.url.index("?") :])
     mine, theirs = page.evaluate(read), there.evaluate(read)
     assert mine[:4] == theirs[:4] and mine[3] == "2"
-    for wrong in ("sample=99", "d=zz", "t=77", "layer=x&n=3", "layer=sps.0&n=99999999", "token=-4", "T=0", "photo=dog"):
-        for name in ("digit", "photo"):
-            assert visit(f"{name}?{wrong}").locator(".play-answer").inner_text() in ("Reads 7", "Says: cat")
+    for wrong in ("sample=99&d=zz&t=77", "layer=x&n=3&token=-4&T=0", "layer=sps.0&n=99999999"):
+        assert visit(f"digit?{wrong}").locator(".play-answer").inner_text() == "Reads 7"
+    assert visit("photo?photo=dog&T=x").locator(".play-answer").inner_text() == "Says: cat"
     assert visit("digit?sample=3&T=2").locator(".play-answer").inner_text() == "Reads 3"
 
 

@@ -447,7 +447,8 @@ export function networkView(element, model, { input, below, state, reads, empty 
     which.value = layer;
     feature.input.max = place.features - 1;
     feature.value = place.feature;
-    where.textContent = `${layer}, feature ${place.feature}, row ${place.row}, column ${place.column}: ` +
+    const token = place.side === grid ? ` of token ${place.row * grid + place.column} (row ${place.row}, column ${place.column})` : `, row ${place.row}, column ${place.column}`;
+    where.textContent = `${layer}, feature ${place.feature}${token}: ` +
       (fired.includes(1) ? `fires at t = ${fired.flatMap((spike, k) => (spike ? [k] : [])).join(", ")}` : "never fires");
     drawTrace(trace, steps_, { threshold, step: t, title, what: `neuron ${index} of ${layer}` });
     sentence.textContent = explain(steps_[t], { beta, threshold, reset: "hard", tie: ">=" }, t);
