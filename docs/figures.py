@@ -585,9 +585,10 @@ def table_motion() -> str:
         spread = np.std(percent, ddof=1)
         what = f"T = {name}" if name.isdigit() else f"{name[0].upper()}{name[1:]}"
         rows.append((what, *(f"{p:.1f}" for p in percent), f"{np.mean(percent):.1f}", f"{spread:.1f}"))
-    about = found["provenance"]
+    about, *_ = found["provenance"]
+    commits = " and ".join(dict.fromkeys(made["commit"][:12] for made in found["provenance"]))
     table = Table(("input", "seed 0", "seed 1", "seed 2", "mean", "std"), rows).markdown()
-    where = f"{about['device']}, threads: {about['threads']}, commit {about['commit'][:12]}"
+    where = f"{about['device']}, threads: {about['threads']}, commit {commits}"
     return f"{table}\n\nTest accuracy in %, 718 recordings, chance 50 %. {where}: `{about['command']}`."
 
 

@@ -46,7 +46,7 @@ class Options:
     peers: tuple[str, ...] | None = None
     """Any of ours, snntorch, spikingjelly, spikingjelly-torch, spikingjelly-triton, vit; else what suits the device.
     +channels_last, +compile and, on a GPU, +graph change one: vit+channels_last+compile.
-    On a GPU ours is replayed as a CUDA graph; ours+eager goes without it, ours+plain also without fused operations."""
+    On a GPU ours is a CUDA graph; ours+eager goes without it, ours+plain without the fused operations too."""
     rounds: int = 7
     """Number of turns of each peer."""
     batch_size: int | None = None

@@ -49,7 +49,7 @@ def summed(splits: Splits) -> Splits:
 def main(options: Options) -> None:
     """Train what is missing, and write the test accuracies."""
     torch.set_num_threads(1)
-    content = json.loads(options.out.read_text()) if options.out.exists() else {"accuracy": {}}
+    content = json.loads(options.out.read_text()) if options.out.exists() else {"accuracy": {}, "provenance": []}
     for name in (*map(str, STEPS), SUMMED):
         for seed in SEEDS[len(content["accuracy"].get(name, [])) :]:
             steps = 8 if name == SUMMED else int(name)
@@ -60,7 +60,9 @@ def main(options: Options) -> None:
                 score = train(recipe, Path(folder) / "run", DistributedContext(torch.device("cpu")), splits=given)
             content["accuracy"].setdefault(name, []).append(score.accuracy)
             command = f"python docs/results/motion.py --out {options.out.name}"
-            content["provenance"] = provenance(torch.device("cpu")) | {"command": command}
+            made = provenance(torch.device("cpu")) | {"command": command}
+            if made not in content["provenance"]:  # runs may be added later
+                content["provenance"].append(made)
             write_json(options.out, content)
             print(name, seed, score, flush=True)
 

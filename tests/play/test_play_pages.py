@@ -463,11 +463,9 @@ def test_the_page_opens_running(visit):
     """A sample is there, its time steps pass once, and then all are shown; without motion all are shown at once."""
     page = visit("digit", motion=True)
     page.wait_for_function(
-        """() => {
-            const count = selector => document.querySelectorAll(selector).length;
-            return document.querySelector('.play-answer').textContent === 'Reads 7 after t = 1'
-                && count('.play-cell.later') === 2 * count('[data-layer]');
-        }"""
+        """() => document.querySelector('.play-answer').textContent === 'Reads 7 after t = 1'
+        && document.querySelectorAll('.play-cell.later').length
+            === 2 * document.querySelectorAll('[data-layer]').length"""
     )
     page.wait_for_function("document.querySelector('.play-answer').textContent === 'Reads 7'")
     assert page.locator(".play-cell.later").count() == 0

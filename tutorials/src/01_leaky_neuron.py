@@ -595,11 +595,11 @@ kept, kept_u = leaky_over_time(batch.repeat(2))
 clean, clean_h = paper_neuron(batch)
 
 fig, axes = plt.subplots(1, 2, figsize=(9.2, 3.0), sharey=True, width_ratios=[4, 8])
-se.plot.membrane(clean_h, clean, ax=axes[0], title="state forgotten: each batch")
+se.plot.membrane(clean_h, clean, ax=axes[0], title="state forgotten")
 se.plot.membrane(kept_u / 2, kept, ax=axes[1], title="state kept")
 axes[0].texts[0].set_visible(False)  # the words beside the right panel are enough
 axes[0].texts[1].set_visible(False)
-axes[1].set(ylabel="", title="state kept: first batch, then second batch, T = 4")
+axes[1].set(ylabel="", title="state kept: two batches, T = 4 each")
 axes[1].axvline(3.5, color=style.GREY, linestyle=":")
 axes[1].set_xticks(range(8), [0, 1, 2, 3] * 2)
 se.plot.show(

@@ -84,7 +84,7 @@ measured = json.loads(Path("../docs/results/motion.json").read_text())
 accuracy = measured["accuracy"]
 
 # %% tags=["fold"]
-fig = plt.figure(figsize=(11.5, 3.9))
+fig = plt.figure(figsize=(11.5, 3.1))
 left, right = fig.subfigures(1, 2, width_ratios=[2.6, 1])
 axes = left.subplots(2, T + 1, gridspec_kw={"hspace": 0.0})
 for row, (name, events) in zip(
@@ -233,28 +233,40 @@ assert (np.diff(recording["t"]) >= 0).all()
 # from the side. Right: only the events of rows 60 to 63, x against time. Each edge of the digit that crosses these rows
 # is a band of one color. A band that goes up belongs to an edge that moves to the right.
 
+
 # %% tags=["fold"]
+def draw_slices(ax, events, count=5, size=128):
+    """Slices of a fiftieth of a recording, as planes at their times, from the "
+    "side."""
+    ms = (events["t"] - events["t"][0]) / 1000
+    apart, wide = ms[-1] / count, ms[-1] / 50
+    for number in range(count):
+        start = apart * number
+        part = events[(ms >= start) & (ms < start + wide)]
+        frame = np.zeros((2, size, size))
+        np.add.at(frame, (part["p"].astype(int), part["y"], part["x"]), 1)
+        seen = np.where(frame.sum(0) > 0, 1.0, 0.0)[..., None]
+        rgba = np.concatenate([picture_of(frame, 1.0), seen], axis=2)
+        # the right edge of a plane is farther away, and higher
+        across = Affine2D.from_values(0.8 * apart / size, -0.22, 0, 1, start, 0)
+        ax.imshow(
+            rgba, transform=across + ax.transData, zorder=number, clip_on=False
+        )
+        corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)]) * size
+        edge = across.transform(corners).T
+        ax.plot(
+            *edge, color=style.GREY, linewidth=0.8, zorder=number, clip_on=False
+        )
+        ax.text(start, 1.08 * size, f"{start:.0f} ms", va="center", fontsize=10)
+    ax.set(xlim=(-0.01 * ms[-1], ms[-1]), ylim=(1.13 * size, -0.25 * size))
+    ax.set(xticks=[], yticks=[], aspect="auto")
+    ax.spines[["left", "bottom"]].set_visible(False)
+    ax.set_title(f"slices of {wide:.0f} ms, each at its time")
+
+
 fig, (ax, line) = plt.subplots(1, 2, figsize=(11.5, 4), width_ratios=[1.5, 1])
-ms = recording["t"] / 1000
-for number in range(5):
-    start = 40 * number
-    part = recording[(ms >= start) & (ms < start + 4)]
-    frame = np.zeros((2, 128, 128))
-    np.add.at(frame, (part["p"].astype(int), part["y"], part["x"]), 1)
-    seen = np.where(frame.sum(0) > 0, 1.0, 0.0)[..., None]
-    rgba = np.concatenate([picture_of(frame, 1.0), seen], axis=2)
-    # a plane seen from the side: its right edge is farther away, and higher
-    plane = Affine2D.from_values(0.25, -0.22, 0, 1, start, 0)
-    ax.imshow(rgba, transform=plane + ax.transData, zorder=number, clip_on=False)
-    corners = plane.transform([(0, 0), (128, 0), (128, 128), (0, 128), (0, 0)])
-    ax.plot(
-        *corners.T, color=style.GREY, linewidth=0.8, zorder=number, clip_on=False
-    )
-    ax.text(start, 138, f"{start} ms", va="center", fontsize=10)
-ax.set(xlim=(-2, 200), ylim=(145, -32), xticks=[], yticks=[])
-ax.set_aspect("auto")
-ax.spines[["left", "bottom"]].set_visible(False)
-ax.set_title("slices of 4 ms, each at its time (simulated)")
+draw_slices(ax, recording)
+fig.suptitle("simulated, digit 5, clockwise", x=0.01, ha="left")
 rows = recording[(recording["y"] >= 60) & (recording["y"] < 64)]
 for p, color, label in ((0, FELL, "darker"), (1, ROSE, "brighter")):
     mine = rows[rows["p"] == p]
@@ -484,7 +496,7 @@ ax.axhline(50, color=style.THRESHOLD, linestyle="--", linewidth=1)
 ax.text(1.3, 46.5, "chance", color=style.THRESHOLD)
 ax.set(xlabel="time steps seen", ylabel="test accuracy, %", ylim=(45, 101))
 ax.set_title(f"digits-motion (simulated), T = {T}, one run each")
-ax.legend(loc="lower right")
+ax.legend(loc="lower right", bbox_to_anchor=(1, 0.2))
 se.plot.show(
     fig,
     "Test accuracy over the number of time steps seen, for the loss of the mean "
@@ -550,10 +562,12 @@ assert (events is None) == (not here)
 
 # %% tags=["fold", "nbval-ignore-output"]
 if here:
-    fig, axes = se.plot.events(events, T, title=f"{found.info.label}, {file.name}")
-    se.plot.show(
-        fig, "Events of a recording in x, y and time, above T frames of it."
+    fig, ax = plt.subplots(figsize=(8, 4))
+    draw_slices(
+        ax, events, size=1 + max(int(events["x"].max()), int(events["y"].max()))
     )
+    fig.suptitle(f"{found.info.label}, {file.name}", x=0.01, ha="left")
+    se.plot.show(fig, "Five slices of a recording, each as a plane at its time.")
 assert bool(here) == (events is not None)
 
 # %% [markdown]

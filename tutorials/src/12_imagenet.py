@@ -399,7 +399,8 @@ assert rate > 1
 #
 # ## Start
 #
-# The command is `python -m spikformer_edu.train`. With several GPUs `torchrun` starts one process for each. The process
+# The command is `python -m spikformer_edu.train`. With several GPUs `torchrun` (as a module: `torch.distributed.run`)
+# starts one process for each. You can also copy the printed command into a terminal on a server. Here the process
 # gets a session of its own, so it lives on when the kernel of this notebook ends. Its output goes into a file, and its
 # results go into the run folder. `start` can be called at any time: it starts a run, it continues one that was stopped,
 # and it leaves a run alone that is in progress or finished.
@@ -469,7 +470,7 @@ assert in_progress() or hours > MAX_HOURS or (run / "results.json").exists()
 # middle of its epoch. The full run is left alone.
 
 # %% tags=["nbval-ignore-output"]
-if not full:
+if not full and process is not None:
     config_file = run / "config.json"  # is filled when training begins
     while in_progress() and not (
         config_file.exists() and config_file.stat().st_size
@@ -519,7 +520,8 @@ def watch(seconds=1.0):
             clear_output(wait=True)
             print(f"{len(rows)} of {epochs} epochs; all should take {expected}")
             print(f"watched for {time.perf_counter() - started:.0f} s")
-            print("\n".join(log.read_text().splitlines()[-6:]))
+            said = log.read_text() if log.exists() else "not started"
+            print("\n".join(said.splitlines()[-6:]))
             if len(rows) > 1:  # one point makes no curve
                 alt = "Loss, accuracy, firing rates and more of this run, by epoch."
                 se.plot.show(se.plot.training(run)[0], alt, dpi=70)
