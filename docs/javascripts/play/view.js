@@ -408,7 +408,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
   const because = h("p", { class: "play-because" });
   const parts = h("ol", { class: "play-parts" });
   const where = h("p", { class: "play-said" });
-  why.append(where, trace, sentence, because, parts, h("div", { class: "play-controls" }, which.element, feature.element),
+  why.append(h("div", { class: "play-choose" }, which.element, feature.element), where, trace, sentence, because, parts,
     h("figure", {}, map, h("figcaption", {}, "the neurons of this feature, as the image is; press one")));
 
   function moved() {
