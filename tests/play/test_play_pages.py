@@ -430,6 +430,29 @@ def test_attention_of_a_drawing_is_the_package_s(visit):
     torch.testing.assert_close(shown_scores(), scores[:, :, 0].mean(0))
 
 
+def test_a_token_is_followed_through_the_picture_of_the_network(visit):
+    """From the pixels to the logits; other places are drawn faintly in every layer."""
+    page = visit("digit")
+    rows = page.locator(".play-raster:not(.head)").evaluate_all("rows => rows.map(r => r.dataset.row ?? r.dataset.layer)")
+    layers = [name for name in rows if "." in name]
+    assert rows[0] == "pixels" and rows[-1] == "logits" and rows.index("scores, block 0") == rows.index("blocks.0.attn.v") + 1
+    strengths = """layer => {
+        const canvas = document.querySelector(`[data-layer="${layer}"] canvas`);
+        const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+        return [...new Set(data.filter((_, i) => i % 4 === 0))].sort((a, b) => a - b);
+    }"""
+    last = "canvas => canvas.toDataURL()"
+    before = page.locator("[data-row='scores, block 1'] canvas").last.evaluate(last)
+    assert all(len(page.evaluate(strengths, layer)) <= 2 for layer in layers)  # a spike or none
+    box = page.locator("[data-row=pixels] canvas").first.bounding_box()
+    page.locator("[data-row=pixels] canvas").first.click(position={"x": box["width"] * 0.56, "y": box["height"] * 0.56})
+    assert "row 4, column 4" in page.locator(".play-slider:has([name=query])").inner_text()
+    assert any(len(page.evaluate(strengths, layer)) == 3 for layer in layers)  # and faint spikes
+    assert page.locator("[data-row='scores, block 1'] canvas").last.evaluate(last) != before
+    page.locator("[data-row=pixels] canvas").first.click(position={"x": box["width"] * 0.56, "y": box["height"] * 0.56})
+    assert "mean of all" in page.locator(".play-slider:has([name=query])").inner_text()
+
+
 def test_drawing_by_keyboard(visit):
     page = visit("digit")
     page.locator(".play-pad").focus()
