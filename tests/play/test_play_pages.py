@@ -433,9 +433,15 @@ def test_attention_of_a_drawing_is_the_package_s(visit):
 def test_a_token_is_followed_through_the_picture_of_the_network(visit):
     """From the pixels to the logits; other places are drawn faintly in every layer."""
     page = visit("digit")
-    rows = page.locator(".play-raster:not(.head)").evaluate_all("rows => rows.map(r => r.dataset.row ?? r.dataset.layer)")
+    rows = page.locator(".play-raster:not(.head)").evaluate_all(
+        "rows => rows.map(r => r.dataset.row ?? r.dataset.layer)"
+    )
     layers = [name for name in rows if "." in name]
-    assert rows[0] == "pixels" and rows[-1] == "logits" and rows.index("scores, block 0") == rows.index("blocks.0.attn.v") + 1
+    assert (
+        rows[0] == "pixels"
+        and rows[-1] == "logits"
+        and rows.index("scores, block 0") == rows.index("blocks.0.attn.v") + 1
+    )
     strengths = """layer => {
         const canvas = document.querySelector(`[data-layer="${layer}"] canvas`);
         const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
@@ -482,15 +488,25 @@ def test_samples_clear_and_undo(visit):
     assert page.locator(".play-answer").get_attribute("aria-live") == "polite"
 
 
+WATCH = """window.seen = [];
+    const note = () => {
+        const text = document.querySelector('.play-answer')?.textContent;
+        if (text && text !== window.seen.at(-1)?.[0])
+            window.seen.push([text, document.querySelectorAll('[data-layer] .play-cell.later').length]);
+    };
+    document.addEventListener('DOMContentLoaded',
+        () => new MutationObserver(note).observe(document.body, {childList: true, subtree: true, attributes: true}));
+"""
+
+
 def test_the_page_opens_running(visit):
     """A sample is there, its time steps pass once, and then all are shown; without motion all are shown at once."""
-    page = visit("digit", motion=True)
-    page.wait_for_function(
-        """() => document.querySelector('.play-answer').textContent === 'Reads 7 after t = 1'
-        && document.querySelectorAll('.play-cell.later').length
-            === 2 * document.querySelectorAll('[data-layer]').length"""
-    )
+    page = visit("digit", script=WATCH)
     page.wait_for_function("document.querySelector('.play-answer').textContent === 'Reads 7'")
+    rows = page.locator("[data-layer]").count()
+    seen = page.evaluate("window.seen")
+    assert [later for text, later in seen if text.endswith("after t = 1")] == [2 * rows]  # two steps are still to come
+    assert [text[-5:] for text, _ in seen if "after" in text] == [f"t = {t}" for t in range(4)]
     assert page.locator(".play-cell.later").count() == 0
     page.locator("[data-action=play]").click()
     assert page.locator("[data-action=play]").inner_text() == "Stop"
