@@ -118,9 +118,9 @@ ax.set(xlabel="time steps T", ylabel="test accuracy, %", ylim=(40, 102))
 ax.set_xscale("log", base=2)
 ax.set_xticks([int(name) for name in steps], steps)
 ax.set_title("which way? (a point a run)")
-where = measured["provenance"]
+origin = measured["provenance"][0]
 right.supxlabel(
-    f"measured: {where['command'].split()[1]}, {where['device']}",
+    f"measured: {origin['command'].split()[1]}, {origin['device']}",
     fontsize=7,
     color=style.THRESHOLD,
 )
