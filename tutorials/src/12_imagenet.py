@@ -589,7 +589,7 @@ assert trained or hours > MAX_HOURS or in_progress()
 #
 # The accuracy of a rehearsal says nothing. In evaluation the batch norms use running statistics, which start with a
 # variance of 1 and move a tenth of the way in each step. After eight steps $0.9^8 = 43\,\%$ of the start is left. The
-# true variances are far smaller, as the next cell shows. So the currents are scaled down too much, hardly any neuron
+# true variances are smaller, as the next cell shows. So the currents are scaled down too much, hardly any neuron
 # fires, and every answer is the class with the largest bias.
 #
 # ## Look
