@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 11 · Events
 #
-# *Run time 45 s on one CPU core · after chapters 03 and 08 · no internet access, no GPU*
+# *Run time 30 s on one CPU core · after chapters 03 and 08 · no internet access, no GPU*
 #
 # In all chapters so far the time of the network was artificial: the same picture was shown T times. An event camera has
 # real time. It sends no pictures. Each pixel reports independently, within microseconds, that it became brighter or

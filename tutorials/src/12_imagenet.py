@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 12 · Scaling to ImageNet
 #
-# *Run time 75 s on one CPU core · after chapters 08 and 10 · no internet access, no GPU*
+# *Run time 65 s on one CPU core · after chapters 08 and 10 · no internet access, no GPU*
 #
 # ImageNet has 1.3 million training images, and the paper trains on it for 310 epochs. Such a run takes days, so it must
 # not depend on a notebook that stays open. This chapter starts the real training command as a process of its own,
