@@ -177,9 +177,12 @@ PICTURES = {  # what is shown of a section where its pages are shared; a chapter
     "results": "images/results_landscape.png",
     "": "assets/share.png",
 }
-LIVE = {  # chapters, and the demo that they are linked with
-    "learn/01_leaky_neuron.md": ("neuron", "The same neuron, live"),
-    "learn/05_spiking_self_attention.md": ("ssa", "The same attention, live"),
+LIVE = {  # chapters, and what of them can be played with: the demo itself where it is small, else its page
+    "learn/00_tour.md": "digit",
+    "learn/01_leaky_neuron.md": "neuron",
+    "learn/03_images_to_spikes.md": "photo",
+    "learn/05_spiking_self_attention.md": "ssa",
+    "learn/06_encoder_block.md": "digit",
 }
 
 
@@ -189,15 +192,10 @@ def on_page_markdown(markdown, page, config, files):
     if uri.startswith("learn/solutions/"):
         page.meta["search"] = {"exclude": True}
     if uri in LIVE:
-        demo, heading = LIVE[uri]
-        markdown += f"""
-
-## {heading}
-
-Nothing to install: this is the [page to play with](../play/{demo}.md), in the chapter.
-
-<div data-play="{demo}"><noscript>This demo needs JavaScript.</noscript></div>
-"""
+        demo = LIVE[uri]
+        markdown += f"\n\n## Play with it\n\nNothing to install: [open the page](../play/{demo}.md).\n"
+        if demo in ("neuron", "ssa"):
+            markdown += f'\n<div data-play="{demo}"><noscript>This demo needs JavaScript.</noscript></div>\n'
     page.meta.setdefault("description", described(markdown) or config.site_description)
     own = f"{uri.removesuffix('.md')}/thumbnail.png"
     section = next(picture for start, picture in PICTURES.items() if uri.startswith(start))
@@ -338,8 +336,9 @@ def on_post_build(config):
     site = Path(config.site_dir)
     index = site / "search" / "search_index.json"
     found = json.loads(index.read_text(encoding="utf-8"))
-    for entry in found["docs"]:
-        entry["title"], entry["text"] = plain(entry["title"]), plain(entry["text"])
+    for entry in found["docs"]:  # without code: the index loads with every page, and half of it would be listings
+        entry["title"] = plain(entry["title"])
+        entry["text"] = plain(re.sub(r"<pre.*?</pre>", "", entry["text"], flags=re.S))
     index.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
     for name, folder in (("digits-2-64", "play"), ("cifar10-2-128", "play/cifar10")):
         export(name, site / "assets" / folder, "js")

@@ -57,12 +57,13 @@ def visit(site, browser):
     """Opens a page, ready to use; afterwards nothing may have gone wrong in it, nor asked another host."""
     contexts, wrong = [], []
 
-    def open_page(name: str = "", width: int = 1280, dark: bool = False, touch: bool = False, motion: bool = False):
-        calm = "no-preference" if motion else "reduce"  # without motion a page opens with all time steps shown
+    def open_page(name: str = "", width: int = 1280, dark: bool = False, touch: bool = False, script: str = ""):
+        calm = "no-preference" if script else "reduce"  # without motion a page opens with all time steps shown
         size = {"width": width, "height": 900}
         context = browser.new_context(viewport=size, has_touch=touch, reduced_motion=calm)
         contexts.append(context)
         page = context.new_page()
+        page.add_init_script(script or "0")
         page.on("pageerror", lambda error: wrong.append(f"{name}: {error}"))
         page.on("console", lambda message: message.type == "error" and wrong.append(f"{name}: {message.text}"))
         page.on(

@@ -40,7 +40,7 @@ def test_page_fits_and_every_control_has_a_name(visit, name, width, dark):
     )
     assert not [name for name in attributes if name.startswith("on")]  # no inline event handlers
     nameless = page.evaluate(
-        """[...document.querySelectorAll('[data-play] :is(button, input, select, canvas, svg, [tabindex])')]
+        """[...document.querySelectorAll('[data-play] :is(button, input, select, canvas, svg:not([aria-hidden]), [tabindex])')]
         .filter(e => e.offsetParent !== null && !e.closest('[role=img]:not(canvas, svg)'))
         .filter(e => !['aria-label', 'aria-labelledby'].some(a => e.getAttribute(a)))
         .filter(e => !e.textContent.trim() && !e.labels?.length).map(e => e.outerHTML.slice(0, 120))"""
@@ -430,6 +430,35 @@ def test_attention_of_a_drawing_is_the_package_s(visit):
     torch.testing.assert_close(shown_scores(), scores[:, :, 0].mean(0))
 
 
+def test_a_token_is_followed_through_the_picture_of_the_network(visit):
+    """From the pixels to the logits; other places are drawn faintly in every layer."""
+    page = visit("digit")
+    rows = page.locator(".play-raster:not(.head)").evaluate_all(
+        "rows => rows.map(r => r.dataset.row ?? r.dataset.layer)"
+    )
+    layers = [name for name in rows if "." in name]
+    assert (
+        rows[0] == "pixels"
+        and rows[-1] == "logits"
+        and rows.index("scores, block 0") == rows.index("blocks.0.attn.v") + 1
+    )
+    strengths = """layer => {
+        const canvas = document.querySelector(`[data-layer="${layer}"] canvas`);
+        const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+        return [...new Set(data.filter((_, i) => i % 4 === 0))].sort((a, b) => a - b);
+    }"""
+    last = "canvas => canvas.toDataURL()"
+    before = page.locator("[data-row='scores, block 1'] canvas").last.evaluate(last)
+    assert all(len(page.evaluate(strengths, layer)) <= 2 for layer in layers)  # a spike or none
+    box = page.locator("[data-row=pixels] canvas").first.bounding_box()
+    page.locator("[data-row=pixels] canvas").first.click(position={"x": box["width"] * 0.56, "y": box["height"] * 0.56})
+    assert "row 4, column 4" in page.locator(".play-slider:has([name=query])").inner_text()
+    assert any(len(page.evaluate(strengths, layer)) == 3 for layer in layers)  # and faint spikes
+    assert page.locator("[data-row='scores, block 1'] canvas").last.evaluate(last) != before
+    page.locator("[data-row=pixels] canvas").first.click(position={"x": box["width"] * 0.56, "y": box["height"] * 0.56})
+    assert "mean of all" in page.locator(".play-slider:has([name=query])").inner_text()
+
+
 def test_drawing_by_keyboard(visit):
     page = visit("digit")
     page.locator(".play-pad").focus()
@@ -459,15 +488,25 @@ def test_samples_clear_and_undo(visit):
     assert page.locator(".play-answer").get_attribute("aria-live") == "polite"
 
 
+WATCH = """window.seen = [];
+    const note = () => {
+        const text = document.querySelector('.play-answer')?.textContent;
+        if (text && text !== window.seen.at(-1)?.[0])
+            window.seen.push([text, document.querySelectorAll('[data-layer] .play-cell.later').length]);
+    };
+    document.addEventListener('DOMContentLoaded',
+        () => new MutationObserver(note).observe(document.body, {childList: true, subtree: true, attributes: true}));
+"""
+
+
 def test_the_page_opens_running(visit):
     """A sample is there, its time steps pass once, and then all are shown; without motion all are shown at once."""
-    page = visit("digit", motion=True)
-    page.wait_for_function(
-        """() => document.querySelector('.play-answer').textContent === 'Reads 7 after t = 1'
-        && document.querySelectorAll('.play-cell.later').length
-            === 2 * document.querySelectorAll('[data-layer]').length"""
-    )
+    page = visit("digit", script=WATCH)
     page.wait_for_function("document.querySelector('.play-answer').textContent === 'Reads 7'")
+    rows = page.locator("[data-layer]").count()
+    seen = page.evaluate("window.seen")
+    assert [later for text, later in seen if text.endswith("after t = 1")] == [2 * rows]  # two steps are still to come
+    assert [text[-5:] for text, _ in seen if "after" in text] == [f"t = {t}" for t in range(4)]
     assert page.locator(".play-cell.later").count() == 0
     page.locator("[data-action=play]").click()
     assert page.locator("[data-action=play]").inner_text() == "Stop"
@@ -521,6 +560,22 @@ def flat(values: torch.Tensor) -> torch.Tensor:
     return (values.transpose(1, 2) if values.dim() == 4 else values).flatten(1)  # [T, h, N, d] or [T, N, D]
 
 
+def test_neuron_3_of_token_12(visit):
+    """A reader's task, done as a reader would: choose the layer, the feature, and the place of token 12."""
+    page, model = visit("digit"), se.load_pretrained("digits-2-64")
+    page.select_option("select[name=layer]", "blocks.0.attn.q")
+    set_range(page, "feature", 3)
+    box = page.locator(".play-map").bounding_box()
+    page.locator(".play-map").click(position={"x": 4.5 * box["width"] / 8, "y": 1.5 * box["height"] / 8})
+    said = page.locator(".play-why .play-said").inner_text()
+    assert said.startswith("blocks.0.attn.q, feature 3 of token 12 (row 1, column 4):")
+    pixels = torch.tensor(json.loads(page.locator("[data-play]").get_attribute("data-pixels"))).view(1, 1, 32, 32)
+    with torch.no_grad(), se.record(model) as rec:
+        model((pixels - info("digits").mean[0]) / info("digits").std[0])
+    steps = flat(rec["blocks.0.attn.q"].spikes)[:, 12 * 64 + 3].nonzero().flatten().tolist()
+    assert said.endswith(f"fires at t = {', '.join(map(str, steps))}" if steps else "never fires")
+
+
 def test_an_input_leads_to_the_neuron_behind_it(visit):
     page = visit("digit")
     page.select_option("select[name=layer]", "sps.1")
@@ -569,9 +624,9 @@ def test_the_address_holds_the_state(visit):
     there = visit("digit" + page.url[page.url.index("?") :])
     mine, theirs = page.evaluate(read), there.evaluate(read)
     assert mine[:4] == theirs[:4] and mine[3] == "2"
-    for wrong in ("sample=99", "d=zz", "t=77", "layer=x&n=3", "layer=sps.0&n=99999999", "token=-4", "T=0", "photo=dog"):
-        for name in ("digit", "photo"):
-            assert visit(f"{name}?{wrong}").locator(".play-answer").inner_text() in ("Reads 7", "Says: cat")
+    for wrong in ("sample=99&d=zz&t=77", "layer=x&n=3&token=-4&T=0", "layer=sps.0&n=99999999"):
+        assert visit(f"digit?{wrong}").locator(".play-answer").inner_text() == "Reads 7"
+    assert visit("photo?photo=dog&T=x").locator(".play-answer").inner_text() == "Says: cat"
     assert visit("digit?sample=3&T=2").locator(".play-answer").inner_text() == "Reads 3"
 
 

@@ -4,7 +4,8 @@ The protocol, written down before the runs that are reported:
 
 Task        the chapter's: four colored digits and a cue in 3 x 3 cells. Pictures for training, validation and test are
             made of the package's digits for each. Those for training are drawn anew at every step.
-Network     the chapter's: a patch embedding of one cell, D = 64, h = 2 (d = 32), L = 1, T = 2, N = 9.
+Network     the chapter's: a patch embedding of one cell, D = 64, h = 4 (d = 16), L = 1, T = 2, N = 9. (The first text of
+            this protocol said h = 2, d = 32; all runs had four heads.)
 Variants    the five of Table 1, and the control without attention.
 Budget      the same for all: 600 steps of batch 64, AdamW, weight decay 0.06, one cycle of the learning rate.
 Tuning      the same for all: three learning rates, two seeds each (100 and 101), the highest mean accuracy on 1,000

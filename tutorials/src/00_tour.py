@@ -64,11 +64,13 @@ fig, _ = se.plot.atlas(rec)
 se.plot.show(
     fig,
     "Rasters of all 19 neuron layers over T = 4 steps while one digit is read: "
-    "few spikes, at t = 0 none in the deep layers.",
+    "few spikes, at t = 0 hardly any in the deep layers.",
 )
 assert len(rec.layers("spikes")) == 19
 assert all(0 < layer.spikes.mean() < 0.5 for layer in rec.layers("spikes"))
-assert rec["blocks.1.mlp.out"].spikes[0].mean() < 0.01  # t = 0
+# at t = 0 the layers of the blocks are nearly silent: below 2 % in the mean
+deep = [layer for layer in rec.layers("spikes") if layer.name.startswith("blocks")]
+assert sum(float(layer.spikes[0].mean()) for layer in deep) / len(deep) < 0.02
 
 # %% [markdown]
 # ## Shapes and values
@@ -152,9 +154,11 @@ with torch.no_grad(), se.record(model, membranes=True, layers=names) as long:
     model(frames)
 fig, axes = plt.subplots(2, 1, figsize=(8.8, 4.6), sharex=True)
 for ax, name in zip(axes, names, strict=True):
-    # among all neurons: the one whose number of spikes is nearest to a quarter of T
+    # a neuron that fires in a quarter of the steps and is never close to a tie
     counts = long[name].spikes[:, 0].sum(0).flatten()
-    se.plot.membrane(long[name], neuron=int((counts - 8).abs().argmin()), ax=ax)
+    margin = (long[name].membrane[:, 0] - 1).abs().amin(0).flatten()
+    chosen = int((margin - (counts - 8).abs()).argmax())
+    se.plot.membrane(long[name], neuron=chosen, ax=ax)
 axes[0].set_xlabel("")
 se.plot.show(
     fig,
@@ -196,45 +200,45 @@ fig.suptitle("blocks.0.attn: spikes of each token", x=0.01, ha="left", fontsize=
 se.plot.show(
     fig,
     "Spikes of each of 8 x 8 tokens of Q, K and V in block 0, summed over T = 4: "
-    "K and V fire where the digit is, Q more on the background.",
+    "K and V fire where the digit is, Q everywhere.",
 )
 
 # %% [markdown]
-# Keys and values fire on the strokes, queries more on the background. So the scores are high between a query of the
-# background and a key of the strokes: attention copies values from the strokes to the background. Does the network need
-# this? We silence the queries, keys or values of one kind of token in both blocks, and let the network read 100 test
-# digits.
+# Keys and values fire where the stroke is. Queries fire on the background too. What is that good for? A query of the
+# background has features in common with keys of the strokes. So its scores are high there, and attention adds values
+# of the strokes to a token without ink. To see whether the network needs this, we silence queries in both blocks: those
+# of the strokes, those of the background, or all of them.
 #
-# **Predict before you run.** Which lowers the accuracy more: to silence the queries of the strokes, or those of the
-# background? And the values?
+# **Predict before you run.** Which costs more accuracy: to silence the queries of the strokes, or those of the
+# background?
 
 # %% tags=["predict"]
 images, labels = digits.test.fetch(torch.arange(359), None)  # the whole test set
-some, truth = images[:100], labels[:100]
 # [B, N]: tokens with more ink than the mean
-ink = torch.nn.functional.avg_pool2d(some, 4).flatten(1) > 0
+ink = torch.nn.functional.avg_pool2d(images, 4).flatten(1) > 0
 right = {}
-for name in "qkv":
-    for place, silent in (("strokes", ink), ("background", ~ink)):
-        keep = (~silent).float()[:, None, :, None]  # for all heads and features
-        layers = [f"blocks.{i}.attn.{name}" for i in (0, 1)]
-        changes = {
-            layer: lambda spikes, keep=keep: spikes * keep for layer in layers
-        }
-        with torch.no_grad(), se.intervene(model, changes):
-            correct = (model(some).argmax(1) == truth).float()
-        right[name, place] = 100 * correct.mean()
-        print(f"{name} silent on the {place:10}: {right[name, place]:.0f} % right")
-assert right["q", "background"] < right["q", "strokes"] - 10
-assert right["k", "strokes"] < right["k", "background"] - 2
-assert right["v", "strokes"] < right["v", "background"] - 2
+for place, silent in (("strokes", ink), ("background", ~ink), ("all", ink | ~ink)):
+    keep = (~silent).float()[:, None, :, None]  # for all heads and features
+
+    def silenced(spikes, keep=keep):  # [T, B, h, N, d]
+        return spikes * keep
+
+    changes = {"blocks.0.attn.q": silenced, "blocks.1.attn.q": silenced}
+    with torch.no_grad(), se.intervene(model, changes):
+        right[place] = 100 * (model(images).argmax(1) == labels).float().mean()
+    share = 100 * silent.float().mean()
+    print(
+        f"silent: {place:10} ({share:3.0f} % of tokens)  {right[place]:.0f} % right"
+    )
+assert right["strokes"] > 95 and right["background"] < 90 and right["all"] < 60
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The queries of the background. A token whose queries are silent gets nothing from attention, and most tokens are
-# background. The queries of the strokes are hardly needed. For keys and values it is the other way round: those of the
-# strokes matter. Keys and values of the background fire seldom, and without them the accuracy stays the same.
+# The queries of the background. Those of the strokes can be silent without loss. If the queries of the background are
+# silent, seven in ten tokens get nothing from attention, and the network reads fewer digits; if all are silent, far
+# fewer. So tokens without ink are useful: their queries collect what the strokes hold, and the decision is made from
+# the mean over all tokens.
 #
 # </details>
 
@@ -303,6 +307,7 @@ assert 2 < ann / paper < 50
 # **Predict before you run.** The network was trained with $T = 4$. How accurate is it with one time step? And with 8?
 
 # %% tags=["predict"]
+some, truth = images[:100], labels[:100]
 for steps in (1, 2, 4, 8):
     # [T, B, 1, 32, 32]: frames bring their own T
     frames = some.expand(steps, *some.shape)
@@ -320,8 +325,8 @@ for steps in (1, 2, 4, 8):
 #
 # With one step the accuracy is low. A membrane takes up half of its input in a step, so in the first step only a
 # current of twice the threshold makes a spike. After a few layers hardly any spikes are left. The atlas above shows
-# this: its deep panels are empty at $t = 0$. From two steps on the network reads well, and more steps than in training
-# change little.
+# this: its deep panels are nearly empty at $t = 0$. From two steps on the network reads well, and more steps than in
+# training change little.
 #
 # </details>
 #

@@ -122,7 +122,7 @@ assert (h == 1).nonzero().flatten().tolist() == [1, 8]
 # A biological neuron does the same. Its membrane stores charge like a capacitor, and open ion channels let the charge
 # leak out. The voltage decays with a time constant of the order of 10 ms ([Gerstner et al., *Neuronal Dynamics*,
 # section 1.3](https://neuronaldynamics.epfl.ch/online/Ch1.S3.html)). The textbook equation is
-# $\tau\, \mathrm{d}V/\mathrm{d}t = -V + X$, and (1) is one step of length 1 along it.
+# $\tau\, \mathrm{d}V/\mathrm{d}t = -V + X$, and (1) is one Euler step of length 1.
 #
 # Because of the leak, inputs add up only if they arrive close together. The neuron detects coincidences.
 #
@@ -194,7 +194,8 @@ se.plot.show(
 
 # %% [markdown]
 # The next figure shows a neuron whose current ends at $t = 16$. In a running notebook the sliders below it change the
-# current, $\tau$ and the threshold. The [neuron playground](../docs/play/neuron.md) has the same sliders in the browser.
+# current, $\tau$ and the threshold. The [neuron playground](../docs/play/neuron.md) does the same in the browser, with
+# $\beta$ in place of $\tau$.
 
 
 # %% tags=["fold"]
@@ -595,11 +596,11 @@ kept, kept_u = leaky_over_time(batch.repeat(2))
 clean, clean_h = paper_neuron(batch)
 
 fig, axes = plt.subplots(1, 2, figsize=(9.2, 3.0), sharey=True, width_ratios=[4, 8])
-se.plot.membrane(clean_h, clean, ax=axes[0], title="state forgotten: each batch")
+se.plot.membrane(clean_h, clean, ax=axes[0], title="state forgotten")
 se.plot.membrane(kept_u / 2, kept, ax=axes[1], title="state kept")
 axes[0].texts[0].set_visible(False)  # the words beside the right panel are enough
 axes[0].texts[1].set_visible(False)
-axes[1].set(ylabel="", title="state kept: first batch, then second batch, T = 4")
+axes[1].set(ylabel="", title="state kept: two batches, T = 4 each")
 axes[1].axvline(3.5, color=style.GREY, linestyle=":")
 axes[1].set_xticks(range(8), [0, 1, 2, 3] * 2)
 se.plot.show(

@@ -214,7 +214,7 @@ assert gaps["CIFAR-10"]["identity"] < -4 < -1.5 < gaps["CIFAR-10"]["softmax"]
 # Read the table column by column.
 #
 # - **ImageNet is the strongest evidence.** Identity, LeakyReLU and ReLU did not converge there. Only softmax and SSA
-#   trained.
+#   did.
 # - **Softmax and SSA are close.** With V as spikes softmax reaches 72.70 % on ImageNet, 0.68 points less than SSA. With
 #   real-valued V it reaches 73.96 %, 0.58 points more, but then the products of attention need multiplications.
 # - **On CIFAR the three real maps are about a point below SSA.** That is four to six standard errors on CIFAR-10, two to
@@ -298,8 +298,8 @@ assert all((X[name] < 0).any() for name in ("identity", "leaky_relu"))
 # ## What the surrogate makes of the range
 #
 # The gradient of a neuron contains the derivative of its surrogate, which has the shape of a bell around the threshold:
-# $4\,\sigma(4x)(1-\sigma(4x))$ with $x = H - V_{th}$. If it is below 5 % of its height, we say that
-# the neuron gets no gradient. The figure shows the membranes of the attention neuron for each map, with the random Q, K and V from above.
+# $4\,\sigma(4x)(1-\sigma(4x))$ with $x = H - V_{th}$. If it is below 5 % of its height, we say that the neuron gets no
+# gradient. The figure shows the membranes of the attention neuron for each map, with the random Q, K and V from above.
 # N = 64 and d = 32 are those of the CIFAR-10 models.
 
 
@@ -433,10 +433,10 @@ assert (
 )
 
 # %% [markdown]
-# N = 196 and d = 64 are those of the paper's ImageNet model 8-512. There nine in ten neurons of the ReLU map start without
-# a gradient, and four in ten of those of identity. Training can correct this only through V and the batch norms. This
-# agrees with the paper's report that these maps do not converge on ImageNet. It does not prove that the range is the
-# cause.
+# N = 196 and d = 64 are those of the paper's ImageNet model 8-512. There nine in ten neurons of the ReLU map start
+# without a gradient, and four in ten of those of identity. Training can correct this only through V and the batch
+# norms. This agrees with the paper's report that these maps do not converge on ImageNet. It does not prove that the
+# range is the cause.
 #
 # Is the range of SSA small by construction? No: its bound s d N is 1,568 here. The range is small because the firing
 # rates are low. The next cell raises them.
@@ -514,16 +514,11 @@ for soft, ssa, *real in zip(
 # fewest neurons without a gradient, then SSA, then the three real maps.
 
 # %% [markdown]
-# This order appears in every seed: with softmax no neuron is without a gradient, with SSA some are, and with the three
-# real maps more are. The range of the real maps is several times that of SSA, although N and d are only 16 here, and
-# the figure above shows how the range grows. So the effect on the range is reproduced. This task cannot show whether it
-# causes a difference of a point of accuracy on CIFAR. At this size no training diverges: the gradients of the attention
-# layer have the same order of magnitude in all variants.
-#
 # ## A task that needs attention
 #
-# So we make a task that this network cannot solve without attention. A picture of 3 x 3 cells shows four digits in four different colors, and one more cell is filled with one of these
-# colors, the cue. **Which digit has the color of the cue?** No token has this information alone: the cell of a digit
+# So we make a task that this network cannot solve without attention. A picture of 3 x 3 cells shows four digits in four
+# different colors, and one more cell is filled with one of these colors, the cue. **Which digit has the color of the
+# cue?** No token has this information alone: the cell of a digit
 # does not contain the cue, and the cell of the cue does not contain a digit. This is only true if no convolution
 # combines cells. So we replace the SPS by a spiking patch embedding that turns each cell into one token. It has no
 # position embedding, because the position of a cell does not matter. Everything else is the paper's network: D = 64,
@@ -707,11 +702,11 @@ assert (
 # In 38.4 % of the pictures, because two or more of the four digits are often the same. This is the best accuracy without
 # the cue. The control does not exceed it.
 #
-# SSA learns the task. In this network (one seed), the query of the cue shares about ten times as many bits with the key of
-# the digit of its own color as with those of the other digits. So the V of that digit is added to the cue's token. This
-# token alone is enough for nearly all answers. With attention at the other tokens only, the accuracy is lower, but still
-# higher than without attention. The network was not told to compare colors: $QK^T$ counts the bits that a query and a
-# key share, and this is enough to learn it.
+# SSA learns the task. In this network (one seed), the query of the cue shares about ten times as many bits with the key
+# of the digit of its own color as with those of the other digits. So the V of that digit is added to the cue's token.
+# This token alone is enough for nearly all answers. With attention at the other tokens only, the accuracy is lower, but
+# still higher than without attention. The network was not told to compare colors: $QK^T$ counts the bits that a query
+# and a key share, and this is enough to learn it.
 #
 # </details>
 #
@@ -829,7 +824,8 @@ assert final_loss["ssa_half"] < final_loss["ssa"]
 # not resolved.
 #
 # All five maps attend to the same token: in every seed the token of the cue gives a higher score to the digit asked for
-# than to the other digits and to empty cells. Exchanging the map changes the accuracy by a few points at most. Removing attention changes it by more than fifty.
+# than to the other digits and to empty cells. Exchanging the map changes the accuracy by a few points at most. Removing
+# attention changes it by more than fifty.
 #
 # Either round could have been published, each with an equal budget. "ReLU is better than SSA" is true after 600 steps
 # only. So report how long you trained, and show that the order does not change with longer training. The settings of
@@ -1071,7 +1067,8 @@ with se.exercise("9.3"):
 #   are still 1.5 to 7.4 points more accurate.
 # - Real Q and K give sums that grow with N and d and leave the range of the surrogate. Softmax bounds the sums by 1. The
 #   sums of SSA are small as long as spikes are rare.
-# - On a task that needs attention, the five maps end within a point of each other. Without attention the accuracy is 38 %.
+# - On a task that needs attention, the five maps end within a point of each other. Without attention the accuracy is
+#   38 %.
 # - The energy grows in proportion to T or faster, and the last time steps add little accuracy.
 # - Resolving a point takes many seeds or test images, a control, and a protocol that was written before.
 #

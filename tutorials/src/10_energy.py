@@ -18,7 +18,6 @@
 # - write a statement about energy that readers can check
 
 # %% tags=["setup"]
-import json
 from pathlib import Path
 
 try:
@@ -153,10 +152,10 @@ assert 0.9 < counted / formula < 1
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Nearly every spike does. FLOPs count nine products at every place, including those with the zeros of the padding. A spike
-# at the edge of the image contributes to only six places, in a corner to four. So the formula is an upper bound for
-# convolutions. It is close to the exact count, because most spikes are not at the edge. Published counts do not correct
-# for this, and we do not either.
+# Nearly every spike does. FLOPs count nine products at every place, including those with the zeros of the padding. A
+# spike at the edge of the image contributes to only six places, in a corner to four. So the formula is an upper bound
+# for convolutions. It is close to the exact count, because most spikes are not at the edge. Published counts do not
+# correct for this, and we do not either.
 #
 # </details>
 
@@ -346,10 +345,8 @@ se.plot.show(
     " conventions; n additions exceed a multiplication from n = 6.",
 )
 above_one = {name: float(share[2:].sum()) for name, share in shares.items()}
-print(
-    "above 1:",
-    ", ".join(f"{name} {100 * share:.1f} %" for name, share in above_one.items()),
-)
+for name, share in above_one.items():
+    print(f"{name:24} above 1: {100 * share:4.1f} %")
 assert (
     all(share > 0 for share in above_one.values()) and most <= 1 + 1 + 2 * c.depth
 )
@@ -406,7 +403,7 @@ for name, meaning in CONVENTIONS.items():
     print(
         textwrap.fill(
             f"{name}, {report.totals[name] / 1e6:.2f} µJ: {meaning}",
-            110,
+            84,
             subsequent_indent="    ",
         )
     )
@@ -415,7 +412,7 @@ differ = [
     for cost in report.layers
     if abs(cost.pj["integer"] - cost.pj["paper"]) > 1e-9
 ]
-print("differ:", ", ".join(differ))
+print(textwrap.fill("differ: " + ", ".join(differ), 84))
 assert [name for name in differ if not name.endswith((".qkv", ".hidden"))] == [
     "head"
 ]
@@ -620,7 +617,7 @@ assert spiking[-2] < ann < spiking[-1]
 
 # %%
 neurons = sum(record.values[0, 0].numel() for record in rec.layers("spikes"))
-# of one image: each reads and writes a membrane potential, and multiplies it by beta
+# of one image: each reads, decays and writes a membrane potential
 updates = neurons * T
 # pJ an access at which state costs as much as arithmetic
 even = report.totals["paper-corrected"] / (2 * updates)
@@ -645,14 +642,10 @@ assert even < 20
 # 7. the accuracy, and the network it is compared with: same size, T = 1, same precision, counted by the same rules,
 #    with **its** accuracy
 #
-# `print(report)` states 1 to 4 and 6 with every table. For 7 we trained the network without spikes: the layers of
-# `digits-2-64` with ReLUs for neurons and softmax attention, by the same recipe ([script](results/10_energy.py)). The
-# next cell gives the whole statement:
+# `print(report)` states 1 to 4 and 6 with every table. The next cell gives the whole statement for `digits-2-64`.
 
 # %%
 ours = se.load_run("digits-2-64").results
-twin = json.loads(Path("results/10_energy.json").read_text())["runs"]
-twin_top1 = 100 * sum(run["test_accuracy"] for run in twin) / len(twin)
 micro = {name: pj / 1e6 for name, pj in report.totals.items()}
 top1, sops_m = 100 * ours["accuracy"], report.sops / 1e6
 statement = f"""
@@ -661,10 +654,14 @@ arithmetic at 45 nm, no memory), {micro["integer"]:.1f} µJ with integers by val
 {top1:.1f} % of {ours["total"]} test digits. T = {T}, {sops_m:.1f} M SOPs,
 first convolution as MACs at every step, attention as Q(K^T V), rates
 measured on {report.images} test digits. The same size without spikes, T = 1,
-by the same rules: {micro["ann"]:.0f} µJ, {twin_top1:.1f} % ({len(twin)} seeds).
+by the same rules: {micro["ann"]:.0f} µJ; it was not trained.
 """.strip()
 print(statement)
 assert "No memory access" in str(report)
+
+# %% [markdown]
+# The last clause is a gap. Without the accuracy of the network without spikes, the two energies do not tell which
+# network to use. For ImageNet the paper gives both, and there the answer depends on what 7.42 points are worth to you.
 
 # %% [markdown]
 # ## Pitfalls
@@ -682,16 +679,11 @@ assert "No memory access" in str(report)
 #   which has both columns.
 
 # %%
-output_of = {
-    "mlp.hidden": "mlp.hidden",
-    "mlp.out": "mlp.out",
-    "attn.proj": "attn.proj",
-}
-for part, name in output_of.items():
+for part in ("mlp.hidden", "mlp.out"):
     right = (inputs[f"blocks.1.{part}"] != 0).double().mean().item()
-    wrong = rec[f"blocks.1.{name}"].spikes.double().mean().item()
+    wrong = rec[f"blocks.1.{part}"].spikes.double().mean().item()
     print(f"blocks.1.{part:11} rate of its input {right:.3f}, output {wrong:.3f}")
-    assert max(right, wrong) > 1.1 * min(right, wrong)
+    assert max(right, wrong) > 1.2 * min(right, wrong)
 
 # %% [markdown]
 # ## Exercises

@@ -87,7 +87,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
       h("section", { class: "play-why", "aria-label": "One neuron" }, h("h2", {}, "Why did this neuron fire?"), why)),
     share,
     h("section", {}, h("h2", {}, "What each head attends to"),
-      h("p", { class: "play-prose" }, "Q K\u1d40 s over the image: the brighter a place, the more features of its key fire together with the query\u2019s. No softmax: a head may attend to nothing at all. Press a place to make it the query; all layers above then show its neurons brighter."),
+      h("p", { class: "play-prose" }, "Q K\u1d40 s over the image: the brighter a place, the more features of its key fire together with the query\u2019s. No softmax: a head may attend to nothing at all. Press a place to make it the query; the layers above then draw its neurons fully and the others faintly."),
       h("div", { class: "play-controls" }, block.element, query.element), heads, scaleNote,
       h("h3", {}, "Softmax on the same Q and K"),
       h("p", { class: "play-prose" }, "For comparison only: softmax(Q K\u1d40 / \u221ad) of the same spikes. The network was not trained with it and does not use it. Its weights are never 0, and a query that does not fire looks at all places alike."),
@@ -298,14 +298,17 @@ export function networkView(element, model, { input, below, state, reads, empty 
       const feature = Math.floor(y / edge) * wideMaps + Math.floor(x / edge);
       if (feature < features) values[i] = spikes[((y % edge) * edge + (x % edge)) * features + feature];
     }
-    const token = query.value;
-    const [row, column] = [Math.floor(token / grid), token % grid];
-    const share = (i) => {
-      if (token < 0) return 1;
+    paint(canvas, wide, tall, values, followed(wide, edge));
+  }
+
+  /** How strongly a pixel of a mosaic is drawn: fully, or faintly where another token than the chosen one is followed. */
+  function followed(wide, edge) {
+    const [row, column] = [Math.floor(query.value / grid), query.value % grid];
+    return (i) => {
+      if (query.value < 0) return 1;
       const [x, y] = [(i % wide) % edge, Math.floor(i / wide) % edge];
       return Math.floor((y * grid) / edge) === row && Math.floor((x * grid) / edge) === column ? 1 : 0.25;
     };
-    paint(canvas, wide, tall, values, share);
   }
 
   let rows = []; // of the picture of all layers
@@ -316,35 +319,87 @@ export function networkView(element, model, { input, below, state, reads, empty 
       return;
     }
     rasters.style.setProperty("--steps", steps.value);
+    const elements = Object.entries(result.layers).flatMap(([layer, spikes]) => {
+      const ones = spikes.reduce((sum, step) => sum + step.reduce((a, b) => a + b, 0), 0);
+      const rate = ones / (spikes.length * spikes[0].length);
+      const features = featuresOf(model, layer);
+      const bar = h("span", { class: "rate" });
+      bar.style.setProperty("--share", rate);
+      const kind = { q: "q", k: "k", v: "v" }[layer.split(".").at(-1)] ?? "";
+      const cells = spikes.map((step, t) => cell((event, canvas) => {
+        const edge = Math.sqrt(step.length / features), wide = across(features);
+        const box = canvas.getBoundingClientRect();
+        const x = Math.min(wide * edge - 1, Math.floor(((event.clientX - box.left) / box.width) * wide * edge));
+        const y = Math.floor(((event.clientY - box.top) / box.height) * Math.ceil(features / wide) * edge);
+        const feature = Math.min(features - 1, Math.floor(y / edge) * wide + Math.floor(x / edge));
+        stop();
+        when.value = t;
+        pick(layer, nearest(step, features, edge, y % edge, x % edge, feature));
+        reveal();
+      }));
+      rows.push({ layer, features, cells, draw: (canvas, t) => mosaic(canvas, spikes[t], features) });
+      const element = h("div", { class: `play-raster ${kind}`, "data-layer": layer, "data-rate": rate },
+        h("span", { class: "name" }, h("span", {}, layer.split(/(?<=\.)/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]))), h("span", { class: "share" }, `${show(100 * rate, 1)} %`), bar),
+        h("div", { class: "play-steps", role: "img", "aria-label": `${layer}: firing rate ${show(100 * rate, 1)} percent, ${spikes.map((step) => step.reduce((a, b) => a + b, 0)).join(", ")} spikes in the time steps` }, cells));
+      return layer.endsWith(".attn.v") ? [element, scoresRow(Number(layer.match(/\d+/)[0]))] : [element];
+    });
     rasters.replaceChildren(
       h("div", { class: "play-raster head" }, h("span", {}, "layer, firing rate"), h("div", { class: "play-steps" }, Array.from({ length: steps.value }, (_, t) => h("span", {}, `t = ${t}`)))),
-      ...Object.entries(result.layers).map(([layer, spikes]) => {
-        const ones = spikes.reduce((sum, step) => sum + step.reduce((a, b) => a + b, 0), 0);
-        const rate = ones / (spikes.length * spikes[0].length);
-        const features = featuresOf(model, layer);
-        const bar = h("span", { class: "rate" });
-        bar.style.setProperty("--share", rate);
-        const kind = { q: "q", k: "k", v: "v" }[layer.split(".").at(-1)] ?? "";
-        const cells = spikes.map((step, t) => {
-          const canvas = h("canvas", {});
-          canvas.addEventListener("click", (event) => {
-            const edge = Math.sqrt(step.length / features), wide = across(features);
-            const box = canvas.getBoundingClientRect();
-            const x = Math.min(wide * edge - 1, Math.floor(((event.clientX - box.left) / box.width) * wide * edge));
-            const y = Math.floor(((event.clientY - box.top) / box.height) * Math.ceil(features / wide) * edge);
-            const feature = Math.min(features - 1, Math.floor(y / edge) * wide + Math.floor(x / edge));
-            stop();
-            when.value = t;
-            pick(layer, nearest(step, features, edge, y % edge, x % edge, feature));
-            reveal();
-          });
-          return h("div", { class: "play-cell" }, canvas);
-        });
-        rows.push({ layer, spikes, features, cells, drawn: undefined });
-        return h("div", { class: `play-raster ${kind}`, "data-layer": layer, "data-rate": rate },
-          h("span", { class: "name" }, h("span", {}, layer.split(/(?<=\.)/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]))), h("span", { class: "share" }, `${show(100 * rate, 1)} %`), bar),
-          h("div", { class: "play-steps", role: "img", "aria-label": `${layer}: firing rate ${show(100 * rate, 1)} percent, ${spikes.map((step) => step.reduce((a, b) => a + b, 0)).join(", ")} spikes in the time steps` }, cells));
-      }));
+      plainRow("pixels", "the same in every step", token, (canvas) => paint(canvas, side, side, image, model.channels === 1 ? followed(side, side) : undefined)),
+      ...elements,
+      plainRow("logits", `${model.classes[0]} to ${model.classes.at(-1)}`, () => {}, drawLogits));
+  }
+
+  /** A canvas of the picture of all layers, and what pressing it does. */
+  function cell(pressed) {
+    const canvas = h("canvas", {});
+    canvas.addEventListener("click", (event) => pressed(event, canvas));
+    return h("div", { class: "play-cell" }, canvas);
+  }
+
+  /** Pressing a place makes it the token that is followed; once more, none. */
+  function token(event, canvas) {
+    const [row, column] = cellOf(event, canvas, grid);
+    query.value = query.value === row * grid + column ? -1 : row * grid + column;
+    chosen();
+  }
+
+  /** A row of the picture that is no layer of neurons. */
+  function plainRow(name, note, pressed, draw) {
+    const cells = Array.from({ length: steps.value }, () => cell(pressed));
+    rows.push({ cells, draw });
+    return h("div", { class: "play-raster extra", "data-row": name },
+      h("span", { class: "name" }, h("span", {}, name), h("span", {}), h("span", { class: "play-note" }, note)), h("div", { class: "play-steps", role: "img", "aria-label": `${name}, in each time step` }, cells));
+  }
+
+  /** The scores of a block: of the token that is followed, else the mean of all, over the heads. */
+  function scoresRow(number) {
+    const n = grid * grid;
+    const map = (t) => {
+      const found = result.scores[number][t], values = new Float32Array(n);
+      for (let head = 0; head < model.heads; head++) for (let i = 0; i < n; i++) {
+        if (query.value >= 0 && i !== query.value) continue;
+        for (let j = 0; j < n; j++) values[j] += found[(head * n + i) * n + j];
+      }
+      return values;
+    };
+    return plainRow(`scores, block ${number}`, "Q K\u1d40 over the key tokens", token, (canvas, t) => {
+      const most = Math.max(1e-9, ...result.layers["sps.3"].flatMap((_, k) => [...map(k)]));
+      paint(canvas, grid, grid, map(t).map((value) => value / most));
+    });
+  }
+
+  /** The logits after each step, as bars around 0. */
+  function drawLogits(canvas, t) {
+    const logits = mean(result.stepLogits.slice(0, t + 1));
+    const most = Math.max(...logits.map(Math.abs)), best = logits.indexOf(Math.max(...logits));
+    const count = logits.length;
+    [canvas.width, canvas.height] = [12 * count, 60];
+    const context = canvas.getContext("2d");
+    logits.forEach((value, c) => {
+      context.fillStyle = `rgb(${colour(element, c === best ? "--play-membrane" : "--play-ink")})`;
+      context.fillRect(12 * c + 2, value > 0 ? 30 - (28 * value) / most : 30, 8, (28 * Math.abs(value)) / most);
+    });
   }
 
   /** The neuron under a finger is smaller than a finger: a neighbour that fired is meant before one that did not. */
@@ -363,10 +418,10 @@ export function networkView(element, model, { input, below, state, reads, empty 
   function markRasters() {
     const playing = timer !== 0;
     for (const row of rows) {
-      const { layer, spikes, features, cells } = row;
-      if (row.drawn !== query.value) cells.forEach((cell, t) => mosaic(cell.firstChild, spikes[t], features));
+      const { layer, features, cells } = row;
+      if (row.drawn !== query.value) cells.forEach((cell, t) => row.draw(cell.firstChild, t));
       row.drawn = query.value;
-      const place = neuron?.layer === layer ? placeOf(model, result, layer, neuron.index) : null;
+      const place = layer && neuron?.layer === layer ? placeOf(model, result, layer, neuron.index) : null;
       cells.forEach((cell, t) => {
         cell.classList.toggle("now", t === when.value);
         cell.classList.toggle("later", playing && t > when.value);
@@ -408,7 +463,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
   const because = h("p", { class: "play-because" });
   const parts = h("ol", { class: "play-parts" });
   const where = h("p", { class: "play-said" });
-  why.append(where, trace, sentence, because, parts, h("div", { class: "play-controls" }, which.element, feature.element),
+  why.append(h("div", { class: "play-choose" }, which.element, feature.element), where, trace, sentence, because, parts,
     h("figure", {}, map, h("figcaption", {}, "the neurons of this feature, as the image is; press one")));
 
   function moved() {
@@ -447,7 +502,8 @@ export function networkView(element, model, { input, below, state, reads, empty 
     which.value = layer;
     feature.input.max = place.features - 1;
     feature.value = place.feature;
-    where.textContent = `${layer}, feature ${place.feature}, row ${place.row}, column ${place.column}: ` +
+    const token = place.side === grid ? ` of token ${place.row * grid + place.column} (row ${place.row}, column ${place.column})` : `, row ${place.row}, column ${place.column}`;
+    where.textContent = `${layer}, feature ${place.feature}${token}: ` +
       (fired.includes(1) ? `fires at t = ${fired.flatMap((spike, k) => (spike ? [k] : [])).join(", ")}` : "never fires");
     drawTrace(trace, steps_, { threshold, step: t, title, what: `neuron ${index} of ${layer}` });
     sentence.textContent = explain(steps_[t], { beta, threshold, reset: "hard", tie: ">=" }, t);
@@ -507,9 +563,10 @@ export function networkView(element, model, { input, below, state, reads, empty 
         text(name, 40, 372 + 22 * c, "16px");
         rectangle(c === result.logits.indexOf(high) ? `rgb(${colour(element, "--play-membrane")})` : "#888", 130, 360 + 22 * c, (150 * (result.logits[c] - low)) / (high - low || 1), 13);
       });
-      const columns = 3, perColumn = Math.ceil(rows.length / columns);
+      const layers = rows.filter(({ layer }) => layer);
+      const columns = 3, perColumn = Math.ceil(layers.length / columns);
       const size = Math.min(60, (520 / perColumn) * 0.76, 260 / Math.min(4, steps.value));
-      rows.forEach(({ layer, cells }, i) => {
+      layers.forEach(({ layer, cells }, i) => {
         const [x, y] = [320 + 290 * Math.floor(i / perColumn), 50 + (520 / perColumn) * (i % perColumn)];
         text(layer, x, y, "13px");
         cells.slice(0, 4).forEach((cell, t) => context.drawImage(cell.firstChild, x + (size + 4) * t, y + 5, size, size * Math.min(1, cell.firstChild.height / cell.firstChild.width)));
