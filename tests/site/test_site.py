@@ -50,6 +50,7 @@ class Loader(yaml.SafeLoader):
 
 
 Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+Loader.add_constructor("!ENV", lambda *_: "")
 
 
 @pytest.fixture(scope="module")
