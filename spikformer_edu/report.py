@@ -34,11 +34,13 @@ def write_report(subject: Subject, out: Path, animate: bool = False) -> Path:
         The path of the page.
 
     Raises:
-        SpikformerError: the folder cannot be written, or the model does not take the inputs.
+        SpikformerError: the folder cannot be written, the model does not take the inputs, or gives integers (ilif).
     """
     import matplotlib.pyplot as plt
 
     model, inputs, out = subject.model, subject.inputs, expand(out)
+    if model.config.neuron == "ilif":
+        raise SpikformerError("neuron='ilif' gives integers, and the figures show spikes of 0 and 1: none is drawn")
     with torch.no_grad():
         with record(model, compact=True) as whole:  # all samples: rates
             model(inputs)

@@ -81,7 +81,9 @@ def main(options: Options) -> None:
         score = train(recipe, folder, context, how, splits)
         if context.rank == 0:
             print(summary(folder, score))
-            if options.figures:
+            if options.figures and recipe.neuron == "ilif":
+                print("no figures: they show spikes of 0 and 1, and neuron=ilif gives integers")
+            elif options.figures:
                 visualize.main(visualize.Options(str(folder), out=folder / "figures", data_dir=options.data_dir))
     finally:
         with ignoring_sigterm():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import reference
@@ -11,13 +12,14 @@ from reference import awaken
 from torch import Tensor, nn
 
 import spikformer_edu as se
-from spikformer_edu import Spikformer, SpikformerConfig, SpikformerError
+from spikformer_edu import Spikformer, SpikformerConfig, SpikformerError, visualize
 from spikformer_edu.attention import MaskAttention
 from spikformer_edu.export.unrolled import BinarySteps, unroll
 from spikformer_edu.presets import configure
 from spikformer_edu.training import Recipe, init_distributed, load_run, train
 from spikformer_edu.training.loop import tet_loss
 
+ROOT = Path(__file__).parents[1]
 SMALL = SpikformerConfig(dim=32, depth=2, heads=4, num_classes=5, time_steps=3)
 FAMILY = [
     dict(attention="sdsa"),
@@ -317,6 +319,46 @@ def test_energy_of_integers_counts_binary_steps():
     assert costs["sps.0"].real and costs["sps.0"].steps == 3
 
 
+# The page of successors.
+
+T_95 = {10: 2.262, 3: 4.303}  # Student's t, 95 %, seeds - 1 degrees of freedom
+PAGE = ROOT / "docs" / "successors.md"
+
+
+def measured(*files: str) -> dict[str, Tensor]:
+    """Variant -> test accuracies in %, by seed; the results call Q-K attention otherwise in one file."""
+    found: dict[str, dict[int, float]] = {}
+    for file in files:
+        for run in json.loads((ROOT / "tutorials" / "results" / f"{file}.json").read_text())["runs"]:
+            name = run.get("variant", run.get("attention"))
+            name = {"token_qk": "qk_token", "channel_qk": "qk_channel"}.get(name, name)
+            found.setdefault(name, {})[run["seed"]] = 100 * run["test_accuracy"]
+    return {name: torch.tensor([by[s] for s in sorted(by)], dtype=torch.float64) for name, by in found.items()}
+
+
+def rows(section: str) -> dict[str, list[str]]:
+    """The table under a heading: first cell -> the others."""
+    text = PAGE.read_text(encoding="utf-8").split(f"### {section}\n")[1].split("\n## ")[0].split("\n### ")[0]
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")][2:]
+    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
+
+
+def test_the_page_shows_the_cued_results():
+    results, shown = measured("13_cued", "09_cued"), rows("Cued digits")
+    names = {"SSA": "ssa", "no attention (control)": "none", "SDSA": "sdsa"}
+    names |= {"token Q-K": "qk_token", "channel Q-K": "qk_channel"}
+    assert list(shown) == list(names)
+    for title, (accuracy, minus, resolved) in shown.items():
+        top = results[names[title]]
+        gap = top - results["ssa"]
+        half = T_95[len(top)] * gap.std() / len(top) ** 0.5
+        assert float(accuracy) == pytest.approx(float(top.mean()), abs=0.0051) and len(top) == 10
+        if title != "SSA":
+            said = [float(number) for number in minus.split(" ± ")]
+            assert said == pytest.approx([float(gap.mean()), float(half)], abs=0.0051)
+            assert resolved == ("yes" if gap.mean().abs() > half else "no")
+
+
 # Training.
 
 
@@ -378,6 +420,26 @@ def test_tet_moves_the_weights_otherwise(tmp_path):
         train(recipe, tmp_path / loss, init_distributed("cpu"))
         weights.append(load_run(tmp_path / loss, "last").model.head.weight)
     assert not torch.equal(*weights)
+
+
+def test_figures_of_integers_are_refused(tmp_path, one_line):
+    train(Recipe(epochs=1, samples_per_class=1, batch_size=10, neuron="ilif"), tmp_path, init_distributed("cpu"))
+    with pytest.raises(SpikformerError) as error:
+        visualize.main(visualize.Options(str(tmp_path), samples=1, out=tmp_path / "figures"))
+    one_line(error, "ilif", "0 and 1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [dict(attention="sdsa", residual="membrane"), dict(neuron="plif"), dict(neuron="if")]
+)
+def test_a_run_of_the_family_is_drawn(tmp_path, options):
+    train(Recipe(epochs=1, samples_per_class=2, batch_size=10, **options), tmp_path, init_distributed("cpu"))
+    visualize.main(visualize.Options(str(tmp_path), samples=2, out=tmp_path / "figures"))
+    drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    scores = {"attention", "attention_query", "attention_over_time", "multiplication_order"}
+    assert {"atlas", "neuron", "landscape", "energy"} <= drawn
+    assert drawn & scores == (set() if "attention" in options else scores)
 
 
 def test_unknown_loss(one_line):

@@ -101,7 +101,7 @@ class Few(Split):
     [
         ("cpu", {}, "on Handwritten digits"),
         ("cuda", {}, "on Handwritten digits"),
-        ("cpu", {"train": 50_000, "test": 10_000}, "9,000 images"),
+        ("cpu", {"train": 50_000, "test": 10_000}, "10,000 images"),
         ("cuda", {"train": 50_000, "test": 10_000}, "48,000 images"),
     ],
 )
@@ -119,9 +119,9 @@ def test_08_chooses_device_data_and_length(monkeypatch, capsys, device, images, 
     def load_splits(recipe):
         if recipe.dataset == "digits":
             return se.data.load("digits", samples_per_class=recipe.samples_per_class)
-        share = recipe.val_fraction * (10 * recipe.samples_per_class if recipe.samples_per_class else 50_000)
-        whole = 10 * (recipe.samples_per_class or 5_000)
-        return Splits(cifar10.INFO, Few(whole - round(share)), Few(round(share)), Few(10_000))
+        held = round(50_000 * recipe.val_fraction)
+        rest = min(50_000 - held, 10 * (recipe.samples_per_class or 5_000))
+        return Splits(cifar10.INFO, Few(rest), Few(held), Few(10_000))
 
     monkeypatch.setattr(se.data, "count", lambda name: images)
     monkeypatch.setattr(training, "choose_device", lambda name: torch.device(device if name == "auto" else "cpu"))
@@ -156,7 +156,7 @@ def test_08_trains_on_cifar10_where_it_is(tmp_path, monkeypatch):
     run_chapter = runpy.run_path(str(TUTORIALS / "results" / "08_train.py"))["run_chapter"]
     notebook = run_chapter(tmp_path, timeout=900)
     printed = "".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", []))
-    assert "on CIFAR-10: 9,000 images" in printed or "48,000 images" in printed
+    assert "on CIFAR-10: 10,000 images" in printed or "48,000 images" in printed
     right, total = re.search(r"([\d,]+) of ([\d,]+) right", printed).groups()
     assert total == "10,000" and int(right.replace(",", "")) > 3_500
     assert (next((tmp_path / "tutorials" / "runs").iterdir()) / "results.json").exists()

@@ -181,6 +181,10 @@ def test_a_run_starts_from_another_one_with_other_time_steps(finished, tmp_path,
 def test_a_run_starts_from_one_with_another_attention(finished):
     for attention in ATTENTION:
         model = Spikformer(configure("digits-2-64", attention=attention))
+        if ATTENTION[attention].maps == 2:  # without V there are fewer weights
+            with pytest.raises(SpikformerError, match="checkpoint of another model"):
+                start_from(model, finished[0], DIGITS)
+            continue
         start_from(model, finished[0], DIGITS)
         assert_same_state(model.state_dict(), load_file(finished[0] / "best.safetensors"))
 

@@ -38,7 +38,7 @@ SECTIONS = ["What you will learn", "The key figure", "Shapes and values", "Pitfa
 
 # Chapters that break one of these rules today: folds of predictions and of plotting code, map of the network, columns
 # of code, wrong answers. A chapter leaves the set when it keeps to all of them.
-NOT_YET = {chapter.stem for chapter in CHAPTERS}
+NOT_YET = {"07_assemble_and_verify", "08_train", "11_events", "13_beyond"}
 
 
 def by_name(notebooks):

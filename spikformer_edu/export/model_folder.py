@@ -121,7 +121,7 @@ def model_card(run: Run, provenance: dict[str, Any]) -> str:
 
 A Spikformer ([Zhou et al., ICLR 2023](https://arxiv.org/abs/2209.15425)), a transformer of spiking neurons:
 {config.depth} blocks, width {config.dim}, {config.heads} heads, T = {config.time_steps}, {parameters:,} parameters,
-attention `{config.attention}`.
+attention `{config.attention}`, residual `{config.residual}`, neurons `{config.neuron}`.
 
 ```python
 import spikformer_edu as se

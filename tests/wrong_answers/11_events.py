@@ -1,3 +1,4 @@
+# %% [markdown]
 # Wrong answers to the exercises of chapter 11; the checks must reject every one of them.
 
 

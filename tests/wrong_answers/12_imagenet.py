@@ -1,3 +1,4 @@
+# %% [markdown]
 # Wrong answers to the exercises of chapter 12; the checks must reject every one of them.
 
 # %% tags=["exercise-1"]

@@ -212,7 +212,7 @@ ax.loglog(
     tokens, measured["softmax"], "s--", color=style.Q, label="softmax" + product
 )
 ax.set_xticks(tokens, tokens)
-ax.set_yticks([1, 3, 10, 30, 100], [1, 3, 10, 30, 100])
+ax.set_yticks([0.3, 1, 3, 10, 30, 100], [0.3, 1, 3, 10, 30, 100])
 ax.minorticks_off()
 ax.set(
     xlabel="tokens N",

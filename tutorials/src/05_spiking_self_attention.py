@@ -716,11 +716,18 @@ print(
     "rates at t = 0:", *(f"{n} {r:.1%} " for n, r in zip(names, rates, strict=True))
 )
 assert first < 0.5 * min(later) and max(rates[4:]) < 0.5 * rates[0]
+blank = scores.values[:, 1].mean(
+    (0, 2, 3)
+)  # of this digit, one number for each head
+assert blank.argmin() == 3 and blank[3] < 0.1 * blank.max()
 
 # %% [markdown]
 # At t = 0 there are almost no scores. A neuron that starts from zero fires at the first step only if its current is at
 # least twice the threshold. The first layers of the network do fire at the first step, as in
 # [chapter 03](03_images_to_spikes.ipynb). Q and K are the sixth layer of neurons after the image and fire much less.
+#
+# The row of head 3 is nearly blank: for this digit its queries and keys hardly ever share a feature. Over 48 digits its
+# mean score is 0.019. The other heads have 0.024 to 0.042.
 #
 # ## Pitfalls
 #

@@ -449,7 +449,7 @@ handles = [
     for _, color, hatch in looks
 ]
 names = [name for name, *_ in looks]
-ax.legend(handles, names, title="value", loc="center right")
+ax.legend(handles, names, title="value", bbox_to_anchor=(1, 0.87))
 se.plot.show(
     fig,
     "Ten horizontal bars along the second block, T = 4. Outputs of neurons hold "
@@ -665,8 +665,8 @@ with se.exercise("6.2"):
     net = se.load_pretrained("digits-2-64")
     digits, _ = se.data.load("digits").val.fetch(torch.arange(3), None)
     with torch.no_grad():
-        x = net.blocks[0](net.sps(digits, time_steps=4).flatten(3).transpose(2, 3))
-    ssa, u = net.blocks[1].attn, 2 * x + 0.1 * torch.randn_like(x)
+        x = net.sps(digits, time_steps=4).flatten(3).transpose(2, 3)
+    ssa, u = net.blocks[0].attn, 2 * x + 0.1 * torch.randn_like(x)
     inputs = []
     hooks = [
         layer.register_forward_hook(lambda m, x, y: inputs.append(x[0]))
@@ -687,7 +687,7 @@ with se.exercise("6.2"):
     )
     assert torch.equal(inputs[0], inputs_of_ssa[0]), "qkv does not read SN(U)"
     joined, spikes = (x[1].reshape(wanted.shape) for x in (inputs, inputs_of_ssa))
-    assert 0.01 < spikes.mean() < 0.99  # so that a mix-up is seen
+    assert 0.01 < spikes.mean() < 0.99, "these digits cannot show mixed-up heads"
     assert torch.equal(joined, spikes), (
         "proj.linear reads other spikes than it does in SSA: are the heads right?"
     )

@@ -368,7 +368,7 @@ assert len(log) == recipe.epochs and score.accuracy > goal
 
 # %% [markdown]
 # If you have no CIFAR-10, this is what the cells above gave with it, from a [results file](results/08_train.json): the
-# small network, 9,000 of the 50,000 training images, T = 2. On a CUDA GPU the same cells train the paper's network on
+# small network, 10,000 of the 50,000 training images, T = 2. On a CUDA GPU the same cells train the paper's network on
 # all images, 77 epochs with T = 4. The key figure shows a run of similar length, half of it with T = 1.
 
 # %%
@@ -377,6 +377,8 @@ made, result, metrics = cifar["provenance"], cifar["result"], cifar["metrics"]
 accuracies = ", ".join(f"{100 * row['val_accuracy']:.0f}" for row in metrics)
 print(f"validation accuracy by epoch, in %: {accuracies}")
 print(f"test images: {result['correct']:,} of {result['total']:,} right")
+most = 100 * metrics[-1]["dead/blocks.1.attn.attn"]
+print(f"dead features of blocks.1.attn.attn at the end: {most:.0f} %")
 print(f"the whole chapter: {cifar['cpu_seconds'] / 60:.1f} minutes of one CPU core")
 print(f"{made['device']}, commit {made['commit'][:10]}, {made['command']}")
 assert result["total"] == 10_000 and result["accuracy"] > 0.35
@@ -397,6 +399,7 @@ with torch.no_grad():
 guess, names = torch.cat(parts), splits.info.classes
 table = torch.bincount(truth * 10 + guess, minlength=100).view(10, 10)
 wrong = (guess != truth).nonzero().flatten().tolist()
+spread = wrong[:: max(1, len(wrong) // 8)]  # of all classes
 
 fig = plt.figure(figsize=(10, 4.2))
 left, right = fig.subfigures(1, 2, width_ratios=[1, 1.15])
@@ -414,7 +417,7 @@ ax.set(xlabel="read as", ylabel="label", title=f"{len(truth):,} validation image
 panels = right.subplots(2, 4).ravel()
 for panel in panels:
     panel.axis("off")
-for panel, i in zip(panels, wrong, strict=False):
+for panel, i in zip(panels, spread, strict=False):
     panel.imshow(style.image_of(inputs[i]), cmap="gray")
     title = f"{names[truth[i]]}\nread as {names[guess[i]]}"
     panel.set_title(title, fontsize=9, loc="center")
@@ -498,9 +501,10 @@ se.plot.show(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The neuron after $Q K^T V s$, `attn.attn`. Before training it fires in well under 1 % of the steps, so the layer behind
-# it, `attn.proj`, gets little input. Training raises its rate many times: in the lowest two histograms the membranes
-# move across the threshold. Most other layers fire about twice as often as before.
+# The neuron after $Q K^T V s$, `attn.attn`. Before training it fires less than most other layers (with digits in well
+# under 1 % of the steps), so the layer behind it, `attn.proj`, gets little input. Training raises its rate many times:
+# in the lowest two histograms the membranes move across the threshold. Most other layers fire about twice as often as
+# before.
 #
 # </details>
 
@@ -537,7 +541,7 @@ assert max(peaks[worst]) < 1
 # about 1. Before this neuron there is no batch norm. The current of a feature is $s = 0.125$ times a count: how often
 # its spikes in V meet spikes in Q and K. To fire in the first time step, $H = X / 2$ must reach 0.5, so this count must
 # reach 8. A feature that rarely fires in V does not get there. The share climbs in the second epoch and falls later, so
-# a run that ends too early ends with many dead features.
+# a run that ends too early ends with many: the four epochs on CIFAR-10 above ended with 36 %.
 #
 # Does this harm the network? We run the trained network on more training images, find the features of `attn.attn` that
 # never fire, and force them to 0 while it reads the validation images.

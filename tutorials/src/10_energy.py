@@ -345,10 +345,8 @@ se.plot.show(
     " conventions; n additions exceed a multiplication from n = 6.",
 )
 above_one = {name: float(share[2:].sum()) for name, share in shares.items()}
-print(
-    "above 1:",
-    ", ".join(f"{name} {100 * share:.1f} %" for name, share in above_one.items()),
-)
+for name, share in above_one.items():
+    print(f"{name:24} above 1: {100 * share:4.1f} %")
 assert (
     all(share > 0 for share in above_one.values()) and most <= 1 + 1 + 2 * c.depth
 )
@@ -405,7 +403,7 @@ for name, meaning in CONVENTIONS.items():
     print(
         textwrap.fill(
             f"{name}, {report.totals[name] / 1e6:.2f} µJ: {meaning}",
-            110,
+            84,
             subsequent_indent="    ",
         )
     )
@@ -414,7 +412,7 @@ differ = [
     for cost in report.layers
     if abs(cost.pj["integer"] - cost.pj["paper"]) > 1e-9
 ]
-print("differ:", ", ".join(differ))
+print(textwrap.fill("differ: " + ", ".join(differ), 84))
 assert [name for name in differ if not name.endswith((".qkv", ".hidden"))] == [
     "head"
 ]
@@ -619,7 +617,7 @@ assert spiking[-2] < ann < spiking[-1]
 
 # %%
 neurons = sum(record.values[0, 0].numel() for record in rec.layers("spikes"))
-# of one image: each reads and writes a membrane potential, and multiplies it by beta
+# of one image: each reads, decays and writes a membrane potential
 updates = neurons * T
 # pJ an access at which state costs as much as arithmetic
 even = report.totals["paper-corrected"] / (2 * updates)

@@ -3,8 +3,7 @@
 #
 # *Run time 30 s on one CPU core · after chapters 05, 06 and 09 · no internet access, no GPU*
 #
-# ![The network's parts, from image to answer; this chapter is about newer kinds of attention, residuals and
-# neurons](../docs/images/network_map/13.svg)
+# ![The network's parts, from image to answer; this chapter is about newer kinds of attention](../docs/images/network_map/13.svg)
 #
 # What came after SSA, and what does each part of a trained network contribute? Later papers replace the products of
 # matrices by a mask, move the residual connection, and change the neuron. We write these changes by hand, in a few
@@ -776,9 +775,9 @@ ax.invert_yaxis()
 ax.set_title("ten seeds each, mean as a bar; dashed: the control's")
 se.plot.show(
     fig,
-    "Test accuracy on the cued digits, ten seeds each, for SSA, the control without "
-    "attention, SDSA, token and channel Q-K attention; a dashed line marks the mean "
-    "of the control.",
+    "Test accuracy on the cued digits, ten seeds each, for SSA, the control "
+    "without attention, SDSA, token and channel Q-K attention; a dashed line "
+    "marks the mean of the control.",
 )
 
 # %% [markdown]

@@ -104,8 +104,8 @@ with se.exercise("6.2"):
     net = se.load_pretrained("digits-2-64")
     digits, _ = se.data.load("digits").val.fetch(torch.arange(3), None)
     with torch.no_grad():
-        x = net.blocks[0](net.sps(digits, time_steps=4).flatten(3).transpose(2, 3))
-    ssa, u = net.blocks[1].attn, 2 * x + 0.1 * torch.randn_like(x)
+        x = net.sps(digits, time_steps=4).flatten(3).transpose(2, 3)
+    ssa, u = net.blocks[0].attn, 2 * x + 0.1 * torch.randn_like(x)
     inputs = []
     hooks = [
         layer.register_forward_hook(lambda m, x, y: inputs.append(x[0]))
@@ -126,7 +126,7 @@ with se.exercise("6.2"):
     )
     assert torch.equal(inputs[0], inputs_of_ssa[0]), "qkv does not read SN(U)"
     joined, spikes = (x[1].reshape(wanted.shape) for x in (inputs, inputs_of_ssa))
-    assert 0.01 < spikes.mean() < 0.99  # so that a mix-up is seen
+    assert 0.01 < spikes.mean() < 0.99, "these digits cannot show mixed-up heads"
     assert torch.equal(joined, spikes), (
         "proj.linear reads other spikes than it does in SSA: are the heads right?"
     )
