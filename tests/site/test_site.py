@@ -264,7 +264,7 @@ def test_every_page_in_a_browser(pages, watch):
             continue
         view = phone.open(name)
         if page.formulas:
-            view.wait_for_selector(".katex")
+            view.wait_for_selector(".katex", state="attached")  # the first one may be in a fold
         assert view.evaluate(FORMULAS) == [], name
         assert view.evaluate(WIDE) <= 390, f"{name} scrolls sideways"
         phone.check(name)
