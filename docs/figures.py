@@ -25,13 +25,15 @@ from torch import Tensor
 import spikformer_edu as se
 from spikformer_edu.benchmark import draw, label_of
 from spikformer_edu.benchmarks.measure import Comparison, Result
-from spikformer_edu.data import digits_dvs
+from spikformer_edu.data import digits, digits_dvs, digits_motion
 from spikformer_edu.data.events import to_frames
 from spikformer_edu.data.simulated_camera import simulate
 from spikformer_edu.energy import CONVENTIONS
 from spikformer_edu.paper_audit import audit_ann, audit_ann_rest, audit_paper
 from spikformer_edu.plot import style
 from spikformer_edu.plot.attention import draw_image, draw_map
+from spikformer_edu.plot.events import picture_of
+from spikformer_edu.plot.layers import draw_raster
 from spikformer_edu.plot.training import read_log
 from spikformer_edu.presets import PRESETS
 from spikformer_edu.record import Recording
@@ -49,6 +51,7 @@ EXPORTED = DOCS / "results" / "export.json"
 FAST = DOCS / "results" / "fast_path_h100.json"
 EVENTS = DOCS / "results" / "events.json"
 MOTION = DOCS / "results" / "motion.json"
+MOTION_NETWORK = PRETRAINED / "digits-motion-2-64"
 CIFAR10 = DOCS / "results" / "cifar10-2-128.json"
 CIFAR10_PAPER = DOCS / "results" / "cifar10-4-384.json"
 CIFAR10_FIRST = DOCS / "results" / "cifar10-2-128-t1"  # the run at T = 1, from which the packaged one started
@@ -179,6 +182,51 @@ def guide_frames() -> Figure:
     return fig
 
 
+def guide_motion() -> Figure:
+    """One test digit, both ways: frames, spikes and membranes of a layer, and the answer, over all steps."""
+    model, layer = se.load_pretrained("digits-motion-2-64"), "blocks.1.mlp.out"
+    pictures, targets = digits_dvs.images()
+    number = digits.split(targets, None, None)[2][0]
+    size, steps = digits_motion.INFO.image_size, model.config.time_steps
+    ways = digits_motion.INFO.classes
+    recordings = [digits_motion.record(pictures[[number]], [number], way == "clockwise", size)[0] for way in ways]
+    frames = np.stack([to_frames(recording, steps, size, size) for recording in recordings], 1)  # [T, 2, 2, H, W]
+    with torch.no_grad(), se.record(model, layers=[layer], membranes=True) as rec:
+        model(torch.from_numpy(frames).float())
+    spikes = rec[layer].spikes  # [T, 2, N, D]
+    fired = spikes.sum(0).flatten(1)  # [2, neurons]
+    neuron = int((fired[0] - fired[1]).abs().argmax())  # the one that tells the two ways apart best
+    answer = (rec.logits.cumsum(0) / torch.arange(1, steps + 1)[:, None, None]).softmax(2)  # [T, 2, K]
+    bright = float(np.quantile(frames[frames > 0], 0.95))
+    with plt.rc_context(style.RC):
+        fig = plt.figure(figsize=(10, 7.8), layout="constrained")
+        halves = fig.subfigures(2, 2, height_ratios=[0.8, 5])
+        for column, way in enumerate(ways):
+            for t, panel in enumerate(halves[0, column].subplots(1, steps)):
+                panel.imshow(picture_of(frames[t, column], bright))
+                panel.set(xticks=[], yticks=[], xlabel=f"{t}")
+                panel.spines[:].set(visible=True, color=style.LIGHT)
+            halves[0, column].suptitle(f"{way}: frames t = 0 to {steps - 1}", x=0.02, ha="left", fontsize=11)
+            raster, potential, said = halves[1, column].subplots(3, 1, height_ratios=[1.5, 1.1, 1.1])
+            shown = draw_raster(raster, spikes[:, column].flatten(1).numpy(), 64)
+            style.time_axis(raster, steps, label=False)
+            raster.set_title(f"{layer}: spikes of {shown} of {fired.shape[1]:,} neurons, T = {steps}", fontsize=11)
+            raster.set_ylabel("neuron")
+            se.plot.membrane(rec[layer], ax=potential, neuron=neuron, sample=column)
+            potential.set_ylabel("H")
+            potential.set_title(f"{layer}: membrane potential H of neuron {neuron}, T = {steps}", fontsize=11)
+            for k, (name, color) in enumerate(zip(ways, (style.Q, style.K), strict=True)):
+                said.plot(answer[:, column, k], "o-", color=color, label=name)
+            said.set(ylim=(-0.05, 1.05), ylabel="probability")
+            said.set_title("answer up to step t: softmax of the mean logits", fontsize=11)
+            style.time_axis(said, steps)
+            said.legend(loc="center right", fontsize=9)
+        fig.suptitle(
+            f"a {targets[number]} that goes round, simulated; digits-motion-2-64", x=0.01, ha="left", fontsize=12
+        )
+    return fig
+
+
 @cache
 def cat() -> tuple[Tensor, Recording]:
     """A photograph ``[3, 32, 32]``, and the paper's network with T = 8 as it looks at it.
@@ -287,6 +335,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         concept_energy,
         guide_events,
         guide_frames,
+        guide_motion,
         results_training,
         results_time_steps,
         results_attention,
@@ -498,6 +547,10 @@ def table_digits() -> str:
     return recorded(PRETRAINED / MODEL)
 
 
+def table_digits_motion() -> str:
+    return recorded(MOTION_NETWORK)
+
+
 def table_motion() -> str:
     """Test accuracy of every run of the motion task, and the mean of each input."""
     found = json.loads(MOTION.read_text())
@@ -541,7 +594,16 @@ def table_cifar10_fast() -> str:
 def table_overview() -> str:
     """Every accuracy that was measured, beside the paper's."""
     rows = []
-    for folder in (PRETRAINED / MODEL, PAPER_FIRST, PAPER, FAST_FIRST, FAST_LAST, CIFAR10_FIRST, CIFAR10_SMALL):
+    for folder in (
+        PRETRAINED / MODEL,
+        MOTION_NETWORK,
+        PAPER_FIRST,
+        PAPER,
+        FAST_FIRST,
+        FAST_LAST,
+        CIFAR10_FIRST,
+        CIFAR10_SMALL,
+    ):
         config, r = (json.loads((folder / name).read_text()) for name in ("config.json", "results.json"))
         model, steps = config["recipe"]["model"], config["network"]["time_steps"]
         published = PRESETS[model].paper_accuracy or {}
@@ -924,6 +986,7 @@ TABLES: dict[str, Callable[[], str]] = {
         table_kernels_gpu,
         table_speedrun,
         table_published,
+        table_digits_motion,
         table_motion,
         table_events,
         table_events_memory,
