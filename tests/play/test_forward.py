@@ -121,8 +121,8 @@ def test_every_spike_of_100_photographs(tmp_path):
     export("cifar10-2-128", tmp_path, "js")
     report, margins = compare(tmp_path, model, [(image[None], 4) for image in photographs()])
     print(f"\n{report['values']:,} values, {report['ones']:,} not zero, {len(report['mismatches'])} mismatches")
-    print(f"nearest membrane to a threshold {min(margins):.1e}")
     wrong = {mismatch["case"] for mismatch in report["mismatches"]}
+    print(f"nearest membrane to a threshold {min(margins):.1e}; images with a mismatch: {sorted(wrong)}")
     # A sum in another order may fall on the other side of the threshold, but only where it lies on it to the last bit.
     assert all(margins[case] < NARROW for case in wrong) and len(wrong) <= 2
     assert report["values"] > 100e6 and report["ones"] > 5e6
