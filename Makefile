@@ -97,6 +97,7 @@ pretrained-events: .venv/package
 	for data in digits-dvs digits-motion; do \
 		rm -rf runs/$$data && \
 		OMP_NUM_THREADS=1 $(BIN)/python -m spikformer_edu.train --dataset $$data --out runs/$$data --device cpu --no-figures && \
+		mkdir -p spikformer_edu/pretrained/$$data-2-64 && \
 		cp runs/$$data/config.json runs/$$data/metrics.csv runs/$$data/results.json runs/$$data/best.safetensors \
 			spikformer_edu/pretrained/$$data-2-64/ || exit 1; \
 	done

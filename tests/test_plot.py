@@ -671,6 +671,8 @@ class TestSSA:
         for frame in range(4):
             movie._func(frame)
             seen.append(movie._fig.axes[-1].get_title("left"))
+            titles = [ax.get_title("left") for ax in movie._fig.axes]
+            assert any("at t = 0" in title for title in titles) == (frame == 3)  # no verdict before the last key
         assert ["AND: 0", "AND: 0", "AND: 3", "AND: 1"] == [title[16:22] for title in seen]
 
     @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def attention(
     Args:
         scores: record of ``blocks.i.attn.scores``, or Q K^T s as ``[T, h, N, N]`` of one sample (``[T, B, h, N, N]``
             with ``sample``) or a single map ``[N, N]``.
-        image: the network's input ``[C, H, W]``, drawn beside the map; over the map the outlines of a grey image;
+        image: the network's input ``[C, H, W]``, drawn beside the map; over the map the outlines of a gray image;
             None: no image.
         query: number of the query token (row by row), outlined in blue; None: the mean over all queries.
         head: number of one head; None: the mean over all heads.
@@ -79,7 +79,7 @@ def attention_over_time(
     Args:
         scores: record of ``blocks.i.attn.scores``, or Q K^T s as ``[T, h, N, N]`` of one sample (``[T, B, h, N, N]``
             with ``sample``) or a single map ``[N, N]``.
-        image: the network's input ``[C, H, W]``, drawn beside the maps; over each the outlines of a grey image;
+        image: the network's input ``[C, H, W]``, drawn beside the maps; over each the outlines of a gray image;
             None: no image.
         query: number of the query token (row by row), outlined in blue; None: the mean over all queries.
         sample: number of the sample in the batch; None: the first of a record, or a tensor without a batch axis.
@@ -212,7 +212,7 @@ def draw_map(
     query: int | None = None,
     limits: tuple[float, float] | None = None,
 ) -> AxesImage:
-    """Token values ``[rows, columns]`` in heat colors, the outlines of a grey image, the query framed in blue."""
+    """Token values ``[rows, columns]`` in heat colors, the outlines of a gray image, the query framed in blue."""
     rows, columns = values.shape
     low, high = limits or (float(values.min()), float(values.max()))
     if low == high:  # a flat map: show it as the bottom of the scale
@@ -226,15 +226,15 @@ def draw_map(
 
 
 def draw_outlines(ax: Axes, image: object, rows: int, columns: int) -> None:
-    """Lines where a grey image crosses its middle grey: they show its shapes and leave the colors of the map alone."""
-    grey = style.image_of(image)
-    if grey.ndim > 2 or min(grey.shape) < 2 or grey.min() == grey.max():
+    """Lines where a gray image crosses its middle gray: they show its shapes and leave the colors of the map alone."""
+    gray = style.image_of(image)
+    if gray.ndim > 2 or min(gray.shape) < 2 or gray.min() == gray.max():
         return  # a color photograph has no such outlines, an even image none at all
-    height, width = grey.shape
+    height, width = gray.shape
     x = (np.arange(width) + 0.5) / width * columns - 0.5
     y = (np.arange(height) + 0.5) / height * rows - 0.5
     for color, wide in (("black", 2.2), ("white", 1.0)):
-        ax.contour(x, y, grey, levels=[0.5], colors=color, linewidths=wide)
+        ax.contour(x, y, gray, levels=[0.5], colors=color, linewidths=wide)
 
 
 def draw_image(ax: Axes, image: object, rows: int, columns: int, query: int | None) -> None:

@@ -22,7 +22,7 @@ def landscape(
     """Draw where the membranes of the attention neuron lie on its surrogate: which get a gradient, tie, or fire.
 
     Each panel shows the histogram of H (the potential to which Q K^T V s has charged the neuron) over the surrogate's
-    derivative. In the grey range the derivative is below ``vanishing`` of its maximum: neurons there pass almost no
+    derivative. In the gray range the derivative is below ``vanishing`` of its maximum: neurons there pass almost no
     gradient. The ties, H exactly V_th, are drawn in red: with > in place of >= they would not fire.
 
     Args:

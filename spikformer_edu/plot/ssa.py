@@ -314,7 +314,8 @@ def draw_board(
     ax = axes["membrane"]
     draw_membrane(ax, product.h[:, i, c], product.s[:, i, c], product.threshold, upto)
     ax.axvspan(t - 0.5, t + 0.5, color=style.PALE, alpha=0.6, zorder=0)
-    ax.set_title(f"membrane of cell ({i}, {c}): " + ("spike" if product.s[t, i, c] else "no spike") + f" at t = {t}")
+    verdict = ": " + ("spike" if product.s[t, i, c] else "no spike") + f" at t = {t}"
+    ax.set_title(f"membrane of cell ({i}, {c})" + (verdict if upto is None or upto > t else ""))
     ax.set_ylabel("H")
     style.time_axis(ax, steps)
 

@@ -1,3 +1,5 @@
+import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -380,3 +382,13 @@ def test_the_original_gesture_recordings_are_cut_by_their_tables(tmp_path):
         assert label == 2 and np.array_equal(frames, to_frames(gesture, 2))
     assert count("dvsgesture", tmp_path) == {"train": 11, "test": 11}
     assert sorted(p.name for p in (tmp_path / "DVSGesture").iterdir()) == ["DvsGesture", "events_np"]
+
+
+def test_the_recorded_motion_runs_are_at_chance_without_time_and_better_with_every_doubling():
+    """What the results page says of them."""
+    found = json.loads((Path(__file__).parents[2] / "docs" / "results" / "motion.json").read_text())["accuracy"]
+    means = {name: sum(scores) / len(scores) for name, scores in found.items()}
+    for name in {"1", "the sum, 8 times"} & set(means):
+        assert abs(means[name] - 0.5) < 0.03, name
+    steps = sorted(int(name) for name in means if name.isdigit())
+    assert steps[:3] == [1, 2, 4] and all(means[str(a)] < means[str(b)] for a, b in pairwise(steps))

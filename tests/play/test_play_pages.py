@@ -40,7 +40,8 @@ def test_page_fits_and_every_control_has_a_name(visit, name, width, dark):
     )
     assert not [name for name in attributes if name.startswith("on")]  # no inline event handlers
     nameless = page.evaluate(
-        """[...document.querySelectorAll('[data-play] :is(button, input, select, canvas, svg:not([aria-hidden]), [tabindex])')]
+        """[...document.querySelectorAll('[data-play] :is(button, input, select, canvas, svg, [tabindex])')]
+        .filter(e => !e.hasAttribute('aria-hidden'))
         .filter(e => e.offsetParent !== null && !e.closest('[role=img]:not(canvas, svg)'))
         .filter(e => !['aria-label', 'aria-labelledby'].some(a => e.getAttribute(a)))
         .filter(e => !e.textContent.trim() && !e.labels?.length).map(e => e.outerHTML.slice(0, 120))"""

@@ -122,7 +122,7 @@ assert (h == 1).nonzero().flatten().tolist() == [1, 8]
 # A biological neuron does the same. Its membrane stores charge like a capacitor, and open ion channels let the charge
 # leak out. The voltage decays with a time constant of the order of 10 ms ([Gerstner et al., *Neuronal Dynamics*,
 # section 1.3](https://neuronaldynamics.epfl.ch/online/Ch1.S3.html)). The textbook equation is
-# $\tau\, \mathrm{d}V/\mathrm{d}t = -V + X$, and (1) is one step of length 1 along it.
+# $\tau\, \mathrm{d}V/\mathrm{d}t = -V + X$, and (1) is one Euler step of length 1.
 #
 # Because of the leak, inputs add up only if they arrive close together. The neuron detects coincidences.
 #
@@ -194,7 +194,8 @@ se.plot.show(
 
 # %% [markdown]
 # The next figure shows a neuron whose current ends at $t = 16$. In a running notebook the sliders below it change the
-# current, $\tau$ and the threshold. The [neuron playground](../docs/play/neuron.md) has the same sliders in the browser.
+# current, $\tau$ and the threshold. The [neuron playground](../docs/play/neuron.md) does the same in the browser, with
+# $\beta$ in place of $\tau$.
 
 
 # %% tags=["fold"]

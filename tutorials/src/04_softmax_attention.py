@@ -493,7 +493,7 @@ with se.exercise("4.1"):
     )
 
 # %% [markdown]
-# **4.2** Attention does not depend on the order of the tokens. Let `output` be `attention(q, k, v)`. Somebody shuffles
+# **4.2** Attention does not use the order of the tokens. Let `output` be `attention(q, k, v)`. Somebody shuffles
 # the queries in one way and the tokens of K and V in another way: `attention(q[a], k[b], v[b])`. Return this result
 # from `output` alone.
 

@@ -317,7 +317,7 @@ print(
 # So SSA needs no multiplication, and the bits of a spike tensor need 1/32 of the memory of floats. Is it faster, too?
 
 
-# %% tags=["fold", "nbval-ignore-output"]
+# %% tags=["fold"]
 # times of both, for the 768 heads of 48 digits, on one thread
 def milliseconds(run):
     times = []
@@ -325,24 +325,24 @@ def milliseconds(run):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return 1000 * min(times)
+    return f"{1000 * min(times):.1f} ms"
 
 
 fq, fk, fv = (x.flatten(0, 2) for x in (pq, pk, pv))  # [T B h, N, d]
 wq, wk, wv = (x.reshape(-1, x.shape[-1]) for x in (bq, bk, bv))
-wide = {
+two_ways = {
     "counts, Q K^T": (
         lambda: fq @ fk.mT,
         lambda: popcount(wq[:, :, None] & wk[:, None, :]),
     ),
     "sums, Q K^T V": (lambda: fq @ fk.mT @ fv, lambda: sums_of_bits(wq, wk, wv)),
 }
-print("               float32 product   packed bits")
-for name, (product, bits) in wide.items():
-    print(
-        f"{name}   {milliseconds(product):9.1f} ms   {milliseconds(bits):9.1f} ms"
-    )
-print(f"memory of Q      {fq.numel() * 4:10,} B   {wq.nbytes:9,} B")
+for name, (product, bits) in two_ways.items():
+    print(f"{name}: products of floats {milliseconds(product)},", end=" ")
+    print(f"packed bits {milliseconds(bits)}")
+print(
+    f"memory of Q: floats {4 * fq.numel():,} bytes, packed bits {wq.nbytes:,} bytes"
+)
 assert wq.nbytes * 32 == fq.numel() * 4
 
 # %% [markdown]

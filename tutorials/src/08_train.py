@@ -468,7 +468,7 @@ place = layers.index("blocks.0.attn.attn")
 assert min(rates["after"]) > 0
 assert rates["after"][place] > 2 * rates["before"][place]
 
-# %% tags=["nbval-ignore-output", "fold"]
+# %% tags=["fold"]
 fig, ax = plt.subplots(figsize=(7, 0.9 + 0.24 * len(layers)))
 rows = torch.arange(len(layers))
 ax.barh(rows - 0.2, rates["before"], 0.4, color=style.LIGHT, label="before")
@@ -484,7 +484,7 @@ se.plot.show(
     dpi=80,
 )
 
-# %% tags=["nbval-ignore-output", "fold"]
+# %% tags=["fold"]
 chosen = {}
 for name in ("sps.rpe", "blocks.0.mlp.hidden", "blocks.1.attn.attn"):
     for when, found in (("before", before), ("after", after)):

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 11 · Events
 #
-# *Run time 45 s on one CPU core · after chapters 03 and 08 · no internet access, no GPU*
+# *Run time 30 s on one CPU core · after chapters 03 and 08 · no internet access, no GPU*
 #
 # In all chapters so far the time of the network was artificial: the same picture was shown T times. An event camera has
 # real time. It sends no pictures. Each pixel reports independently, within microseconds, that it became brighter or
@@ -118,9 +118,9 @@ ax.set(xlabel="time steps T", ylabel="test accuracy, %", ylim=(40, 102))
 ax.set_xscale("log", base=2)
 ax.set_xticks([int(name) for name in steps], steps)
 ax.set_title("which way? (a point a run)")
-where = measured["provenance"]
+origin = measured["provenance"][0]
 right.supxlabel(
-    f"measured: {where['command'].split()[1]}, {where['device']}",
+    f"measured: {origin['command'].split()[1]}, {origin['device']}",
     fontsize=7,
     color=style.THRESHOLD,
 )

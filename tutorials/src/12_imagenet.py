@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 12 · Scaling to ImageNet
 #
-# *Run time 75 s on one CPU core · after chapters 08 and 10 · no internet access, no GPU*
+# *Run time 65 s on one CPU core · after chapters 08 and 10 · no internet access, no GPU*
 #
 # ImageNet has 1.3 million training images, and the paper trains on it for 310 epochs. Such a run takes days, so it must
 # not depend on a notebook that stays open. This chapter starts the real training command as a process of its own,
@@ -589,7 +589,7 @@ assert trained or hours > MAX_HOURS or in_progress()
 #
 # The accuracy of a rehearsal says nothing. In evaluation the batch norms use running statistics, which start with a
 # variance of 1 and move a tenth of the way in each step. After eight steps $0.9^8 = 43\,\%$ of the start is left. The
-# true variances are far smaller, as the next cell shows. So the currents are scaled down too much, hardly any neuron
+# true variances are smaller, as the next cell shows. So the currents are scaled down too much, hardly any neuron
 # fires, and every answer is the class with the largest bias.
 #
 # ## Look
