@@ -5,7 +5,6 @@ The outputs themselves are compared by nbval (``make notebooks-test``).
 """
 
 import base64
-import functools
 import json
 import os
 import re
@@ -37,28 +36,8 @@ LONG_PLOT = 25  # lines of a cell that draws, from which on its source is folded
 SECTIONS = ["What you will learn", "The key figure", "Shapes and values", "Pitfalls", "Exercises", "Recap"]
 
 
-# Chapters that break one of these rules today: folds of predictions and of plotting code, map of the network, columns
-# of code, wrong answers. A chapter leaves the set when it keeps to all of them.
-NOT_YET = {"07_assemble_and_verify", "08_train", "11_events", "13_beyond"}
-
-
 def by_name(notebooks):
     return pytest.mark.parametrize("path", notebooks, ids=[str(n.relative_to(TUTORIALS)) for n in notebooks])
-
-
-def may_wait(rule):
-    """A test of a chapter whose failure is expected while the chapter is in NOT_YET."""
-
-    @functools.wraps(rule)
-    def checked(path):
-        try:
-            rule(path)
-        except AssertionError as broken:
-            if path.stem in NOT_YET:
-                pytest.xfail(str(broken).split("\n")[0])
-            raise
-
-    return checked
 
 
 def load(path: Path):
@@ -155,7 +134,6 @@ def test_chapter_keeps_to_the_template(path):
 
 
 @by_name(CHAPTERS)
-@may_wait
 def test_output_that_answers_a_prediction_is_folded(path):
     """Notebook: by the cell's metadata. Site: by docs/hooks.py."""
     cells = load(path).cells
@@ -168,7 +146,6 @@ def test_output_that_answers_a_prediction_is_folded(path):
 
 
 @by_name(CHAPTERS)
-@may_wait
 def test_long_plotting_code_is_folded(path):
     for cell in code(load(path)):
         if re.search(r"subplots|plt\.figure", cell.source) and cell.source.count("\n") >= LONG_PLOT:
@@ -176,7 +153,6 @@ def test_long_plotting_code_is_folded(path):
 
 
 @by_name(CHAPTERS)
-@may_wait
 def test_opening_shows_the_map_of_the_network(path):
     shown = re.findall(r"!\[(.+)\]\(\.\./docs/images/network_map/(.+?)\)", load(path).cells[0].source)
     assert [file for _, file in shown] == [f"{path.stem[:2]}.svg"], f"network_map/{path.stem[:2]}.svg is not shown"
@@ -184,7 +160,6 @@ def test_opening_shows_the_map_of_the_network(path):
 
 
 @by_name(CHAPTERS + SOLUTIONS)
-@may_wait
 def test_code_fits_the_columns_that_the_site_shows(path):
     long = [line for cell in code(load(path)) for line in cell.source.split("\n") if len(line) > COLUMNS]
     assert not long, f"{len(long)} lines have more than {COLUMNS} columns: {long[0].strip()}"
@@ -269,7 +244,6 @@ def wrong_answers(path: Path) -> dict[str, list[str]]:
 
 
 @by_name(CHAPTERS)
-@may_wait
 def test_every_exercise_has_three_wrong_answers(path):
     wrong = wrong_answers(path)
     assert list(wrong) == list(tagged(load(path), "exercise")), f"wrong answers of {list(wrong)} only"
