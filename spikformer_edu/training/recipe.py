@@ -213,7 +213,7 @@ _IMAGENET = Recipe(
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(epochs=36, augment=Augment(plain_sevens=0.3)),  # ours
     "digits-dvs": Recipe(  # ours
-        dataset="digits-dvs", model="digits-dvs-2-64", epochs=5, augment=Augment(neuromorphic=True)
+        dataset="digits-dvs", model="digits-dvs-2-64", epochs=15, augment=Augment(neuromorphic=True)
     ),
     "digits-motion": Recipe(dataset="digits-motion", model="digits-motion-2-64", epochs=2),  # ours
     "cifar10": _CIFAR10,
