@@ -48,7 +48,7 @@ from spikformer_edu.training.recipe import check_recipe
 from spikformer_edu.training.run_folder import LOCK, check_same_data, lock, summary
 
 CPU = DistributedContext(torch.device("cpu"))
-SMALL = Recipe(epochs=2, warmup_epochs=1, batch_size=64, time_steps=2, samples_per_class=40)
+SMALL = replace(RECIPES["digits"], epochs=2, warmup_epochs=1, batch_size=64, time_steps=2, samples_per_class=40)
 
 
 @pytest.fixture(scope="module")

@@ -404,7 +404,7 @@ FAULTS = {
     ),
     "state not reset": (
         [
-            ("neurons.py", "elif self.fusible:", "elif False:"),
+            ("neurons.py", "if self.fusible and not", "if False and not"),
             (
                 "neurons.py",
                 "u = torch.zeros_like(current[0])",
