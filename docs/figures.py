@@ -52,6 +52,7 @@ FAST = DOCS / "results" / "fast_path_h100.json"
 EVENTS = DOCS / "results" / "events.json"
 MOTION = DOCS / "results" / "motion.json"
 MOTION_NETWORK = PRETRAINED / "digits-motion-2-64"
+DVS_NETWORK = PRETRAINED / "digits-dvs-2-64"
 CIFAR10 = DOCS / "results" / "cifar10-2-128.json"
 CIFAR10_PAPER = DOCS / "results" / "cifar10-4-384.json"
 CIFAR10_FIRST = DOCS / "results" / "cifar10-2-128-t1"  # the run at T = 1, from which the packaged one started
@@ -568,6 +569,10 @@ def table_digits() -> str:
     return recorded(PRETRAINED / MODEL)
 
 
+def table_digits_dvs() -> str:
+    return recorded(DVS_NETWORK)
+
+
 def table_digits_motion() -> str:
     return recorded(MOTION_NETWORK)
 
@@ -617,6 +622,7 @@ def table_overview() -> str:
     rows = []
     for folder in (
         PRETRAINED / MODEL,
+        DVS_NETWORK,
         MOTION_NETWORK,
         PAPER_FIRST,
         PAPER,
@@ -1007,6 +1013,7 @@ TABLES: dict[str, Callable[[], str]] = {
         table_kernels_gpu,
         table_speedrun,
         table_published,
+        table_digits_dvs,
         table_digits_motion,
         table_motion,
         table_events,
