@@ -52,6 +52,7 @@ FAST = DOCS / "results" / "fast_path_h100.json"
 EVENTS = DOCS / "results" / "events.json"
 MOTION = DOCS / "results" / "motion.json"
 MOTION_NETWORK = PRETRAINED / "digits-motion-2-64"
+DVS_NETWORK = PRETRAINED / "digits-dvs-2-64"
 CIFAR10 = DOCS / "results" / "cifar10-2-128.json"
 CIFAR10_PAPER = DOCS / "results" / "cifar10-4-384.json"
 CIFAR10_FIRST = DOCS / "results" / "cifar10-2-128-t1"  # the run at T = 1, from which the packaged one started
@@ -319,6 +320,26 @@ def results_time_steps() -> Figure:
     return fig
 
 
+def results_motion() -> Figure:
+    """Test accuracy of every run by T, and of the sum of all frames."""
+    scores = {name: 100 * np.array(found) for name, found in json.loads(MOTION.read_text())["accuracy"].items()}
+    steps = [int(name) for name in scores if name.isdigit()]
+    with plt.rc_context(style.RC):
+        fig, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+        ax.axhline(50, color=style.GREY, linestyle=":", label="chance")
+        ax.plot(steps, [scores[str(t)].mean() for t in steps], "-", color=style.Q, label="T frames in order, mean")
+        for t in steps:
+            ax.plot([t] * len(scores[str(t)]), scores[str(t)], "o", color=style.Q, markersize=5)
+        summed = scores["the sum, 8 times"]
+        ax.plot([8] * len(summed), summed, "s", color=style.K, markersize=6, label="the sum of all frames, 8 times")
+        ax.set_xscale("log", base=2)
+        ax.set(xlabel="time steps T", ylabel="test accuracy, %", ylim=(40, 102))
+        ax.set_xticks(steps, map(str, steps))
+        ax.set_title("which way a digit goes round (simulated), three seeds")
+        ax.legend(loc="center right", fontsize=10)
+    return fig
+
+
 def results_benchmark() -> Figure:
     about = benchmark(ON_CPU)["provenance"]
     return draw(measured(ON_CPU), f"{about['device']}, CPU threads: {about['threads']}")
@@ -342,6 +363,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         results_membranes,
         results_landscape,
         results_cifar10,
+        results_motion,
         results_benchmark,
     )
 }
@@ -547,6 +569,10 @@ def table_digits() -> str:
     return recorded(PRETRAINED / MODEL)
 
 
+def table_digits_dvs() -> str:
+    return recorded(DVS_NETWORK)
+
+
 def table_digits_motion() -> str:
     return recorded(MOTION_NETWORK)
 
@@ -557,12 +583,12 @@ def table_motion() -> str:
     rows = []
     for name, accuracy in found["accuracy"].items():
         percent = [100 * share for share in accuracy]
+        spread = np.std(percent, ddof=1)
         what = f"T = {name}" if name.isdigit() else f"{name[0].upper()}{name[1:]}"
-        shown = [f"{p:.1f}" for p in percent] + [""] * (3 - len(percent))  # some runs may not be made yet
-        rows.append((what, *shown, f"{np.mean(percent):.1f}"))
+        rows.append((what, *(f"{p:.1f}" for p in percent), f"{np.mean(percent):.1f}", f"{spread:.1f}"))
     about, *_ = found["provenance"]
     commits = " and ".join(dict.fromkeys(made["commit"][:12] for made in found["provenance"]))
-    table = Table(("input", "seed 0", "seed 1", "seed 2", "mean"), rows).markdown()
+    table = Table(("input", "seed 0", "seed 1", "seed 2", "mean", "std"), rows).markdown()
     where = f"{about['device']}, threads: {about['threads']}, commit {commits}"
     return f"{table}\n\nTest accuracy in %, 718 recordings, chance 50 %. {where}:\n`{about['command']}`."
 
@@ -596,6 +622,7 @@ def table_overview() -> str:
     rows = []
     for folder in (
         PRETRAINED / MODEL,
+        DVS_NETWORK,
         MOTION_NETWORK,
         PAPER_FIRST,
         PAPER,
@@ -986,6 +1013,7 @@ TABLES: dict[str, Callable[[], str]] = {
         table_kernels_gpu,
         table_speedrun,
         table_published,
+        table_digits_dvs,
         table_digits_motion,
         table_motion,
         table_events,

@@ -20,8 +20,8 @@ NAMES = sorted(folder.name for folder in PRETRAINED.iterdir())
 WITHOUT_FILES = ("digits", "digits-dvs", "digits-motion")  # data sets that need none
 
 
-def test_there_are_two_for_digits_and_two_for_photographs():
-    assert NAMES == ["cifar10-2-128", "cifar10-4-384", "digits-2-64", "digits-motion-2-64"]
+def test_there_are_three_for_digits_and_two_for_photographs():
+    assert NAMES == ["cifar10-2-128", "cifar10-4-384", "digits-2-64", "digits-dvs-2-64", "digits-motion-2-64"]
 
 
 @pytest.mark.parametrize("name", NAMES)

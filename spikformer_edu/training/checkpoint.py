@@ -217,9 +217,9 @@ def load_pretrained(name: str) -> Spikformer:
     """A trained network that comes with the package, in evaluation mode.
 
     Args:
-        name: a preset for which weights are packaged: "digits-2-64" (a toy, which needs no files), "digits-motion-2-64"
-            (trained on simulated events), "cifar10-4-384" (the paper's network for CIFAR-10) or "cifar10-2-128" (a
-            smaller one).
+        name: a preset for which weights are packaged: "digits-2-64" (a toy, which needs no files), "digits-dvs-2-64"
+            and "digits-motion-2-64" (trained on simulated events), "cifar10-4-384" (the paper's network for CIFAR-10)
+            or "cifar10-2-128" (a smaller one).
 
     Raises:
         SpikformerError: no weights for that name; the line lists the names.
