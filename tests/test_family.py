@@ -359,6 +359,25 @@ def test_the_page_shows_the_cued_results():
             assert resolved == ("yes" if gap.mean().abs() > half else "no")
 
 
+def test_the_page_shows_the_toy_cifar_results():
+    results, shown = measured("13_cifar"), rows("Toy CIFAR")
+    runs = json.loads((ROOT / "tutorials" / "results" / "13_cifar.json").read_text())["runs"]
+    assert len(shown) == len(results) == 9
+    for name, (parameters, accuracy, minus, resolved, energy) in zip(results, shown.values(), strict=True):
+        top, own = results[name], [run for run in runs if run["variant"] == name]
+        gap = top - results["ssa"]
+        half = T_95[len(top)] * gap.std() / len(top) ** 0.5
+        assert float(accuracy) == pytest.approx(float(top.mean()), abs=0.0051) and len(top) == 3
+        assert int(parameters.replace(",", "")) == own[0]["parameters"]
+        if name != "ssa":
+            said = [float(number) for number in minus.split(" ± ")]
+            assert said == pytest.approx([float(gap.mean()), float(half)], abs=0.0051)
+            assert resolved == ("yes" if gap.mean().abs() > half else "no")
+        if energy:
+            usual = sum(run["pj"] for run in runs if run["variant"] == "ssa")
+            assert float(energy) == pytest.approx(sum(run["pj"] for run in own) / usual, abs=0.0051)
+
+
 # Training.
 
 
