@@ -3,7 +3,7 @@
 1. Each format is written and run by its tool. Trained networks get test images. The others get random inputs, and their
    norms the statistics of such inputs, else no neuron would fire.
 2. ONNX's reference evaluator computes the trained networks in float64, on two images.
-3. The accuracy of integer weights: on all test digits, and on every tenth test image of CIFAR-10.
+3. The accuracy of integer weights: on all test samples of the digits, and on every tenth test image of CIFAR-10.
 
 Presets that are not named keep what the file says of them. CIFAR-10 is looked for under ``$SPIKFORMER_DATA``, else
 ``./data``. onnx, onnxscript and onnxruntime must be installed.
@@ -32,9 +32,21 @@ from spikformer_edu.provenance import provenance
 from spikformer_edu.training.evaluation import splits_for
 
 FILE = Path(__file__).parent / "export.json"
-TRAINED = {"digits-2-64": 100, "cifar10-2-128": 100, "cifar10-4-384": 100}  # test images that are checked
+TRAINED = {  # test samples that are checked
+    "digits-2-64": 100,
+    "digits-dvs-2-64": 100,
+    "digits-motion-2-64": 100,
+    "cifar10-2-128": 100,
+    "cifar10-4-384": 100,
+}
 RANDOM = 2
-SCORED = {"digits-2-64": 359, "cifar10-2-128": 1000, "cifar10-4-384": 1000}
+SCORED = {
+    "digits-2-64": 359,
+    "digits-dvs-2-64": 359,
+    "digits-motion-2-64": 718,
+    "cifar10-2-128": 1000,
+    "cifar10-4-384": 1000,
+}
 FLOAT64 = 2  # images
 
 
