@@ -215,7 +215,7 @@ def guide_motion() -> Figure:
             raster.set_ylabel("neuron")
             se.plot.membrane(rec[layer], ax=potential, neuron=neuron, sample=column)
             potential.set_ylabel("H")
-            potential.set_title(f"{layer}: membrane potential H of neuron {neuron}, T = {steps}", fontsize=11)
+            potential.set_title(f"{layer}: membrane of neuron {neuron}, T = {steps}", fontsize=11)
             for k, (name, color) in enumerate(zip(ways, (style.Q, style.K), strict=True)):
                 said.plot(answer[:, column, k], "o-", color=color, label=name)
             said.set(ylim=(-0.05, 1.05), ylabel="probability")
@@ -336,7 +336,7 @@ def results_motion() -> Figure:
         ax.set(xlabel="time steps T", ylabel="test accuracy, %", ylim=(40, 102))
         ax.set_xticks(steps, map(str, steps))
         ax.set_title("which way a digit goes round (simulated), three seeds")
-        ax.legend(loc="center right", fontsize=10)
+        ax.legend(loc="upper left", fontsize=10)
     return fig
 
 

@@ -354,8 +354,8 @@ print("same image, same logits")
 # | [08 Train it](08_train.ipynb) | training on a laptop, and what to watch |
 # | [09 Ablations](09_ablations.ipynb) | other attentions, other $T$ |
 # | [10 Energy](10_energy.ipynb) | what the picojoules mean, and what they do not mean |
-# | [11 Events](11_events.ipynb) | event cameras, frames, CIFAR10-DVS |
-# | [12 ImageNet](12_imagenet.ipynb) | many GPUs, mixed precision, resuming |
+# | [11 Events](11_events.ipynb) | event cameras, frames, a task that needs time |
+# | [12 ImageNet](12_imagenet.ipynb) | start, watch and resume a full run, and what it costs |
 # | [13 Beyond](13_beyond.ipynb) | later spiking transformers as small changes of the code |
 #
 # The [glossary](../docs/glossary.md) explains words and symbols.
