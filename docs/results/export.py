@@ -121,9 +121,9 @@ def accuracy_of(name: str) -> list[dict[str, Any]]:
     inputs, targets = split.fetch(torch.arange(SCORED[name]) * (len(split) // SCORED[name]), None)
     rows = []
     for bits in (None, *BITS):
-        model = run.model if bits is None else Integer(run.model, inputs[:10], bits)
+        model = run.model if bits is None else Integer(run.model, inputs.narrow(-4, 0, 10), bits)
         right = sum(
-            int((model(x).argmax(1) == y).sum()) for x, y in zip(inputs.split(20), targets.split(20), strict=True)
+            int((model(x).argmax(1) == y).sum()) for x, y in zip(inputs.split(20, -4), targets.split(20), strict=True)
         )
         rows.append(
             {"preset": name, "weights": f"{bits} bits" if bits else "float32", "correct": right, "total": len(targets)}
