@@ -5,8 +5,8 @@
 #
 # Spikformer keeps the attention of the transformer but removes its softmax. To understand what this changes, you need
 # to know what the softmax does. This chapter computes attention on five tokens by hand. It measures what the softmax
-# does and what it costs, and then applies it to spikes. You need matrix products; the last section also uses the neuron
-# of chapter 01.
+# does and what it costs, and then applies it to spikes. You need matrix products; the parts on spikes also use the
+# neuron of chapter 01.
 #
 # ![The network's parts, from image to answer; this chapter is about attention, the first half of each block](../docs/images/network_map/04.svg)
 #

@@ -388,8 +388,8 @@ for block in range(2):
 
 # %% [markdown]
 # **Predict before you run.** What would a softmax do with the counts of the bitmaps, d = 8? Query 2 has the counts 1,
-# 0, 2, 0, 3, 0, 0, 2. How many times as much weight does key 4 (count 3) get as key 1 (count 0), in SSA and with
-# softmax? And which weights does query 7 get, whose counts are all zero?
+# 0, 2, 0, 3, 0, 0, 2. Which weights do key 4 (count 3) and key 1 (count 0) get in SSA? With softmax, how many times as
+# much does key 4 get as key 1? And which weights does query 7, whose counts are all zero, give to the keys?
 
 # %% tags=["predict"]
 for row in (2, 7):
@@ -403,7 +403,7 @@ assert torch.allclose(weights, torch.tensor(1 / N))  # query 7, without a match
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# In SSA the weights are the counts: 3 for key 4 and nothing for key 1. With softmax key 4 gets only
+# In SSA the weights are the counts: 3 for key 4 and 0 for key 1. With softmax key 4 gets only
 # $e^{3 / \sqrt 8} \approx 2.9$ times as much, 0.23 against 0.08. For query 7 all weights in SSA are zero, and its
 # neurons get no current. Softmax gives each of the 8 keys the weight 1/8 = 0.125 (printed as 0.12), so the query
 # receives the mean of all values although it matches none of the keys. Softmax also turns every zero into a positive
@@ -412,10 +412,10 @@ assert torch.allclose(weights, torch.tensor(1 / N))  # query 7, without a match
 #
 # </details>
 #
-# The next figure shows whole maps, 64 x 64, of a larger network. `cifar10-4-384` is the paper's network for CIFAR-10 (d
-# = 32, T = 4), with weights trained for this package. Its input is a photograph of a cat. Left: the counts of one head.
-# Right: the softmax weights of the same Q and K. (The network was trained without softmax. With softmax it would learn
-# other Q and K.)
+# The next figure shows whole maps, 64 x 64, of a larger network. `cifar10-4-384` is the paper's network for CIFAR-10,
+# with d = 32 and T = 4, and with weights trained for this package. Its input is a photograph of a cat. Left: the counts
+# of one head. Right: the softmax weights of the same Q and K. (The network was trained without softmax. With softmax it
+# would learn other Q and K.)
 
 # %% tags=["fold"]
 # read the photograph, record the network, draw counts and softmax of one head
@@ -519,10 +519,10 @@ for tokens, width in ((64, 16), (64, 32), (196, 64), (784, 64)):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# $Q(K^\top V)$, by the factor N / d = 196 / 64, about 3. The first order takes $2N^2d$ multiply-accumulates and needs an
-# N x N matrix between the products. The second takes $2Nd^2$ and needs a d x d matrix, which does not grow with the
-# image. With four times as many tokens (a 448 x 448 image) the factor is 12. The package compares N and d and uses the
-# cheaper order.
+# $Q(K^\top V)$, by the factor N / d = 196 / 64, about 3. The first order takes $2N^2d$ multiply-accumulates and needs
+# an N x N matrix between the products. The second takes $2Nd^2$ and needs a d x d matrix, which does not grow with the
+# image. With four times as many tokens (a 448 x 448 image) the factor is about 12. The package compares N and d and
+# uses the cheaper order.
 #
 # </details>
 
@@ -654,9 +654,9 @@ se.plot.show(
 )
 
 # %% [markdown]
-# So the scale sets a threshold on the sums: with s = 0.125 a constant sum must be more than 4, with s = 0.25 more than
-# 2. The paper's CIFAR and ImageNet networks use 0.125 for every d. It is a power of two, so scaling does not round; for
-# integers it would be a shift by three bits. Exercise 5.2 counts the spikes that change with the scale.
+# So the scale sets a threshold on the sums: a constant sum must be more than 4 at s = 0.125, and more than 2 at s =
+# 0.25. The paper's CIFAR and ImageNet networks use 0.125 for every d. It is a power of two, so scaling does not round;
+# for integers it would be a shift by three bits. Exercise 5.2 counts the spikes that change with the scale.
 #
 # ## Ties
 #
