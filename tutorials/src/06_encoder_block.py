@@ -265,8 +265,8 @@ class SSA(torch.nn.Module):
 #
 # $$X_l = \mathrm{MLP}(X'_l) + X'_l \tag{8}$$
 #
-# In (7) $\mathrm{SSA}(X_{l-1})$ is spikes and $X_{l-1}$ is a sum of spikes; (8) is of the same kind. A residual
-# connection that adds spikes after the neuron is called SEW (spike-element-wise) ([Fang et al.,
+# In (7) $\mathrm{SSA}(X_{l-1})$ holds spikes, and $X_{l-1}$ is a sum of spikes. Equation (8) does the same with the
+# MLP. A residual connection that adds spikes after the neuron is called SEW (spike-element-wise) ([Fang et al.,
 # 2021](https://arxiv.org/abs/2102.04159)).
 
 # %% tags=["fold"]
@@ -464,8 +464,8 @@ se.plot.show(
 )
 
 # %% [markdown]
-# What does this mean for the claim that a spiking network only adds? If the input of a weight matrix is spikes, each 1
-# adds a column of weights to the output. For a 2 the column must be added twice, or multiplied by 2. The paper counts
+# What does this mean for the claim that a spiking network only adds? If the inputs of a weight matrix are spikes, each
+# 1 adds a column of weights to the output. For a 2 the column must be added twice, or multiplied by 2. The paper counts
 # [synaptic operations](../docs/glossary.md#synaptic-operation) from the firing rate of a layer's input, so every
 # non-zero value counts as one spike. The `integer` convention of `se.energy` counts by value: a 2 counts as two
 # additions, so the mean of the input takes the place of its rate.
