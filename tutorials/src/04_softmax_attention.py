@@ -4,8 +4,9 @@
 # *Run time 10 s on one CPU core · after chapter 03 · no internet access, no GPU*
 #
 # Spikformer keeps the attention of the transformer but removes its softmax. To understand what this changes, you need
-# to know what the softmax does. This chapter computes attention on five tokens by hand, shows what the softmax does and
-# what it costs, and shows what it does when queries and keys are spikes. You only need to know matrix products.
+# to know what the softmax does. This chapter computes attention on five tokens by hand. It measures what the softmax
+# does and what it costs, and then applies it to spikes. You need matrix products; the parts on spikes also use the
+# neuron of chapter 01.
 #
 # ![The network's parts, from image to answer; this chapter is about attention, the first half of each block](../docs/images/network_map/04.svg)
 #
@@ -41,10 +42,12 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# There are five tokens with four features each: red, blue, circle, square. Head 0 compares colors, head 1 compares
-# shapes. A row of a map belongs to one query and shows how its attention is distributed over the five keys. The red
-# circle attends to everything red in head 0, and to every circle in head 1. The empty token has no features, so all
-# weights in its row are equal.
+# There are five tokens with four features each: red, blue, circle, square. Every token is compared with all five, in
+# two *heads*: head 0 compares colors, head 1 compares shapes. The token that is compared is called the query, and the
+# five tokens that it is compared with are the keys. A row of a map belongs to one query and shows how its attention is
+# distributed over the keys: the five weights sum to 1. The red circle attends mostly to the two red tokens in head 0,
+# and to the two circles in head 1, with a weight of 0.4 each. The empty token has no features. It matches all keys
+# equally, so all weights in its row are 0.2.
 
 # %%
 names = ["red circle", "blue circle", "red square", "blue square", "empty"]
@@ -86,16 +89,16 @@ assert torch.allclose(A[:, 4], torch.tensor(0.2))
 # |---|---|---|---|
 # | $X$ | `[N, D]` | reals | N tokens, D features each |
 # | $Q, K, V$ | `[h, N, d]` | reals | queries, keys, values of h heads, d = D / h |
-# | $QK^\top / \sqrt d$ | `[h, N, N]` | reals | [scores](../docs/glossary.md#attention-scores): how well both match |
+# | $QK^\top / \sqrt d$ | `[h, N, N]` | reals | [scores](../docs/glossary.md#attention-scores): match of a query and a key |
 # | $A$ | `[h, N, N]` | reals in (0, 1) | softmax of the scores, each row sums to 1 |
 # | $AV$ | `[h, N, d]` | reals | means of values, one for each query |
 #
 # $$Q, K, V = XW_q,\; XW_k,\; XW_v, \qquad A = \mathrm{softmax}\!\left(\frac{QK^\top}{\sqrt d}\right), \qquad
 # \mathrm{Attention}(Q, K, V) = AV$$
 #
-# A batch of spike trains has two more dimensions in front, `[T, B, h, N, d]`. This chapter does not need them before
-# the section on the package's softmax variants. The [glossary](../docs/glossary.md#symbols) lists the symbols of all
-# chapters.
+# A batch of spike trains has two more dimensions in front, time steps and samples: `[T, B, h, N, d]`. Most of this
+# chapter does without them; the section on the package's softmax variants uses them. The
+# [glossary](../docs/glossary.md#symbols) lists the symbols of all chapters.
 
 # %% [markdown]
 # ## Step by step
@@ -229,10 +232,13 @@ assert measured["no softmax"] == sorted(measured["no softmax"])
 assert max(measured["softmax"]) < 4 < 100 < max(measured["no softmax"])
 
 # %% [markdown]
+# From 16 to 1024 tokens the largest output grows from 16 to 150 without the softmax. With it, the largest output is 1.1
+# at 16 tokens and 0.2 at 1024: a mean over more random values is closer to zero.
+#
 # Trained weights are not random, so we measure once more with the packaged network. It reads digits of 32 x 32 pixels
 # with N = 64 tokens, 4 heads, d = 16 and T = 4. The currents of its Q, K and V neurons are real numbers. We use these
-# currents as real-valued queries, keys and values. (The network was trained with spikes and not with these products, so
-# this measures a range and no more.)
+# currents as real-valued queries, keys and values. (The network was trained with spikes and not with these products. So
+# this cell shows only how large the outputs get.)
 
 # %%
 model = se.load_pretrained("digits-2-64")
@@ -262,7 +268,7 @@ for i, currents in enumerate(seen):
 #
 # Each of the N x N entries in every head needs an exponential, an addition to the sum and a division. In the code above
 # all entries are in memory at once, and they stay there for the backward pass. (Fused kernels work on tiles and never
-# store the whole matrix. They compute every entry all the same, and once more in the backward pass.) The next cell
+# store the whole matrix. But they also compute every entry, and compute it again in the backward pass.) The next cell
 # counts the numbers that PyTorch saves for the backward pass between the two products: with softmax, and without it in
 # the order $Q(K^\top V)$.
 
@@ -353,8 +359,9 @@ assert torch.equal(counts, counts.round()) and (weights > 0).all()
 assert nothing.any() and torch.allclose(weights[nothing], torch.tensor(1 / 64))
 
 # %% [markdown]
-# The softmax changes three things. Integers become reals. Zeros become positive numbers, so every query attends to every
-# key. And a query that matches no key gets the mean of all values, where a sum of counts would be zero.
+# The softmax changes three things. Integers become reals. Zeros become positive numbers, so every query attends to
+# every key. And a query that matches no key gets the mean of all values; a sum of values weighted by counts would be
+# zero.
 #
 # None of this shows that a softmax makes the answers worse. In Table 1 of
 # [the paper](https://arxiv.org/abs/2209.15425) the softmax variant (real Q and K, spikes in V) and SSA are less than a
@@ -365,10 +372,11 @@ assert nothing.any() and torch.allclose(weights[nothing], torch.tensor(1 / 64))
 #
 # `se.ATTENTION` has two softmax variants. In `softmax` Q and K are real and V is spikes; in `vanilla` V is real too.
 # Both end with the attention neuron and a projection with a neuron, so their output is spikes. The attention neuron
-# fires at $H \ge V_{th} = 0.5$; with an input x in the first step it reaches H = x / 2.
+# fires at $H \ge V_{th} = 0.5$. At the first step its membrane potential H is half of its current, here half of the
+# mean of values: a mean of 1 gives H = 0.5, and the neuron fires.
 #
-# Here rounding can decide about a spike. Suppose that ten tokens have equal scores, and that all ten have a 1 in some
-# feature of V. The weights are 0.1 each, and their exact sum is 1. A computer rounds after every addition:
+# So rounding can decide whether there is a spike. Suppose that ten tokens have equal scores, and that all ten have a 1
+# in some feature of V. The weights are 0.1 each, and their exact sum is 1. A computer rounds after every addition:
 
 # %%
 one_by_one = 0.0
@@ -379,9 +387,9 @@ for how, mean in (("added one by one", one_by_one), ("rounded once", 1.0)):
 assert one_by_one < 1
 
 # %% [markdown]
-# The last bit of the sum decides whether the neuron fires. So a comparison of spikes needs the same operations in the
-# same order. The next cell writes the layer by hand with PyTorch's softmax and matrix product, as the package does,
-# with T = 4 and B = 3.
+# The last bit of the sum decides whether the neuron fires. So two programs are certain to give the same spikes only if
+# they do the same operations in the same order. The next cell writes the layer by hand with PyTorch's softmax and
+# matrix product, as the package does, with T = 4 and B = 3.
 
 
 # %%
@@ -453,8 +461,8 @@ assert torch.equal(wrong[0, 1], X[0, 2:])
 # **4.1** Remove the softmax and measure. The *size* of a matrix is the root of the mean of its squared entries. Write
 # `size`, which returns the size of $QK^\top V / \sqrt d$. Then measure how it grows with the number of tokens, for two
 # kinds of input with d = 32: real numbers, `torch.randn(3, n, 32)`, and spikes at a rate of 20 %,
-# `(torch.rand(3, n, 32) < 0.2).float()`. The size is proportional to a power of N, about 0, 0.5, 1 or 2. Write down
-# both powers.
+# `(torch.rand(3, n, 32) < 0.2).float()`. The size grows like a power of N, and the exponent is about 0, 0.5, 1 or 2.
+# Write down both exponents.
 
 
 # %% tags=["exercise-1"]
@@ -493,9 +501,9 @@ with se.exercise("4.1"):
     )
 
 # %% [markdown]
-# **4.2** Attention does not use the order of the tokens. Let `output` be `attention(q, k, v)`. Somebody shuffles
-# the queries in one way and the tokens of K and V in another way: `attention(q[a], k[b], v[b])`. Return this result
-# from `output` alone.
+# **4.2** Attention does not use the order of the tokens. Let `output` be `attention(q, k, v)`. Now shuffle the queries
+# in one way, and the tokens of K and V in another way: `attention(q[a], k[b], v[b])`. Return this result, computed from
+# `output`, a and b only.
 
 
 # %% tags=["exercise-2"]
@@ -522,8 +530,8 @@ with se.exercise("4.2"):
     )
 
 # %% [markdown]
-# **4.3** Divide the scores by a number, the *temperature*, before the softmax. Write this softmax yourself, with `exp`
-# and a sum. First predict the weights at a temperature near 0 and at a very large one.
+# **4.3** Divide the scores by a positive number, the *temperature*, before the softmax. Write this softmax yourself,
+# with `exp` and a sum. First predict the weights at a temperature near 0 and at a very large one.
 
 
 # %% tags=["exercise-3"]
@@ -568,8 +576,8 @@ with se.exercise("4.3"):
 # - A query is compared with all keys, the softmax turns the scores into weights, and the output is a weighted mean of
 #   values.
 # - The softmax makes the weights positive and bounds the output, whatever the scores.
-# - It needs an exponential for each of N x N entries, keeps all entries in memory unless a fused kernel computes them
-#   again, and fixes the order of the products.
+# - It needs an exponential for each of N x N entries, keeps all entries in memory (unless a fused kernel computes them
+#   again), and fixes the order of the products.
 # - Scores of spikes are counts from 0 to d, without any softmax. A softmax would make them positive reals, and a query
 #   without a match would attend to all tokens equally.
 #

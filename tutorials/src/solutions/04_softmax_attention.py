@@ -35,7 +35,8 @@ def attention(q, k, v):  # as in the chapter
 #
 # Real numbers: a score is a sum of d products divided by $\sqrt d$, so its variance is 1. An entry of the output is a
 # sum of N products of a score and a value. They have both signs and are nearly independent, so their variances add: the
-# size is $\sqrt N$, the power 0.5. Spikes: no term is negative, so the terms themselves add up, and the power is 1.
+# size grows like $\sqrt N$, and the exponent is 0.5. Spikes: no term is negative, so the terms do not cancel, the size
+# grows like N, and the exponent is 1.
 
 
 # %% tags=["exercise-1"]
@@ -118,9 +119,9 @@ with se.exercise("4.2"):
 # %% [markdown]
 # **4.3** A temperature.
 #
-# After the largest score is subtracted, no exponent is above zero, so there is no overflow. With a temperature near
-# zero all other exponents are far below zero, and the largest score gets all weight. With a very large temperature all
-# weights are almost equal.
+# After the largest score is subtracted, no argument of the exponential is above zero, so there is no overflow. With a
+# temperature near zero all other arguments are far below zero, and the largest score gets all weight. With a very large
+# temperature all weights are almost equal.
 
 
 # %% tags=["exercise-3"]

@@ -61,9 +61,9 @@ def lif(current, v_threshold=1.0):
 # %% [markdown]
 # **5.1** Find keys and values that are the same to SSA and not to softmax attention.
 #
-# A key of zeros matches no query, so its value does not affect $K^\top V$. But softmax gives it the weight
-# $e^0 / \sum_j e^{\ldots} > 0$, so its value affects the output. Therefore the d x d matrix $K^\top V$ is not enough for
-# softmax attention, and no other order of the products avoids the N x N matrix of weights.
+# A key of zeros adds nothing to $K^\top V$, whatever its value is. But softmax gives it the weight
+# $e^0 / \sum_j e^{\ldots} > 0$, so its value affects the output. Therefore softmax attention cannot be computed from q
+# and the d x d matrix $K^\top V$.
 
 
 # %% tags=["exercise-1"]
@@ -100,7 +100,8 @@ with se.exercise("5.1"):
 # **5.2** How many spikes change with the scale?
 #
 # With a larger current a spike comes earlier. The reset after it sets the membrane to zero, so the neuron may not fire
-# at the step where it fires with the smaller current. So spikes are not only added; some also move to other steps.
+# at the step where it fires with the smaller current. So a larger scale does not only add spikes; it also moves some to
+# other steps.
 
 
 # %% tags=["exercise-2"]

@@ -78,7 +78,7 @@ with se.exercise("6.1"):
 # **6.2 SEW against membrane shortcut.** Write the attention half of a block with a membrane shortcut.
 #
 # A neuron turns the stream into spikes before the first matrix. The rest is SSA up to the current of the projection.
-# The current is added to the stream, not its spikes.
+# This current is added to the stream, not the spikes of the projection's neuron.
 
 
 # %% tags=["exercise-2"]
@@ -141,10 +141,10 @@ with se.exercise("6.2"):
 # %% [markdown]
 # **6.3 The largest residual.** The bound for $L$ blocks, and a network that reaches it.
 #
-# SPS adds two spikes (features and position), and each block two more. To make all neurons fire, give every batch norm
-# the weight 0 and a bias of $\tau V_{th} = 2$ or more: then $H$ is half the current and reaches the threshold in every step. The
-# neuron of the attention fires without a change: if all entries of $Q$, $K$ and $V$ are ones, $Q K^\top V s$ is far above
-# 0.5.
+# A value of $X_0$ is at most 2 (features plus position embedding), and each block adds at most 2 more: $2L + 2$. To
+# make all neurons fire, give every batch norm the weight 0 and a bias of $\tau V_{th} = 2$ or more. Then every current
+# is 2 or more; $H$ is half of it and reaches the threshold 1 at every step. The attention neuron has no batch norm and
+# fires as well: if all entries of $Q$, $K$ and $V$ are ones, $Q K^\top V s$ is far above 0.5.
 
 
 # %% tags=["exercise-3"]
