@@ -17,6 +17,7 @@
 # - to say what it changes in scores of spikes, and to know the package's two softmax variants
 
 # %% tags=["setup"]
+import math
 from pathlib import Path
 
 try:
@@ -382,7 +383,8 @@ assert nothing.any() and torch.allclose(weights[nothing], torch.tensor(1 / 64))
 one_by_one = 0.0
 for weight in [0.1] * 10:
     one_by_one += weight
-for how, mean in (("added one by one", one_by_one), ("rounded once", 1.0)):
+once = math.fsum([0.1] * 10)
+for how, mean in (("added one by one", one_by_one), ("rounded once", once)):
     print(f"{how:17} mean {mean:<19} H {mean / 2:<20} fires: {mean / 2 >= 0.5}")
 assert one_by_one < 1
 

@@ -395,8 +395,8 @@ for block in range(2):
 for row in (2, 7):
     n = (Q @ K.T)[row]
     weights = (n / d**0.5).softmax(0)
-    print(f"counts of query {row}     ", *(f"{x:5.0f}" for x in n))
-    print("softmax(QK^T / sqrt d)", *(f"{x:5.2f}" for x in weights))
+    print(f"counts of query {row}     ", *(f"{x:6.0f}" for x in n))
+    print("softmax(QK^T / sqrt d)", *(f"{x:6.3f}" for x in weights))
     assert weights.min() > 0
 assert torch.allclose(weights, torch.tensor(1 / N))  # query 7, without a match
 
@@ -405,7 +405,7 @@ assert torch.allclose(weights, torch.tensor(1 / N))  # query 7, without a match
 #
 # In SSA the weights are the counts: 3 for key 4 and 0 for key 1. With softmax key 4 gets only
 # $e^{3 / \sqrt 8} \approx 2.9$ times as much, 0.23 against 0.08. For query 7 all weights in SSA are zero, and its
-# neurons get no current. Softmax gives each of the 8 keys the weight 1/8 = 0.125 (printed as 0.12), so the query
+# neurons get no current. Softmax gives each of the 8 keys the weight 1/8 = 0.125, so the query
 # receives the mean of all values although it matches none of the keys. Softmax also turns every zero into a positive
 # number, so the sparse matrix of integers becomes a full matrix of reals. This needs an exponential and a division for
 # each entry ([chapter 04](04_softmax_attention.ipynb)).
@@ -487,7 +487,6 @@ left = (rq @ rk.transpose(-2, -1) * s) @ rv
 right = rq @ (rk.transpose(-2, -1) @ rv) * s
 assert torch.equal(left, right)
 ssa = se.ATTENTION["ssa"](dim=32, heads=2)
-# the package takes the cheaper order: here the second, as N > d
 assert torch.equal(ssa.mix(rq, rk, rv), left)
 print("largest difference at s = 1/8: ", float((left - right).abs().max()))
 
@@ -725,9 +724,8 @@ print(
     "rates at t = 0:", *(f"{n} {r:.1%} " for n, r in zip(names, rates, strict=True))
 )
 assert first < 0.5 * min(later) and max(rates[4:]) < 0.5 * rates[0]
-blank = scores.values[:, 1].mean(
-    (0, 2, 3)
-)  # of this digit, one number for each head
+# of this digit, one number for each head
+blank = scores.values[:, 1].mean((0, 2, 3))
 assert blank.argmin() == 3 and blank[3] < 0.1 * blank.max()
 
 # %% [markdown]

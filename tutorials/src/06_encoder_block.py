@@ -459,7 +459,7 @@ se.plot.show(
     fig,
     "Ten horizontal bars along the second block, T = 4. Outputs of neurons hold "
     "only ones. The residual stream before, inside and after the block also holds "
-    "twos, threes and larger values, and is less sparse than most of the other "
+    "twos, threes and larger values, and is less sparse than all other "
     "layers.",
 )
 
