@@ -481,7 +481,7 @@ se.plot.show(
 # $$\mathcal L_{\text{TET}} = \frac{1}{T} \sum_t \text{CE}(o_t, y) \quad\text{instead of}\quad
 # \text{CE}\Big(\frac{1}{T} \sum_t o_t,\; y\Big).$$
 #
-# (A small second term pulls the logits towards 1.) `--loss tet` trains with it. The next cell trains the same network
+# (A small second term pulls the logits toward 1.) `--loss tet` trains with it. The next cell trains the same network
 # from the same initial weights.
 
 # %% tags=["nbval-ignore-output"]

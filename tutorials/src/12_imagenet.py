@@ -182,7 +182,7 @@ assert days["fused, as a CUDA graph"] < 4 < days["SpikingJelly, Triton neuron"]
 # | images | `[B, 3, 224, 224]` | reals | one batch; the network repeats each image over T |
 # | tokens | `[T, B, 196, D]` | integers | 14 x 14 tokens, each of 16 x 16 pixels |
 # | logits | `[B, 1000]` | reals | mean over tokens and time |
-# | global batch | one number | integers | images in one optimizer step, over all GPUs and parts |
+# | global batch | one number | integers | images in one optimizer step, over all GPUs and parts (a part: images computed at one time) |
 # | run folder | files | | weights, log, and everything that is needed to continue |
 #
 # ## The recipe
@@ -309,8 +309,9 @@ assert full or (len(splits.train), len(splits.test)) == (64, 16)
 # ## What it takes
 #
 # The next cell writes the changes to the recipe into one dictionary. The command line is made from it. The rehearsal
-# uses the smallest network, pictures of 112 x 112 instead of 224 x 224 pixels, and one epoch. It also sets the
-# cool-down and warm-up epochs to 0. Otherwise the recipe's ten cool-down epochs would follow the one epoch.
+# uses the smallest network, pictures of 112 x 112 instead of 224 x 224 pixels, and one epoch. It also sets the warm-up
+# epochs (rising learning rate) and the cool-down epochs (lowest learning rate, at the end) to 0. Otherwise the recipe's
+# ten cool-down epochs would follow the one epoch.
 
 # %% tags=["plan", "nbval-ignore-output"]
 if full:
@@ -599,8 +600,8 @@ assert trained or hours > MAX_HOURS or in_progress()
 #
 # ## Look
 #
-# The figures show test pictures with the network's answers, what its last attention layer does, and the firing rates.
-# For a rehearsal one pass over 16 training images first sets the statistics of the batch norms.
+# The figures show test pictures with the network's answers, the attention that each token receives in the last block,
+# and the firing rates. For a rehearsal one pass over 16 training images first sets the statistics of the batch norms.
 
 # %% tags=["nbval-ignore-output"]
 if trained:
