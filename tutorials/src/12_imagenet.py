@@ -704,10 +704,11 @@ assert trained or hours > MAX_HOURS or in_progress()
 #
 # ## Pitfalls
 #
-# - **The run folder is temporary.** Symptom: after days the weights are gone. Cure: a folder that stays, on a disk with
-#   room, as above.
-# - **The run belongs to the notebook.** Symptom: the training ends with the kernel or with the connection. Cure: a
-#   process in a session of its own, `nohup`, or a [scheduler](../docs/guides/cluster.md).
+# - **The run folder is temporary.** Symptom: after days the weights are gone. Cause: the folder was deleted with the
+#   notebook's machine. Cure: a folder that stays, on a disk with enough free space.
+# - **The run belongs to the notebook.** Symptom: the training ends with the kernel or with the connection. Cause: it is
+#   a process of the notebook. Cure: a process in a session of its own, `nohup`, or a
+#   [scheduler](../docs/guides/cluster.md).
 # - **`--epochs 1` for a quick try.** Symptom: eleven epochs. Cause: the recipe's ten cool-down epochs follow. Cure:
 #   `--cooldown-epochs 0 --warmup-epochs 0`.
 # - **The learning rate of another batch size.** Symptom: the accuracy is some points below the published one. Cause: a

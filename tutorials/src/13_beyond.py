@@ -260,9 +260,9 @@ assert torch.equal(fired, (counts > 0).float())
 #
 # </details>
 #
-# An OR over many tokens is nearly always 1. If the bits of Q and K were independent and each were 1 with probability r,
-# the gate would be open with probability $1 - (1 - r^2)^N$. The token gate of Q-K attention, further down, is an OR
-# over the d features of a head: $1 - (1 - r)^d$.
+# An OR over many tokens is often 1. If the bits of Q and K were independent and each were 1 with probability r, the
+# gate would be open with probability $1 - (1 - r^2)^N$. The token gate of Q-K attention, further down, is an OR over
+# the d features of a head: $1 - (1 - r)^d$.
 
 # %% tags=["fold"]
 generator = torch.Generator().manual_seed(0)
@@ -849,7 +849,8 @@ assert all(abs(mean) <= half for mean, half in gaps)
 #   ([chapter 10](10_energy.ipynb)).
 # - **A membrane shortcut with spikes as input.** Symptom: silent blocks. Cause: a constant input of 1 charges a neuron
 #   with $\tau = 2$ to 1/2, 3/4, 7/8, ... and never to $V_{th} = 1$. So with spikes of size 1 the neuron at the input of
-#   such a block never fires. Cure: give it currents, as the position embedding does. The next cell shows this.
+#   such a block never fires. Cure: give it currents, as the position embedding does. The cell below this list shows the
+#   silent neuron.
 # - **Parts silenced only one at a time.** Symptom: every head seems useless, because the accuracy stays the same
 #   without it. Cause: heads replace each other. Cure: silence pairs and groups as well.
 
