@@ -3,10 +3,10 @@
 #
 # *Run time 65 s on one CPU core · after chapters 08 and 10 · no internet access, no GPU*
 #
-# ImageNet has 1.3 million training images, and the paper trains on it for 310 epochs. Such a run takes days, so it must
-# not depend on a notebook that stays open. This chapter starts the real training command as a process of its own,
-# watches it, stops it, continues it and looks at the result. The cells are the same for everybody. With a GPU and
-# ImageNet they are the full run. Without them they are a rehearsal on 64 pictures, which takes about a minute.
+# ImageNet has 1.3 million training images, and the paper trains on it for 310 epochs. Such a run takes days, so it
+# should not need a notebook that stays open. This chapter starts the real training command as a process of its own,
+# watches it, stops it, continues it and looks at the result. With a GPU and ImageNet on your machine, the cells start
+# the full run. Without them, the same cells start a rehearsal on 64 pictures, which takes about a minute.
 #
 # ![The network's parts, from image to answer; this chapter is about training all of them at full size](../docs/images/network_map/12.svg)
 #
@@ -108,9 +108,10 @@ assert full or not (gpus and has("train") and has("val"))
 # ## The key figure
 #
 # How long does the full run take on one GPU? The figure shows training steps that were measured on an NVIDIA H100, and
-# what follows from them for 310 epochs of ImageNet. The network is `imagenet-8-512` with T = 4 in bf16, with 64 random
-# images in a step. *Readable code* is this package without its [fused operations](../docs/kernels.md). A *CUDA graph*
-# records all kernels of a step once and starts them together. Reading images and validation are not included.
+# what follows from them for 310 epochs of ImageNet. The network is `imagenet-8-512` with T = 4 in bf16 (numbers of 16
+# bits), with 64 random images in a step. *Readable code* is this package without its [fused
+# operations](../docs/kernels.md). A *CUDA graph* records all kernels of a step (the programs that the GPU runs) once
+# and starts them together. Only the last bar uses one. Reading images and validation are not included.
 
 # %% tags=["fold"]
 images = se.data.info("imagenet").samples["train"]
@@ -171,7 +172,8 @@ assert days["fused, as a CUDA graph"] < 4 < days["SpikingJelly, Triton neuron"]
 # %% [markdown]
 # One H100 needs 3.6 to 13.8 days for the same 310 epochs, depending on how a step is computed. Fused operations also
 # halve the memory, because they keep fewer tensors for the backward pass. SpikingJelly's Spikformer differs from the
-# paper's in small points, which the [results](../docs/results.md) list.
+# paper's in small points, which the [results](../docs/results.md) list. It was measured without a CUDA graph, so its
+# bar compares with the two in the middle, not with the last.
 #
 # ## Shapes and values
 #
@@ -180,7 +182,7 @@ assert days["fused, as a CUDA graph"] < 4 < days["SpikingJelly, Triton neuron"]
 # | images | `[B, 3, 224, 224]` | reals | one batch; the network repeats each image over T |
 # | tokens | `[T, B, 196, D]` | integers | 14 x 14 tokens, each of 16 x 16 pixels |
 # | logits | `[B, 1000]` | reals | mean over tokens and time |
-# | global batch | one number | integers | images in one optimizer step, over all GPUs and parts |
+# | global batch | one number | integers | images in one optimizer step, over all GPUs and parts (a part: images computed at one time) |
 # | run folder | files | | weights, log, and everything that is needed to continue |
 #
 # ## The recipe
@@ -194,8 +196,8 @@ for name in "model epochs cooldown_epochs warmup_epochs batch_size lr".split():
 
 # %% [markdown]
 # Paper and code disagree about the batch. The [paper](https://arxiv.org/abs/2209.15425) (section 4.1) says "128 or
-# 256", without saying which network got which. The official code has 24 images on each GPU, which is 192 on 8 GPUs. The
-# recipe follows the code.
+# 256", without saying which network used which batch size. The official code has 24 images on each GPU, which is 192 on
+# 8 GPUs. The recipe follows the code.
 #
 # **Predict before you run.** How many optimizer steps do 310 epochs take with a batch of 128, 192 and 256? The highest
 # learning rate is 5e-4 at 192. What is it at 128 and 256, if it grows with the square root of the batch?
@@ -212,18 +214,19 @@ for batch in (128, 192, 256):
 # <details><summary>Answer</summary>
 #
 # 3.1, 2.1 and 1.6 million steps. The learning rate is 4.1e-4 at 128 and 5.8e-4 at 256. A batch that is twice as large
-# has a gradient with $\sqrt 2$ times less noise. AdamW divides the gradient by its size, so the rate can grow by the
-# same factor. This rule is ours: the official code has 5e-4 whatever the batch is, and the paper gives 5e-4 for both
-# batches. Report the batch and the rate with every result.
+# has a gradient with $\sqrt 2$ times less noise. AdamW divides the gradient by its typical size, so the rate can grow
+# by the same factor. To use this rule is our choice: the official code has 5e-4 whatever the batch is, and the paper
+# gives 5e-4 for both batches. Report the batch and the rate with every result.
 #
 # </details>
 #
 # ## The pictures
 #
 # The full run reads ImageNet where it is. The rehearsal gets a small ImageNet of its own in the same layout: tar files
-# `train-0.tar` with 64 pictures and `val-0.tar` with 16, each picture beside a file with its class number. The pictures
-# come from ImageNet if you have any of it, even if it is only a sample. Otherwise the next cell **draws** them: clocks,
-# balloons, envelopes and traffic lights. These are four of ImageNet's 1,000 classes, but drawings are no photographs.
+# `train-0.tar` with 64 pictures and `val-0.tar` with 16, and in them a file with the class number for each picture. The
+# pictures come from ImageNet if you have any part of it, even a small sample. Otherwise the next cell **draws** them:
+# clocks, balloons, envelopes and traffic lights. These are four of ImageNet's 1,000 classes, but drawings are not
+# photographs.
 
 # %% tags=["fold", "nbval-ignore-output"]
 CLASSES = {409: "clock", 417: "balloon", 549: "envelope", 920: "traffic light"}
@@ -300,14 +303,15 @@ print(f"{len(splits.train):,} training and {len(splits.test):,} test images")
 assert full or (len(splits.train), len(splits.test)) == (64, 16)
 
 # %% [markdown]
-# A sample with one image of each class cannot be split. The 16 test pictures then are some of the 64 that the network
-# trains on, and the accuracy says nothing.
+# If you have ImageNet pictures of only one split, the 16 test pictures are also among the 64 that the network trains
+# on. The accuracy then says nothing.
 #
 # ## What it takes
 #
-# What differs from the recipe is written down once, as a dictionary. The command line follows from it. The rehearsal
-# uses the smallest network, pictures of 112 x 112 instead of 224 x 224 pixels, and one epoch. It also sets the
-# cool-down and warm-up epochs to 0. Otherwise the recipe's ten cool-down epochs would follow the one epoch.
+# The next cell writes the changes to the recipe into one dictionary. The command line is made from it. The rehearsal
+# uses the smallest network, pictures of 112 x 112 instead of 224 x 224 pixels, and one epoch. It also sets the warm-up
+# epochs (rising learning rate) and the cool-down epochs (lowest learning rate, at the end) to 0. Otherwise the recipe's
+# ten cool-down epochs would follow the one epoch.
 
 # %% tags=["plan", "nbval-ignore-output"]
 if full:
@@ -349,8 +353,8 @@ assert hours > 0 and planned.parameters > 16e6
 
 # %% [markdown]
 # **Predict before you run.** How long would the full run take on *this* machine? Chapter 10 counts the operations of a
-# network. A training step takes about three forward passes. Divide by the speed that was just measured. Is it a week, a
-# year, or longer on a CPU?
+# network. A training step takes about three forward passes. Here a multiply-accumulate counts as two operations, and a
+# GFLOP is $10^9$ of them. Divide by the speed that was just measured. Is it a week, a year, or longer on a CPU?
 
 # %% tags=["predict", "nbval-ignore-output"]
 config = se.preset("imagenet-8-512").config
@@ -369,12 +373,13 @@ assert 190e9 < flops < 210e9 and years > 0
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Many years on one CPU core, a few days on an H100. So a CPU is for the rehearsal: it tries every step of the real run, on images
-# of the real layout. Everything that would fail after hours should fail here.
+# On the CPU core used here 34 years, on an H100 3.6 days. So a CPU is only for the rehearsal. The rehearsal tries every
+# step of the real run, on files of the same layout, and should find the faults that would stop the real run after
+# hours.
 #
 # </details>
 #
-# A GPU must also be fed. Reading, decoding and augmenting an image is the CPU's work.
+# A GPU also needs images fast enough. The CPU reads, decodes and augments them.
 #
 # **Predict before you run.** The best step of the key figure trains about 1,300 images a second. How many CPU cores must
 # read images for it?
@@ -392,19 +397,20 @@ assert rate > 1
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Ten or more; the number above is for your cores and these pictures. Original photographs are larger and take
-# longer. `--workers` sets how many processes read for each GPU. If they are too slow, the GPU waits, and the run takes
-# longer than the key figure says.
+# Here about 4, because one core reads 390 of the drawings a second. ImageNet's photographs have more pixels and more
+# detail than the drawings, so they take longer and need more cores: run this cell where the full run will be.
+# `--workers` sets how many processes read for each GPU. If they are too slow, the GPU waits, and the run takes longer
+# than the key figure says.
 #
 # </details>
 #
 # ## Start
 #
 # The command is `python -m spikformer_edu.train`. With several GPUs `torchrun` (as a module: `torch.distributed.run`)
-# starts one process for each. You can also copy the printed command into a terminal on a server. Here the process
-# gets a session of its own, so it lives on when the kernel of this notebook ends. Its output goes into a file, and its
-# results go into the run folder. `start` can be called at any time: it starts a run, it continues one that was stopped,
-# and it leaves a run alone that is in progress or finished.
+# starts one process for each. You can also copy the printed command into a terminal on a server. Here the process gets
+# a session of its own, so it continues when the kernel of this notebook ends. Its output goes into a file, and its
+# results go into the run folder. You can call `start` at any time. It starts a run, or continues one that was stopped.
+# If the run is in progress or finished, it does nothing.
 
 # %% tags=["start"]
 log = run.with_name(f"{run.name}.log")
@@ -466,9 +472,9 @@ assert in_progress() or hours > MAX_HOURS or (run / "results.json").exists()
 # %% [markdown]
 # ## Stop
 #
-# Long runs get interrupted: by time limits, by power failures, by other jobs. Schedulers send SIGTERM first. The
-# process then finishes its step, writes everything into `resume.pt`, and ends. We do this to the rehearsal in the
-# middle of its epoch. The full run is left alone.
+# Long runs get interrupted: by time limits, by power failures, by other jobs. Before a scheduler ends a process, it
+# sends the signal SIGTERM. The training process then finishes its step, writes everything into `resume.pt`, and ends.
+# We do this to the rehearsal in the middle of its epoch. The full run is not stopped.
 
 # %% tags=["nbval-ignore-output"]
 if not full and process is not None:
@@ -489,7 +495,7 @@ if not full and process is not None:
 
 # %% [markdown]
 # A process that is killed at once (SIGKILL, or a power failure) cannot save. It loses what it did since the last
-# complete epoch. In both cases the same call goes on.
+# complete epoch. In both cases the next cell continues the run with the same call.
 #
 # **If the kernel of this notebook dies,** restart it and run the cells from the top. The training is still in progress,
 # and `start` finds it by its lock. **If the machine was restarted,** do the same: `start` then adds `--resume`.
@@ -541,7 +547,7 @@ assert in_progress() or hours > MAX_HOURS or (run / "results.json").exists(), (
 # %% [markdown]
 # The rehearsal has one epoch, which makes no curve. This is how a curve looks, from a run of this package on an H100:
 # `cifar10-4-384` at T = 4 on CIFAR-10, 42 epochs of five seconds. It started from a network that was trained at T = 1,
-# so its accuracy is high from the first epoch.
+# so its training accuracy is already 81 % in the first epoch. It ends at 93 %.
 
 # %% tags=["fold"]
 file = results / "cifar10-fast-t4" / "metrics.csv"
@@ -562,8 +568,8 @@ se.plot.show(
 assert float(table[-1]["loss"]) < float(table[0]["loss"]) and len(table) == 42
 
 # %% [markdown]
-# What to look for is the subject of [chapter 08](08_train.ipynb): a loss that falls, and no layer whose firing rate
-# goes to 0.
+# [Chapter 08](08_train.ipynb) explains what to look for: the loss should fall, and no layer's firing rate should go to
+# 0.
 #
 # ## Evaluate
 #
@@ -583,19 +589,19 @@ else:
 assert trained or hours > MAX_HOURS or in_progress()
 
 # %% [markdown]
-# Chance is 0.1 %: the network chooses among 1,000 classes. The paper's network of the full run, `imagenet-8-512`,
-# classifies 73.38 % of the validation images correctly, and `imagenet-8-384` 70.24 %. **This project has not trained on
-# ImageNet.**
+# Chance is 0.1 % for 1,000 classes. The paper's network of the full run, `imagenet-8-512`, classifies 73.38 % of the
+# validation images correctly, and `imagenet-8-384` 70.24 %. **This project has not trained on ImageNet.**
 #
 # The accuracy of a rehearsal says nothing. In evaluation the batch norms use running statistics, which start with a
 # variance of 1 and move a tenth of the way in each step. After eight steps $0.9^8 = 43\,\%$ of the start is left. The
-# true variances are smaller, as the next cell shows. So the currents are scaled down too much, hardly any neuron
-# fires, and every answer is the class with the largest bias.
+# true variances are smaller, as the next cell shows. So the currents are scaled down too much, and almost no neuron
+# fires. The network gives the same answer for all 16 pictures: the class with the largest bias of the head. Each of the
+# four drawn classes has 4 of the 16 pictures, so one answer for all is correct 4 times.
 #
 # ## Look
 #
-# The figures show test pictures with the network's answers, what its last attention layer does, and the firing rates.
-# For a rehearsal one pass over 16 training images first sets the statistics of the batch norms.
+# The figures show test pictures with the network's answers, the attention that each token receives in the last block,
+# and the firing rates. For a rehearsal one pass over 16 training images first sets the statistics of the batch norms.
 
 # %% tags=["nbval-ignore-output"]
 if trained:
@@ -675,9 +681,14 @@ if trained:
 assert trained or hours > MAX_HOURS or in_progress()
 
 # %% [markdown]
+# In the rehearsal with drawings, every answer gets 0.2 or 0.3 %, little more than chance (0.1 %): one epoch of 64
+# pictures is not enough to learn. The scores $QK^T s$ are highest at the tokens of the drawings and near 0 on the plain
+# background. The firing rate falls with depth, from about 4 % in SPS to about 2 % in the last block.
+#
 # ## Options that save time or memory
 #
-# Some options give the same run faster, others give another run. Report the others with your result.
+# Some options save time or memory and do not change the result of the run. Other options change it: report them with
+# your result.
 #
 # | option | saves | the same weights at the end? |
 # |---|---|---|
@@ -689,22 +700,24 @@ assert trained or hours > MAX_HOURS or in_progress()
 # | `--precision bf16` | time, memory | no: weights and membrane potentials are rounded, and some spikes flip |
 # | `--compile` | time on some GPUs | no: sums are rounded differently |
 #
-# Spikes themselves are exact in bf16, which holds 0, 1 and every integer up to 256.
+# Spikes are exact in bf16, which represents 0, 1 and every integer up to 256.
 #
 # ## Pitfalls
 #
-# - **The run folder is temporary.** Symptom: after days the weights are gone. Cure: a folder that stays, on a disk with
-#   room, as above.
-# - **The run belongs to the notebook.** Symptom: the training ends with the kernel or with the connection. Cure: a
-#   process in a session of its own, `nohup`, or a [scheduler](../docs/guides/cluster.md).
+# - **The run folder is temporary.** Symptom: after days the weights are gone. Cause: the folder was deleted with the
+#   notebook's machine. Cure: a folder that stays, on a disk with enough free space.
+# - **The run belongs to the notebook.** Symptom: the training ends with the kernel or with the connection. Cause: it is
+#   a process of the notebook. Cure: a process in a session of its own, `nohup`, or a
+#   [scheduler](../docs/guides/cluster.md).
 # - **`--epochs 1` for a quick try.** Symptom: eleven epochs. Cause: the recipe's ten cool-down epochs follow. Cure:
 #   `--cooldown-epochs 0 --warmup-epochs 0`.
-# - **The learning rate of another batch.** Symptom: the accuracy is some points below the published one. Cause: a smaller
-#   batch with the same learning rate. Cure: the recipe's square root rule; `--dry-run` prints the rate.
-# - **`batch_size` per process or in total?** In the official code 24 is the batch of each GPU. Here `--batch-size` is
-#   the global batch.
-# - **The epoch is chosen on the test set.** ImageNet's published validation set is the test set here, and it is
-#   measured once. `--val-fraction 0.01` takes images from the training set to choose the epoch.
+# - **The learning rate of another batch size.** Symptom: the accuracy is some points below the published one. Cause: a
+#   smaller batch with the same learning rate. Cure: the recipe's square root rule; `--dry-run` prints the rate.
+# - **`batch_size` per process or in total?** Symptom: a batch that is eight times too large or too small. Cause: in the
+#   official code 24 is the batch of each GPU. Cure: here, give the global batch to `--batch-size`.
+# - **The epoch is chosen on the test set.** Symptom: an accuracy that is too high. Cause: ImageNet's published
+#   validation set is the test set here, and should be measured only once. Cure: `--val-fraction 0.01` takes images from
+#   the training set to choose the epoch.
 #
 # ## Exercises
 #
@@ -828,7 +841,7 @@ with se.exercise("12.3"):
 #
 # - A large run is a process with a folder. The notebook only starts it and watches it.
 # - Measure a step first: it gives the days and the price. Rehearse on a few images: it finds what would fail.
-# - A run that is stopped goes on with `--resume` and ends with the same weights.
+# - A stopped run continues with `--resume`. On the same machine it ends with the same weights.
 # - The batch decides the number of steps and the learning rate. The paper says 128 or 256, its code 192.
 #
 # Solutions: [solutions](solutions/12_imagenet.ipynb). Next: [chapter 13](13_beyond.ipynb).

@@ -39,7 +39,7 @@ assert len(recording) > 1000
 # ## 11.1 Shuffle time
 #
 # Each sample gets its own order from the generator. A cyclic shift is not enough: seven of eight frames would still
-# follow the one before them, and most of the direction would survive.
+# follow the one before them, so the direction would still be visible.
 
 
 # %% tags=["exercise-1"]
