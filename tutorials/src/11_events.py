@@ -240,8 +240,7 @@ assert (np.diff(recording["t"]) >= 0).all()
 
 # %% tags=["fold"]
 def draw_slices(ax, events, count=5, size=128):
-    """Slices of a fiftieth of a recording, as planes at their times, from the "
-    "side."""
+    """Slices of a fiftieth of a recording, as planes seen from the side."""
     ms = (events["t"] - events["t"][0]) / 1000
     apart, wide = ms[-1] / count, ms[-1] / 50
     for number in range(count):
@@ -284,8 +283,8 @@ se.plot.show(
     fig,
     "Left: five slanted planes along a time axis, each with the outline of the "
     "digit 5 in events of 4 milliseconds; blue and orange edges change sides. "
-    "Right: x against time of the events in four rows: bands of one color that go "
-    "up and down as the digit goes round.",
+    "Right: x against time of the events in four rows: bands that go up and down "
+    "as the digit goes round, and change color where the motion turns.",
 )
 
 # %% [markdown]
@@ -492,7 +491,9 @@ for name, network in {"mean over time": model, "TET": with_tet}.items():
         network(frames)
     answers = rec.logits.cumsum(0).argmax(-1)  # [T, B], of the steps so far
     by_step[name] = (answers == labels).float().mean(1)
-print({name: f"{100 * values[-1]:.1f} %" for name, values in by_step.items()})
+for name, values in by_step.items():
+    print(f"{name:15} after 4 steps {100 * values[3]:.1f} %", end="")
+    print(f", after {len(values)} {100 * values[-1]:.1f} %")
 assert all(values[-1] > 0.8 for values in by_step.values())
 assert by_step["TET"][3] > by_step["mean over time"][3]  # it knows earlier
 
