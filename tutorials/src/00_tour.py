@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 00 · Tour in five minutes
 #
-# *Run time 15 s on one CPU core · you need to know PyTorch only · no internet access, no GPU*
+# *Run time 15 s on one CPU core · you only need to know PyTorch · no internet access, no GPU*
 #
 # Can a transformer work if its neurons output only 0 and 1? This chapter shows one that does. It is small and comes with
 # the package. It was trained on the handwritten digits of scikit-learn, pictures of 8 x 8 pixels that we enlarge to
@@ -45,9 +45,9 @@ plt.rcParams.update(style.RC)
 # The network reads one test digit. Each panel shows 48 evenly spaced neurons of one layer, and the layers are in order:
 # in the first column the image becomes tokens, then two encoder blocks follow. A black bar is a
 # [spike](../docs/glossary.md#spike-spike-train). Time runs to the right over four steps. Most of every panel is white:
-# most neurons are silent in most steps, and on hardware that skips zeros a silent neuron costs the next layer no
-# addition. Two bars stand beside each panel. The first is the firing rate of the whole layer. The second is for the
-# layer's features: the channels of a convolution layer, or the entries of a token. Its hatched part is the share of
+# most neurons are silent in most steps. On hardware that skips zeros, a neuron that does not fire causes no addition in
+# the next layer. Two bars stand beside each panel. The first is the firing rate of the whole layer. The second is for
+# the layer's features: the channels of a convolution layer, or the entries of a token. Its hatched part is the share of
 # features that never fire.
 
 # %%
@@ -175,10 +175,10 @@ for layer in rec.layers("spikes"):  # every neuron fires exactly where H >= V_th
 
 # %% [markdown]
 # ## Tokens, queries, keys, values
-# After four such layers the image is a grid of 8 x 8 tokens with 64 features each. Each encoder block computes three
-# sets of spikes from them: queries (blue), keys (red), values (green). A score counts the features in which both a
-# query and a key fire, and the network scales this count by 0.125. Counting needs no multiplication, and there is no
-# softmax.
+# After the four convolution layers `sps.0` to `sps.3` the image is a grid of 8 x 8 tokens with 64 features each. Each
+# encoder block computes three sets of spikes from them: queries (blue), keys (red), values (green). A score counts the
+# features in which both a query and a key fire, and the network scales this count by 0.125. Counting needs no
+# multiplication, and there is no softmax.
 
 # %%
 q, k = (rec[f"blocks.0.attn.{name}"].spikes for name in "qk")
@@ -210,10 +210,10 @@ se.plot.show(
 )
 
 # %% [markdown]
-# Keys and values fire where the stroke is. Queries fire on the background too. What is that good for? A query of the
-# background has features in common with keys of the strokes. So attention can add values of the strokes to a token
-# without ink. To see whether the network needs this, we silence queries in both blocks: those of the strokes, those of
-# the background, or all of them.
+# Keys and values fire where the stroke is. Queries fire on the background too. Does the network need them? A query of
+# the background has features in common with keys of the strokes. So attention can add values of the strokes to a token
+# without ink. To find out, we silence queries in both blocks: those of the strokes, those of the background, or all of
+# them.
 #
 # **Predict before you run.** Which costs more accuracy: to silence the queries of the strokes, or those of the
 # background?

@@ -4,7 +4,7 @@
 # *Run time 15 s on one CPU core · after chapter 00 · no internet access, no GPU*
 #
 # Spikformer has one kind of neuron. What exactly does it compute, and which settings make snnTorch's `Leaky` the same
-# neuron? With a wrong setting the network still runs and still trains, but it is not the network of the paper.
+# neuron? With a wrong setting the network still runs, without an error, but it is not the network of the paper.
 #
 # ![The network's parts, from image to answer; this chapter is about the neuron in all of its layers](../docs/images/network_map/01.svg)
 #
@@ -232,8 +232,8 @@ else:
 
 # %% [markdown]
 # ## What one neuron can signal
-# Start with a constant current. As long as there is no spike, (1) gives $H[t] = X (1 - 2^{-(t+1)})$: the membrane rises
-# toward $X$ and never above it.
+# Start with a constant current. As long as there is no spike, (1) with $\tau = 2$ gives $H[t] = X (1 - 2^{-(t+1)})$:
+# the membrane rises toward $X$ and never above it.
 #
 # **Predict before you run.** At $X = 2$ the neuron fires in every step. In what share of the steps does it fire at
 # $X = 1.9$, which is 5 % less? And at $X = 0.95$?
@@ -519,8 +519,8 @@ for name in ("blocks.0.attn.attn", "blocks.1.attn.attn", "blocks.0.attn.q"):
 # %% [markdown]
 # Exact ties occur: the attention neurons fire 5 % (block 0) and 3 % (block 1) of their spikes exactly at the threshold.
 # The neurons of `blocks.0.attn.q` get real-valued currents from a batch norm and have almost no ties. With `>` the
-# network is a different one: if a spike is lost, the neuron is not reset, so its later spikes can change, and the
-# layers behind it get other inputs.
+# network is a different one: if a spike is lost, the neuron is not reset, so its later spikes can change, and later
+# layers get other inputs.
 
 # %% [markdown]
 # ## A layer of neurons
@@ -587,8 +587,8 @@ print("se.LIF, first call ", once.tolist(), " second call", again.tolist())
 # <details><summary>Answer</summary>
 #
 # It gives one spike, at its first step. The first call ends with $u = 1.9375$, just below the threshold of 2. The
-# second call continues from there and fires at once. `se.LIF` starts from zero in each call. So the result depends on
-# the samples before: if you shuffle the test set, the accuracy can change.
+# second call continues from there and fires at once. So the result depends on the samples before: if you shuffle the
+# test set, the accuracy can change. `se.LIF` starts from zero in each call.
 #
 # </details>
 #

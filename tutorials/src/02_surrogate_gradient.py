@@ -519,9 +519,10 @@ assert sizes[-1] < 1e-5 * sizes[0]
 # %% [markdown]
 # At $-8$ the gradient is smaller by a factor of $10^7$. Far below the threshold it falls exponentially with the
 # distance, so longer training hardly helps. The membranes must come back near the threshold. In Spikformer a batch norm
-# in front of every neuron does this, except for the neuron after attention. It works as long as the batch norm's own
-# bias is not far too low, as it was above. The next cell takes a layer with a very low bias and trains it to fire, to a
-# rate of 0.3, by 200 steps of plain gradient descent: first without, then with a batch norm.
+# in front of every neuron does this, except for the neuron after attention. It cannot do this if its own bias is far
+# too low, as in the example above. The next cell takes a layer with a very low bias and trains it toward a firing rate
+# of 0.3, by 200 steps of plain gradient descent. Without a batch norm the layer stays silent; with a batch norm the
+# rate rises from 0.03 to 0.28.
 
 # %%
 # [T, B, features], spikes

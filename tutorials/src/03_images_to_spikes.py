@@ -5,9 +5,9 @@
 #
 # An image consists of real numbers and has no time axis; a spiking network works with spikes over time. How does an
 # image become spikes? Spikformer gets the same image at every time step, and its first neurons turn it into spikes
-# ([direct coding](../docs/glossary.md#direct-coding)). Four small convolution blocks, the spiking patch splitting
-# ([SPS](../docs/glossary.md#sps)), turn it into tokens. We build them by hand and check that every spike equals the
-# package's.
+# ([direct coding](../docs/glossary.md#direct-coding)). These neurons are part of the spiking patch splitting
+# ([SPS](../docs/glossary.md#sps)): four small convolution blocks and a position embedding, which turn the image into
+# tokens. We build SPS by hand and check that every spike equals the package's.
 #
 # ![The network's parts, from image to answer; this chapter is about SPS, which makes tokens](../docs/images/network_map/03.svg)
 #
@@ -45,10 +45,10 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# The figure shows one digit in the five neuron layers of SPS (downwards) and the T = 4 time steps (to the right). A map
-# shows the share of channels that fire at each place. At the right is the [raster](../docs/glossary.md#raster) of 60 of
-# the layer's neurons. The maps shrink from 32 x 32 pixels to 8 x 8 tokens. In each layer the first step has the fewest
-# spikes, although the image is the same at every step.
+# The figure shows one digit in the five neuron layers of SPS (from top to bottom) and the T = 4 time steps (from left
+# to right). A map shows the share of channels that fire at each place. At the right is the
+# [raster](../docs/glossary.md#raster) of 60 of the layer's neurons. The maps shrink from 32 x 32 pixels to 8 x 8
+# tokens. In each layer the first step has the fewest spikes, although the image is the same at every step.
 
 # %% tags=["fold"]
 # maps and rasters of the five layers
@@ -105,7 +105,7 @@ assert (rates[:, 0] <= rates[:, 1:].mean(1)).all()
 # |---|---|---|---|
 # | $I$ | `[B, 1, 32, 32]` | reals | normalized image, the same at every step |
 # | Conv, BN | as the spikes of the block | reals | input current of the neurons |
-# | `sps.0` neuron | `[T, B, 8, 32, 32]` | {0, 1} | its spikes |
+# | `sps.0` | `[T, B, 8, 32, 32]` | {0, 1} | spikes of the first block, before its pool |
 # | pooled | `[T, B, 8, 16, 16]` | {0, 1} | the largest of 3 x 3 spikes |
 # | `sps.1` | `[T, B, 16, 16, 16]` | {0, 1} | spikes of the second block, before its pool |
 # | pooled | `[T, B, 16, 8, 8]` | {0, 1} | the same after the pool |
@@ -520,8 +520,8 @@ torch.testing.assert_close(together, alone, atol=0.05, rtol=0)
 # Measure over all T, and do not compare rates at different T.
 #
 # **Images not normalized as in training.** In training, the batch norm after the first convolution removes scale and
-# offset. In evaluation it uses the statistics of the training images, which do not fit raw pixels: the first block of
-# this network then fires 5.5 times less on our three digits. Normalize images as in training.
+# offset. In evaluation it uses the statistics of the training images, which do not fit raw pixels: the firing rate of
+# the first block is then 5.5 times lower on our three digits. Normalize images as in training.
 #
 # **Image sizes.** Each pool halves a side, so a token covers a patch of $2^n$ pixels a side after $n$ pools: 4 here. If
 # a side is not divisible by this patch size, there is no whole number of tokens. The package raises an error of one
