@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 00 · Tour in five minutes
 #
-# *Run time 15 s on one CPU core · you need to know PyTorch only · no internet access, no GPU*
+# *Run time 15 s on one CPU core · you only need to know PyTorch · no internet access, no GPU*
 #
 # Can a transformer work if its neurons output only 0 and 1? This chapter shows one that does. It is small and comes with
 # the package. It was trained on the handwritten digits of scikit-learn, pictures of 8 x 8 pixels that we enlarge to
@@ -45,9 +45,10 @@ plt.rcParams.update(style.RC)
 # The network reads one test digit. Each panel shows 48 evenly spaced neurons of one layer, and the layers are in order:
 # in the first column the image becomes tokens, then two encoder blocks follow. A black bar is a
 # [spike](../docs/glossary.md#spike-spike-train). Time runs to the right over four steps. Most of every panel is white:
-# most neurons are silent in most steps, and a neuron that does not fire needs no arithmetic in the next layer. Two
-# bars stand beside each panel. The first is the firing rate of the whole layer. The hatched part of the second is the
-# share of features that never fire.
+# most neurons are silent in most steps. On hardware that skips zeros, a neuron that does not fire causes no addition in
+# the next layer. Two bars stand beside each panel. The first is the firing rate of the whole layer. The second is for
+# the layer's features: the channels of a convolution layer, or the entries of a token. Its hatched part is the share of
+# features that never fire.
 
 # %%
 model = se.load_pretrained("digits-2-64")
@@ -78,9 +79,11 @@ assert sum(float(layer.spikes[0].mean()) for layer in deep) / len(deep) < 0.02
 # | name | shape | value set | meaning |
 # |---|---|---|---|
 # | `image` | `[B, 1, 32, 32]` | reals | the input, the same in each [time step](../docs/glossary.md#time-step) |
-# | `sps.0` to `sps.3`, `sps.rpe` | `[T, B, channels, rows, columns]` | {0, 1} | spikes of the convolution layers |
+# | `sps.0` to `sps.3`, `sps.rpe` | `[T, B, channels, rows, columns]` | {0, 1} | spikes of the convolution layers, [SPS](../docs/glossary.md#sps) |
 # | `blocks.i.attn.q`, `.k`, `.v` | `[T, B, h, N, d]` | {0, 1} | $h$ heads, $N$ [tokens](../docs/glossary.md#token) |
 # | `blocks.i.attn.scores` | `[T, B, h, N, N]` | multiples of 0.125 | [scores](../docs/glossary.md#attention-scores) |
+# | `blocks.i.attn.attn` | `[T, B, h, N, d]` | {0, 1} | spikes of attention |
+# | `blocks.i.attn.proj`, `blocks.i.mlp.hidden`, `.out` | `[T, B, N, features]` | {0, 1} | spikes of the next linear layers |
 # | `blocks.i.residual` | `[T, B, N, D]` | integers | the output of a block and input of the next |
 # | `logits` | `[B, 10]` | reals | one number for each class |
 #
@@ -135,16 +138,18 @@ assert min(changed) > 0
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Yes. A neuron sums its input over time in a [membrane potential](../docs/glossary.md#membrane-potential), fires when
-# it reaches a threshold, and starts again from zero. A strong input makes the neuron fire in every step, a weaker input
-# in every second or third step, and a weak input never. So brightness becomes a pattern of spikes in time.
-# [Chapter 01](01_leaky_neuron.ipynb) explains this neuron, [chapter 03](03_images_to_spikes.ipynb) these layers.
+# Yes. A neuron collects its input over time in a [membrane potential](../docs/glossary.md#membrane-potential), which
+# also leaks. The neuron fires when the potential reaches a threshold, and starts again from zero. A strong input makes
+# the neuron fire in every step, a weaker input in every second or third step, and a weak input never. So brightness
+# becomes a pattern of spikes in time. [Chapter 01](01_leaky_neuron.ipynb) explains this neuron, [chapter
+# 03](03_images_to_spikes.ipynb) these layers.
 #
 # </details>
 #
 # The next figure shows the membrane potential of two neurons. Four steps are too few to see much, so the digit is shown
 # for 32. The upper neuron is in the first layer: its input is the same in each step, so it fires regularly. The lower
-# one is in the first encoder block. Its input are the spikes of other neurons, which change from step to step.
+# one is in the first encoder block, in the hidden layer of its MLP. Its input depends on the spikes of other neurons,
+# which change from step to step.
 
 # %% tags=["fold"]
 # membranes of two neurons while the digit is shown for 32 steps
@@ -170,9 +175,10 @@ for layer in rec.layers("spikes"):  # every neuron fires exactly where H >= V_th
 
 # %% [markdown]
 # ## Tokens, queries, keys, values
-# After four such layers the image is a grid of 8 x 8 tokens with 64 features each. Each encoder block computes three
-# sets of spikes from them: queries (blue), keys (red), values (green). A score counts the features in which both a
-# query and a key fire. Counting needs no multiplication, and there is no softmax.
+# After the four convolution layers `sps.0` to `sps.3` the image is a grid of 8 x 8 tokens with 64 features each. Each
+# encoder block computes three sets of spikes from them: queries (blue), keys (red), values (green). A score counts the
+# features in which both a query and a key fire, and the network scales this count by 0.125. Counting needs no
+# multiplication, and there is no softmax.
 
 # %%
 q, k = (rec[f"blocks.0.attn.{name}"].spikes for name in "qk")
@@ -204,10 +210,10 @@ se.plot.show(
 )
 
 # %% [markdown]
-# Keys and values fire where the stroke is. Queries fire on the background too. What is that good for? A query of the
-# background has features in common with keys of the strokes. So its scores are high there, and attention adds values
-# of the strokes to a token without ink. To see whether the network needs this, we silence queries in both blocks: those
-# of the strokes, those of the background, or all of them.
+# Keys and values fire where the stroke is. Queries fire on the background too. Does the network need them? A query of
+# the background has features in common with keys of the strokes. So attention can add values of the strokes to a token
+# without ink. To find out, we silence queries in both blocks: those of the strokes, those of the background, or all of
+# them.
 #
 # **Predict before you run.** Which costs more accuracy: to silence the queries of the strokes, or those of the
 # background?
@@ -235,18 +241,19 @@ assert right["strokes"] > 95 and right["background"] < 90 and right["all"] < 60
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The queries of the background. Those of the strokes can be silent without loss. If the queries of the background are
-# silent, seven in ten tokens get nothing from attention, and the network reads fewer digits; if all are silent, far
-# fewer. So tokens without ink are useful: their queries collect what the strokes hold, and the decision is made from
-# the mean over all tokens.
+# The queries of the background. If those of the strokes are silent, the network still reads 98 % of the digits. If the
+# queries of the background are silent, seven in ten tokens get nothing from attention, and the network reads 82 %. If
+# all are silent, it reads 31 %. So tokens without ink are useful: their queries collect values of the strokes, and the
+# decision is made from the mean over all tokens.
 #
 # </details>
 
 # %% [markdown]
 # ## Attention
-# The next figure shows the score that each token receives, for each head and each step, drawn over the digit.
-# [Chapter 04](04_softmax_attention.ipynb) explains attention with a softmax.
-# [Chapter 05](05_spiking_self_attention.ipynb) computes spiking attention by hand.
+# The next figure shows the score that each key token receives, in the mean over all queries, for each head and each
+# step. The outline is the digit. Heads 0 and 2 have high scores on the strokes; heads 1 and 3 have low scores
+# everywhere on this digit. [Chapter 04](04_softmax_attention.ipynb) explains attention with a softmax. [Chapter
+# 05](05_spiking_self_attention.ipynb) computes spiking attention by hand.
 
 # %%
 fig, _ = se.plot.attention_over_time(rec["blocks.0.attn.scores"], image[0])
@@ -262,7 +269,8 @@ assert (
 
 # %% [markdown]
 # ## The decision
-# The head is linear, and its input is the mean over tokens and time. So we can follow its answer from step to step.
+# The last layer, the classification head, is linear, and its input is the mean over tokens and time. So we can follow
+# its answer from step to step: the curves show the mean of the logits up to each step.
 
 # %%
 fig, _ = se.plot.logits(rec, label=int(label))
@@ -283,8 +291,8 @@ assert accuracy > 0.95
 
 # %% [markdown]
 # ## What it costs
-# [Firing rates](../docs/glossary.md#firing-rate) measure how many spikes a layer sends. They determine the energy on
-# hardware that skips zeros: a spike that arrives at a synapse costs one addition.
+# [Firing rates](../docs/glossary.md#firing-rate) measure how many spikes a layer sends. On hardware that skips zeros
+# they determine the number of additions: a spike that arrives at a synapse (one weight) costs one addition.
 
 # %%
 fig, _ = se.plot.firing_rates(rec)
@@ -299,8 +307,8 @@ print(f"{ann:.0f} µJ for the same network without spikes")
 assert 2 < ann / paper < 50
 
 # %% [markdown]
-# This is an estimate by the paper's formula, and it does not count memory access. [Chapter 10](10_energy.ipynb)
-# explains what the estimate can and cannot tell.
+# This is an estimate by the paper's formula, for a chip in 45 nm technology, and it does not count memory access.
+# [Chapter 10](10_energy.ipynb) explains what the estimate shows and what it does not.
 
 # %% [markdown]
 # ## Time
@@ -323,15 +331,15 @@ for steps in (1, 2, 4, 8):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# With one step the accuracy is low. A membrane takes up half of its input in a step, so in the first step only a
-# current of twice the threshold makes a spike. After a few layers hardly any spikes are left. The atlas above shows
-# this: its deep panels are nearly empty at $t = 0$. From two steps on the network reads well, and more steps than in
-# training change little.
+# With one step the accuracy is low: 49 %. A membrane takes up half of its input in a step, so in the first step only a
+# current of at least twice the threshold makes a spike. After a few layers hardly any spikes are left. The atlas above
+# shows this: its deep panels are nearly empty at $t = 0$. With two steps or more the network reads 97 to 98 %, so more
+# steps than in training change little.
 #
 # </details>
 #
 # Two calls on the same image give the same answer: neurons keep state only within a sample and start from zero for the
-# next one. Many libraries keep state between calls, as chapter 01 shows.
+# next one. Many libraries keep state between calls; chapter 01 shows an example.
 
 # %%
 with torch.no_grad():
@@ -386,8 +394,9 @@ assert raw < normalized
 
 # %% [markdown]
 # ## Exercises
-# **Exercise 0.1: change T, predict the rate.** Does a neuron fire more often per step if it gets more time steps? Guess
-# first. Then write `rate_at`: it returns the firing rate of a layer when the image is shown for `steps` time steps.
+# **Exercise 0.1: change T, predict the rate.** In the last layer the firing rate grew with $T$, as printed above. How
+# much does it grow in an earlier layer, `sps.3`? Guess first. Then write `rate_at`: it returns the firing rate of a
+# layer when the image is shown for `steps` time steps.
 
 
 # %% tags=["exercise-1"]
@@ -413,7 +422,7 @@ with se.exercise("0.1"):
     )
 
 # %% [markdown]
-# **Exercise 0.2: which token gets the most attention?** Scores have the shape `[T, B, h, N, N]`: the last but one
+# **Exercise 0.2: which token gets the most attention?** Scores have the shape `[T, B, h, N, N]`: the second-to-last
 # dimension numbers the query tokens, the last one the key tokens. Write `focus`: it takes the scores of one image and
 # returns the row and the column of the key token with the highest score, in the mean over time, heads and queries. The
 # tokens fill a square, row by row.
@@ -452,9 +461,9 @@ with se.exercise("0.2"):
         )
 
 # %% [markdown]
-# **Exercise 0.3: from which step on is it right?** `rec.logits` holds the logits of each single step, `[T, B, 10]`. Take the mean of
-# the logits up to and including step t. From which step on, until the end, does this mean name the true class? Write a
-# function that answers this for any recording of one image, with any $T$.
+# **Exercise 0.3: from which step on is it right?** `rec.logits` holds the logits of each single step, `[T, B, 10]`.
+# Take the mean of the logits up to and including step t. From which step on, until the end, does this mean name the
+# true class? Write a function that answers this for any recording of one image, with any $T$.
 
 
 # %% tags=["exercise-3"]
@@ -499,8 +508,9 @@ with se.exercise("0.3"):
 
 # %% [markdown]
 # ## Recap
-# - A Spikformer is a transformer in which layers send spikes to each other: 0 or 1, over $T$ steps.
+# - A Spikformer is a transformer whose neurons output 0 or 1, over $T$ steps. Sums of these spikes, such as the
+#   residual, are integers.
 # - With `se.load_pretrained`, `se.record`, `se.plot` and `se.energy` you can look inside the network.
-# - The information is in which neurons fire and when. Most neurons are silent most of the time.
+# - The information is in the pattern of spikes: which neurons fire, and when. Most neurons are silent most of the time.
 #
 # Solutions: [00](solutions/00_tour.ipynb). Next: [chapter 01](01_leaky_neuron.ipynb), one neuron in detail.

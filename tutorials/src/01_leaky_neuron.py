@@ -4,7 +4,7 @@
 # *Run time 15 s on one CPU core · after chapter 00 · no internet access, no GPU*
 #
 # Spikformer has one kind of neuron. What exactly does it compute, and which settings make snnTorch's `Leaky` the same
-# neuron? With a wrong setting the network still runs and still trains, but it is not the network of the paper.
+# neuron? With a wrong setting the network still runs, without an error, but it is not the network of the paper.
 #
 # ![The network's parts, from image to answer; this chapter is about the neuron in all of its layers](../docs/images/network_map/01.svg)
 #
@@ -83,10 +83,10 @@ se.plot.show(
 #
 # $$V[t] = H[t]\,(1 - S[t]) + V_{reset}\,S[t] \tag{3}$$
 #
-# Equation (1) moves the membrane towards the current: half of the way in each step if $\tau = 2$. It contains both the
-# leak and the input. By equation (2) the neuron fires at or above the threshold. Equation (3) is a
-# [hard reset](../docs/glossary.md#hard-reset): the part of the membrane above the threshold is lost. The neuron starts
-# from $V = 0$.
+# Equation (1) moves the membrane toward the current: half of the way in each step if $\tau = 2$. It contains both the
+# leak and the input. By equation (2) the neuron fires at or above the threshold. Equation (3) is a [hard
+# reset](../docs/glossary.md#hard-reset): the part of the membrane above the threshold is lost. The neuron starts from
+# $V = 0$.
 
 
 # %%
@@ -127,8 +127,8 @@ assert (h == 1).nonzero().flatten().tolist() == [1, 8]
 # Because of the leak, inputs add up only if they arrive close together. The neuron detects coincidences.
 #
 # **Predict before you run.** One pulse of current 1.75 charges the membrane to 0.875, which is not enough to fire. A
-# second pulse follows `gap` steps after the first. Up to which gap does the neuron fire ($\tau = 2$)? And without a
-# leak?
+# second, equal pulse follows `gap` steps after the first. Up to which gap does the neuron fire ($\tau = 2$)? And
+# without a leak? (For other $\tau$ the cell scales the pulse, so that each pulse still adds 0.875.)
 
 
 # %% tags=["predict"]
@@ -148,10 +148,10 @@ for tau in (2.0, 4.0, 8.0):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Up to a gap of 2. After `gap` steps the fraction $\beta^{gap}$ of the first pulse is left: one half, one quarter, one
-# eighth. The neuron fires if $0.875\, \beta^{gap} + 0.875 \ge 1$, so at least one seventh must be left. With
-# $\tau = 8$ more is left, and the gap may be 14. Without a leak every gap would do: the neuron would add up all input
-# since its last spike, however old it is.
+# Up to a gap of 2. After `gap` steps the fraction $\beta^{gap}$ of the first pulse is left. For $\tau = 2$ this is one
+# half, one quarter, one eighth. The neuron fires if $0.875\, \beta^{gap} + 0.875 \ge 1$, so at least one seventh must
+# be left. With $\tau = 8$ more is left, and the gap may be 14. Without a leak every gap would do: the neuron would add
+# up all input since its last spike, however old it is.
 #
 # </details>
 #
@@ -193,9 +193,9 @@ se.plot.show(
 )
 
 # %% [markdown]
-# The next figure shows a neuron whose current ends at $t = 16$. In a running notebook the sliders below it change the
-# current, $\tau$ and the threshold. The [neuron playground](../docs/play/neuron.md) does the same in the browser, with
-# $\beta$ in place of $\tau$.
+# The next figure shows a neuron with a constant current up to $t = 15$ and no current after that. In a running notebook
+# the sliders below it change the current, $\tau$ and the threshold. The [neuron playground](../docs/play/neuron.md)
+# does the same in the browser, with $\beta$ in place of $\tau$.
 
 
 # %% tags=["fold"]
@@ -232,8 +232,8 @@ else:
 
 # %% [markdown]
 # ## What one neuron can signal
-# Start with a constant current. As long as there is no spike, (1) gives $H[t] = X (1 - 2^{-(t+1)})$: the membrane rises
-# towards $X$ and never above it.
+# Start with a constant current. As long as there is no spike, (1) with $\tau = 2$ gives $H[t] = X (1 - 2^{-(t+1)})$:
+# the membrane rises toward $X$ and never above it.
 #
 # **Predict before you run.** At $X = 2$ the neuron fires in every step. In what share of the steps does it fire at
 # $X = 1.9$, which is 5 % less? And at $X = 0.95$?
@@ -250,10 +250,10 @@ assert paper_neuron(torch.full((steps,), 0.95))[0].sum() == 0
 # <details><summary>Answer</summary>
 #
 # In half of the steps, and in none. At $X = 1.9$ the first step brings the membrane to 0.95, which is not enough. The
-# second step brings it to 1.425. The neuron fires, and the 0.425 above the threshold are lost. So the interval between
-# spikes is a whole number $n$ of steps: the smallest $n$ with $X (1 - 2^{-n}) \ge 1$. The
-# [firing rate](../docs/glossary.md#firing-rate) is $1/n$, which gives a staircase. At $X \le 1$ the membrane never
-# reaches the threshold.
+# second step brings it to 1.425. The neuron fires, and the 0.425 above the threshold is lost. So the interval between
+# spikes is a whole number $n$ of steps: the smallest $n$ with $X (1 - 2^{-n}) \ge 1$. The [firing
+# rate](../docs/glossary.md#firing-rate) is $1/n$, which gives a staircase. At $X \le 1$ the membrane never reaches the
+# threshold.
 #
 # </details>
 #
@@ -293,9 +293,10 @@ se.plot.show(
 )
 
 # %% [markdown]
-# The next figure shows the rate for all constant currents. It is a staircase with both resets; the soft reset only adds
-# stairs. The paper's neuron resets hard. At $T = 4$, as in Spikformer on CIFAR and ImageNet, a constant current gives
-# only four different rates. *When* a neuron fires, and together with which other neurons, tells more.
+# The next figure shows the rate for constant currents from 0 to 2.5. It is a staircase with both resets; the soft reset
+# only adds stairs. The paper's neuron resets hard. At $T = 4$, as in Spikformer on CIFAR and ImageNet, a constant
+# current gives only four different rates. The times of the spikes tell a little more: [chapter
+# 03](03_images_to_spikes.ipynb) shows five patterns.
 
 # %% tags=["fold"]
 # firing rate over a constant current: T = 120 and T = 4, and with a soft reset
@@ -335,7 +336,8 @@ se.plot.show(
 
 # %% [markdown]
 # ## The same neuron on snnTorch
-# snnTorch's `Leaky` computes, with `reset_mechanism="zero"` and `reset_delay=True`,
+# snnTorch's `Leaky` computes, with `reset_mechanism="zero"` (hard reset) and `reset_delay=True` (the reset acts at the
+# start of the next step),
 #
 # $$u[t] = \beta\, u[t-1]\,(1 - S[t-1]) + X[t], \qquad S[t] = 1 \text{ where } u[t] \text{ is over the threshold.}$$
 #
@@ -386,8 +388,8 @@ print("u[t] =", u.tolist())
 # %% [markdown]
 # `se.LIF` is this neuron as a layer: it computes all $T$ steps in one call. It has two backends. `"snntorch"` runs the
 # loop above. `"fused"`, the default, does the same arithmetic as one operation. The next cell runs 4,000 neurons over
-# 16 steps, once with currents on a grid of 0.25, where the membrane often equals the threshold, and once with arbitrary
-# currents.
+# 16 steps, once with currents that are multiples of 0.25 ("on the grid"), and once with arbitrary currents. It counts
+# exact ties: membranes that are equal to the threshold.
 
 # %%
 grid = torch.randint(-4, 13, (16, 4000)) / 4
@@ -415,8 +417,9 @@ for name, x in (("on the grid", grid), ("arbitrary", arbitrary)):
         assert (h == 1).sum() > 1000
 
 # %% [markdown]
-# On the grid all four versions agree to the last bit. With arbitrary currents the three versions in $u$ agree to the
-# last bit, and $H$ agrees only up to rounding, because $V + (X - V)/\tau$ rounds twice and $\beta u + X$ rounds once.
+# On the grid 2,063 of the 64,000 membranes are ties, and all four versions agree to the last bit. With arbitrary
+# currents the three versions in $u$ agree to the last bit, and $H$ agrees only up to rounding, because $V + (X -
+# V)/\tau$ rounds twice and $\beta u + X$ rounds once.
 #
 # Now we change one setting at a time. Which changes affect the spikes?
 
@@ -445,8 +448,8 @@ assert min(differ.values()) > 0.03
 # %% [markdown]
 # ## Exactly at the threshold
 # The paper's step has $\Theta(0) = 1$: the neuron fires at $H \ge V_{th}$. snnTorch's own functions fire at $u -
-# \text{threshold} > 0$. Arbitrary real currents hardly ever reach a threshold exactly. Sums of spikes often do, because
-# they are whole numbers.
+# \text{threshold} > 0$. With arbitrary real currents a membrane hardly ever equals the threshold. With sums of spikes
+# it can, because they are whole numbers.
 #
 # **Predict before you run.** The current is constant, $X = 2$, and $T = 8$. The neuron with `>=` fires 8 times. How
 # often does the neuron with `>` fire?
@@ -478,9 +481,9 @@ assert ge.sum() == 8 and gt.sum() == 4
 #
 # </details>
 #
-# This happens often in this network. The attention of [chapter 05](05_spiking_self_attention.ipynb) counts spikes, and
-# a neuron receives each count times $s = 0.125$. The threshold of this neuron is $V_{th} = 0.5$, a multiple of $s$. The
-# membrane is a leaky sum of such multiples and often equals 0.5. The next cell shows this with random spikes:
+# Exact ties occur in this network too. The attention of [chapter 05](05_spiking_self_attention.ipynb) counts spikes,
+# and a neuron receives each count times $s = 0.125$. The threshold of this neuron is $V_{th} = 0.5$, a multiple of $s$.
+# The membrane is a leaky sum of such multiples and can equal 0.5. The next cell shows this with random spikes:
 
 # %%
 # each [T, B, heads, tokens, features], 20 % ones
@@ -514,9 +517,10 @@ for name in ("blocks.0.attn.attn", "blocks.1.attn.attn", "blocks.0.attn.q"):
     assert (tie.sum() > 100) if name.endswith("attn.attn") else (tie.sum() < 10)
 
 # %% [markdown]
-# The membranes of attention neurons lie on the grid, so exact ties happen. The neurons of `blocks.0.attn.q` get
-# real-valued currents from a batch norm and have almost no ties. With `>` the network is a different one: if a spike is
-# lost, the neuron is not reset, so its later spikes can change, and the layers behind it get other inputs.
+# Exact ties occur: the attention neurons fire 5 % (block 0) and 3 % (block 1) of their spikes exactly at the threshold.
+# The neurons of `blocks.0.attn.q` get real-valued currents from a batch norm and have almost no ties. With `>` the
+# network is a different one: if a spike is lost, the neuron is not reset, so its later spikes can change, and later
+# layers get other inputs.
 
 # %% [markdown]
 # ## A layer of neurons
@@ -552,7 +556,8 @@ assert 0.01 < float(long[NAME].spikes.mean()) < 0.3
 # Within one sample a neuron must keep its membrane from step to step. Between samples it must forget it. `Leaky` stores
 # its membrane in `neuron.mem` and continues from there, unless you pass it a state or reset it.
 #
-# **Predict before you run.** We feed the same current twice to a `Leaky` that keeps its state. Are the spikes the same?
+# **Predict before you run.** We feed the currents 1.5, 1, 0.5 and 1.25 twice to a `Leaky` that is not reset in between.
+# The first call gives no spike. Does the second call give any? At which step?
 
 
 # %% tags=["predict"]
@@ -581,14 +586,14 @@ print("se.LIF, first call ", once.tolist(), " second call", again.tolist())
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# No. The first call never fires and ends with $u = 1.9375$, just below the threshold of 2. The second call goes on from
-# there and fires at once. So the result depends on the samples before: if you shuffle the test set, the accuracy
-# changes.
+# It gives one spike, at its first step. The first call ends with $u = 1.9375$, just below the threshold of 2. The
+# second call continues from there and fires at once. So the result depends on the samples before: if you shuffle the
+# test set, the accuracy can change. `se.LIF` starts from zero in each call.
 #
 # </details>
 #
-# The next figure shows this error in the membrane. A last batch that is smaller than the others does not show it: the
-# shapes differ, so `Leaky` starts from zero without a word. So the error depends on the batch size.
+# The next figure shows this error in the membrane. If the last batch is smaller than the others, the error is absent
+# there: the shapes differ, so `Leaky` starts from zero without a warning. So the error also depends on the batch size.
 
 # %% tags=["fold"]
 # the same batch twice: with the state forgotten in between, and with the state kept
@@ -754,7 +759,8 @@ with se.exercise("1.3"):
 #   old input, the reset discards what is above the threshold.
 # - On snnTorch it is `Leaky(beta=1 - 1/tau, threshold=tau * V_th, reset_mechanism="zero", reset_delay=True)` with a
 #   `spike_grad` that fires on `>=`. Its membrane is $u = \tau H$.
-# - After attention the membrane lies on a grid: exact ties are common there, and with `>` these spikes are lost.
+# - After attention the currents are multiples of 0.125, so exact ties occur: 3 to 5 % of these spikes in the packaged
+#   model. A neuron with `>` does not fire at a tie.
 # - State belongs to one sample. Two calls on the same batch must give the same result.
 #
 # Solutions: [01](solutions/01_leaky_neuron.ipynb). Next: [chapter 02](02_surrogate_gradient.ipynb), how such a neuron

@@ -44,9 +44,11 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 # The packaged model reads 60 digits. The orange histograms show the membranes $H$ of three of its layers. The violet
-# curve is the surrogate derivative, which is highest at the threshold (dashed). A neuron gets a gradient from a time
-# step in proportion to the violet curve at its membrane. In the gray areas the curve is below 5 % of its height, so
-# neurons there get hardly any gradient.
+# curve is the approximate derivative, called surrogate derivative; it is highest at the threshold (dashed). The axis of
+# the histograms is logarithmic; the curve has a linear axis of its own, which is not drawn. The gradient that a spike
+# passes to its membrane is proportional to the violet curve there. In the gray areas the curve is below 5 % of its
+# height, so neurons there get hardly any gradient. The hatched bar counts exact ties ([chapter
+# 01](01_leaky_neuron.ipynb)).
 
 # %%
 model = se.load_pretrained("digits-2-64")
@@ -86,7 +88,7 @@ assert 0.05 < float((surrogate(rec["sps.1"].membrane) < 0.05).float().mean()) < 
 # |---|---|---|---|
 # | $X$, $H$ | `[T, ...]` | reals | input current and membrane, as in chapter 01 |
 # | $S$ | `[T, ...]` | {0, 1} | spikes |
-# | $\partial L / \partial S[t]$ | `[T, ...]` | reals | loss $L$, from the layer above: fewer spikes if positive, else more |
+# | $\partial L / \partial S[t]$ | `[T, ...]` | reals | from the layer above; if positive, fewer spikes lower the loss $L$ |
 # | $\partial L / \partial X[t]$ | `[T, ...]` | reals | the gradient that goes to the layer below |
 # | $\alpha$ | | 4 | slope of the surrogate, per unit of $H$ |
 # | $\partial S[t] / \partial X[t']$ | `[T, T]` | reals | the neuron's Jacobian: zero for $t' > t$ |
@@ -204,8 +206,8 @@ assert h[1] == 1 and spikes.tolist() == [0, 1, 0, 0, 1, 0, 0, 1]
 
 # %% [markdown]
 # `se.LIF` works on $u = \tau H$ with the slope $\alpha / \tau$, and gives the same gradient: the slope is smaller by
-# $\tau$, but the current is not divided by $\tau$. The backward pass of the fused backend is these five lines. The
-# other backend uses autograd.
+# the factor $\tau$, but the current is not divided by $\tau$. The backward pass of the fused backend computes these
+# equations. The other backend uses autograd.
 
 # %% [markdown]
 # ## What a spike cuts off
@@ -227,9 +229,9 @@ assert (x.grad[:5] == 0).all() and (x.grad[5:] > 0).all()
 #
 # </details>
 #
-# The derivatives for all pairs of steps are the Jacobian $\partial S[t] / \partial X[t']$. Our function computes it in
-# one call, with the identity matrix as $\partial L / \partial S$. The right panel shows the same neuron with a gradient
-# through the reset, as in snnTorch with `reset_delay=False`.
+# The derivatives for all pairs of steps are the Jacobian $\partial S[t] / \partial X[t']$. `backward_by_hand` computes
+# it in one call, with the identity matrix as $\partial L / \partial S$. The right panel shows the same neuron with a
+# gradient through the reset, as in snnTorch with `reset_delay=False`.
 
 
 # %%
@@ -303,9 +305,9 @@ se.plot.show(
 
 # %% [markdown]
 # ## Learn a spike train
-# One neuron gets forty inputs with random spikes over 24 steps. We train its weights so that it fires at five given
-# steps and at no others. The loss counts wrong steps, and Adam uses its gradient through the surrogate. At the start
-# the neuron does not fire, because all its weights are negative.
+# One neuron gets forty inputs with random spikes over 24 time steps. We train its weights so that it fires at five
+# given time steps and at no others. The loss counts wrong time steps, and Adam uses its gradient through the surrogate.
+# At the start the neuron does not fire, because all its weights are negative.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -421,16 +423,17 @@ assert (surrogate(h, 64.0) == 0).all()
 #
 # With 1 and 4. With 64 no membrane is near enough to the threshold: in float32 the surrogate derivative is zero for all
 # of them, so no weight changes, and the five wanted spikes never appear. With $\alpha = 4$ the first gradients are
-# tiny, but training succeeds because Adam divides each gradient by its own size. Plain gradient descent would need much
-# longer.
+# tiny: at $H = -2$, near the highest membranes at the start, the surrogate derivative is about $4 e^{-12} \approx 2
+# \cdot 10^{-5}$. Training succeeds because Adam divides each gradient by its own size. Plain gradient descent does not,
+# so with the same learning rate its first steps would be tiny too.
 #
 # </details>
 
 # %% [markdown]
 # ## A silent layer
-# The same can happen to whole layers: after a step that is too large, or when a bias drifts, no membrane reaches the
-# threshold any more. Such a [silent layer](../docs/glossary.md#silent-layer) gets hardly any gradient, so it stays
-# silent.
+# The same can happen to whole layers: after a weight update that is too large, or when a bias drifts, no membrane
+# reaches the threshold any more. Such a [silent layer](../docs/glossary.md#silent-layer) gets hardly any gradient, so
+# it stays silent.
 #
 # **Predict before you run.** We silence one layer of the packaged model: we lower the bias of the batch norm in front
 # of the hidden layer of the first MLP by 8. What happens to the accuracy?
@@ -470,14 +473,14 @@ assert silent[0] > 0.5
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Little or nothing. The residual connection carries the tokens around the MLP, so the network works without it, and the
-# weights of the MLP are useless. You cannot see this in the accuracy, but you can see it in the firing rates. Therefore
-# training in this package monitors the rate of every layer and prints this line.
+# Nothing here: 98 % before and after. The residual connection carries the tokens around the MLP, so the network works
+# without the spikes of this layer. You cannot see this in the accuracy, but you can see it in the firing rates.
+# Therefore training in this package monitors the rate of every layer and prints this line.
 #
 # </details>
 #
-# What gradient does the layer get? The next figure lowers the bias step by step. With `gradients=True` the recording
-# keeps $\partial L / \partial H$.
+# What gradient does the layer get? The next figure lowers the bias in steps of 2, down to $-8$. With `gradients=True`
+# the recording keeps $\partial L / \partial H$.
 
 # %% tags=["fold"]
 # firing rate and gradient while the bias is lowered
@@ -514,11 +517,12 @@ assert rates[-1] == 0 and sizes == sorted(sizes, reverse=True)
 assert sizes[-1] < 1e-5 * sizes[0]
 
 # %% [markdown]
-# The gradient falls exponentially with the distance to the threshold, so longer training does not help. The membranes
-# must come back near the threshold. In Spikformer a batch norm in front of every neuron does this, except for the
-# neuron after attention. It works as long as the batch norm's own weight and bias have sensible values. The next cell
-# takes a layer with a very low bias and trains it to fire, by 200 steps of plain gradient descent: first without, then
-# with a batch norm.
+# At $-8$ the gradient is smaller by a factor of $10^7$. Far below the threshold it falls exponentially with the
+# distance, so longer training hardly helps. The membranes must come back near the threshold. In Spikformer a batch norm
+# in front of every neuron does this, except for the neuron after attention. It cannot do this if its own bias is far
+# too low, as in the example above. The next cell takes a layer with a very low bias and trains it toward a firing rate
+# of 0.3, by 200 steps of plain gradient descent. Without a batch norm the layer stays silent; with a batch norm the
+# rate rises from 0.03 to 0.28.
 
 # %%
 # [T, B, features], spikes
@@ -682,8 +686,8 @@ with se.exercise("2.3"):
 # ## Recap
 # - The forward pass uses a step, the backward pass the derivative of a sigmoid: $\alpha \sigma'(\alpha (H - V_{th}))$,
 #   with $\alpha = 4$.
-# - BPTT for one neuron takes five lines. Because the reset is detached, no gradient flows from later steps to the steps
-#   before a spike.
+# - BPTT for one neuron takes five lines. Because the reset is detached, no gradient flows back across a spike: from the
+#   steps after it to the step of the spike or earlier ones.
 # - Far below the threshold the gradient vanishes exponentially. A silent layer stays silent, and the accuracy may not
 #   show it: monitor the firing rates.
 #

@@ -5,9 +5,9 @@
 #
 # An image consists of real numbers and has no time axis; a spiking network works with spikes over time. How does an
 # image become spikes? Spikformer gets the same image at every time step, and its first neurons turn it into spikes
-# ([direct coding](../docs/glossary.md#direct-coding)). Four small convolution blocks, the spiking patch splitting
-# ([SPS](../docs/glossary.md#sps)), turn it into tokens. We build them by hand and check that every spike equals the
-# package's.
+# ([direct coding](../docs/glossary.md#direct-coding)). These neurons are part of the spiking patch splitting
+# ([SPS](../docs/glossary.md#sps)): four small convolution blocks and a position embedding, which turn the image into
+# tokens. We build SPS by hand and check that every spike equals the package's.
 #
 # ![The network's parts, from image to answer; this chapter is about SPS, which makes tokens](../docs/images/network_map/03.svg)
 #
@@ -45,10 +45,10 @@ plt.rcParams.update(style.RC)
 # %% [markdown]
 # ## The key figure
 #
-# The figure shows one digit in the five neuron layers of SPS (downwards) and the T = 4 time steps (to the right). A map
-# shows the share of channels that fire at each place. At the right is the [raster](../docs/glossary.md#raster) of 60
-# of the layer's neurons. The maps shrink from 32 x 32 pixels to 8 x 8 tokens. The deeper layers are nearly empty at the
-# first step, although the image is the same at every step.
+# The figure shows one digit in the five neuron layers of SPS (from top to bottom) and the T = 4 time steps (from left
+# to right). A map shows the share of channels that fire at each place. At the right is the
+# [raster](../docs/glossary.md#raster) of 60 of the layer's neurons. The maps shrink from 32 x 32 pixels to 8 x 8
+# tokens. In each layer the first step has the fewest spikes, although the image is the same at every step.
 
 # %% tags=["fold"]
 # maps and rasters of the five layers
@@ -104,8 +104,8 @@ assert (rates[:, 0] <= rates[:, 1:].mean(1)).all()
 # | name | shape | value set | meaning |
 # |---|---|---|---|
 # | $I$ | `[B, 1, 32, 32]` | reals | normalized image, the same at every step |
-# | Conv, BN | as the neurons | reals | input current of the neurons |
-# | `sps.0` neuron | `[T, B, 8, 32, 32]` | {0, 1} | its spikes |
+# | Conv, BN | as the spikes of the block | reals | input current of the neurons |
+# | `sps.0` | `[T, B, 8, 32, 32]` | {0, 1} | spikes of the first block, before its pool |
 # | pooled | `[T, B, 8, 16, 16]` | {0, 1} | the largest of 3 x 3 spikes |
 # | `sps.1` | `[T, B, 16, 16, 16]` | {0, 1} | spikes of the second block, before its pool |
 # | pooled | `[T, B, 16, 8, 8]` | {0, 1} | the same after the pool |
@@ -340,8 +340,8 @@ assert not set(average.unique().tolist()) <= {0, 1}
 # Pooling the currents before the neuron would also give bits, with a quarter of the neurons. But this is a different
 # network: one neuron that gets the largest current of a window has one membrane, and each of its spikes resets it. Nine
 # neurons that are pooled afterwards have nine membranes. The next cell computes both with the trained weights. At t = 0
-# they agree: the largest current of a window causes a spike exactly if any of the nine does. Later the resets differ.
-# Exercise 3.1 asks for an example with two pixels.
+# they agree: the largest current of a window causes a spike exactly if any of the nine does. At t = 1 the rates still
+# agree, and from t = 2 on they differ, because the resets differ. Exercise 3.1 asks for an example with two pixels.
 
 # %%
 with torch.no_grad():
@@ -360,9 +360,9 @@ assert (after[1:] > before[1:]).any() and not torch.equal(after, before)
 # %% [markdown]
 # ## How many tokens
 #
-# Each pool halves height and width. CIFAR's images are small, so the CIFAR networks pool in two blocks. Event frames
-# and ImageNet's images are larger, so all four blocks pool. The next cell shows the shapes with narrow networks that
-# have the same pools.
+# Each pool halves height and width. Digits and CIFAR images have 32 x 32 pixels, so their networks pool in two blocks.
+# Event frames and ImageNet's images are larger, so all four blocks pool. The next cell shows the shapes with narrow
+# networks that have the same pools.
 
 # %%
 for name in ("digits-2-64", "cifar10-4-384", "cifar10dvs-2-256", "imagenet-8-512"):
@@ -383,9 +383,8 @@ for name in ("digits-2-64", "cifar10-4-384", "cifar10dvs-2-256", "imagenet-8-512
 # ## What the position embedding is for
 #
 # All layers after SPS treat all tokens in the same way: linear layers process one token at a time, attention compares
-# every pair only by content, and the head takes the mean over tokens. So if we shuffle the tokens of $x$, the output of
-# the network stays the same, unless something encodes the position of a token. In Spikformer the position embedding
-# does this: it is a convolution, so it uses a token's neighbors.
+# every pair only by content, and the classification head takes the mean over tokens. The position embedding is a
+# convolution, so it also uses a token's neighbors.
 #
 # **Predict before you run.** We shuffle the features $x$ of 120 test digits in front of the embedding, all in the same
 # way. For how many digits does the network give the same answer as before, without the embedding? And with it?
@@ -421,20 +420,22 @@ with torch.no_grad():
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Without the embedding for all of them: no layer after SPS can distinguish the two orders. With the embedding the output
-# depends on which tokens are neighbors, and some answers change. The embedding is *conditional*: it is computed from
-# the tokens, so it works for any image size, unlike a learned table of positions. (This test does not show how good a
-# network trained without the embedding would be: this network was trained with it, and the convolutions of SPS already
-# combine neighboring pixels.)
+# Without the embedding for all of them: no layer after SPS can distinguish the two orders, so the logits are the same
+# up to rounding. With the embedding the output depends on which tokens are neighbors: for 88 % of the digits the answer
+# stays the same, for the others it changes. So the embedding encodes position. The embedding is *conditional*: it is
+# computed from the tokens, so it works for any image size, unlike a learned table of positions. (This test does not
+# show how good a network trained without the embedding would be: this network was trained with it, and the convolutions
+# of SPS already combine neighboring pixels.)
 #
 # </details>
 #
 # ## Rate coding, for comparison
 #
-# Rate coding is an older method: a pixel of brightness p in [0, 1] fires at each step with probability p. This code is
-# random, and its error falls only as $1/\sqrt T$. Direct coding gives the exact number to the first layer at once. But
-# then the first convolution multiplies real numbers, while all later convolutions add weights for spikes
-# ([chapter 10](10_energy.ipynb) counts these operations).
+# Rate coding is an older method: a pixel of brightness p in [0, 1] fires at each step with probability p. The share of
+# spikes over time estimates p. This code is random, and its error falls only as $1/\sqrt T$. Direct coding gives the
+# exact number to the first layer at once. But then the first convolution multiplies real numbers, while all later
+# convolutions add weights for spikes ([chapter 10](10_energy.ipynb) counts these operations). For the figure we shade a
+# digit from dark to bright.
 
 # %% tags=["fold"]
 # a digit with a gradient of brightness, rate-coded over 1 to 128 steps
@@ -515,15 +516,16 @@ with torch.no_grad():
 torch.testing.assert_close(together, alone, atol=0.05, rtol=0)
 
 # %% [markdown]
-# **Rates at t = 0 taken for the network's rates.** The first step has the fewest spikes, and deeper layers have even
-# fewer. Measure over all T, and do not compare rates at different T.
+# **Rates at t = 0 taken for the network's rates.** The first step has the fewest spikes in each layer (key figure).
+# Measure over all T, and do not compare rates at different T.
 #
 # **Images not normalized as in training.** In training, the batch norm after the first convolution removes scale and
-# offset. In evaluation it uses the statistics of the training images, which do not fit raw pixels: the first stage of
-# this network then fires about five times less. Normalize images as in training.
+# offset. In evaluation it uses the statistics of the training images, which do not fit raw pixels: the firing rate of
+# the first block is then 5.5 times lower on our three digits. Normalize images as in training.
 #
-# **Image sizes.** If a side is not divisible by the patch size, there is no whole number of tokens. The package raises
-# an error of one line.
+# **Image sizes.** Each pool halves a side, so a token covers a patch of $2^n$ pixels a side after $n$ pools: 4 here. If
+# a side is not divisible by this patch size, there is no whole number of tokens. The package raises an error of one
+# line.
 
 # %%
 facts = se.data.info("digits")
@@ -542,7 +544,8 @@ except se.SpikformerError as error:
 # **A first convolution that runs once, in training.** In training mode batch norm also keeps a running average of the
 # variance, for later. PyTorch stores it with Bessel's correction: it divides by one less than the number of values. T
 # copies of a batch have T times as many values, so their correction is smaller. A convolution that runs once must make
-# up for this, or the statistics differ a little from those of a network trained with copies. The package does:
+# up for this, or the statistics differ from those of a network trained with copies: by 5 % in the next cell, which has
+# only 16 values a channel. The package makes up for it:
 
 # %% tags=["fold"]
 # running variance after one batch: copies, once, and once in the package

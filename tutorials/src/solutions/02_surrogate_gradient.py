@@ -121,7 +121,8 @@ with se.exercise("2.1"), torch.no_grad():
 # %% [markdown]
 # **Exercise 2.2: with and without detach.** With $S$ a constant, $\partial V / \partial H = 1 - S$. Otherwise the
 # product rule adds a term: $\partial V / \partial H = 1 - S - H\, \partial S / \partial H$. At the threshold that term
-# is $-\alpha / 4$ times $H$. This is a large slope that the true reset does not have.
+# is $-\alpha H / 4$, which is $-1$ here. The true reset has no such slope: $V$ equals $H$ below the threshold, and zero
+# above it.
 
 
 # %% tags=["exercise-2"]
