@@ -620,8 +620,9 @@ for name, block in {"ours": ours.blocks[0], "package": package.blocks[0]}.items(
 # %% [markdown]
 # ## A planted fault: T and B swapped
 #
-# Here is the package's neuron with one wrong line. A reshape swaps T and B before the neuron, and another one swaps them
-# back after it. All shapes are right, but the neuron runs over the samples of the batch as if they were time steps.
+# Here is the package's neuron with one wrong line. Before the neuron a reshape exchanges the sizes T and B without
+# moving the values, and after it another reshape restores the shape. The output has the right shape, but the neuron
+# runs over the samples of the batch as if they were time steps.
 
 
 # %%

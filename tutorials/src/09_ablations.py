@@ -439,9 +439,10 @@ assert (
 
 # %% [markdown]
 # N = 196 and d = 64 are the sizes of the paper's ImageNet model 8-512. With these sizes nine in ten neurons of the ReLU
-# map start without a gradient, and four in ten of those of identity. The layers before them can learn only through the
-# other neurons. This agrees with the paper's report that these maps do not converge on ImageNet. It does not prove that
-# the range is the cause.
+# and LeakyReLU maps start without a gradient, and four in ten of those of identity. For softmax and SSA the share stays
+# near 0 at all sizes of the figure. The layers before the neurons without a gradient can learn only through the other
+# neurons. This agrees with the paper's report that these maps do not converge on ImageNet. It does not prove that the
+# range is the cause.
 #
 # Is the range of SSA small by construction? No: its bound s d N is 1,568 here. The range is small because the firing
 # rates are low. The next cell raises them.

@@ -736,11 +736,11 @@ with se.exercise("10.1"):
         )
 
 # %% [markdown]
-# **10.2 When does it lose?** Suppose the inputs of all layers but the first have the same rate r. At which r does
-# eq. 21-24 give the network as much energy as the network without spikes? Every layer runs T times, except the head,
-# which runs once. `report.layers` has the `flops` of each layer, the first convolution first and the head last;
-# `report.ann_flops` has those of the network without spikes. Then think about what r > 1 means. (Rule 7 asks for more
-# than this: at equal energy, which of the two is more accurate?)
+# **10.2 When does it lose?** Suppose the inputs of all layers but the first have the same rate r. At which r does eq.
+# 21-24 give the network as much energy as the network without spikes? Every layer runs T times, except the head, which
+# runs once. `report.layers` has the `flops` of each layer, the first convolution first and the head last;
+# `report.ann_flops` has those of the network without spikes. Then think about what r > 1 means. (Item 7 of the list
+# above asks for more than this: at equal energy, which of the two is more accurate?)
 
 
 # %% tags=["exercise-2"]
@@ -819,8 +819,8 @@ with se.exercise("10.3"):
 # - Table 2 can be checked from its own columns: all five rows contain the same first convolution.
 # - Only arithmetic is counted, not memory. A count says little without T, the rates, the convention, the accuracy, and
 #   the network it is compared with.
-# - On ImageNet 8-512 needs 3.3 times less energy with spikes than without, by the paper's count, and is 7.42 points less
-#   accurate.
+# - On ImageNet, 8-512 needs 3.3 times less energy with spikes than without, by the paper's count, and is 7.42 points
+#   less accurate.
 #
 # Solutions: [solutions](solutions/10_energy.ipynb). Next: [chapter 11](11_events.ipynb), in which the input itself is
 # sparse.
