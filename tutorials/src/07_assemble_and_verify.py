@@ -4,9 +4,9 @@
 # *Run time 30 s on one CPU core · after chapters 03, 05 and 06 · no internet access, no GPU*
 #
 # This chapter puts all parts together in about 90 lines. Then it asks how you can know that the network is correct. A
-# spiking transformer with two axes swapped has the right shapes, and its loss goes down. Checks of a few lines find
-# such errors. They are the main subject of this chapter. [Chapter 08](08_train.ipynb) trains the network that you
-# build here.
+# spiking transformer with two axes swapped can have the right shapes and run without an error message. Checks of a few
+# lines find such faults. They are the main subject of this chapter. [Chapter 08](08_train.ipynb) trains the network
+# that you build here.
 #
 # ![The network's parts, from image to answer; this chapter is about the whole network](../docs/images/network_map/07.svg)
 #
@@ -14,7 +14,7 @@
 # - assemble a Spikformer from its parts, equal to the package's in every spike and every gradient
 # - count its parameters exactly by hand, and say where other counts come from
 # - check any spiking network for leaks between samples, between calls, between tokens and backward in time
-# - find a swap of T and B that neither the shapes nor the loss show
+# - find a swap of T and B that the shapes do not show
 
 # %% tags=["setup"]
 import math
@@ -49,10 +49,10 @@ plt.rcParams.update(style.RC)
 # ## The key figure
 #
 # The figure shows every layer of `cifar10-4-384` up to the end of its first block. The length of a bar is the number of
-# values of the layer for one image in one time step. Its label is the shape: channels, height and width in SPS (before
-# the pool), then heads, tokens and width, or tokens and width. Blocks 1 to 3 repeat block 0. The color is the
-# [value set](../docs/glossary.md#value-set). The largest layers are those of SPS before the pool and the hidden layer
-# of the MLP. Only the residual stream holds integers.
+# values of the layer for one image in one time step. The label of a bar is the shape: channels, height and width in SPS
+# (before the pool); heads, tokens and width in attention; tokens and width elsewhere. Blocks 1 to 3 repeat block 0. The
+# color is the [value set](../docs/glossary.md#value-set). The largest layer is `sps.2`, with 196,608 values. Next come
+# `sps.1`, `sps.3` and the hidden layer of the MLP, each with half as many. Only the residual stream holds integers.
 
 # %% tags=["fold"]
 big = se.spikformer("cifar10-4-384").eval()
@@ -111,6 +111,8 @@ se.plot.show(
 
 # %% [markdown]
 # ## Shapes and values
+#
+# Here and below, a number in parentheses is an equation of the paper.
 #
 # | name | shape | value set | meaning |
 # |---|---|---|---|
@@ -272,8 +274,9 @@ assert len(silent) > len(rates) / 2
 # <details><summary>Answer</summary>
 #
 # Almost nothing. In evaluation mode batch norm uses running statistics, and in a fresh network these are mean 0 and
-# variance 1. Sparse spikes cause small currents, and these statistics leave them small, so they never reach the
-# threshold. Two silent networks always agree. A comparison must first check that neurons fire.
+# variance 1. Sparse spikes cause small currents, and batch norm with these statistics does not enlarge them. So the
+# membranes never reach the threshold: only `sps.0`, which reads the image, fires. Silent layers always agree. A
+# comparison must first check that neurons fire.
 #
 # </details>
 #
@@ -363,7 +366,7 @@ print(f"digits-2-64: {sum(v.numel() for v in spikes.values()):,} values, all equ
 # ## Equal in every gradient
 #
 # Equal spikes do not show that a network learns. With a plain comparison, `h >= v_threshold`, the spikes above would
-# all be the same, and the gradient would stop at the last neuron.
+# all be the same. The gradients would not.
 #
 # **Predict before you run.** The network has 49 tensors of parameters. With `Step`, all get a gradient. How many get
 # one with the plain comparison?
@@ -397,8 +400,8 @@ assert all(mine[name].abs().max() > 1e-6 for name in matter)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Two: the weight and the bias of the head, which lies behind the last neuron. The other 47 tensors would keep their
-# initial values for the whole training.
+# Two: the weight and the bias of the head. The derivative of the comparison is zero, so the gradient stops at the last
+# neuron, and only the head lies behind it. The other 47 tensors would keep their initial values for the whole training.
 #
 # </details>
 
@@ -508,19 +511,20 @@ for line in se.list_models():
     print(f"{line.name:18} {counted:11,} {published:>8} {counted + never:25,}")
 
 # %% [markdown]
-# The last column is what `sum(p.numel() for p in model.parameters())` gives for the official code. That code builds two
-# layer norms in each block and never calls them; its model for event frames also builds one at the end and a table of
-# positions. They are in its checkpoints, but get no gradient and do not change the output. The guide
+# For the networks of the paper, the last column is what `sum(p.numel() for p in model.parameters())` gives in the
+# official code. (The digits networks, `cifar10-2-128` and `nmnist-2-64` are ours.) The official code builds two layer
+# norms in each block and never calls them. Its model for event frames also builds one more norm at the end and a table
+# of positions. These layers are in its checkpoints, but they get no gradient and do not change the output. The guide
 # [official checkpoints](../docs/guides/official_checkpoints.md) says how to load one.
 
 # %% [markdown]
 # ## Checks that a loss curve cannot replace
 #
-# Every correct spiking transformer has the following four properties, whether it is trained or not. Each check needs
-# only a few lines of code and can find real errors.
+# Every correct Spikformer has the following four properties, whether it is trained or not. Each check needs only a few
+# lines of code and can find real errors.
 #
 # **State never leaks.** Two calls on the same input agree, whatever was called in between. The call in between is
-# necessary: in a network that keeps its state it leaves another state behind.
+# necessary: if a network keeps its state, this call changes the state.
 
 # %%
 pooled = se.Spikformer(replace(config, qk_pool=True)).double()
@@ -585,7 +589,7 @@ for name, net in nets.items():
 print("time flows forward:", "; ".join(nets))
 
 # %% [markdown]
-# **Only attention mixes tokens.** Change one token of a block's input.
+# **Only one part of a block mixes tokens.** Change one token of a block's input.
 #
 # **Predict before you run.** Token 4 of 16 changes. Which tokens of the MLP's output can change, and which of the
 # attention's?
@@ -608,15 +612,17 @@ for name, block in {"ours": ours.blocks[0], "package": package.blocks[0]}.items(
 # <details><summary>Answer</summary>
 #
 # The MLP processes each token by itself: only token 4 can change. Attention connects every token with every other, so
-# all tokens can change. A token stays the same where the change of $Q K^T V s$ does not change its spikes.
+# all tokens can change. A token stays the same if the change of $Q K^T V s$ is too small to change its spikes. Here
+# this happens to token 11.
 #
 # </details>
 
 # %% [markdown]
 # ## A planted fault: T and B swapped
 #
-# Here is the package's neuron with one wrong line. A reshape swaps T and B before the neuron, and another one swaps them
-# back after it. All shapes are right, but the neuron runs over the samples of the batch as if they were time steps.
+# Here is the package's neuron with one wrong line. Before the neuron a reshape exchanges the sizes T and B without
+# moving the values, and after it another reshape restores the shape. The output has the right shape, but the neuron
+# runs over the samples of the batch as if they were time steps.
 
 
 # %%
@@ -627,8 +633,8 @@ class MixedUp(se.LIF):
 
 
 # %% [markdown]
-# We start from the trained network twice. In one copy three stages of SPS get the wrong neuron. Both copies are then
-# trained further on the same 480 digits in the same order, in batches of 32.
+# We make two copies of the trained network. In one of them three stages of SPS get the wrong neuron. Both copies are
+# then trained further on the same 480 digits in the same order, in batches of 32.
 #
 # **Predict before you run.** Does the loss of the wrong network go down? What does its accuracy depend on?
 
@@ -673,17 +679,17 @@ assert wrong[0] < wrong[1] - 2 and end < start
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The loss goes down, and the wrong network learns: in batches of the size that it was trained with, it reads nearly as
-# many digits as the right one. But its answer for an image depends on the other images of the batch. If images come one
-# by one, the network computes something that it was not trained for, and reads fewer. The accuracy of the right network
-# does not depend on the batch.
+# The loss goes down, from 0.50 to 0.29, and the wrong network learns: in batches of 32, the size that it was trained
+# with, it reads 95.6 % of the digits, nearly as many as the right one (97.2 %). But its answer for an image depends on
+# the other images of the batch. If images come one by one, the network computes something that it was not trained for,
+# and reads only 89.4 %. The accuracy of the right network does not depend on the batch.
 #
 # </details>
 #
-# This error has happened in practice. In the public code of QKFormer a neuron got `[T B, ...]` instead of
-# `[T, B, ...]`, so it ran over all samples as if they were time steps. [A reader
-# reported](https://github.com/zhouchenlin2096/QKFormer/issues/14) that its trained ImageNet model scores 78.7 % in
-# batches of 32, and 74.2 % one by one or with the line repaired.
+# This error has happened in practice. In the public code of QKFormer the last neuron layer of attention got `[T B,
+# ...]` instead of `[T, B, ...]`. So it ran over all samples as if they were time steps. [A reader
+# reported](https://github.com/zhouchenlin2096/QKFormer/issues/14) that its trained ImageNet model HST-10-384 scores
+# 78.7 % in batches of 32, but 74.2 % with images one by one. With the line repaired it scores 74.2 %, too.
 #
 # The shuffle check finds the error in a second, without any training:
 
@@ -705,9 +711,9 @@ for name, net in finished.items():
 # - **State not reset between batches.** Symptom: the same batch gives other results at the start than later. Cause: a
 #   neuron that stores its membrane in the module. Cure: keep the membrane in a local variable, as here, or reset it
 #   before every call.
-# - **`>` instead of `>=`.** Symptom: attention fires less often than in the official network. Cause: $Q K^T V s$ lies
-#   on a grid, and the membrane often equals the threshold exactly. The next cell counts how often this happens in the
-#   trained network.
+# - **`>` instead of `>=`.** Symptom: the attention neuron fires less often than in the official network. Cause:
+#   $QK^TVs$ lies on a grid, and the membrane often equals the threshold exactly. The next cell counts how often this
+#   happens in the trained network.
 
 # %%
 with torch.no_grad(), se.record(trained, membranes=True) as rec:
@@ -818,7 +824,8 @@ with se.exercise("7.2"):
 
 # %% [markdown]
 # **7.3 The forgotten reset.** Write a function that tells whether a neuron, called with currents `[T, ...]`, still
-# depends on an earlier call. The caller of your function chooses the currents, and some currents leave no state behind.
+# depends on an earlier call. The caller of your function chooses the currents. Note that some currents leave the
+# membrane at zero.
 
 
 # %% tags=["exercise-3"]
@@ -867,12 +874,12 @@ with se.exercise("7.3"):
 # %% [markdown]
 # ## Recap
 #
-# - A Spikformer takes ninety lines. For layers with weights T and B are flattened into one axis, for neurons they are
-#   separate.
+# - A Spikformer takes about ninety lines. For layers with weights T and B are flattened into one axis, for neurons they
+#   are separate.
 # - Without a surrogate gradient only the head would learn: 2 of 49 tensors.
 # - You can count the parameters exactly by hand. The official count is higher because of layers that are never called.
 # - Compare two networks only where both fire, with $T \ne B$ and in float64.
-# - Two calls, shuffled batches, changed frames and changed tokens: these four checks find errors that the loss does not
-#   show.
+# - Four checks find errors that the loss does not show: two calls on the same input, shuffled batches, changed frames
+#   and changed tokens.
 #
 # Next: [chapter 08](08_train.ipynb) trains this network. Answers: [solutions](solutions/07_assemble_and_verify.ipynb).

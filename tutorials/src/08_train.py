@@ -4,9 +4,9 @@
 # *Run time 100 s on one CPU core · after chapters 02 and 07 · no internet access, no GPU*
 #
 # This chapter trains the network that you built in [chapter 07](07_assemble_and_verify.ipynb). The tools are the usual
-# ones: AdamW, warm-up, a cosine schedule. New is what you have to watch. A falling loss does not show that some layers
-# have stopped firing. If CIFAR-10 is on your disk, the chapter trains on it, for minutes on a CPU and in full on a GPU.
-# If not, it does the same with handwritten digits.
+# ones: AdamW, warm-up, a cosine schedule. One task is new: you have to watch the firing rates, because layers can stop
+# firing while the network trains, and the loss does not show it. If CIFAR-10 is on your disk, the chapter trains on it,
+# for minutes on a CPU and in full on a GPU. If not, it does the same with handwritten digits.
 #
 # ![The network's parts, from image to answer; this chapter is about training all of them](../docs/images/network_map/08.svg)
 #
@@ -113,11 +113,12 @@ assert len(splits.train) >= 1000 and len(splits.val) >= 180
 # ## The key figure
 #
 # The figure shows a whole training on CIFAR-10 that was run before on a GPU: the paper's network `cifar10-4-384`, 48
-# epochs with T = 1 and, from the white line on, 42 epochs with T = 4. It ended at 91.8 % on the test images. Each row is
-# a layer, each column an epoch. Left: at the end every layer fires, in 2 to 17 % of the time steps. Right: the share of
-# features that did not fire at all in the one step of 256 images that was watched in an epoch. In the second epoch,
-# while the learning rate climbs, up to 36 % of the features of a layer are dead. At the end almost none are. The loss
-# shows nothing of this: it falls from the first epoch to the last.
+# epochs with T = 1 and, from the white line on, 42 epochs with T = 4. It ended at 91.8 % on the test images. Each row
+# is a layer, each column an epoch. Left: the firing rate, which is the share of time steps with a spike. At the end
+# every layer fires, at rates of 2.5 to 17 %. Right: the share of dead features. These are features that did not fire at
+# all in the one training step (256 images) that was watched in each epoch. In the second epoch, while the learning rate
+# climbs, up to 36 % of the features of a layer are dead. At the end the maximum is 1 %. The loss does not show this: it
+# falls from 2.15 to 0.66, with one clear rise at the white line, where T changes.
 
 # %% tags=["fold"]
 runs = [Path(f"../docs/results/cifar10-fast-t{t}") for t in (1, 4)]
@@ -177,8 +178,8 @@ assert 2 < min(rates) < max(rates) < 18
 # %% [markdown]
 # ## The data
 #
-# The upper row shows samples as they are. The lower row shows them as the training loop gets them once: digits are drawn
-# with another pen, photographs are shifted and mirrored.
+# The upper row shows samples as they are. The lower row shows them as the training loop gets them once: digits are
+# drawn again, a little turned and shifted and with another stroke width; photographs are shifted and mirrored.
 
 # %% tags=["nbval-ignore-output", "fold"]
 fig, axes = se.plot.samples(splits.train, splits.info, draws=1)
@@ -219,8 +220,8 @@ print(f"{sum(p.numel() for p in network.parameters()):,} parameters")
 # ([chapter 02](02_surrogate_gradient.ipynb)). Label smoothing takes 0.1 of the label and distributes it over all
 # classes.
 #
-# **Predict before you run.** The network is untrained, and there are ten classes. How large is its loss before the first
-# step? Is it another with label smoothing?
+# **Predict before you run.** The network is untrained, and there are ten classes. How large is its loss before the
+# first step? Does label smoothing change it?
 
 # %% tags=["predict", "nbval-ignore-output"]
 
@@ -248,9 +249,9 @@ assert abs(plain - math.log(10)) < 0.05 and abs(smooth - plain) < 0.05
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# About ln 10 = 2.30. The initial weights of the head are small, so are the logits, and each class has a probability of
-# about 1/10. Smoothing changes the labels, and with equal probabilities this changes nothing. If the first loss is far
-# from ln K, the head or the labels are probably wrong.
+# About ln 10 = 2.30. The initial weights of the head are small, so the logits are small too, and each class has a
+# probability of about 1/10. Smoothing changes the labels, and with equal probabilities this changes nothing. If the
+# first loss is far from ln K, the head or the labels are probably wrong.
 #
 # </details>
 #
@@ -296,9 +297,10 @@ print("all gradients agree to 1e-9")
 # ## The whole run
 #
 # One step is not a training. The package's `train` repeats it for all epochs, sets the learning rate before each step
-# (a linear warm-up, then half a cosine), keeps weight decay away from biases and batch norms, measures the validation
-# set after each epoch, and writes a checkpoint. It calls `on_epoch` with the log when an epoch has ended; here this
-# draws the curve again. In a shell the same run is one command, `python -m spikformer_edu.train --dataset ...`.
+# (a linear warm-up, then half a cosine), applies no weight decay to biases and batch norms, measures loss and accuracy
+# on the validation set after each epoch, and writes a checkpoint. After each epoch it calls `on_epoch` with the log;
+# our function draws the curve again. In a shell the same run is one command: `python -m spikformer_edu.train --dataset
+# digits`, for example.
 #
 # Long runs get interrupted. We interrupt this one on purpose: after two epochs the cell sends the signal that Jupyter's
 # stop button sends.
@@ -340,10 +342,10 @@ except se.SpikformerError as stopped:
 assert (folder / "resume.pt").exists()
 
 # %% [markdown]
-# The same call goes on where the run was stopped, with weights, optimizer, learning rate and the order of the images.
-# On one machine with one number of threads the weights at the end are those of a run without a stop, to the last bit.
-# If your kernel dies during the long run, start the notebook again: with CIFAR-10 the run folder stays, and the cell
-# resumes.
+# The same call continues where the run was stopped, with the saved weights, optimizer state, learning rate and order of
+# the images. On the same machine with the same number of threads, the final weights equal those of a run without a
+# stop, to the last bit. If your kernel dies during the long run, start the notebook again: with CIFAR-10 the run folder
+# stays, and the cell resumes.
 #
 # **Predict before you run.** The validation loss will be lower than the training loss. Why?
 
@@ -368,8 +370,9 @@ assert len(log) == recipe.epochs and score.accuracy > goal
 
 # %% [markdown]
 # If you have no CIFAR-10, this is what the cells above gave with it, from a [results file](results/08_train.json): the
-# small network, 10,000 of the 50,000 training images, T = 2. On a CUDA GPU the same cells train the paper's network on
-# all images, 77 epochs with T = 4. The key figure shows a run of similar length, half of it with T = 1.
+# small network, 10,000 of the 50,000 training images (1,000 of them for validation), T = 2. On a CUDA GPU the same
+# cells train the paper's network on 48,000 images and validate on 2,000, for 77 epochs with T = 4. The run of the key
+# figure had 90 epochs, 48 of them with T = 1, and no validation images.
 
 # %%
 cifar = json.loads(Path("results/08_train.json").read_text())
@@ -387,7 +390,7 @@ assert result["total"] == 10_000 and result["accuracy"] > 0.35
 # ## What does it get wrong?
 #
 # Look at mistakes before you change any setting. Wrong labels, a wrong normalization or a flipped axis are easy to see
-# here. These are validation images; the test set has done its work.
+# here. These are validation images; we do not use the test set again.
 
 # %% tags=["nbval-ignore-output", "fold"]
 trained = load_run(folder).model.to(
@@ -501,19 +504,20 @@ se.plot.show(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The neuron after $Q K^T V s$, `attn.attn`. Before training it fires less than most other layers (with digits in well
-# under 1 % of the steps), so the layer behind it, `attn.proj`, gets little input. Training raises its rate many times:
-# in the lowest two histograms the membranes move across the threshold. Most other layers fire about twice as often as
-# before.
+# The neuron after $Q K^T V s$, `attn.attn`. Before training it fires less than most other layers (with digits in 0.07 %
+# of the steps in block 0), so the layer behind it, `attn.proj`, gets little input. Training raises its rate (with
+# digits to 13 %): in the lowest two histograms the membranes move across the threshold. With digits, most other layers
+# fire 1.5 to 3 times as often as before; `sps.0` hardly changes, and `sps.1` fires less.
 #
 # </details>
 
 # %% [markdown]
 # ## Dead features
 #
-# A feature is a channel of SPS or an output of a linear layer; all its positions share weights. It is *dead* in an epoch
-# if it fired at no position, in no step that was watched; `train` watches one step in eight on a CPU. The figure shows
-# the run above as the key figure showed the long one.
+# A feature is a channel of SPS or an output of a linear layer; all its positions share weights. It is *dead* in an
+# epoch if it fired at no position, in no step that was watched; `train` watches one step in eight on a CPU. The figure
+# shows the run above in the form of the key figure. The third map is new: the norm of the gradient of each part of the
+# network.
 
 # %% tags=["nbval-ignore-output", "fold"]
 fig, axes = se.plot.training_layers(
@@ -536,12 +540,14 @@ print(f"{worst}, dead features by epoch, in %: {shares}")
 assert max(peaks[worst]) < 1
 
 # %% [markdown]
-# In the key figure, and with digits, most dead features are in `attn.attn`, the neuron after $Q K^T V s$. The reason is
-# its current. All other neurons get their current from a batch norm, which gives every feature a standard deviation of
-# about 1. Before this neuron there is no batch norm. The current of a feature is $s = 0.125$ times a count: how often
-# its spikes in V meet spikes in Q and K. To fire in the first time step, $H = X / 2$ must reach 0.5, so this count must
-# reach 8. A feature that rarely fires in V does not get there. The share climbs in the second epoch and falls later, so
-# a run that ends too early ends with many: the four epochs on CIFAR-10 above ended with 36 %.
+# In the key figure, and with digits, `attn.attn`, the neuron after $Q K^T V s$, is among the layers with the most dead
+# features. The reason is its current. All other neurons get their current from a batch norm, which at the start of
+# training gives every feature a standard deviation of 1. Before this neuron there is no batch norm. The current of a
+# feature is $s = 0.125$ times a count: how often its spikes in V meet spikes in Q and K. To fire in the first time
+# step, $H = X / 2$ must reach 0.5, so this count must reach 8. A feature that rarely fires in V does not get there. The
+# share climbs in the second epoch and falls later, so a run that ends too early keeps many dead features: the four
+# epochs on CIFAR-10 above ended with 36 %. (With digits one of the eight features of `sps.0` is also dead, in every
+# epoch.)
 #
 # Does this harm the network? We run the trained network on more training images, find the features of `attn.attn` that
 # never fire, and force them to 0 while it reads the validation images.
@@ -597,9 +603,9 @@ assert abs(accuracy[0] - accuracy[1]) < 1
 # ## A silent run
 #
 # In residual networks a common trick is to start every branch at zero: the weight of its last batch norm is set to 0,
-# so that the network starts as the identity. In a spiking network a neuron follows this batch norm.
+# so that every block starts as the identity. In a spiking network a neuron follows this batch norm.
 #
-# **Predict before you run.** What do these neurons do? Does the loss go down?
+# **Predict before you run.** What do these neurons do? Which parts of the network can still learn?
 
 # %% tags=["predict", "nbval-ignore-output"]
 sick = se.Spikformer(config)
@@ -629,10 +635,10 @@ assert last < first and silent == branches
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# They never fire. Their current is 0 everywhere at the start, and their membranes do not reach the threshold of 1. The
-# loss falls nevertheless: SPS and the head learn, and the blocks add nothing to the stream. If you look only at the
-# loss, you train a network without attention and without MLP and do not notice it. `train` prints this warning at the
-# end of every epoch in which a layer is silent.
+# They never fire. Their current is 0 everywhere at the start, and their membranes do not reach the threshold of 1. SPS
+# and the head learn, so the loss falls nevertheless (with digits from 2.30 to 2.03). The blocks add nothing to the
+# stream. If you look only at the loss, you train a network without attention and without MLP and do not notice it.
+# `train` prints this warning at the end of every epoch in which a layer is silent.
 #
 # </details>
 #
@@ -640,7 +646,7 @@ assert last < first and silent == branches
 # deviation of 1, which reach the threshold often enough to learn. Check the common causes in this order:
 #
 # 1. a batch norm whose weight is near 0 or whose bias is far below 0 (initialization, weight decay on norms);
-# 2. a wrong threshold: it was chosen for other units ($u$ instead of $H$), or it was raised;
+# 2. a wrong threshold: it was chosen for $u$ instead of $H$ ([chapter 01](01_leaky_neuron.ipynb)), or it was raised;
 # 3. a learning rate so high that the first steps have destroyed the initial weights;
 # 4. evaluation mode after few steps: the running statistics are still near their initial values (see the pitfalls).
 
@@ -675,11 +681,12 @@ assert abs(one - 0.95) < 0.005 and best > 0.965
 # %% [markdown]
 # ## Pitfalls
 #
-# - **The loss falls, so it works.** The loss also falls if the blocks are silent. Look at the rates of all layers.
+# - **The loss falls, so it works.** The loss also falls if the blocks are silent. Cure: look at the rates of all
+#   layers.
 # - **Learning rate copied, batch changed.** Symptom: the accuracy is a few points below the published one, or the run
 #   diverges in the first epoch. A recipe's learning rate belongs to its batch size, summed over all GPUs. Scaling rules
 #   (linear for SGD, [Goyal et al., 2017](https://arxiv.org/abs/1706.02677); with the square root for Adam, [Malladi et
-#   al., 2022](https://arxiv.org/abs/2205.10287)) are where a search on validation data starts, not where it ends.
+#   al., 2022](https://arxiv.org/abs/2205.10287)) give a first value. Search around it on validation data.
 # - **The epoch is chosen on the test set.** Symptom: none in your own table. Cure: use a validation set, and measure
 #   the test set once.
 # - **Weight decay on batch norms and biases.** Symptom: firing rates fall slowly over many epochs. Cure: decay only

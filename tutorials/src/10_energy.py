@@ -5,7 +5,7 @@
 #
 # How much energy does a spiking network need for one image? Nearly every paper answers with a number that was counted,
 # not measured. This chapter counts it by hand, shows which choices the counting contains, and checks the paper's table
-# with the paper's formula. It ends with a list of what a fair statement must include, the accuracy among them.
+# with the paper's formula. It ends with a list of what a fair statement must include. The accuracy is one item of it.
 #
 # ![The network's parts, from image to answer; this chapter counts the operations of every layer](../docs/images/network_map/10.svg)
 #
@@ -57,9 +57,10 @@ plt.rcParams.update(style.RC)
 # ## The key figure
 #
 # Each bar is one layer of the packaged network and starts where the bar of the layer before ends, so the last bar ends
-# at the energy of one image. The first convolution multiplies real-valued pixels; all other layers add weights where
-# there are spikes. The hatched orange parts are not in the paper's way of counting: they come from residual values
-# above 1. The right panel shows the same spikes under three conventions, beside the network of the same size without
+# at the energy of one image. The first convolution multiplies real-valued pixels; nearly all other layers add weights
+# where there are spikes. The hatched orange parts are not in the paper's way of counting: they come from residual
+# values above 1. The products of attention (`K^TV` and `Q(K^TV)`) take about 1 % of the total, so their bars look like
+# lines. The right panel shows the same spikes under three conventions, beside the network of the same size without
 # spikes.
 
 # %%
@@ -94,12 +95,13 @@ assert report.totals["paper"] < report.totals["integer"] < report.totals["ann"]
 # %% [markdown]
 # ## One layer by hand
 #
-# A spike at a weight costs one addition, an *AC*. Without a spike there is no operation. The paper counts
+# When a spike arrives at a weight, the weight is added once. This addition is called an *accumulate*, AC. Without a
+# spike there is no operation. The paper counts
 #
 # $$\mathrm{SOPs}(l) = \mathrm{rate}(l) \cdot T \cdot \mathrm{FLOPs}(l)$$
 #
-# (eq. 21-24 give its energy). We take the last linear layer of the first block, which turns the 4D spikes of a token
-# into D currents. We need its input, so we record the layer before it.
+# (eq. 21-24 of the paper turn this into energy). We take the last linear layer of the first block, which turns the 4D
+# spikes of a token into D currents. We need its input, so we record the layer before it.
 
 # %%
 with se.record(model) as rec, torch.no_grad():
@@ -117,7 +119,7 @@ print(f"FLOPs {flops:,}   rate {rate:.3f}   SOPs {sops / 1e6:.2f} M")
 
 # %% [markdown]
 # **Predict before you run.** A rate is a mean, so this looks like an estimate. Is it one? Count the additions one by
-# one: every spike is added to D outputs. Will the two numbers agree roughly, or exactly?
+# one: every spike is added to D outputs. Will the two numbers agree only roughly, or exactly?
 
 # %% tags=["predict"]
 additions = hidden.double().sum().item() * D / B  # the mean over the images
@@ -128,7 +130,7 @@ assert abs(additions - sops) < 1e-9 * sops
 # <details><summary>Answer</summary>
 #
 # Exactly. The rate is the number of spikes divided by $T \cdot B \cdot N \cdot 4D$, and every spike has the same
-# fan-out D. With the same fan-out for every input the formula is a count, not an estimate.
+# fan-out D: it is added to D outputs. If all inputs have the same fan-out, the formula is a count, not an estimate.
 #
 # </details>
 #
@@ -164,8 +166,8 @@ assert 0.9 < counted / formula < 1
 # ## All layers
 #
 # To do the same for every layer, we need its input and the number of its products. Most inputs are in the recording.
-# Three must be computed from it: the pooled features, the residual stream in the middle of a block, and the mean before
-# the head.
+# Four must be computed from it: the pooled features, the sum after SPS, the residual stream in the middle of a block,
+# and the mean before the head.
 
 
 # %%
@@ -204,9 +206,9 @@ inputs = inputs_of_layers(rec)
 assert list(inputs) == [cost.layer for cost in report.layers[1:]]
 
 # %% [markdown]
-# The number of products depends only on the sizes. Tokens are the places of an 8 x 8 map. The attention uses the order
-# $Q(K^T V)$, because N = 64 tokens are more than d = 16 features of a head
-# ([chapter 05](05_spiking_self_attention.ipynb)).
+# The number of products depends only on the sizes. The tokens are the 64 places of an 8 x 8 map. The attention uses the
+# order $Q(K^T V)$, because N = 64 tokens are more than d = 16 features of a head ([chapter
+# 05](05_spiking_self_attention.ipynb)).
 
 # %%
 c, d = model.config, model.config.dim // model.config.heads
@@ -282,8 +284,9 @@ assert share_of_flops < 0.01 and share_of_energy > 10 * share_of_flops
 # %% [markdown]
 # ## The residual stream is not binary
 #
-# The formula treats the inputs of all layers except the first as spikes. But the
-# [residual stream](../docs/glossary.md#residual-stream) is a sum of spikes. The next figure shows its values.
+# The formula treats the inputs of all layers except the first as spikes. But the [residual
+# stream](../docs/glossary.md#residual-stream) is a sum of spikes. The next figure shows its values. (The paper counts
+# blocks from 1, the code from 0: $X_1$ is the stream after `blocks.0`.)
 
 # %% tags=["fold"]
 # Draw the values of the residual stream, and the price of each
@@ -389,8 +392,9 @@ assert prices["as spikes"] < prices["by value"] < prices["multiplied"]
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# That depends on the machine, so name the machine. One that sends spikes sends two of them and adds twice. One with a
-# multiplier multiplies once. The paper counts *one* addition, but no machine gets $2w$ from one addition of $w$.
+# That depends on the machine, so name the machine. A machine that sends spikes sends two of them and adds twice. A
+# machine with a multiplier multiplies once. The paper counts *one* addition, but no machine gets $2w$ from one addition
+# of $w$.
 #
 # </details>
 
@@ -423,7 +427,7 @@ assert [name for name in differ if not name.endswith((".qkv", ".hidden"))] == [
 #
 # The paper gives SOPs and energy of five ImageNet networks. The formula has two terms. So if we subtract 0.9 pJ for
 # every SOP from the energy, the rest must be the first convolution: $4.6\,\mathrm{pJ} \cdot T \cdot 9 \cdot 3 \cdot
-# \frac{D}{8} \cdot 224^2$. This rest grows with the width D.
+# \frac{D}{8} \cdot 224^2$.
 #
 # **Predict before you run.** The five networks have widths of 384, 512, 512, 512 and 768. How many different rests do
 # you expect, and how do they depend on D?
@@ -440,10 +444,10 @@ assert all(abs(row["rest"] - 1.596) < 0.0001 for row in rows)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# We expect three, growing with D. The table has one: 1.596 mJ in every row. The formula gives this value for D = 512,
-# so the published energies for D = 384 and D = 768 seem to contain the first convolution of another network. The error
-# is small, 0.4 mJ too much in one row and 0.8 mJ too little in the other, and it changes no ranking. We could find it
-# because the table lists operations beside energies. A table with energies only cannot be checked in this way.
+# We expect three different rests, growing in proportion to D. The table has only one: 1.596 mJ in every row. The
+# formula gives this value for D = 512, so the published energies for D = 384 and D = 768 seem to contain the first
+# convolution of another network. The error is small, 0.4 mJ too much in one row and 0.8 mJ too little in the other, and
+# it changes no ranking. We could find it only because the table lists both operations and energies.
 #
 # SOPs are rounded to 0.01 G, which is 0.009 mJ, but the five rests agree more closely than that. So the energies must
 # have been computed from the rounded SOPs. The table alone shows this, too.
@@ -494,8 +498,9 @@ assert abs(first_conv_mj(at_512) - 1.596) < 0.001
 # %% [markdown]
 # ## Energy beside accuracy
 #
-# Energy alone says little: a network that guesses needs none. The next cell puts the published energies beside the
-# published accuracies, all at T = 4 on ImageNet. ANN 8-512 is the network of the same size without spikes.
+# Energy alone says little: a network that guesses at random needs almost no energy. The next cell puts the published
+# energies beside the published accuracies, all at T = 4 on ImageNet. ANN 8-512 is the network of the same size without
+# spikes.
 #
 # **Predict before you run.** How much less energy does 8-512 need with spikes? And what does it cost in accuracy?
 
@@ -515,14 +520,14 @@ assert all(se.preset(name).paper_accuracy[4] < ANN_TOP1 for name in PUBLISHED)
 # <details><summary>Answer</summary>
 #
 # It needs 3.3 times less energy, and its accuracy is 7.42 points lower. No spiking network of the table reaches the
-# accuracy of the one without spikes, so the table shows a trade of accuracy for energy. It does not say what a smaller
-# network without spikes would need at 73 %.
+# accuracy of the one without spikes, so the table shows a trade-off between accuracy and energy. It does not say how
+# much energy a smaller network without spikes would need to reach 73 %.
 #
 # </details>
 #
-# The energy of the ANN can be checked, too. It determines the number of operations to four digits. We tried twenty
-# plausible ways of counting: with or without the first convolution, with or without the head, and with none, one or both
-# products of attention in either order.
+# The energy of the ANN can be checked, too. Divided by 4.6 pJ, it gives the number of operations: 8.335 G. We tried
+# twenty plausible ways of counting: with or without the first convolution, with or without the head, and with none, one
+# or both products of attention in either order.
 
 # %%
 ways = audit_ann()
@@ -540,9 +545,10 @@ assert all(abs(row["off by (G)"]) > 10 * rounding for row in ways)
 # ## One model, three figures
 #
 # For Spikformer-8-384 at T = 4, with the same 6.82 G SOPs, three energies have been published: 0.525, 7.734 and 12.43
-# mJ. The middle one is from Table 2 of the paper. The first is from an early version of the
-# [same paper](https://arxiv.org/abs/2209.15425), the last from the table of
-# [Spikingformer](https://arxiv.org/abs/2304.11954). A division and a subtraction show how they differ.
+# mJ. The middle one is from Table 2 of the paper. The first is from an early version of the [same
+# paper](https://arxiv.org/abs/2209.15425), the last from the table of
+# [Spikingformer](https://arxiv.org/abs/2304.11954). The next cell divides the first by the SOPs, and subtracts the
+# middle one from the last.
 
 # %%
 early = {
@@ -567,8 +573,8 @@ for name, (sops_g, published) in PUBLISHED.items():
     print(line)
 
 # %% [markdown]
-# - **0.525** is 0.077 pJ for every SOP, in all five rows, and nothing for the first convolution. It uses another price
-#   for an operation and leaves out the first convolution.
+# - **0.525** is 0.077 pJ for every SOP, as in all five rows. It uses another price for an operation and leaves out the
+#   first convolution.
 # - **7.734** is 0.9 pJ for every SOP plus the first convolution of D = 512.
 # - **12.43** is from a paper that points out that Spikformer's residual stream holds integers, which must be multiplied
 #   by weights. The difference equals the extra cost if 13 to 19 % of the SOPs are MACs instead of ACs. This agrees with
@@ -605,14 +611,14 @@ assert spiking[-2] < ann < spiking[-1]
 
 # %% [markdown]
 # The line before the last is for a machine that multiplies in these four layers and cannot skip their zeros. These
-# layers run T times, and there the network needs more energy than the one without spikes. **A statement about an energy
-# advantage must name the machine.**
+# layers run T times, and on this machine the spiking network needs more energy than the network without spikes. **A
+# statement about an energy advantage must name the machine.**
 
 # %% [markdown]
 # ## What is not counted at all: memory
 #
-# All numbers above are for arithmetic only. But a weight must be read from memory before it can be added. And every
-# neuron has a [membrane potential](../docs/glossary.md#membrane-potential) that is read and written in every time step,
+# All numbers above are for arithmetic only. But a weight must be read from memory before it can be added. Every neuron
+# also has a [membrane potential](../docs/glossary.md#membrane-potential) that is read and written in every time step,
 # with or without a spike. The network without spikes has no such state. We do not need a price to see how much this
 # matters: we count the memory accesses.
 
@@ -627,9 +633,9 @@ print(f"as much as the arithmetic, if each costs {even:.1f} pJ")
 assert even < 20
 
 # %% [markdown]
-# If one access to a membrane potential costs more than that, memory needs more energy than all the arithmetic of this
-# chapter. The reads of weights are not counted for either network. A GPU also multiplies zeros, so there the savings
-# counted here do not exist.
+# If one access to a membrane potential costs more than 7.3 pJ, this memory alone needs more energy than all the
+# arithmetic that we counted. The reads of weights are not counted for either network. A GPU also multiplies zeros, so
+# on a GPU the savings counted here do not exist.
 
 # %% [markdown]
 # ## What a fair statement names
@@ -643,9 +649,11 @@ assert even < 20
 # 7. the accuracy, and the network it is compared with: same size, T = 1, same precision, counted by the same rules,
 #    with **its** accuracy
 #
-# `print(report)` states 1 to 4 and 6 with every table. For 7 we trained the network without spikes: the layers of
-# `digits-2-64` with ReLUs in place of the neurons and softmax attention, with the same recipe and three seeds
-# ([script](results/10_energy.py)). The next cell gives the whole statement.
+# `print(report)` states most of this: that the energy was counted and at which prices, T, the rate of every input and
+# the number of images, the cost of the first layer and of integers, and that memory is left out. You must add the data
+# and the accuracy. For 7 we trained the network without spikes: the layers of `digits-2-64` with ReLUs in place of the
+# neurons and softmax attention, with the same recipe and three seeds ([script](results/10_energy.py)). The next cell
+# gives the whole statement.
 
 # %%
 ours = se.load_run("digits-2-64").results
@@ -665,8 +673,8 @@ print(statement)
 assert "No memory access" in str(report) and 0 < twin_top1 - top1 < 2
 
 # %% [markdown]
-# Here the network without spikes is about a point more accurate, which is three of 359 digits. On ImageNet it is 7.42
-# points.
+# Here the network without spikes is about a point more accurate, which is about three of 359 digits. On ImageNet it is
+# 7.42 points.
 
 # %% [markdown]
 # ## Pitfalls
@@ -678,8 +686,8 @@ assert "No memory access" in str(report) and 0 < twin_top1 - top1 < 2
 #   energies that you counted yourself, all with the same function.
 # - **FLOPs counted twice.** Profilers count a multiplication and an addition as two operations; eq. 21-24 mean one
 #   multiply-accumulate. Symptom: exactly twice the energy.
-# - **Rates on noise.** On random images firing rates differ from those on real data, and are often lower. Symptom:
-#   energies that are too low. Cure: give `se.energy` test images, normalized as in training.
+# - **Rates on noise.** On random images the firing rates differ from those on real data. Symptom: energies that are too
+#   low or too high. Cure: give `se.energy` test images, normalized as in training.
 # - **Residual streams taken for spikes.** Symptom: the mean is larger than the firing rate. Cure: look at `report`,
 #   which has both columns.
 
@@ -728,11 +736,11 @@ with se.exercise("10.1"):
         )
 
 # %% [markdown]
-# **10.2 When does it lose?** Suppose the inputs of all layers but the first have the same rate r. At which r does
-# eq. 21-24 give the network as much energy as the network without spikes? Every layer runs T times, except the head,
-# which runs once. `report.layers` has the `flops` of each layer, the first convolution first and the head last;
-# `report.ann_flops` has those of the network without spikes. Then think about what r > 1 means. (Rule 7 asks for more
-# than this: at equal energy, which of the two is more accurate?)
+# **10.2 When does it lose?** Suppose the inputs of all layers but the first have the same rate r. At which r does eq.
+# 21-24 give the network as much energy as the network without spikes? Every layer runs T times, except the head, which
+# runs once. `report.layers` has the `flops` of each layer, the first convolution first and the head last;
+# `report.ann_flops` has those of the network without spikes. Then think about what r > 1 means. (Item 7 of the list
+# above asks for more than this: at equal energy, which of the two is more accurate?)
 
 
 # %% tags=["exercise-2"]
@@ -806,13 +814,13 @@ with se.exercise("10.3"):
 #
 # - SOPs are counted from recorded inputs. The count is exact for linear layers, and nearly exact for convolutions with
 #   padding.
-# - The first convolution multiplies, and the residual stream holds integers. A convention sets the prices for such
-#   cases.
+# - The first convolution multiplies, and the residual stream holds integers. Each convention of counting sets its own
+#   prices for such cases.
 # - Table 2 can be checked from its own columns: all five rows contain the same first convolution.
 # - Only arithmetic is counted, not memory. A count says little without T, the rates, the convention, the accuracy, and
 #   the network it is compared with.
-# - On ImageNet 8-512 needs 3.3 times less energy with spikes than without, by the paper's count, and is 7.42 points less
-#   accurate.
+# - On ImageNet, 8-512 needs 3.3 times less energy with spikes than without, by the paper's count, and is 7.42 points
+#   less accurate.
 #
 # Solutions: [solutions](solutions/10_energy.ipynb). Next: [chapter 11](11_events.ipynb), in which the input itself is
 # sparse.
