@@ -541,8 +541,8 @@ axes[1].set_ylabel("")
 fig.suptitle(f"{NAME}, one digit", x=0.01, ha="left", fontsize=12)
 se.plot.show(
     fig,
-    "Left: raster of 40 neurons of a hidden layer over T = 32 steps; most fire "
-    "seldom. Right: their membranes as a map, bright near the threshold.",
+    "Left: raster of 40 neurons of a hidden layer over T = 32 steps; most never "
+    "fire. Right: their membranes as a map, bright near the threshold.",
 )
 assert long[NAME].spikes.shape[0] == 32
 assert 0.01 < float(long[NAME].spikes.mean()) < 0.3
@@ -650,7 +650,7 @@ assert len(snn.SpikingNeuron.instances) == before
 for _ in range(10):
     snn.Leaky(beta=0.5)
 left = len(snn.SpikingNeuron.instances) - before
-print(f"ten Leaky that have no user any more: {left} are still in the list")
+print(f"ten unused Leaky neurons: {left} are still in the list")
 assert left == 10
 
 # %% [markdown]

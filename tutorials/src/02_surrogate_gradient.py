@@ -62,7 +62,7 @@ axes[-1].set_xlabel("membrane potential H (threshold: 1, but 0.5 after attention
 se.plot.show(
     fig,
     "Histograms of the membranes of three layers, T = 4, under the surrogate "
-    "derivative: many lie in its flat tails.",
+    "derivative: many of two layers lie in its flat tails.",
 )
 
 
@@ -530,7 +530,7 @@ x = (torch.rand(4, 64, 32, generator=generator) < 0.2).float()
 
 
 def train_to_fire(norm, steps=200):
-    """Firing rate before and after training a layer towards a rate of 0.3."""
+    """Firing rate before and after training a layer toward a rate of 0.3."""
     torch.manual_seed(0)
     linear, neuron, rates = torch.nn.Linear(32, 16), se.LIF(), []
     torch.nn.init.constant_(linear.bias, -3.0)

@@ -203,8 +203,8 @@ ax.set_title("spikes (black) of a first-layer neuron under direct coding, T = 4"
 se.plot.show(
     fig,
     "Spikes over T = 4 time steps of neurons with a constant current from 0.9 to "
-    "2.2, upwards. Orange lines at 16/15, 8/7, 4/3 and 2 part five ranges, each "
-    "with its own pattern of spikes.",
+    "2.2, upwards. Orange lines at 16/15, 8/7, 4/3 and 2 separate five ranges, "
+    "each with its own pattern of spikes.",
 )
 assert (first == T - torch.bucketize(currents, bounds, right=True)).all()
 

@@ -624,7 +624,7 @@ for block, tokens in enumerate(entering):
 # %% [markdown]
 # ## Scale and threshold: which sums fire
 #
-# If the sum m is the same at every step, the current is m s, and the membrane rises towards it: m s / 2 at t = 0, then
+# If the sum m is the same at every step, the current is m s, and the membrane rises toward it: m s / 2 at t = 0, then
 # 3 m s / 4, and so on. So a neuron fires at the first step if $m \ge 2 V_{th} / s$, and never fires if
 # $m \le V_{th} / s$. The paper uses s = 0.125. Softmax attention uses $1/\sqrt d$, which is 0.25 for d = 16, as in the
 # packaged network.

@@ -140,7 +140,7 @@ name_origin(fig, measured)
 se.plot.show(
     fig,
     "Left: the range of the attention neuron's current in trained networks, T = 4,"
-    " for each variant, grey where the surrogate's gradient is below 5 percent:"
+    " for each variant, gray where the surrogate's gradient is below 5 percent:"
     " identity reaches far to both sides, softmax and SSA stay at zero or above."
     " Right: test accuracy of SSA against energy for T = 1, 2, 4 and 6, three seeds"
     " each.",
@@ -323,7 +323,7 @@ se.plot.show(
     fig,
     "Histograms of the membrane of the attention neuron over the surrogate's"
     " derivative for the five maps, T = 4, random Q, K, V: identity spreads to both"
-    " sides, ReLU and LeakyReLU to the right, both into the grey; softmax and SSA"
+    " sides, ReLU and LeakyReLU to the right, both into the gray; softmax and SSA"
     " stay close to 0, where the derivative is large.",
 )
 

@@ -365,7 +365,7 @@ flops = 2 * (3 * config.time_steps * others + 2 * parts["first conv"])
 speed = planned.flops * planned.step_images / planned.step_seconds
 years = flops * images * 310 / speed / 86_400 / 365 / max(gpus, 1)
 print(f"{flops / 1e9:.0f} GFLOP for an image, {speed / 1e9:,.0f} GFLOP/s here")
-print(f"the full run would take {365 * years:,.3g} days ({years:.2g} years)")
+print(f"the full run would take {365 * years:,.0f} days, {years:.1f} years")
 best = min(days.values())
 print(f"one H100: {best:.1f} days, or {24 * best * PRICE:,.0f} at your price")
 assert 190e9 < flops < 210e9 and years > 0
@@ -373,7 +373,7 @@ assert 190e9 < flops < 210e9 and years > 0
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# On the CPU core used here 34 years, on an H100 3.6 days. So a CPU is only for the rehearsal. The rehearsal tries every
+# On one CPU core decades, on an H100 3.6 days. So a CPU is only for the rehearsal. The rehearsal tries every
 # step of the real run, on files of the same layout, and should find the faults that would stop the real run after
 # hours.
 #
@@ -561,8 +561,8 @@ fig, axes = se.plot.training(
 se.plot.show(
     fig,
     "Four panels over 42 epochs: the training loss falls, the training accuracy "
-    "rises, the firing rate stays between 7 and 8.2 percent, and the learning rate falls "
-    "along a cosine.",
+    "rises, the firing rate stays between 7 and 8.2 percent, and the learning "
+    "rate falls along a cosine.",
     dpi=80,
 )
 assert float(table[-1]["loss"]) < float(table[0]["loss"]) and len(table) == 42

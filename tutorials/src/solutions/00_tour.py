@@ -61,7 +61,7 @@ with se.exercise("0.1"):
             f"{name}: at T = 4 the rate should be that of the recording"
         )
     assert rates[0] < rates[1] < rates[2], (
-        "the rate does not grow with T: how many steps does the model see?"
+        "not the rates of T = 1, 4, 16: how many steps does the model run?"
     )
 
 # %% [markdown]
