@@ -195,6 +195,16 @@ class MaskAttention(SpikingSelfAttention):
 
     A count takes at most N D additions and the mask N D ANDs, where SSA takes 2 N D min(N, d) additions. The count has
     no scale, so one spike opens the gate (V_th = 0.5, tau = 2): it is an OR over what is counted.
+
+    Args:
+        dim: token width D.
+        heads: number of heads h, which must divide D.
+        scale: none, because there is no product to scale.
+        learn_scale: none.
+        options: the other options of ``SpikingSelfAttention``.
+
+    Raises:
+        SpikformerError: a scale, or heads that do not divide dim.
     """
 
     def __init__(self, dim: int, heads: int, scale: None = None, learn_scale: bool = False, **options: Any):

@@ -181,7 +181,13 @@ class LIF(snn.Leaky):
 
 
 class IF(LIF):
-    """Integrate-and-fire: H[t] = V[t-1] + X[t], nothing leaks. Its options are those of ``LIF`` without tau."""
+    """Integrate-and-fire: H[t] = V[t-1] + X[t], nothing leaks.
+
+    Args:
+        v_threshold: threshold V_th, in units of H.
+        alpha: slope of the sigmoid surrogate, per unit of H.
+        backend: "fused" or "snntorch", as for ``LIF``.
+    """
 
     def __init__(self, v_threshold: float = 1.0, alpha: float = 4.0, backend: str = "fused"):
         super().__init__(1.0, v_threshold, alpha, backend)  # tau = 1 divides no current, so u = H;

@@ -176,7 +176,7 @@ def test_a_step_on_unequal_shares_has_the_gradient_of_the_whole(two_processes, p
         (F.cross_entropy(made.model(inputs[together]), targets[together], reduction="sum") / 5).backward()
     for rank in range(2):
         theirs = torch.load(two_processes / f"step in {parts}.{rank}", weights_only=True)
-        assert_close(theirs, step_of(made), rtol=1e-4, atol=1e-6)
+        assert_close(theirs, step_of(made), rtol=1e-4, atol=3e-6)  # float32 sums in another order
     assert all(float(p.grad.abs().max()) > 1e-6 for p in made.model.parameters() if p.dim() > 1)
 
 

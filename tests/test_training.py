@@ -727,7 +727,11 @@ def test_a_run_killed_twenty_times_at_random_moments_loses_no_bit(tmp_path):
         assert process.wait() == -signal.SIGKILL, process.stderr.read()
     broken = torch.load(checkpoint, weights_only=True)
     unbroken = Trainer(
-        recipe, tmp_path / "unbroken", CPU, load("digits", samples_per_class=recipe.samples_per_class), RunOptions()
+        recipe,
+        tmp_path / "unbroken",
+        CPU,
+        load("digits", samples_per_class=recipe.samples_per_class, augment=recipe.augment),
+        RunOptions(),
     )
     while unbroken.progress.epoch < broken["progress"]["epoch"]:
         unbroken.epoch()

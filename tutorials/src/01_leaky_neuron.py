@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 01 · One Leaky neuron
 #
-# *Run time 15 s on one CPU core · after chapter 00 · no internet access, no GPU*
+# *Run time 10 s on one CPU core · after chapter 00 · no internet access, no GPU*
 #
 # Spikformer has one kind of neuron. What exactly does it compute, and which settings make snnTorch's `Leaky` the same
 # neuron? With a wrong setting the network still runs, without an error, but it is not the network of the paper.

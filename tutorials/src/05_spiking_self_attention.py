@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 05 · Spiking self-attention by hand
 #
-# *Run time 25 s on one CPU core · after chapters 01, 03 and 04 · no internet access, no GPU*
+# *Run time 10 s on one CPU core · after chapters 01, 03 and 04 · no internet access, no GPU*
 #
 # What does spiking self-attention ([SSA](../docs/glossary.md#ssa)) compute, and what replaces the softmax? We compute
 # one output spike by hand: bits, an AND, a count, a sum, a threshold. Then we write the whole layer and check that

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 06 · Heads, position, residuals: the encoder block
 #
-# *Run time 15 s on one CPU core · after chapters 01 and 05 · no internet access, no GPU*
+# *Run time 10 s on one CPU core · after chapters 01 and 05 · no internet access, no GPU*
 #
 # An [encoder block](../docs/glossary.md#encoder-block) consists of attention and an MLP (two linear layers, each with a
 # neuron). Each of the two reads the *residual stream*, the tensor that runs through all blocks, and adds its output to

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 09 · Ablations: Table 1 and the number of time steps
 #
-# *Run time 30 s on one CPU core · after chapters 04, 05 and 08 · no internet access, no GPU*
+# *Run time 20 s on one CPU core · after chapters 04, 05 and 08 · no internet access, no GPU*
 #
 # Is SSA special, or would any map of Q and K work? The paper answers with an ablation: it exchanges one part, the map
 # of Q and K, and keeps everything else. We look at its tables, measure which currents each map gives to its neuron, and

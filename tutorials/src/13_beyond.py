@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 13 · Beyond Spikformer
 #
-# *Run time 20 s on one CPU core · after chapters 05, 06 and 09 · no internet access, no GPU*
+# *Run time 25 s on one CPU core · after chapters 05, 06 and 09 · no internet access, no GPU*
 #
 # What came after SSA, and what does each part of a trained network contribute? Later papers replace the matrix products
 # by a mask, move the residual connection, and change the neuron. We write these changes by hand, in a few lines each,
