@@ -324,7 +324,7 @@ def test_search_finds(watch, asked, page, among):
     desk = watch(viewport={"width": 1280, "height": 900})
     view = desk.open("")
     view.fill(".md-search__input", asked)
-    view.wait_for_selector(".md-search-result__item")
+    view.wait_for_selector(".md-search-result__item", timeout=120_000)
     found = view.eval_on_selector_all(".md-search-result__link", "links => links.map(a => a.href)")
     assert any(page in link for link in found[:among]), found[:among]
     desk.check("search")
