@@ -514,7 +514,7 @@ def test_every_option_changes_the_network():
 
 
 def test_the_model_can_be_read_in_one_sitting():
-    """Neurons, attention and model, blank lines and comments aside: under 500 lines of code, 640 with docstrings."""
+    """Neurons, attention and model, blank lines and comments aside: under 500 lines of code, 660 with docstrings."""
     package, code, whole = Path(inspect.getfile(se)).parent, 0, 0
     for name in ("neurons.py", "attention.py", "model.py"):
         source = (package / name).read_text()
@@ -526,4 +526,4 @@ def test_the_model_can_be_read_in_one_sitting():
             n for n, line in enumerate(source.splitlines(), 1) if line.strip() and not line.strip().startswith("#")
         }
         code, whole = code + len(lines - said), whole + len(lines)
-    assert 300 < code < 500 and code < whole < 640, (code, whole)
+    assert 300 < code < 500 and code < whole < 660, (code, whole)
