@@ -102,7 +102,7 @@ def _capable(device: torch.device) -> bool:
 
 
 def _fits(neuron: Any) -> bool:
-    """Whether the kernels know the neuron and no function listens to its membranes; an identity has no neuron to know."""
+    """Whether the kernels know the neuron and no function listens to its membranes; an identity has no neuron."""
     return getattr(neuron, "fusible", False) and neuron.on_membranes is None
 
 
