@@ -45,12 +45,7 @@ def parts(text: str) -> dict[str, Counter]:
     take("formulas", r"\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)", formula)
     take("formulas", r"(?<![\\\w$])\$(?=\S)[^$]+?(?<=\S)\$(?!\d)", formula)
     take("comments", r"<!--.*?-->")
-    take(
-        "links",
-        r"\]\(([^()\s]+(?:\([^()]*\))?)( +\"[^\"]*\")?\)",
-        lambda match: match[1],
-        lambda match: match[2] or " ",
-    )
+    take("links", r"\]\(([^()\s]+(\([^()]*\))?)\)", lambda match: match[1])
     take("links", r"https?://[^\s)>，。]+")
     words = r'(alt|aria-label|title|summary|content)="([^"]*)"'  # these are translated: only their numbers stay
     take(
@@ -60,7 +55,7 @@ def parts(text: str) -> dict[str, Counter]:
         lambda match: " ".join(["", *(said for _, said in re.findall(words, match[1])), ""]),
     )
     take("headings", r"^ *(#{1,6}) ", lambda match: match[1])
-    text = re.sub(r"\{[^}\n]*[#.=][^}\n]*\}", " ", text)  # attributes: { #slug }, { .md-button }
+    text = re.sub(r"\{ *([#.][a-z]|\w+=)[^}\n]*\}", " ", text)  # attributes: { #slug }, { .md-button }
     found["numbers"] = Counter(re.findall(r"\d+(?:[.,]\d+)*", text))
     return found
 
