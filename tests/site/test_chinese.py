@@ -37,8 +37,8 @@ def parts(text: str) -> dict[str, Counter]:
 
         text = re.sub(pattern, cut, text, flags=re.S | re.M)
 
-    def formula(match: re.Match) -> str:  # the words in it are translated
-        return re.sub(r"\\text\{.*?\}", r"\\text{}", match[0])
+    def formula(match: re.Match) -> str:  # the words in it are translated, and the comma before them
+        return re.sub(r",?\s*\\text\{.*?\}", r" \\text{}", match[0])
 
     take("code", r"^( *)(`{3,}).*?^\1\2 *$")
     take("code", r"(`+)(?!`).+?(?<!`)\1(?!`)")
@@ -135,7 +135,7 @@ def test_cells_are_found_by_what_they_say(chapter, capsys):
     skeleton = capsys.readouterr().out
     assert chinese.key("*Run time 7 s*") == chinese.key("\n*Run time 12 s*") != chinese.key("*Run time*, 7 s")
     file.write_text(
-        skeleton.replace("Title", "标题").replace("## Next\nMore.", "## 下一节\n更多。").replace("A p", "一幅 p")
+        skeleton.replace("Title", "标题").replace("## Next\nMore.", "## 下一节\n更多。").replace("A picture", "一幅图")
     )
     first, second, code = chinese.translated(path)
     assert first["source"].startswith("# 00 · 标题\n") and second["source"] == "## 下一节\n更多。"

@@ -393,7 +393,7 @@ def switch(site, name):
     text = (site / name / "index.html").read_text(encoding="utf-8")
     box = re.search(r'<div class="language">(.*?)</div>', text, re.S)[1]
     goal, words = re.search(r'href="([^"]+)"[^>]*>(.*?)</a>', box, re.S).groups()
-    alternates = dict(re.findall(r'<link rel="alternate" hreflang="(\w+)" href="([^"]+)"', text))
+    alternates = dict(re.findall(r'<link rel="alternate " hreflang="(\w+)" href="([^"]+)"', text))
     return urlsplit(urljoin(f"http://site/{name}", goal)).path.lstrip("/"), re.sub("<.+?>", "", words), alternates
 
 
