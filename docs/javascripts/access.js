@@ -1,5 +1,5 @@
 // What the theme leaves out for readers with a keyboard or a screen reader: the search has a name, and everything that
-// scrolls sideways can be reached with Tab.
+// scrolls sideways can be reached with Tab. The switch to the other language stays at the place.
 document$.subscribe(() => {
   document.querySelector("[data-md-component=search]")?.setAttribute("aria-label", "Search");
   const reach = () => {
@@ -9,4 +9,8 @@ document$.subscribe(() => {
   };
   setTimeout(reach, 300); // after the theme has wrapped the tables
   addEventListener("maths", reach);
+  document.querySelector(".language a:not([data-only])")?.addEventListener("click", ({ currentTarget }) => {
+    currentTarget.search = location.search; // the state of a demo, and the section, are the same in the other language
+    currentTarget.hash = location.hash;
+  });
 });
