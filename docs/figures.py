@@ -741,7 +741,7 @@ def table_membranes() -> str:
         if name.startswith("blocks.") and name.endswith((".attn.attn", ".mlp.hidden")):
             shares = (found["rates"][name], row["on the threshold"], row["no gradient"])
             rows.append((f"`{name}`", *(f"{100 * share:.2f}" for share in shares)))
-    return Table(("`cifar10-4-384`, % of neurons and steps", "fires", "H = V_th", "no gradient"), rows).markdown()
+    return Table(("`cifar10-4-384`, % of neurons and steps", "fires", "H = V_th", "almost no gradient"), rows).markdown()
 
 
 def compared(file: Path) -> str:
