@@ -231,9 +231,14 @@ def joined(text: str) -> str:
     )
 
 
+def upright(content: str) -> str:
+    """Chinese has no italics: emphasis with Chinese in it gets a class, and its Latin letters stay upright, too."""
+    return re.sub("<em>(?=(?:(?!</em>).)*[\u3400-\u9fff])", '<em class="chinese">', content, flags=re.S)
+
+
 def on_page_content(content, page, config, files):
-    """Images with their sizes; lines joined; links to English pages marked."""
-    content = joined(hooks.on_page_content(content, page, config, files))
+    """Images with their sizes; lines joined; emphasis upright; links to English pages marked."""
+    content = upright(joined(hooks.on_page_content(content, page, config, files)))
 
     def marked(found: re.Match) -> str:
         goal = posixpath.normpath(posixpath.join(page.url, found["goal"]))
