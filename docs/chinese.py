@@ -27,6 +27,7 @@ from mkdocs.structure.files import File
 
 log = logging.getLogger("mkdocs.hooks.chinese")
 ENGLISH = "（英文）"
+ONLY_HERE = "<!-- only in Chinese -->"  # what follows it on a page has no English text
 NOT_TRANSLATED = "> **此段尚未翻译，或英文原文已有更新。**\n\n"
 WORDS = {
     "download": "[下载本章 notebook]({stem}.ipynb){{ download }}，或用 `make lab` 打开。无需联网，CPU 即可运行。",
@@ -190,10 +191,11 @@ def on_page_markdown(markdown, page, config, files):
     markdown = hooks.on_page_markdown(markdown, page, config, files, WORDS)
     source = english(config) / english_file(page.file.src_uri).dest_uri
     ids = re.findall(r'<h[1-6] id="([^"]+)"', source.read_text(encoding="utf-8"))
+    markdown, _, only_here = markdown.partition(ONLY_HERE)
     text, count = with_ids(markdown, ids)
     if count != len(ids):
         log.warning(f"zh/{page.file.src_uri} has {count} headings, the English page {len(ids)}")
-    return text
+    return text + only_here
 
 
 def with_ids(markdown: str, ids: list[str]) -> tuple[str, int]:
