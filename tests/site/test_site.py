@@ -384,7 +384,7 @@ def test_a_wrong_address_leads_on(pages):
 # Readers with little time, a slow line, other eyes or no mouse
 
 KINDS = ["", "learn/", "learn/05_spiking_self_attention/", "concepts/ssa/", "play/", "play/digit/", "play/photo/"]
-KINDS += ["play/neuron/", "play/ssa/", "api/record/", "guides/imagenet/", "glossary/", "results/", "install/", "faq/"]
+KINDS += ["play/events/", "play/neuron/", "play/ssa/", "api/record/", "guides/imagenet/", "glossary/", "results/", "install/", "faq/"]
 SHIFT = """() => new Promise(done => {
     let sum = 0;
     new PerformanceObserver(list => { for (const e of list.getEntries()) if (!e.hadRecentInput) sum += e.value; })
