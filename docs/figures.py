@@ -44,6 +44,7 @@ from spikformer_edu.training.checkpoint import PRETRAINED
 DOCS = Path(__file__).parent
 IMAGES = DOCS / "images"
 ON_CPU = DOCS / "results" / "benchmark_cpu.json"
+ON_CPU_AMD = DOCS / "results" / "benchmark_cpu_amd.json"
 ON_GPU = DOCS / "results" / "benchmark_h100.json"
 IMAGENET_ON_GPU = DOCS / "results" / "benchmark_h100_imagenet.json"
 SPEEDRUN = DOCS / "results" / "speedrun.json"
@@ -745,8 +746,8 @@ def table_membranes() -> str:
 
 def compared(file: Path) -> str:
     """Median time of a step, and the ratio to ours, or on a GPU the memory: a table for each network."""
-    parts = []
-    ratio = "/ ours" if file == ON_CPU else "peak memory, GiB"
+    parts, on_cpu = [], file in (ON_CPU, ON_CPU_AMD)
+    ratio = "/ ours" if on_cpu else "peak memory, GiB"
     header = ("peer", "precision", "train, ms", ratio, "eval, ms", ratio)
     for title in dict.fromkeys(part.title for part in measured(file)):
         rows = []
@@ -755,8 +756,8 @@ def compared(file: Path) -> str:
                 row = [peer, part.precision]
                 for mode in ("train", "eval"):
                     (r,) = (r for r in part.results if label_of(r) == peer and r.mode == mode)
-                    beside = r.to_ours if file == ON_CPU else r.memory / 2**30
-                    row += [f"{1000 * r.median:,.{0 if file == ON_CPU else 1}f}", f"{beside:.2f}"]
+                    beside = r.to_ours if on_cpu else r.memory / 2**30
+                    row += [f"{1000 * r.median:,.{0 if on_cpu else 1}f}", f"{beside:.2f}"]
                 rows.append(row)
         parts.append(f"**{title}, B = {part.results[0].batch}**\n\n{Table(header, rows, 'llr').markdown()}")
     widest = max((r for part in measured(file) for r in part.results), key=lambda r: max(r.seconds) / min(r.seconds))
@@ -787,6 +788,14 @@ def table_benchmark() -> str:
 
 def table_provenance() -> str:
     return made_how(ON_CPU)
+
+
+def table_benchmark_amd() -> str:
+    return compared(ON_CPU_AMD)
+
+
+def table_provenance_amd() -> str:
+    return made_how(ON_CPU_AMD)
 
 
 def table_benchmark_gpu() -> str:
@@ -1004,6 +1013,8 @@ TABLES: dict[str, Callable[[], str]] = {
         table_cifar10_energy,
         table_benchmark,
         table_provenance,
+        table_benchmark_amd,
+        table_provenance_amd,
         table_benchmark_gpu,
         table_provenance_gpu,
         table_training_gpu,

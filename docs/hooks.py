@@ -28,6 +28,17 @@ TUTORIALS = ROOT / "tutorials"
 # As tutorials/build.py writes them.
 WIDGET_TEXT = "[controls: run this cell to use them]"
 PREDICT_LINE = "Predict first. Then run the cell, or open this output.\n"
+WORDS = {  # what a page of a notebook says besides the notebook; docs/chinese.py has the same in Chinese
+    "download": "[Download this notebook]({stem}.ipynb){{ download }}, or open it with `make lab`. "
+    "It runs offline, on a CPU.",
+    "setup": "Setup: imports, a fixed seed, one thread",
+    "code": "Code",
+    "code of": "Code: {comment}",
+    "predict": "Output: predict first, then open",
+    "controls": "*In a running notebook, controls stand here.*",
+    "live": "## Play with it\n\nNothing to install: [open the page](../play/{demo}.md).",
+    "needs JavaScript": "This demo needs JavaScript.",
+}
 
 
 # Notebooks
@@ -56,6 +67,11 @@ def on_files(files, config):
         files.append(File.generated(config, f"learn/results/{path.name}", content=path.read_bytes()))
 
 
+def in_chinese(uri: str) -> bool:
+    """Is there a Chinese edition of this page? docs/chinese.py makes it, a chapter from its translated cells."""
+    return (ROOT / "docs" / "zh" / uri).is_file() or (TUTORIALS / "zh" / uri.removeprefix("learn/")).is_file()
+
+
 def chapters() -> list[Path]:
     return sorted(TUTORIALS.glob("[0-9]*.ipynb"))
 
@@ -71,7 +87,7 @@ def title(cells: list[dict]) -> str:
     return re.match(r"# (.+)", cells[0]["source"])[1].strip()
 
 
-def page_of(cells: list[dict], stem: str) -> tuple[str, list[bytes]]:
+def page_of(cells: list[dict], stem: str, words: dict[str, str] = WORDS) -> tuple[str, list[bytes]]:
     """A notebook as Markdown, and its figures."""
     figures: list[bytes] = []
     parts = []
@@ -82,22 +98,20 @@ def page_of(cells: list[dict], stem: str) -> tuple[str, list[bytes]]:
         tags = cell["metadata"].get("tags", [])
         source = fence(cell["source"], "{ .python }")
         if "setup" in tags:
-            source = fold("note", "Setup: imports, a fixed seed, one thread", source)
+            source = fold("note", words["setup"], source)
         elif "fold" in tags:
-            source = fold("note", summary_of(cell["source"]), source)
+            source = fold("note", summary_of(cell["source"], words), source)
         parts.append(source)
-        outputs = [shown(output, stem, figures) for output in cell["outputs"]]
+        outputs = [shown(output, stem, figures, words) for output in cell["outputs"]]
         if "predict" in tags:
-            outputs = [fold("example", "Output: predict first, then open", "\n\n".join(outputs))]
+            outputs = [fold("example", words["predict"], "\n\n".join(outputs))]
         parts += outputs
     head, _, rest = parts[0].partition("\n")
-    here = (
-        f"[Download this notebook]({stem}.ipynb){{ download }}, or open it with `make lab`. It runs offline, on a CPU."
-    )
-    return "\n\n".join([head, f'<div class="notebook" markdown>\n{here}\n</div>', rest, *parts[1:]]), figures
+    here = f'<div class="notebook" markdown>\n{words["download"].format(stem=stem)}\n</div>'
+    return "\n\n".join([head, here, rest, *parts[1:]]), figures
 
 
-def shown(output: dict, stem: str, figures: list[bytes]) -> str:
+def shown(output: dict, stem: str, figures: list[bytes], words: dict[str, str]) -> str:
     """What a cell printed or drew."""
     data = output.get("data", {})
     if "image/png" in data:
@@ -108,7 +122,7 @@ def shown(output: dict, stem: str, figures: list[bytes]) -> str:
         return f"[![{alt}]({file}){{ loading=lazy width={width} height={height} }}]({file}){{ .figure }}"
     text = "".join(output.get("text") or data["text/plain"]).removeprefix(PREDICT_LINE)
     if text == WIDGET_TEXT:
-        return "*In a running notebook, controls stand here.*"
+        return words["controls"]
     return fence(text.rstrip("\n"), "{ .text .no-copy .output }")
 
 
@@ -152,10 +166,10 @@ def fold(kind: str, summary: str, text: str) -> str:
     return f'??? {kind} "{summary}"\n\n{inside}\n'
 
 
-def summary_of(source: str) -> str:
+def summary_of(source: str, words: dict[str, str]) -> str:
     """What a folded cell says of itself: its first line, if that is a comment."""
     comment = re.match(r"# (?!%)(.+)", source)
-    return "Code: " + comment[1].replace('"', "'") if comment else "Code"
+    return words["code of"].format(comment=comment[1].replace('"', "'")) if comment else words["code"]
 
 
 def thumbnail(figure: bytes) -> bytes:
@@ -188,21 +202,22 @@ LIVE = {  # chapters, and what of them can be played with: the demo itself where
 }
 
 
-def on_page_markdown(markdown, page, config, files):
+def on_page_markdown(markdown, page, config, files, words=WORDS):
     """Fills in what is made, such as ``<!-- chapters -->``; says what a page is about, in a sentence and a picture."""
     uri = page.file.src_uri
     if uri.startswith("learn/solutions/"):
         page.meta["search"] = {"exclude": True}
     if uri in LIVE:
         demo = LIVE[uri]
-        markdown += f"\n\n## Play with it\n\nNothing to install: [open the page](../play/{demo}.md).\n"
+        markdown += f"\n\n{words['live'].format(demo=demo)}\n"
         if demo in ("neuron", "ssa"):
-            markdown += f'\n<div data-play="{demo}"><noscript>This demo needs JavaScript.</noscript></div>\n'
+            markdown += f'\n<div data-play="{demo}"><noscript>{words["needs JavaScript"]}</noscript></div>\n'
+    page.meta["chinese"] = in_chinese(uri)  # the language switch asks
     page.meta.setdefault("description", described(markdown) or config.site_description)
     own = f"{uri.removesuffix('.md')}/thumbnail.png"
     section = next(picture for start, picture in PICTURES.items() if uri.startswith(start))
     page.meta.setdefault("image", own if files.get_file_from_path(own) else section)
-    markdown = markdown.replace("<!-- chapters -->", "\n".join(card(path) for path in chapters()))
+    markdown = markdown.replace("<!-- chapters -->", "\n".join(card(path.stem, cells(path)) for path in chapters()))
     markdown = markdown.replace("<!-- exercises -->", "\n\n".join(exercises(path) for path in chapters()))
     markdown = re.sub(r"<!-- minutes: (\w+) -->", lambda found: minutes(TUTORIALS / f"{found[1]}.ipynb"), markdown)
     return re.sub(r"<!-- help: (.+?) -->", lambda found: help_of(found[1].split()), markdown)
@@ -217,8 +232,8 @@ def described(markdown: str) -> str:
         text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)(\{[^}]*\})?|<[^>]*>", r"\1", " ".join(paragraph.split()))
         text = plain(re.sub(r"[*`]", "", text)).strip()
         if (
-            re.match(r"(?!Run time)[A-Z]", text)
-            and re.search(r"[.:]$", text)
+            re.match(r"(?!Run time)[A-Z\u4e00-\u9fff]", text)
+            and re.search(r"[.:。：]$", text)
             and not paragraph.lstrip().startswith(("#", "![", "[!"))
         ):
             return text if len(text) <= 200 else text[:197].rsplit(" ", 1)[0] + " ..."
@@ -251,17 +266,16 @@ def plain(text: str) -> str:
     return re.sub(r"\\\((.+?)\\\)|\$([^$\n]*[\\_^{][^$\n]*)\$", words, text, flags=re.S)
 
 
-def card(path: Path) -> str:
+def card(stem: str, cells: list[dict]) -> str:
     """A chapter in the list of chapters: key figure, title, the question it answers, run time."""
-    found = cells(path)
-    head, line, question = re.match(r"# (.+?)\n+\*(.+?)\*\n+(.+?)(?:\n\n|\n## |$)", found[0]["source"], re.S).groups()
-    time = re.match(r"Run time (\d+ s)", line)[1]
-    figure = next(o for cell in found for o in cell.get("outputs", []) if "image/png" in o.get("data", {}))
+    head, line, question = re.match(r"# (.+?)\n+\*(.+?)\*\n+(.+?)(?:\n\n|\n## |$)", cells[0]["source"], re.S).groups()
+    time = re.search(r"\d+ (s|秒)", line)[0]
+    figure = next(o for cell in cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {}))
     alt = html.escape(figure["metadata"]["image/png"]["alt"])
     return f"""<div class="chapter" markdown>
-![{alt}]({path.stem}/thumbnail.png){{ loading=lazy }}
+![{alt}]({stem}/thumbnail.png){{ loading=lazy }}
 <div markdown>
-**[{head}]({path.stem}.md)** <span class="time">{time}</span>
+**[{head}]({stem}.md)** <span class="time">{time}</span>
 
 {prose(question)}
 </div>
@@ -334,14 +348,18 @@ def on_page_content(content, page, config, files):
 @event_priority(-100)  # after the search plugin has written its index
 def on_post_build(config):
     site = Path(config.site_dir)
-    index = site / "search" / "search_index.json"
+    tidy(site / "search" / "search_index.json")
+    write_networks(site / "assets" / "play")
+
+
+def tidy(index: Path, below: str = "") -> None:
+    """The search index without code: it loads with every page, and half of it would be listings."""
     found = json.loads(index.read_text(encoding="utf-8"))
-    for entry in found["docs"]:  # without code: the index loads with every page, and half of it would be listings
+    for entry in found["docs"]:
+        entry["location"] = entry["location"].removeprefix(below)
         entry["title"] = plain(entry["title"])
         entry["text"] = plain(re.sub(r"<pre.*?</pre>", "", entry["text"], flags=re.S))
     index.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
-    write_networks(site / "assets" / "play")
-
 
 def write_networks(folder: Path) -> None:
     """What the pages in the browser run: each network in a folder of its own, the digits' in ``folder`` itself."""

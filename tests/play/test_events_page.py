@@ -46,7 +46,7 @@ def frames(recordings: list[np.ndarray], steps: int = 8) -> torch.Tensor:
 def shown(page) -> tuple[torch.Tensor, list[float]]:
     """What the network of the page got, ``[T, 1, 2, H, W]``, and its logits."""
     demo = page.locator("[data-play=events]")
-    pixels = torch.tensor(json.loads(demo.get_attribute("data-pixels")))
+    pixels = torch.tensor(json.loads(demo.get_attribute("data-pixels")), dtype=torch.float32)
     logits = json.loads(demo.get_attribute("data-logits"))
     return pixels.view(len(pixels), SIZE, SIZE, 2).permute(0, 3, 1, 2)[:, None], logits
 
@@ -123,14 +123,16 @@ def test_the_answer_so_far_and_the_rates_are_the_package_s(visit, model):
 
 def test_why_a_neuron_of_the_first_layer_fired(visit, model):
     """Its inputs are event counts, and they add up to its current."""
-    page = visit("events?layer=sps.0&n=1000&t=2")
-    given, _ = shown(page)
     with torch.no_grad(), se.record(model, membranes=True) as rec:
-        model(given)
-    membrane = rec["sps.0"].membrane[:, 0].permute(0, 2, 3, 1).flatten(1)[:, 1000]
+        model(frames([recording(5, "clockwise")]))
+    spikes, membrane = (
+        values[:, 0].permute(0, 2, 3, 1).flatten(1) for values in (rec["sps.0"].spikes, rec["sps.0"].membrane)
+    )
+    index = int(spikes[2].argmax())
+    page = visit(f"events?layer=sps.0&n={index}&t=2")
     why = page.locator(".play-why-body")
     found = json.loads(why.locator(".play-trace").get_attribute("data-membrane"))
-    assert found == pytest.approx(membrane.tolist(), abs=1e-4)
+    assert found == pytest.approx(membrane[:, index].tolist(), abs=1e-4)
     parts, currents = (json.loads(why.get_attribute(f"data-{name}")) for name in ("parts", "current"))
     assert sum(parts) == pytest.approx(currents[2], abs=1e-4)
     assert re.search(r"events \(\d+, \d+\) (darker|brighter)", why.inner_text())
@@ -197,12 +199,19 @@ def test_frames_stop_time_and_the_address_holds_the_state(visit):
         assert answer(visit(f"events?{wrong}")) == "Says: clockwise"
 
 
-def test_time_runs_in_the_cube(visit):
-    """The page opens running: frames that are still to come are faint, and at the end all are shown."""
-    page = visit("events", script="0")
-    page.wait_for_selector(".play-strip.frames .later")
-    page.wait_for_function("!document.querySelector('.play-strip .later')")
-    assert answer(page) == "Says: clockwise"
+WATCH = """window.seen = new Set();
+    const note = () => window.seen.add(document.querySelectorAll('.play-strip.frames .later').length);
+    document.addEventListener('DOMContentLoaded',
+        () => new MutationObserver(note).observe(document.body, {childList: true, subtree: true, attributes: true}));
+"""
+
+
+def test_the_page_opens_running(visit):
+    """Frames that are still to come are faint, one fewer at every step; at the end all are shown."""
+    page = visit("events", script=WATCH)
+    page.wait_for_function("document.querySelector('.play-left > .play-answer').textContent === 'Says: clockwise'")
+    assert set(range(8)) <= set(page.evaluate("[...window.seen]"))
+    assert page.locator(".play-strip .later").count() == 0
 
 
 def test_on_a_phone_the_answer_is_on_the_first_screens(visit):

@@ -7,12 +7,12 @@ const STEEPEST = 1.4;
 export const VIEWS = { aslant: [0.44, 0.25], side: [0, 0], along: [Math.PI / 2, 0] }; // yaw and pitch, in radians
 
 /**
- * Draws into a canvas and lets it be turned; `turned` is called when the reader has done so, `words` names the axes.
+ * Draws into a canvas and lets it be turned; `turned` is called when the reader has done so.
  *
  * `draw({ frames, size, period, now, sweep })` draws frames (see camera.js): all of them, or, with `now` >= 0, that one
  * fully and the earlier ones faintly; `sweep`, a time, hides what comes later.
  */
-export function eventCube(element, canvas, { words, turned }) {
+export function eventCube(element, canvas, turned) {
   let [yaw, pitch] = VIEWS.aslant;
   let shown = null;
   let turning = 0;
@@ -124,9 +124,9 @@ export function eventCube(element, canvas, { words, turned }) {
     }
     const near = depth(LONG, 0) < depth(-LONG, 0) ? LONG : -LONG;
     const label = (word, [x, y], right, down) => context.fillText(word, x + right, y + down);
-    if (Math.abs(sin) > 0.15) label(words.x, place(near, 0, -c), 0, c > 0 ? -6 : 14);
+    if (Math.abs(sin) > 0.15) label("x", place(near, 0, -c), 0, c > 0 ? -6 : 14);
     const outer = [-1, 1].map((edge) => place(near, edge, 0)).sort(([one], [other]) => Math.abs(other - wide / 2) - Math.abs(one - wide / 2))[0];
-    label(words.y, outer, outer[0] > wide / 2 ? 10 : -10, 4);
+    label("y", outer, outer[0] > wide / 2 ? 10 : -10, 4);
     Object.assign(canvas.dataset, { yaw: yaw.toFixed(2), pitch: pitch.toFixed(2) });
   }
 
