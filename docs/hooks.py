@@ -371,7 +371,7 @@ def write_networks(folder: Path) -> None:
 
 
 def write_recordings(folder: Path) -> None:
-    """``recordings.json`` and ``recordings.bin``: the first test digit of each class, going round either way, simulated.
+    """``recordings.json`` and ``.bin``: the first test digit of each class, going round either way, simulated.
 
     An event is one little-endian uint32, ((t size + y) size + x) 2 + p, with t in microseconds.
     """
