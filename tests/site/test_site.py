@@ -476,6 +476,7 @@ def test_the_search_index_of_each_edition_is_its_own(site):
 # Readers with little time, a slow line, other eyes or no mouse
 
 KINDS = ["", "learn/", "learn/05_spiking_self_attention/", "concepts/ssa/", "play/", "play/digit/", "play/photo/"]
+KINDS += ["play/events/"]
 KINDS += ["play/neuron/", "play/ssa/", "api/record/", "guides/imagenet/", "glossary/", "results/", "install/", "faq/"]
 KINDS += ["zh/", "zh/learn/01_leaky_neuron/", "zh/concepts/ssa/", "zh/play/digit/", "zh/glossary/"]
 SHIFT = """() => new Promise(done => {
