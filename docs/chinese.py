@@ -141,6 +141,7 @@ def on_config(config):
     """The chapters under Learn; pages without a translation as links."""
     if not (english(config) / "index.html").is_file():
         raise PluginError(f"the English edition is not in {english(config)}: build it first (make docs builds both)")
+    hooks.without_source(config)
     config.mdx_configs["toc"]["permalink_title"] = "本节链接"
     learn = next(item["学习"] for item in config.nav if "学习" in item)
     learn += [{hooks.title(translated(path)): f"learn/{path.stem}.md"} for path in hooks.chapters()]
