@@ -457,7 +457,7 @@ def test_the_chinese_edition_weighs_little(site):
 def test_the_search_index_of_each_edition_is_its_own(site):
     english, chinese = (json.loads((site / part / "search" / "search_index.json").read_text()) for part in ("", "zh"))
     assert not [entry for entry in english["docs"] if entry["location"].startswith("zh/")]
-    assert chinese["config"]["lang"] == ["zh"] and len(chinese["docs"]) > 100
+    assert len(chinese["docs"]) > 100
     assert any("\u200b" in entry["text"] for entry in chinese["docs"]), "jieba is not installed: words were not cut"
 
 
