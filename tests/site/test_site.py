@@ -411,7 +411,7 @@ def test_every_page_leads_to_the_other_language(site, pages):
             assert (goal, words) == ((own, "English") if name.startswith("zh/") else (f"zh/{own}", "中文")), name
         else:
             assert (goal, words, alternates) == ("zh/", "中文 本页只有英文", {}), name
-    assert "/book/zh/" in pages["404.html"].links and "/book/" in pages["zh/404.html"].links
+    assert "/book/zh/" in pages["404.html"].links and "/book/." in pages["zh/404.html"].links
 
 
 @pytest.mark.parametrize("width", [1280, 390])
