@@ -141,6 +141,7 @@ def on_config(config):
     """The chapters under Learn; pages without a translation as links."""
     if not (english(config) / "index.html").is_file():
         raise PluginError(f"the English edition is not in {english(config)}: build it first (make docs builds both)")
+    hooks.without_source(config)
     config.mdx_configs["toc"]["permalink_title"] = "本节链接"
     learn = next(item["学习"] for item in config.nav if "学习" in item)
     learn += [{hooks.title(translated(path)): f"learn/{path.stem}.md"} for path in hooks.chapters()]
@@ -230,9 +231,14 @@ def joined(text: str) -> str:
     )
 
 
+def upright(content: str) -> str:
+    """Chinese has no italics: emphasis with Chinese in it gets a class, and its Latin letters stay upright, too."""
+    return re.sub("<em>(?=(?:(?!</em>).)*[\u3400-\u9fff])", '<em class="chinese">', content, flags=re.S)
+
+
 def on_page_content(content, page, config, files):
-    """Images with their sizes; lines joined; links to English pages marked."""
-    content = joined(hooks.on_page_content(content, page, config, files))
+    """Images with their sizes; lines joined; emphasis upright; links to English pages marked."""
+    content = upright(joined(hooks.on_page_content(content, page, config, files)))
 
     def marked(found: re.Match) -> str:
         goal = posixpath.normpath(posixpath.join(page.url, found["goal"]))

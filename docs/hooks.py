@@ -18,6 +18,7 @@ import warnings
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 from PIL import Image
@@ -45,9 +46,16 @@ WORDS = {  # what a page of a notebook says besides the notebook; docs/chinese.p
 
 def on_config(config):
     """The chapters that are there, under Learn."""
+    without_source(config)
     learn = next(item["Learn"] for item in config.nav if "Learn" in item)
     learn += [{title(cells(path)): f"learn/{path.stem}.md"} for path in chapters()]
     learn += [{"For teachers": "learn/teaching.md"}, {"Exercises to print": "learn/handout.md"}]
+
+
+def without_source(config):
+    """No links to edit a page where nobody said in which repository it is."""
+    if not config.repo_url:
+        config.edit_uri = None
 
 
 def on_files(files, config):
@@ -197,6 +205,7 @@ LIVE = {  # chapters, and what of them can be played with: the demo itself where
     "learn/03_images_to_spikes.md": "photo",
     "learn/05_spiking_self_attention.md": "ssa",
     "learn/06_encoder_block.md": "digit",
+    "learn/11_events.md": "events",
 }
 
 
@@ -345,12 +354,9 @@ def on_page_content(content, page, config, files):
 
 @event_priority(-100)  # after the search plugin has written its index
 def on_post_build(config):
-    from spikformer_edu.export import export
-
     site = Path(config.site_dir)
     tidy(site / "search" / "search_index.json")
-    for name, folder in (("digits-2-64", "play"), ("cifar10-2-128", "play/cifar10")):
-        export(name, site / "assets" / folder, "js")
+    write_networks(site / "assets" / "play")
 
 
 def tidy(index: Path, below: str = "") -> None:
@@ -361,3 +367,33 @@ def tidy(index: Path, below: str = "") -> None:
         entry["title"] = plain(entry["title"])
         entry["text"] = plain(re.sub(r"<pre.*?</pre>", "", entry["text"], flags=re.S))
     index.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+
+def write_networks(folder: Path) -> None:
+    """What the pages in the browser run: each network in a folder of its own, the digits' in ``folder`` itself."""
+    from spikformer_edu.export import export
+
+    for name, place in (("digits-2-64", "."), ("cifar10-2-128", "cifar10"), ("digits-motion-2-64", "motion")):
+        export(name, folder / place, "js")
+    write_recordings(folder / "motion")
+
+
+def write_recordings(folder: Path) -> None:
+    """``recordings.json`` and ``.bin``: the first test digit of each class, going round either way, simulated.
+
+    An event is one little-endian uint32, ((t size + y) size + x) 2 + p, with t in microseconds.
+    """
+    from spikformer_edu.data import digits, digits_dvs, digits_motion
+
+    pixels, targets = digits_dvs.images()
+    test, size = digits.split(targets, None, None)[2], digits_motion.INFO.image_size
+    numbers = [next(number for number in test if targets[number] == digit) for digit in range(10)]
+    facts, codes = [], []
+    for way in digits_motion.INFO.classes:
+        recorded = digits_motion.record(pixels[numbers], numbers, way == "clockwise", size)
+        for digit, (number, events) in enumerate(zip(numbers, recorded, strict=True)):
+            picture = (16 * pixels[number]).int().flatten().tolist()  # scikit-learn's digit, with a margin
+            facts.append({"digit": digit, "way": way, "events": len(events), "pixels": picture})
+            codes.append(((events["t"] * size + events["y"]) * size + events["x"]) * 2 + events["p"])
+    header = {"size": size, "period": digits_motion.PERIOD, "recordings": facts}
+    (folder / "recordings.json").write_text(json.dumps(header, separators=(",", ":")), encoding="utf-8")
+    (folder / "recordings.bin").write_bytes(np.concatenate(codes).astype("<u4").tobytes())

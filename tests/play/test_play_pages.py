@@ -12,7 +12,7 @@ import spikformer_edu as se
 from spikformer_edu.data import info
 
 HERE = Path(__file__).parent
-PAGES = ["", "neuron", "ssa", "digit", "photo"]
+PAGES = ["", "neuron", "ssa", "digit", "photo", "events"]
 
 
 def set_range(scope, name: str, value: float) -> None:

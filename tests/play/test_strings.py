@@ -75,7 +75,7 @@ PIECES = re.compile(
 )
 SENTENCE = re.compile(r"[A-Za-z]{2,}[,:;.]? [a-z]{2,}|^[A-Z][a-z]+")  # two words, or one with a capital
 NO_TEXT = re.compile(
-    r"^(Arrow\w+|Escape|Backspace)$"  # keys of a keyboard
+    r"^(Arrow\w+|Escape|Backspace|Home)$"  # keys of a keyboard
     r"|^[.\[][\w.\[\]-]|^button, a\[href"  # CSS selectors
     r"|^(bold )?\d+px sans-serif$"
     r"|^\(prefers-reduced-motion: reduce\)$|^meets fired$"  # a query, and a class
@@ -106,7 +106,7 @@ NAMES = """AND Esc JPEG PNG SSA attn blocks hidden logit logits mlp ms out popco
 token""".split()
 
 
-@pytest.mark.parametrize("name", ["neuron", "ssa", "digit", "photo"])
+@pytest.mark.parametrize("name", ["neuron", "ssa", "digit", "photo", "events"])
 def test_a_chinese_page_says_nothing_in_english(site, browser, name):
     """And it fetches no other language; an English page does not either."""
     page = browser.new_page(reduced_motion="reduce")

@@ -192,6 +192,10 @@ def test_a_stale_cell_is_shown_in_english_and_listed(chapter, capsys):
 def test_lines_of_chinese_are_joined_and_headings_keep_the_ids():
     page = "<p>一行，\n<em>两行</em>\n三行 a\nb 四\n`c`：\nd</p>\n<pre>一\n二</pre>"
     assert chinese.joined(page) == "<p>一行，<em>两行</em>三行 a\nb 四\n`c`：d</p>\n<pre>一\n二</pre>"
+    text = "<em>一 CPU</em>, <em>tie</em>，<em><a>T</a> 步</em>"
+    assert chinese.upright(text) == (
+        '<em class="chinese">一 CPU</em>, <em>tie</em>，<em class="chinese"><a>T</a> 步</em>'
+    )
     text = "# 甲\n\n````sh\n# no\n```\n````\n\n    ## 乙 { #old }\n"
     assert chinese.with_ids(text, ["a", "b"]) == (
         text.replace("甲", "甲 { #a }").replace("{ #old }", "{ #b }"),

@@ -1,5 +1,6 @@
 // What a trained network makes of one image: the answer, every spike, why a neuron fired, and where each head attends.
-// The page above it gives the image (a drawing, a photograph); this is the same for all of them.
+// The page above it gives the image (a drawing, a photograph, T event frames); this is the same for all of them.
+import { brightest, paintEvents, total } from "./camera.js";
 import { readState, shareButtons, writeState } from "./share.js";
 import { forward, normalise, readModel } from "./spikformer.js";
 import { strings } from "./strings.js";
@@ -8,7 +9,7 @@ import { button, choice, colour, h, newId, onLook, s, select, show, slider } fro
 import { featuresOf, inputsOf, neuronBehind, placeOf, sourcesOf, thresholdOf, traceOf } from "./why.js";
 
 const ASSETS = new URL("../../assets/play/", import.meta.url);
-const PAUSE = 700; // milliseconds between two time steps
+export const PAUSE = 700; // milliseconds between two time steps
 const SHOWN = 8; // inputs of a neuron that have a line of their own
 
 const words = strings.network, whyWords = strings.why;
@@ -19,11 +20,16 @@ async function load(name) {
   return response;
 }
 
-/** The network of a folder, "" for the digits; undefined, with one line in `element`, where it cannot be loaded. */
-export async function loadModel(element, folder = "") {
+/**
+ * The network of a folder, "" for the digits; undefined, with one line in `element`, where it cannot be loaded.
+ *
+ * `more` loads what else a page needs from that folder, as fields that are added to the network's.
+ */
+export async function loadModel(element, folder = "", more = () => ({})) {
   try {
-    const [header, weights] = await Promise.all([load(`${folder}model.json`), load(`${folder}model.bin`)]);
-    return readModel(await header.json(), await weights.arrayBuffer());
+    const from = (name) => load(folder + name);
+    const [header, weights, added] = await Promise.all([from("model.json"), from("model.bin"), more(from)]);
+    return { ...readModel(await header.json(), await weights.arrayBuffer()), ...added };
   } catch (error) {
     element.replaceChildren(h("p", { class: "play-note", role: "status" },
       words.notLoaded(error.message)));
@@ -35,14 +41,16 @@ export async function loadModel(element, folder = "") {
  * Builds the view into `element` and returns { show(pixels), steps }.
  *
  * `input` is what stands at the top left (the drawing area), `below` what stands under the answer. `state` gives what the
- * page itself wants in the address. `reads` is the sentence of the answer, `empty` the one without an image.
+ * page itself wants in the address. `reads` is the sentence of the answer, `empty` the one without an image. `drawn` is
+ * called with { result, image, t, playing } whenever something has changed; t is -1 where all steps are shown.
  */
-export function networkView(element, model, { input, below, state, reads, empty }) {
+export function networkView(element, model, { input, below, state, reads, empty, drawn = () => {} }) {
   const grid = model.imageSize / 2 ** model.pool.filter(Boolean).length; // tokens along a side
   const side = model.imageSize;
   const classes = model.classes.map((name) => strings.classes[name] ?? name);
   const asked = readState();
-  let image = new Float32Array(side * side * model.channels);
+  let source = null;
+  let image = null; // pixels, or a list of T event frames
   let result = null;
   let neuron = null; // { layer, index }
   let timer = 0;
@@ -115,7 +123,6 @@ export function networkView(element, model, { input, below, state, reads, empty 
     stop();
     run.textContent = words.stop;
     when.value = 0;
-    drawTime();
     timer = setInterval(() => {
       if (when.value + 1 < steps.value) when.value += 1;
       else {
@@ -124,6 +131,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
       }
       drawTime();
     }, PAUSE);
+    drawTime();
   }
 
   // ---------------------------------------------------------------------------------------------------------- state
@@ -147,6 +155,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
   // ---------------------------------------------------------------------------------------------------------- drawing
 
   function update() {
+    image = typeof source === "function" ? source(steps.value) : source;
     const start = performance.now();
     result = image ? forward(model, normalise(image, model), steps.value) : null;
     element.dataset.milliseconds = (performance.now() - start).toFixed(1);
@@ -154,8 +163,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
     when.value = Math.min(when.value, steps.value - 1);
     if (result && !neuron) neuron = asked.layer in result.layers && inside(asked.n, 0, result.layers[asked.layer][0].length - 1) !== undefined
       ? { layer: asked.layer, index: Number(asked.n) } : first();
-    element.dataset.pixels = image ? JSON.stringify([...image]) : "";
-    paint(seen, side, side, image ?? new Float32Array(side * side * model.channels));
+    element.dataset.pixels = image ? JSON.stringify(model.events ? image.map((frame) => [...frame]) : [...image]) : "";
     drawRasters();
     drawTime();
   }
@@ -172,16 +180,25 @@ export function networkView(element, model, { input, below, state, reads, empty 
     return { layer, index: [...spikes[0].keys()].reduce((best, index) => (score(index) > score(best) ? index : best), 0) };
   }
 
+  /** The pixels of a time step; before all of them, of event frames the sum. */
+  function pixelsAt(t) {
+    if (!image) return new Float32Array(side * side * model.channels);
+    return !model.events ? image : t < 0 ? total(image) : image[t];
+  }
+
   function drawTime() {
+    paint(seen, side, side, pixelsAt(when.value));
     drawAnswer();
     drawAttention();
     markRasters();
     drawWhy();
     remember();
+    drawn({ result, image, t: when.value, playing: timer !== 0 });
   }
 
-  /** Fills a canvas with an image: one channel as ink on paper, three as colours; `share` dims places. */
+  /** Fills a canvas with an image: one channel as ink on paper, three as colours, events in theirs; `share` dims places. */
   function paint(canvas, wide, tall, values, share = () => 1) {
+    if (values.length === 2 * wide * tall) return paintEvents(element, canvas, wide, values, share);
     [canvas.width, canvas.height] = [wide, tall];
     const [ink, paper] = [colour(element, "--play-ink"), colour(element, "--play-paper")];
     const context = canvas.getContext("2d");
@@ -265,7 +282,9 @@ export function networkView(element, model, { input, below, state, reads, empty 
     const mix = (a, b, share) => a.map((value, c) => value + (b[c] - value) * share);
     const pixel = 8; // of the canvas for one of the image
     const patch = side / grid;
-    const light = (i) => (!image ? 0 : model.channels === 1 ? image[i] : (image[3 * i] + image[3 * i + 1] + image[3 * i + 2]) / 3);
+    const now = pixelsAt(when.value), { channels } = model;
+    const full = model.events ? brightest(now) : channels;
+    const light = (i) => Math.min(1, now.subarray(channels * i, channels * (i + 1)).reduce((sum, value) => sum + value, 0) / full);
     for (const [head, canvas] of canvases.entries()) {
       [canvas.width, canvas.height] = [side * pixel, side * pixel];
       const context = canvas.getContext("2d");
@@ -349,7 +368,8 @@ export function networkView(element, model, { input, below, state, reads, empty 
     });
     rasters.replaceChildren(
       h("div", { class: "play-raster head" }, h("span", {}, words.rasterHead), h("div", { class: "play-steps" }, Array.from({ length: steps.value }, (_, t) => h("span", {}, `t = ${t}`)))),
-      plainRow("pixels", words.pixels, words.pixelsNote, token, (canvas) => paint(canvas, side, side, image, model.channels === 1 ? followed(side, side) : undefined)),
+      plainRow(model.events ? "frames" : "pixels", model.events ? words.frames : words.pixels, model.events ? words.framesNote : words.pixelsNote, token,
+        (canvas, t) => paint(canvas, side, side, pixelsAt(t), model.channels < 3 ? followed(side, side) : undefined)),
       ...elements,
       plainRow("logits", words.logitsRow, words.logitsNote(classes[0], classes.at(-1)), () => {}, drawLogits));
   }
@@ -517,14 +537,16 @@ export function networkView(element, model, { input, below, state, reads, empty 
     const sum = (list) => list.reduce((total, { part }) => total + part, 0);
     const attends = layer.endsWith(".attn.attn");
     const current = `X[${t}] = ${show(steps_[t].x, 3)}`;
+    const outside = layer === "sps.0"; // its inputs are no spikes
     because.textContent = attends ? whyWords.keys(current, found.length)
-      : (layer === "sps.0" ? whyWords.pixels : whyWords.inputs)(current, show(bias, 3), up.length, show(sum(up), 3), down.length, show(-sum(down), 3));
+      : (!outside ? whyWords.inputs : model.events ? whyWords.counts : whyWords.pixels)(current, show(bias, 3), up.length, show(sum(up), 3), down.length, show(-sum(down), 3));
     const most = Math.max(1e-9, ...found.map(({ part }) => Math.abs(part)));
     const sources = sourcesOf(model, layer);
-    const from = layer === "sps.0" ? whyWords.pixel : attends ? whyWords.key : sources.length > 1 ? whyWords.residual : sources[0];
+    const from = outside ? whyWords.pixel : attends ? whyWords.key : sources.length > 1 ? whyWords.residual : sources[0];
     const line = (part) => {
-      const single = attends || (layer === "sps.0" && model.channels === 1); // there is one of them at a place
-      const name = (single ? whyWords.part : whyWords.partFeature)(from, part.row, part.column, part.feature);
+      const single = attends || (outside && model.channels === 1); // there is one of them at a place
+      const name = outside && model.events ? whyWords.polarity[part.feature](part.row, part.column)
+        : (single ? whyWords.part : whyWords.partFeature)(from, part.row, part.column, part.feature);
       const behind = neuronBehind(model, result, layer, part, t);
       const bar = h("span", { class: `bar ${part.part < 0 ? "minus" : ""}` });
       bar.style.setProperty("--share", Math.abs(part.part) / most);
@@ -566,7 +588,8 @@ export function networkView(element, model, { input, below, state, reads, empty 
       const low = Math.min(...result.logits), high = Math.max(...result.logits);
       classes.forEach((name, c) => {
         text(name, 40, 372 + 22 * c, "16px");
-        rectangle(c === result.logits.indexOf(high) ? `rgb(${colour(element, "--play-membrane")})` : "#888", 130, 360 + 22 * c, (150 * (result.logits[c] - low)) / (high - low || 1), 13);
+        const left = model.events ? 180 : 130; // their classes have long names
+        rectangle(c === result.logits.indexOf(high) ? `rgb(${colour(element, "--play-membrane")})` : "#888", left, 360 + 22 * c, ((280 - left) * (result.logits[c] - low)) / (high - low || 1), 13);
       });
       const layers = rows.filter(({ layer }) => layer);
       const columns = 3, perColumn = Math.ceil(layers.length / columns);
@@ -583,19 +606,25 @@ export function networkView(element, model, { input, below, state, reads, empty 
 
   onLook(element, () => {
     for (const row of rows) row.drawn = undefined;
-    paint(seen, side, side, image ?? new Float32Array(side * side * model.channels));
     drawTime();
   });
   if (inside(asked.t, 0, steps.value - 1) !== undefined) when.value = Number(asked.t);
   return {
     steps,
-    /** Shows what the network makes of pixels [H][W][C] in [0, 1]; null: of nothing. */
+    /** Shows what the network makes of pixels [H][W][C] in [0, 1], or of the T frames that a function of T gives; null: of nothing. */
     show(pixels, { playing = false } = {}) {
       stop();
-      image = pixels;
+      source = pixels;
       update();
       if (playing && !matchMedia("(prefers-reduced-motion: reduce)").matches) play();
     },
+    /** Goes to a time step, -1 for all. */
+    at(t) {
+      stop();
+      when.value = t;
+      chosen();
+    },
+    remember,
     get asked() { return "layer" in asked || "t" in asked || "token" in asked; },
   };
 }
