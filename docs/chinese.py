@@ -27,6 +27,7 @@ from mkdocs.structure.files import File
 
 log = logging.getLogger("mkdocs.hooks.chinese")
 ENGLISH = "（英文）"
+ONLY_HERE = "<!-- only in Chinese -->"  # what follows it on a page has no English text
 NOT_TRANSLATED = "> **此段尚未翻译，或英文原文已有更新。**\n\n"
 WORDS = {
     "download": "[下载本章 notebook]({stem}.ipynb){{ download }}，或用 `make lab` 打开。无需联网，CPU 即可运行。",
@@ -140,6 +141,7 @@ def on_config(config):
     """The chapters under Learn; pages without a translation as links."""
     if not (english(config) / "index.html").is_file():
         raise PluginError(f"the English edition is not in {english(config)}: build it first (make docs builds both)")
+    hooks.without_source(config)
     config.mdx_configs["toc"]["permalink_title"] = "本节链接"
     learn = next(item["学习"] for item in config.nav if "学习" in item)
     learn += [{hooks.title(translated(path)): f"learn/{path.stem}.md"} for path in hooks.chapters()]
@@ -190,10 +192,11 @@ def on_page_markdown(markdown, page, config, files):
     markdown = hooks.on_page_markdown(markdown, page, config, files, WORDS)
     source = english(config) / english_file(page.file.src_uri).dest_uri
     ids = re.findall(r'<h[1-6] id="([^"]+)"', source.read_text(encoding="utf-8"))
+    markdown, _, only_here = markdown.partition(ONLY_HERE)
     text, count = with_ids(markdown, ids)
     if count != len(ids):
         log.warning(f"zh/{page.file.src_uri} has {count} headings, the English page {len(ids)}")
-    return text
+    return text + only_here
 
 
 def with_ids(markdown: str, ids: list[str]) -> tuple[str, int]:
@@ -228,9 +231,14 @@ def joined(text: str) -> str:
     )
 
 
+def upright(content: str) -> str:
+    """Chinese has no italics: emphasis with Chinese in it gets a class, and its Latin letters stay upright, too."""
+    return re.sub("<em>(?=(?:(?!</em>).)*[\u3400-\u9fff])", '<em class="chinese">', content, flags=re.S)
+
+
 def on_page_content(content, page, config, files):
-    """Images with their sizes; lines joined; links to English pages marked."""
-    content = joined(hooks.on_page_content(content, page, config, files))
+    """Images with their sizes; lines joined; emphasis upright; links to English pages marked."""
+    content = upright(joined(hooks.on_page_content(content, page, config, files)))
 
     def marked(found: re.Match) -> str:
         goal = posixpath.normpath(posixpath.join(page.url, found["goal"]))

@@ -46,9 +46,16 @@ WORDS = {  # what a page of a notebook says besides the notebook; docs/chinese.p
 
 def on_config(config):
     """The chapters that are there, under Learn."""
+    without_source(config)
     learn = next(item["Learn"] for item in config.nav if "Learn" in item)
     learn += [{title(cells(path)): f"learn/{path.stem}.md"} for path in chapters()]
     learn += [{"For teachers": "learn/teaching.md"}, {"Exercises to print": "learn/handout.md"}]
+
+
+def without_source(config):
+    """No links to edit a page where nobody said in which repository it is."""
+    if not config.repo_url:
+        config.edit_uri = None
 
 
 def on_files(files, config):

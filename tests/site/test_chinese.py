@@ -21,7 +21,7 @@ PAGES = sorted(path.relative_to(DOCS / "zh").as_posix() for path in (DOCS / "zh"
 # Words of English that Chinese may write in digits; digits of the English stay digits.
 WORDS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 NUMBERS = {word: str(number) for number, word in enumerate(WORDS)} | {"first": "1", "second": "2", "third": "3"}
-NUMBERS |= {"once": "1", "twice": "2", "hundred": "100", "thousand": "1000"}
+NUMBERS |= {"ones": "1", "zeros": "0", "once": "1", "twice": "2", "hundred": "100", "thousand": "1000"}
 
 
 def parts(text: str) -> dict[str, Counter]:
@@ -90,7 +90,36 @@ def test_a_chapter_has_the_numbers_formulas_code_and_links_of_the_english_one(pa
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_has_the_numbers_formulas_code_and_links_of_the_english_one(page):
-    compare((DOCS / page).read_text(), (DOCS / "zh" / page).read_text(), f"docs/zh/{page}")
+    translated = (DOCS / "zh" / page).read_text().split(chinese.ONLY_HERE)[0]
+    compare((DOCS / page).read_text(), translated, f"docs/zh/{page}")
+
+
+def test_the_readme_says_what_the_english_one_says():
+    """Comments of code are translated here; its lines and all numbers are the same."""
+    english, translated = (ROOT / "README.md").read_text(), (ROOT / "README.zh.md").read_text()
+    assert english.startswith("English | [中文](README.zh.md)\n\n")
+    assert translated.startswith("[English](README.md) | 中文\n\n")
+    english, translated = (text.partition("\n\n")[2] for text in (english, translated))
+    comments = [re.findall(" +# .*", text) for text in (english, translated)]
+    for comment, other in zip(*comments, strict=True):
+        assert re.findall(r"\d+", comment) == re.findall(r"\d+", other), other
+    english, translated = (re.sub(" +# .*", "", text) for text in (english, translated))
+    compare(english, translated, "README.zh.md")
+    commands = [re.findall("^ {4}\\w.+", text, flags=re.M) for text in (english, translated)]
+    assert commands[0] == commands[1]
+
+
+def test_one_word_for_one_term():
+    """No text has a word that the last table of the glossary says is not used."""
+    page = DOCS / "zh" / "glossary.md"
+    rows = re.findall(r"^\|.*\|.*\| *(.*?) *\|.*\|$", page.read_text().split("## 有分歧的译名")[1], flags=re.M)
+    assert rows[0] == "不用"
+    words = [word for word in rows[2:] if word]
+    files = [ROOT / "README.zh.md", *DOCS.glob("zh/**/*.md"), *TUTORIALS.glob("zh/*.md")]
+    texts = {path: path.read_text() for path in files}
+    texts[page] = texts[page].split("## 有分歧的译名")[0].replace("### token（词元）", "")
+    found = [f"{path.relative_to(ROOT)}: {word}" for path, text in texts.items() for word in words if word in text]
+    assert len(words) > 10 and not found
 
 
 def test_there_are_pages_and_chapters():
@@ -163,6 +192,10 @@ def test_a_stale_cell_is_shown_in_english_and_listed(chapter, capsys):
 def test_lines_of_chinese_are_joined_and_headings_keep_the_ids():
     page = "<p>一行，\n<em>两行</em>\n三行 a\nb 四\n`c`：\nd</p>\n<pre>一\n二</pre>"
     assert chinese.joined(page) == "<p>一行，<em>两行</em>三行 a\nb 四\n`c`：d</p>\n<pre>一\n二</pre>"
+    text = "<em>一 CPU</em>, <em>tie</em>，<em><a>T</a> 步</em>"
+    assert chinese.upright(text) == (
+        '<em class="chinese">一 CPU</em>, <em>tie</em>，<em class="chinese"><a>T</a> 步</em>'
+    )
     text = "# 甲\n\n````sh\n# no\n```\n````\n\n    ## 乙 { #old }\n"
     assert chinese.with_ids(text, ["a", "b"]) == (
         text.replace("甲", "甲 { #a }").replace("{ #old }", "{ #b }"),

@@ -379,6 +379,18 @@ def test_pages_lead_to_their_source(site):
     assert "SITE_URL:" in workflow and "REPO_URL:" in workflow
 
 
+@pytest.mark.parametrize("repository, leads_to", [("", None), (REPO_URL, f"{REPO_URL}/edit/main/docs/faq.md")])
+def test_without_a_repository_no_page_has_a_link_to_edit_it(repository, leads_to, monkeypatch):
+    from mkdocs.config import load_config
+    from mkdocs.structure.files import File
+    from mkdocs.structure.pages import Page
+
+    monkeypatch.setenv("REPO_URL", repository)
+    config = load_config(str(ROOT / "mkdocs.yml"))
+    config = config.plugins.on_config(config)
+    assert Page("FAQ", File("faq.md", config.docs_dir, config.site_dir, True), config).edit_url == leads_to
+
+
 def test_a_wrong_address_leads_on(pages):
     links = [urlsplit(link).path for link in pages["404.html"].links]
     for goal in ("play/", "learn/", "install/", "guides/", "api/"):

@@ -88,8 +88,8 @@ assert sum(float(layer.spikes[0].mean()) for layer in deep) / len(deep) < 0.02
 # | `logits` | `[B, 10]` | reals | one number for each class |
 #
 # $T$ is the number of time steps, $B$ the number of images, $D$ the number of features of a token. Attention runs in $h$
-# heads side by side, each on its own $d = D / h$ features. Time is always the first dimension. The recording stores
-# each tensor under its name:
+# heads side by side, each on its own $d = D / h$ features. A tensor with time has it as the first dimension. The recording
+# stores each tensor under its name:
 
 # %%
 assert rec["sps.0"].spikes.shape == (4, 1, 8, 32, 32)
