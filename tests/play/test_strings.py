@@ -102,7 +102,7 @@ def test_no_english_is_left_in_the_code():
 # In a browser
 
 # Names that stay in a Chinese text, and the parts of layer names.
-NAMES = """AND Esc JPEG PNG SSA attn blocks hidden logit logits mlp ms out popcount proj rpe softmax sps th
+NAMES = """AND Esc Home JPEG PNG SSA attn blocks hidden logit logits mlp ms out popcount proj rpe softmax sps th
 token""".split()
 
 
