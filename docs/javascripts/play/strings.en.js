@@ -169,7 +169,7 @@ export const strings = {
     oneFrame: (events) => `One frame of all ${events} events.`,
     allInEach: (events, frames) => `All ${events} events in each of T = ${frames} frames: nothing tells what came first.`,
     frame: (t, from, to) => `Frame t = ${t}, ${from} to ${to} ms`,
-    tokens: (places, features, layer, other) => `The ${places} tokens of each frame: a row is a place, a column one of ${features} features. Grey: a spike of ${layer} or ${other}; black: of both.`,
+    tokens: (places, features, layer, other) => `The ${places} tokens of each frame: a row is a place, a column one of ${features} features. Faint: a spike of ${layer} or ${other}; strong: of both.`,
     tokensOf: (t, spikes) => `Tokens at t = ${t}: ${spikes} spikes`,
     soFar: (up, down) => `The answer so far: logit of ${up} minus logit of ${down}, mean over the frames up to here.`,
     soFarOf: (t, answer, lead) => `After t = ${t}: ${answer}, by ${lead}`,

@@ -165,7 +165,7 @@ export const strings = {
     oneFrame: (events) => `全部 ${events} 个事件合成一帧。`,
     allInEach: (events, frames) => `全部 ${events} 个事件放进 T = ${frames} 帧的每一帧：看不出先后。`,
     frame: (t, from, to) => `帧 t = ${t}，${from} 到 ${to} ms`,
-    tokens: (places, features, layer, other) => `每帧的 ${places} 个 token：一行是一个位置，一列是 ${features} 个特征之一。灰色：${layer} 或 ${other} 发放了脉冲；黑色：两层都发放。`,
+    tokens: (places, features, layer, other) => `每帧的 ${places} 个 token：一行是一个位置，一列是 ${features} 个特征之一。较淡：${layer} 或 ${other} 发放了脉冲；较浓：两层都发放。`,
     tokensOf: (t, spikes) => `t = ${t} 的 token：${spikes} 个脉冲`,
     soFar: (up, down) => `到目前为止的答案：“${up}”的 logit 减去“${down}”的 logit，对已有的帧取平均。`,
     soFarOf: (t, answer, lead) => `t = ${t} 之后：${answer}，领先 ${lead}`,
