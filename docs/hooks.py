@@ -323,10 +323,13 @@ def on_page_content(content, page, config, files):
 
     def sized(found: re.Match) -> str:
         file = files.get_file_from_path(posixpath.normpath(posixpath.join(posixpath.dirname(page.file.url), found[1])))
-        if " width=" in found[0] or not found[1].endswith(".png") or not file:
+        if " width=" in found[0] or not found[1].endswith((".png", ".svg")) or not file:
             return found[0]
-        picture = Image.open(io.BytesIO(file.content_bytes))
-        return f'{found[0][:-1].rstrip("/ ")} width="{picture.width}" height="{picture.height}">'
+        if found[1].endswith(".svg"):
+            width, height = re.search(r'viewBox="0 0 (\d+) (\d+)"', file.content_string).groups()
+        else:
+            width, height = Image.open(io.BytesIO(file.content_bytes)).size
+        return f'{found[0][:-1].rstrip("/ ")} width="{width}" height="{height}">'
 
     return re.sub(r'<img [^>]*?src="([^"]+)"[^>]*>', sized, content)
 

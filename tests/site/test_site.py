@@ -498,7 +498,7 @@ def test_links_are_told_by_more_than_colour(watch):
 def test_a_page_s_images_have_their_sizes(pages):
     for name, page in pages.items():
         for image in page.images:
-            if image["src"].endswith(".png"):
+            if image["src"].endswith((".png", ".svg")) and "logo.svg" not in image["src"]:
                 assert image.get("width") and image.get("height"), f"{name}: {image}"
 
 

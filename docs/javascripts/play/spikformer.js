@@ -12,7 +12,9 @@ export function readModel(header, buffer) {
   const tensors = {};
   for (const [name, { offset, shape }] of Object.entries(header.tensors)) {
     const length = shape.reduce((product, size) => product * size, 1);
-    tensors[name] = Float64Array.from(new Uint16Array(buffer, 2 * offset, length), half); // little-endian, as every browser is
+    const [numbers, bits] = [new Float32Array(length), new Uint16Array(buffer, 2 * offset, length)]; // little-endian, as every browser is
+    for (let i = 0; i < length; i++) numbers[i] = half(bits[i]);
+    tensors[name] = numbers;
   }
   if (header.dim / header.heads > 32) throw new Error("a head wider than 32 does not fit into the bits of one number");
   return { ...header, tensors };
