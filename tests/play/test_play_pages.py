@@ -420,7 +420,7 @@ def test_attention_of_a_drawing_is_the_package_s(visit):
         return torch.tensor(heads.evaluate_all("heads => heads.map(head => JSON.parse(head.dataset.scores))"))
 
     for block in (0, 1):
-        scores = rec[f"blocks.{block}.attn.scores"].values[:, 0]  # [T, h, N, N]
+        scores = rec[f"blocks.{block}.attn.scores"].values[:, 0].float()  # [T, h, N, N]
         choose(page, "block", str(block))
         torch.testing.assert_close(shown_scores(), scores.mean((0, 2)))
         set_range(page, "query", 27)
@@ -652,7 +652,7 @@ def test_softmax_beside_ssa_is_of_the_same_spikes(visit):
     page, model = visit("digit"), in_half(se.load_pretrained("digits-2-64"))
     with torch.no_grad(), se.record(model) as rec:
         model(drawn_image(page, 10))
-    q, k = (rec[f"blocks.0.attn.{name}"].spikes[:, 0] for name in "qk")  # [T, h, N, d]
+    q, k = (rec[f"blocks.0.attn.{name}"].spikes[:, 0].float() for name in "qk")  # [T, h, N, d]
     weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
     set_range(page, "query", 27)
     shown = page.locator(".play-soft canvas").evaluate_all(
