@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND := Agg
 
-.PHONY: help train test style tests quick lint pretrained pretrained-events pretrained-cifar10 notebooks notebooks-test lab docs serve
+.PHONY: help train test style tests quick lint pretrained pretrained-events pretrained-cifar10 notebooks notebooks-test lab docs serve serve-zh
 
 help:
 	@echo "make train   train the small Spikformer on real digits (ARGS='--epochs 5' and so on)"
@@ -12,6 +12,7 @@ help:
 	@echo "make lab     Jupyter opens on the first chapter"
 	@echo "make notebooks   run every script in tutorials/src and write its notebook (ARGS='05' for one chapter)"
 	@echo "make serve   the documentation at http://127.0.0.1:8000 (make docs: into site/)"
+	@echo "make serve-zh   the Chinese pages anew, after make docs, and both editions at http://127.0.0.1:8000/zh/"
 	@echo "make lint    style, put right where a tool can do it"
 	@echo "make pretrained   train the packaged digits model anew (pretrained-events: the two of simulated events,"
 	@echo "                  pretrained-cifar10: cifar10-2-128, two hours)"
@@ -58,11 +59,18 @@ notebooks-test: .venv/dev
 	$(BIN)/pip install --quiet --editable ".[docs]"
 	@touch $@
 
+# English, then Chinese, which uses its files and lies below zh/.
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.zh.yml
 
 serve: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+# The Chinese pages anew, after `make docs`, and both editions to look at.
+serve-zh: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.zh.yml
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site
 
 lint: .venv/dev
 	$(BIN)/ruff check --fix .

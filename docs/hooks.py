@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 from mkdocs.exceptions import PluginError
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
@@ -32,6 +33,17 @@ KATEX = "assets/vendor/katex"
 # As tutorials/build.py writes them.
 WIDGET_TEXT = "[controls: run this cell to use them]"
 PREDICT_LINE = "Predict first. Then run the cell, or open this output.\n"
+WORDS = {  # what a page of a notebook says besides the notebook; docs/chinese.py has the same in Chinese
+    "download": "[Download this notebook]({stem}.ipynb){{ download }}, or open it with `make lab`. "
+    "It runs offline, on a CPU.",
+    "setup": "Setup: imports, a fixed seed, one thread",
+    "code": "Code",
+    "code of": "Code: {comment}",
+    "predict": "Output: predict first, then open",
+    "controls": "*In a running notebook, controls stand here.*",
+    "live": "## Play with it\n\nNothing to install: [open the page](../play/{demo}.md).",
+    "needs JavaScript": "This demo needs JavaScript.",
+}
 
 
 # Notebooks
@@ -39,9 +51,16 @@ PREDICT_LINE = "Predict first. Then run the cell, or open this output.\n"
 
 def on_config(config):
     """The chapters that are there, under Learn."""
+    without_source(config)
     learn = next(item["Learn"] for item in config.nav if "Learn" in item)
     learn += [{title(cells(path)): f"learn/{path.stem}.md"} for path in chapters()]
     learn += [{"For teachers": "learn/teaching.md"}, {"Exercises to print": "learn/handout.md"}]
+
+
+def without_source(config):
+    """No links to edit a page where nobody said in which repository it is."""
+    if not config.repo_url:
+        config.edit_uri = None
 
 
 def on_files(files, config):
@@ -60,6 +79,11 @@ def on_files(files, config):
         files.append(File.generated(config, f"learn/results/{path.name}", content=path.read_bytes()))
 
 
+def in_chinese(uri: str) -> bool:
+    """Is there a Chinese edition of this page? docs/chinese.py makes it, a chapter from its translated cells."""
+    return (ROOT / "docs" / "zh" / uri).is_file() or (TUTORIALS / "zh" / uri.removeprefix("learn/")).is_file()
+
+
 def chapters() -> list[Path]:
     return sorted(TUTORIALS.glob("[0-9]*.ipynb"))
 
@@ -75,7 +99,7 @@ def title(cells: list[dict]) -> str:
     return re.match(r"# (.+)", cells[0]["source"])[1].strip()
 
 
-def page_of(cells: list[dict], stem: str) -> tuple[str, list[bytes]]:
+def page_of(cells: list[dict], stem: str, words: dict[str, str] = WORDS) -> tuple[str, list[bytes]]:
     """A notebook as Markdown, and its figures."""
     figures: list[bytes] = []
     parts = []
@@ -86,22 +110,20 @@ def page_of(cells: list[dict], stem: str) -> tuple[str, list[bytes]]:
         tags = cell["metadata"].get("tags", [])
         source = fence(cell["source"], "{ .python }")
         if "setup" in tags:
-            source = fold("note", "Setup: imports, a fixed seed, one thread", source)
+            source = fold("note", words["setup"], source)
         elif "fold" in tags:
-            source = fold("note", summary_of(cell["source"]), source)
+            source = fold("note", summary_of(cell["source"], words), source)
         parts.append(source)
-        outputs = [shown(output, stem, figures) for output in cell["outputs"]]
+        outputs = [shown(output, stem, figures, words) for output in cell["outputs"]]
         if "predict" in tags:
-            outputs = [fold("example", "Output: predict first, then open", "\n\n".join(outputs))]
+            outputs = [fold("example", words["predict"], "\n\n".join(outputs))]
         parts += outputs
     head, _, rest = parts[0].partition("\n")
-    here = (
-        f"[Download this notebook]({stem}.ipynb){{ download }}, or open it with `make lab`. It runs offline, on a CPU."
-    )
-    return "\n\n".join([head, f'<div class="notebook" markdown>\n{here}\n</div>', rest, *parts[1:]]), figures
+    here = f'<div class="notebook" markdown>\n{words["download"].format(stem=stem)}\n</div>'
+    return "\n\n".join([head, here, rest, *parts[1:]]), figures
 
 
-def shown(output: dict, stem: str, figures: list[bytes]) -> str:
+def shown(output: dict, stem: str, figures: list[bytes], words: dict[str, str]) -> str:
     """What a cell printed or drew."""
     data = output.get("data", {})
     if "image/png" in data:
@@ -112,7 +134,7 @@ def shown(output: dict, stem: str, figures: list[bytes]) -> str:
         return f"[![{alt}]({file}){{ loading=lazy width={width} height={height} }}]({file}){{ .figure }}"
     text = "".join(output.get("text") or data["text/plain"]).removeprefix(PREDICT_LINE)
     if text == WIDGET_TEXT:
-        return "*In a running notebook, controls stand here.*"
+        return words["controls"]
     return fence(text.rstrip("\n"), "{ .text .no-copy .output }")
 
 
@@ -156,10 +178,10 @@ def fold(kind: str, summary: str, text: str) -> str:
     return f'??? {kind} "{summary}"\n\n{inside}\n'
 
 
-def summary_of(source: str) -> str:
+def summary_of(source: str, words: dict[str, str]) -> str:
     """What a folded cell says of itself: its first line, if that is a comment."""
     comment = re.match(r"# (?!%)(.+)", source)
-    return "Code: " + comment[1].replace('"', "'") if comment else "Code"
+    return words["code of"].format(comment=comment[1].replace('"', "'")) if comment else words["code"]
 
 
 def thumbnail(figure: bytes) -> bytes:
@@ -188,24 +210,26 @@ LIVE = {  # chapters, and what of them can be played with: the demo itself where
     "learn/03_images_to_spikes.md": "photo",
     "learn/05_spiking_self_attention.md": "ssa",
     "learn/06_encoder_block.md": "digit",
+    "learn/11_events.md": "events",
 }
 
 
-def on_page_markdown(markdown, page, config, files):
+def on_page_markdown(markdown, page, config, files, words=WORDS):
     """Fills in what is made, such as ``<!-- chapters -->``; says what a page is about, in a sentence and a picture."""
     uri = page.file.src_uri
     if uri.startswith("learn/solutions/"):
         page.meta["search"] = {"exclude": True}
     if uri in LIVE:
         demo = LIVE[uri]
-        markdown += f"\n\n## Play with it\n\nNothing to install: [open the page](../play/{demo}.md).\n"
+        markdown += f"\n\n{words['live'].format(demo=demo)}\n"
         if demo in ("neuron", "ssa"):
-            markdown += f'\n<div data-play="{demo}"><noscript>This demo needs JavaScript.</noscript></div>\n'
+            markdown += f'\n<div data-play="{demo}"><noscript>{words["needs JavaScript"]}</noscript></div>\n'
+    page.meta["chinese"] = in_chinese(uri)  # the language switch asks
     page.meta.setdefault("description", described(markdown) or config.site_description)
     own = f"{uri.removesuffix('.md')}/thumbnail.png"
     section = next(picture for start, picture in PICTURES.items() if uri.startswith(start))
     page.meta.setdefault("image", own if files.get_file_from_path(own) else section)
-    markdown = markdown.replace("<!-- chapters -->", "\n".join(card(path) for path in chapters()))
+    markdown = markdown.replace("<!-- chapters -->", "\n".join(card(path.stem, cells(path)) for path in chapters()))
     markdown = markdown.replace("<!-- exercises -->", "\n\n".join(exercises(path) for path in chapters()))
     markdown = re.sub(r"<!-- minutes: (\w+) -->", lambda found: minutes(TUTORIALS / f"{found[1]}.ipynb"), markdown)
     return re.sub(r"<!-- help: (.+?) -->", lambda found: help_of(found[1].split()), markdown)
@@ -220,8 +244,8 @@ def described(markdown: str) -> str:
         text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)(\{[^}]*\})?|<[^>]*>", r"\1", " ".join(paragraph.split()))
         text = plain(re.sub(r"[*`]", "", text)).strip()
         if (
-            re.match(r"(?!Run time)[A-Z]", text)
-            and re.search(r"[.:]$", text)
+            re.match(r"(?!Run time)[A-Z\u4e00-\u9fff]", text)
+            and re.search(r"[.:。：]$", text)
             and not paragraph.lstrip().startswith(("#", "![", "[!"))
         ):
             return text if len(text) <= 200 else text[:197].rsplit(" ", 1)[0] + " ..."
@@ -254,17 +278,16 @@ def plain(text: str) -> str:
     return re.sub(r"\\\((.+?)\\\)|\$([^$\n]*[\\_^{][^$\n]*)\$", words, text, flags=re.S)
 
 
-def card(path: Path) -> str:
+def card(stem: str, cells: list[dict]) -> str:
     """A chapter in the list of chapters: key figure, title, the question it answers, run time."""
-    found = cells(path)
-    head, line, question = re.match(r"# (.+?)\n+\*(.+?)\*\n+(.+?)(?:\n\n|\n## |$)", found[0]["source"], re.S).groups()
-    time = re.match(r"Run time (\d+ s)", line)[1]
-    figure = next(o for cell in found for o in cell.get("outputs", []) if "image/png" in o.get("data", {}))
+    head, line, question = re.match(r"# (.+?)\n+\*(.+?)\*\n+(.+?)(?:\n\n|\n## |$)", cells[0]["source"], re.S).groups()
+    time = re.search(r"\d+ (s|秒)", line)[0]
+    figure = next(o for cell in cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {}))
     alt = html.escape(figure["metadata"]["image/png"]["alt"])
     return f"""<div class="chapter" markdown>
-![{alt}]({path.stem}/thumbnail.png){{ loading=lazy }}
+![{alt}]({stem}/thumbnail.png){{ loading=lazy }}
 <div markdown>
-**[{head}]({path.stem}.md)** <span class="time">{time}</span>
+**[{head}]({stem}.md)** <span class="time">{time}</span>
 
 {prose(question)}
 </div>
@@ -380,14 +403,47 @@ def on_post_page(output, page, config):
 
 @event_priority(-100)  # after the search plugin has written its index
 def on_post_build(config):
-    from spikformer_edu.export import export
-
     site = Path(config.site_dir)
-    index = site / "search" / "search_index.json"
+    tidy(site / "search" / "search_index.json")
+    write_networks(site / "assets" / "play")
+
+
+def tidy(index: Path, below: str = "") -> None:
+    """The search index without code: it loads with every page, and half of it would be listings."""
     found = json.loads(index.read_text(encoding="utf-8"))
-    for entry in found["docs"]:  # without code: the index loads with every page, and half of it would be listings
+    for entry in found["docs"]:
+        entry["location"] = entry["location"].removeprefix(below)
         entry["title"] = plain(entry["title"])
         entry["text"] = plain(re.sub(r"<pre.*?</pre>", "", entry["text"], flags=re.S))
     index.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
-    for name, folder in (("digits-2-64", "play"), ("cifar10-2-128", "play/cifar10")):
-        export(name, site / "assets" / folder, "js")
+
+
+def write_networks(folder: Path) -> None:
+    """What the pages in the browser run: each network in a folder of its own, the digits' in ``folder`` itself."""
+    from spikformer_edu.export import export
+
+    for name, place in (("digits-2-64", "."), ("cifar10-2-128", "cifar10"), ("digits-motion-2-64", "motion")):
+        export(name, folder / place, "js")
+    write_recordings(folder / "motion")
+
+
+def write_recordings(folder: Path) -> None:
+    """``recordings.json`` and ``.bin``: the first test digit of each class, going round either way, simulated.
+
+    An event is one little-endian uint32, ((t size + y) size + x) 2 + p, with t in microseconds.
+    """
+    from spikformer_edu.data import digits, digits_dvs, digits_motion
+
+    pixels, targets = digits_dvs.images()
+    test, size = digits.split(targets, None, None)[2], digits_motion.INFO.image_size
+    numbers = [next(number for number in test if targets[number] == digit) for digit in range(10)]
+    facts, codes = [], []
+    for way in digits_motion.INFO.classes:
+        recorded = digits_motion.record(pixels[numbers], numbers, way == "clockwise", size)
+        for digit, (number, events) in enumerate(zip(numbers, recorded, strict=True)):
+            picture = (16 * pixels[number]).int().flatten().tolist()  # scikit-learn's digit, with a margin
+            facts.append({"digit": digit, "way": way, "events": len(events), "pixels": picture})
+            codes.append(((events["t"] * size + events["y"]) * size + events["x"]) * 2 + events["p"])
+    header = {"size": size, "period": digits_motion.PERIOD, "recordings": facts}
+    (folder / "recordings.json").write_text(json.dumps(header, separators=(",", ":")), encoding="utf-8")
+    (folder / "recordings.bin").write_bytes(np.concatenate(codes).astype("<u4").tobytes())

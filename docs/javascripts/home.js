@@ -24,7 +24,7 @@ const strength = { // how strongly a cell is coloured, 0 to 1
   q: (x) => x, k: (x) => x, v: (x) => x, spikes: (x) => x, counts: (x) => x / 6, h: (x) => x / 1.2,
 };
 
-function start(root) {
+function start(root, words) {
   const panels = Object.fromEntries([...root.querySelectorAll("svg[data-matrix]")].map((svg) => [svg.dataset.matrix, svg]));
   const said = root.querySelector(".live-said"), clock = root.querySelector(".live-clock");
   const button = root.querySelector(".live-pause");
@@ -48,7 +48,7 @@ function start(root) {
         svg.children[n].dataset.value = value;
         svg.children[n].style.setProperty("--on", Math.min(1, strength[name](value)));
       });
-    clock.textContent = `t = ${t} of T = ${T}`;
+    clock.textContent = words.clock(t, T);
     trace();
   }
 
@@ -58,9 +58,8 @@ function start(root) {
     const frames = { q: row, k: `M0 0h${D}v${N}h-${D}z`, v: column, counts: row, h: cell, spikes: cell };
     for (const [name, svg] of Object.entries(panels)) svg.lastChild.setAttribute("d", frames[name]);
     const gathered = shown.counts[i].reduce((sum, count, j) => sum + count * shown.v[j][c], 0);
-    said.textContent = `Query ${i}, feature ${c}: the counts where V is 1 add up to ${gathered}; times s = ${SCALE} that is ` +
-      `${(gathered * SCALE).toFixed(3)}. Membrane H = ${shown.h[i][c].toFixed(3)}: ` +
-      (shown.spikes[i][c] ? "at or above 0.5, a spike." : "below 0.5, no spike.");
+    said.textContent = words.trace(i, c, gathered, SCALE, (gathered * SCALE).toFixed(3), shown.h[i][c].toFixed(3),
+      shown.spikes[i][c] ? words.spike : words.noSpike);
   }
 
   function advance() {
@@ -80,7 +79,7 @@ function start(root) {
   function run(on) {
     clearInterval(timer);
     timer = on ? setInterval(advance, PAUSE) : null;
-    button.textContent = on ? "Pause" : "Run";
+    button.textContent = on ? words.pause : words.run;
   }
   button.addEventListener("click", () => run(timer === null));
   root.querySelector(".live-step").addEventListener("click", () => { run(false); advance(); });
@@ -88,4 +87,8 @@ function start(root) {
   run(!matchMedia("(prefers-reduced-motion: reduce)").matches);
 }
 
-for (const root of document.querySelectorAll(".live")) start(root);
+const roots = document.querySelectorAll(".live");
+if (roots.length) { // this file is loaded with every page
+  const { strings } = await import("./play/strings.js");
+  for (const root of roots) start(root, strings.home);
+}

@@ -107,7 +107,8 @@ def header(run: Run, facts: DatasetInfo) -> dict[str, Any]:
         "scale": [float(m.scale) for m in model.modules() if isinstance(m, SpikingSelfAttention)],
         "neurons": neurons,  # of u = tau H: u[t] = beta u[t-1] (1 - S[t-1]) + X[t], a spike where u >= threshold
         "channels": config.in_channels,
-        "imageSize": facts.image_size,
+        "imageSize": run.recipe.image_size or facts.image_size,
+        "events": facts.time_steps is not None,  # frames of event counts: they bring their own T and go in as they are
         "pixelGrid": PIXEL_GRID,  # normalised pixels are rounded to multiples of 1 / pixelGrid
         "mean": list(facts.mean),
         "std": list(facts.std),
@@ -123,7 +124,7 @@ def write_js(run: Run, out: Path) -> Exported:
         out: folder for the two files; made if need be.
 
     Raises:
-        SpikformerError: a network that is not the paper's SSA on still images; or a full disk.
+        SpikformerError: a network that is not the paper's SSA; or a full disk.
     """
     config, facts = run.model.config, info(run.recipe.dataset)
     if config.attention != "ssa" or config.qk_pool:
@@ -136,8 +137,6 @@ def write_js(run: Run, out: Path) -> Exported:
             f"{run.folder}: residual={config.residual!r}, neuron={config.neuron!r}; format js has residual='spike' and"
             " neurons lif and if only"
         )
-    if facts.time_steps is not None:
-        raise SpikformerError(f"{run.folder}: trained on event frames, {run.data.title}; give a run on still images")
     content, offset, chunks = header(run, facts), 0, []
     content["tensors"] = {}
     for name, tensor in tensors(in_half(run.model)).items():

@@ -2,13 +2,12 @@
 
 import functools
 import http.server
+import importlib.util
 import shutil
 import threading
 from pathlib import Path
 
 import pytest
-
-from spikformer_edu.export import export
 
 DOCS = Path(__file__).parents[2] / "docs"
 CONFIG = """\
@@ -43,8 +42,10 @@ def site(tmp_path_factory):
     (folder / "mkdocs.yml").write_text(CONFIG)
     build(load_config(str(folder / "mkdocs.yml")))
     assets = folder / "site" / "assets"
-    export("digits-2-64", assets / "play", "js")
-    export("cifar10-2-128", assets / "play" / "cifar10", "js")
+    spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    hooks.write_networks(assets / "play")
     shutil.copy(DOCS / "assets" / "cat.png", assets)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder / "site")))
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,8 +1,8 @@
 // Compares the JavaScript forward pass with spikes that Python recorded: node forward.mjs SPIKFORMER.JS FOLDER
 //
 // FOLDER holds model.json, model.bin, cases.json (a list of {image, timeSteps, logits, layers: {name: {shape}}}) and, for
-// case i, i.pixels (float32, normalised) and i.spikes (uint8, the layers in order, each [T][...] as cases.json says,
-// already in the order of the JavaScript). Prints one JSON line.
+// case i, i.pixels (float32, normalised; of an event network all T frames, one after the other) and i.spikes (uint8, the
+// layers in order, each [T][...] as cases.json says, already in the order of the JavaScript). Prints one JSON line.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -16,7 +16,8 @@ const cases = JSON.parse(read("cases.json"));
 
 const report = { values: 0, ones: 0, mismatches: [], logits: 0, milliseconds: {} };
 for (const [index, { timeSteps, logits, layers, scores }] of cases.entries()) {
-  const pixels = floats(`${index}.pixels`);
+  const all = floats(`${index}.pixels`), length = all.length / timeSteps;
+  const pixels = model.events ? Array.from({ length: timeSteps }, (_, t) => all.subarray(t * length, (t + 1) * length)) : all;
   if (!index) for (let i = 0; i < 5; i++) forward(model, pixels, timeSteps); // compile first
   const start = performance.now();
   const found = forward(model, pixels, timeSteps);

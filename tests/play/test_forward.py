@@ -14,7 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 import spikformer_edu as se
-from spikformer_edu.data import info, load
+from spikformer_edu.data import digits_motion, info, load
+from spikformer_edu.data.digits import split
+from spikformer_edu.data.digits_dvs import images
+from spikformer_edu.data.events import to_frames
 from spikformer_edu.export import export
 from spikformer_edu.export.js import PIXEL_GRID, in_half, on_grid, tensors
 
@@ -27,9 +30,9 @@ needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed: the
 
 
 def write_case(folder: Path, index: int, model: se.Spikformer, image: Tensor, time_steps: int) -> dict:
-    """What the rounded network does in PyTorch with one image, as files."""
+    """What the rounded network does in PyTorch with one image or with event frames ``[T, 1, 2, H, W]``, as files."""
     image = on_grid(image)
-    frames = image.expand(time_steps, *image.shape)
+    frames = image if image.dim() == 5 else image.expand(time_steps, *image.shape)
     with torch.no_grad(), se.record(model) as rec:
         # The still image takes the path it takes in training; another T goes in as that many copies.
         logits = model(image if time_steps == model.config.time_steps else frames)
@@ -50,7 +53,9 @@ def write_case(folder: Path, index: int, model: se.Spikformer, image: Tensor, ti
         counts = rec[f"blocks.{block}.attn.scores"].values[:, 0] / attention.attn.scale
         scores.append({"length": counts.numel()})
         chunks.append(counts)
-    (folder / f"{index}.pixels").write_bytes(image[0].permute(1, 2, 0).numpy().astype("<f4").tobytes())  # [H, W, C]
+    given = image[:, 0] if image.dim() == 5 else image
+    pixels = given.permute(0, 2, 3, 1)  # [H, W, C], or [T, H, W, C]
+    (folder / f"{index}.pixels").write_bytes(pixels.numpy().astype("<f4").tobytes())
     (folder / f"{index}.spikes").write_bytes(b"".join(chunk.to(torch.uint8).numpy().tobytes() for chunk in chunks))
     return {"timeSteps": time_steps, "logits": logits[0].tolist(), "layers": layers, "scores": scores}
 
@@ -87,6 +92,24 @@ def test_every_spike_of_100_test_digits(tmp_path, model, digits):
     milliseconds = statistics.median(report["milliseconds"]["4"])
     print(f"\n{report['values']:,} values, {report['ones']:,} not zero, {len(report['mismatches'])} mismatches")
     print(f"logits within {report['logits']:.1e}; {milliseconds:.1f} ms an image (median)")
+    assert report["values"] > 20e6 and report["ones"] > 1e6
+    assert report["mismatches"] == []
+    assert report["logits"] < 1e-12
+
+
+@needs_node
+def test_every_spike_of_100_simulated_recordings(tmp_path):
+    """50 test digits that go round either way, T = 8 frames of event counts."""
+    pixels, targets = images()
+    test, size = split(targets, None, None)[2][:50], digits_motion.INFO.image_size
+    recordings = [events for way in (True, False) for events in digits_motion.record(pixels[test], test, way, size)]
+    frames = [torch.from_numpy(to_frames(events, 8, size, size).astype(np.float32)) for events in recordings]
+    export("digits-motion-2-64", tmp_path, "js")
+    model = in_half(se.load_pretrained("digits-motion-2-64"))
+    report = compare(tmp_path, model, [(each[:, None], 8) for each in frames])
+    print(f"\n{report['values']:,} values, {report['ones']:,} not zero, {len(report['mismatches'])} mismatches")
+    milliseconds = statistics.median(report["milliseconds"]["8"])
+    print(f"logits within {report['logits']:.1e}; {milliseconds:.1f} ms a recording (median)")
     assert report["values"] > 20e6 and report["ones"] > 1e6
     assert report["mismatches"] == []
     assert report["logits"] < 1e-12
@@ -277,7 +300,7 @@ def test_export_refuses_what_it_cannot_say(tmp_path, one_line):
     one_line(excinfo, "softmax", "ssa")
 
 
-def test_export_takes_class_names_from_the_run(tmp_path, one_line):
+def test_export_takes_class_names_from_the_run(tmp_path):
     """Never from data that lie here now: another data set may have as many classes."""
     run = se.load_run("digits-2-64")
     config = dict(num_classes=2, in_channels=3, time_steps=1)
@@ -286,8 +309,14 @@ def test_export_takes_class_names_from_the_run(tmp_path, one_line):
     run = replace(run, model=model, recipe=replace(run.recipe, dataset="folder"), data=data)
     paths = export(run, tmp_path, "js").paths
     assert json.loads(paths[0].read_text())["classes"] == ["dog", "cat"]
-    data = replace(data, title="CIFAR10-DVS (simulated)")
-    run = replace(run, recipe=replace(run.recipe, dataset="cifar10dvs"), data=data)
-    with pytest.raises(se.SpikformerError) as excinfo:
-        export(run, tmp_path, "js")
-    one_line(excinfo, "event frames", "simulated")
+
+
+def test_export_of_event_frames_says_their_size(tmp_path):
+    """That of the run, not of the data set; event counts have neither mean nor std."""
+    run = se.load_run("digits-motion-2-64")
+    content = json.loads(export(run, tmp_path, "js").paths[0].read_text())
+    assert content["events"] and content["mean"] == content["std"] == []
+    assert (content["imageSize"], content["channels"], content["timeSteps"]) == (16, 2, 8)
+    run = replace(run, recipe=replace(run.recipe, image_size=32))
+    assert json.loads(export(run, tmp_path, "js").paths[0].read_text())["imageSize"] == 32
+    assert not json.loads(export("digits-2-64", tmp_path, "js").paths[0].read_text())["events"]

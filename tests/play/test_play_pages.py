@@ -13,7 +13,7 @@ from spikformer_edu.data import info
 from spikformer_edu.export.js import in_half, on_grid
 
 HERE = Path(__file__).parent
-PAGES = ["", "neuron", "ssa", "digit", "photo"]
+PAGES = ["", "neuron", "ssa", "digit", "photo", "events"]
 
 
 def set_range(scope, name: str, value: float) -> None:

@@ -116,7 +116,8 @@ def test_images_have_words_and_headings_are_in_order(pages):
     for name, page in pages.items():
         for image in page.images:
             if "logo.svg" not in image["src"]:
-                assert len(image.get("alt", "").split()) >= 4, f"{name}: {image}"
+                alt = image.get("alt", "")
+                assert len(alt.split()) >= 4 or len(re.findall("[\u4e00-\u9fff]", alt)) >= 8, f"{name}: {image}"
         levels = page.headings
         assert levels and levels[0] == 1 and levels.count(1) == 1, f"{name}: {levels}"
         assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False)), f"{name}: {levels}"
@@ -261,7 +262,7 @@ def test_every_page_in_a_browser(pages, watch):
     """On a phone: no message, nothing from outside, no sideways scroll, every formula drawn."""
     phone = watch(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
     for name, page in pages.items():
-        if name == "404.html":
+        if name.endswith("404.html"):
             continue
         view = phone.open(name)
         if page.formulas:
@@ -275,7 +276,7 @@ def test_every_page_in_a_browser(pages, watch):
 def test_kinds_of_page_on_a_desk(scheme, pages, watch):
     desk = watch(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
     chapter = next(name for name in pages if re.match(r"learn/\d", name))
-    for name in ("", "learn/", chapter, "concepts/ssa/", "api/plot/", "play/digit/"):
+    for name in ("", "learn/", chapter, "concepts/ssa/", "api/plot/", "play/digit/", "zh/", f"zh/{chapter}"):
         view = desk.open(name)
         assert view.evaluate(WIDE) <= 1280
         assert view.evaluate("document.body.dataset.mdColorScheme") == {"light": "default", "dark": "slate"}[scheme]
@@ -318,11 +319,14 @@ def test_the_output_of_a_prediction_is_hidden_until_it_is_opened(watch):
         ("install", "install/", 1),
         ("what is a spiking neural network", "#what-is-a-spiking-neural-network", 2),
         ("why did this neuron fire", "play/digit/", 3),
+        ("膜电位", "zh/glossary/", 10),
+        ("脉冲自注意力", "zh/concepts/ssa/", 5),
+        ("替代梯度", "zh/concepts/surrogate/", 5),
     ],
 )
 def test_search_finds(watch, asked, page, among):
     desk = watch(viewport={"width": 1280, "height": 900})
-    view = desk.open("")
+    view = desk.open("zh/" if page.startswith("zh/") else "")
     view.fill(".md-search__input", asked)
     view.wait_for_selector(".md-search-result__item", timeout=120_000)
     found = view.eval_on_selector_all(".md-search-result__link", "links => links.map(a => a.href)")
@@ -343,16 +347,16 @@ def test_search_has_neither_tex_nor_solutions(site):
 
 def test_every_page_can_be_shared(site, pages):
     """A canonical address, a description of its own and a picture that is there; the sitemap lists every page."""
-    sitemap = (site / "sitemap.xml").read_text(encoding="utf-8")
+    sitemap = "".join((site / part / "sitemap.xml").read_text(encoding="utf-8") for part in ("", "zh"))
     descriptions = {}
     for name in pages:
-        if name == "404.html":
+        if name.endswith("404.html"):
             continue
         text = (site / name / "index.html").read_text(encoding="utf-8")
         facts = dict(re.findall(r'<meta (?:property|name)="([\w:]+)" content="([^"]*)"', text))
         assert re.search(f'<link rel="canonical" href="{SITE_URL}{re.escape(name)}"', text), name
         assert f"<loc>{SITE_URL}{name}</loc>" in sitemap, name
-        least = 10 if name.startswith("learn/solutions/") else 20
+        least = 10 if name.startswith(("learn/solutions/", "zh/")) else 20
         assert least < len(facts["og:description"]) <= 200 and "\\" not in facts["og:description"], (name, facts)
         assert facts["description"] == facts["og:description"] and facts["og:title"], name
         descriptions.setdefault(facts["og:description"], []).append(name)
@@ -375,16 +379,106 @@ def test_pages_lead_to_their_source(site):
     assert "SITE_URL:" in workflow and "REPO_URL:" in workflow
 
 
+@pytest.mark.parametrize("repository, leads_to", [("", None), (REPO_URL, f"{REPO_URL}/edit/main/docs/faq.md")])
+def test_without_a_repository_no_page_has_a_link_to_edit_it(repository, leads_to, monkeypatch):
+    from mkdocs.config import load_config
+    from mkdocs.structure.files import File
+    from mkdocs.structure.pages import Page
+
+    monkeypatch.setenv("REPO_URL", repository)
+    config = load_config(str(ROOT / "mkdocs.yml"))
+    config = config.plugins.on_config(config)
+    assert Page("FAQ", File("faq.md", config.docs_dir, config.site_dir, True), config).edit_url == leads_to
+
+
 def test_a_wrong_address_leads_on(pages):
     links = [urlsplit(link).path for link in pages["404.html"].links]
     for goal in ("play/", "learn/", "install/", "guides/", "api/"):
         assert f"/book/{goal}" in links
 
 
+# Two languages
+
+
+def switch(site, name):
+    """Where the switch of a page leads, what it says, and the alternates that the head names."""
+    text = (site / name / "index.html").read_text(encoding="utf-8")
+    box = re.search(r'<div class="language">(.*?)</div>', text, re.S)[1]
+    goal, words = re.search(r'href="([^"]+)"[^>]*>(.*?)</a>', box, re.S).groups()
+    alternates = dict(re.findall(r'<link rel="alternate " hreflang="(\w+)" href="([^"]+)"', text))
+    return urlsplit(urljoin(f"http://site/{name}", goal)).path.lstrip("/"), re.sub("<.+?>", "", words), alternates
+
+
+def test_every_page_leads_to_the_other_language(site, pages):
+    """To the same page where there is one; both say so in their heads."""
+    both = {name.removeprefix("zh/") for name in pages if name.startswith("zh/") and not name.endswith("404.html")}
+    assert {"", "glossary/", "concepts/ssa/", "learn/05_spiking_self_attention/", "play/digit/"} <= both
+    for name in pages:
+        if name.endswith("404.html"):
+            continue
+        own = name.removeprefix("zh/")
+        goal, words, alternates = switch(site, name)
+        if own in both:
+            assert alternates == {"en": SITE_URL + own, "zh": f"{SITE_URL}zh/{own}"}, name
+            assert (goal, words) == ((own, "English") if name.startswith("zh/") else (f"zh/{own}", "中文")), name
+        else:
+            assert (goal, words, alternates) == ("zh/", "中文 本页只有英文", {}), name
+    assert "/book/zh/" in pages["404.html"].links and "/book/." in pages["zh/404.html"].links
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_language_is_switched_by_keyboard_and_the_place_is_kept(watch, address, width):
+    view = watch(viewport={"width": width, "height": 844}).open("play/neuron/?level=1.2#the-neuron")
+    link = view.locator(".language a")
+    box = link.bounding_box()
+    assert box["width"] >= 24 and box["height"] >= 24 and box["x"] + box["width"] <= width
+    link.focus()
+    view.keyboard.press("Enter")
+    view.wait_for_url("**/zh/play/neuron/**")
+    assert view.url.startswith(f"{address}zh/play/neuron/?") and view.url.endswith("#the-neuron")
+    assert view.evaluate("document.documentElement.lang") == "zh"
+    view.locator(".language a").click()
+    view.wait_for_url(f"{address}play/neuron/**")
+
+
+def test_chinese_pages_mark_what_is_english(site, pages):
+    """Every link of a Chinese page to an English one says so, besides the switch, and no other link does."""
+    count = 0
+    for name in pages:
+        if not name.startswith("zh/") or name.endswith("404.html"):
+            continue
+        text = (site / name / "index.html").read_text(encoding="utf-8")
+        article = text[text.index("<article") : text.index("</article")]
+        for goal, words in re.findall(r'<a [^>]*?href="([^"]+)"[^>]*>((?!<img).*?)</a>', article, flags=re.S):
+            path = urlsplit(urljoin(f"http://site/{name}", goal))
+            english = path.netloc == "site" and path.path.endswith("/") and not path.path.startswith("/zh/")
+            assert words.endswith("（英文）") == english, f"{name}: {goal} {words}"
+            count += english
+    assert count > 20
+
+
+def test_the_chinese_edition_weighs_little(site):
+    """It uses the images, fonts, scripts and networks of the English one."""
+    weight = {path.suffix: 0 for path in (site / "zh").rglob("*.*")}
+    for path in (site / "zh").rglob("*.*"):
+        weight[path.suffix] += path.stat().st_size
+    assert set(weight) == {".html", ".ipynb", ".json", ".xml", ".gz"}, weight
+    assert sum(weight.values()) < 6e6, weight
+
+
+def test_the_search_index_of_each_edition_is_its_own(site):
+    english, chinese = (json.loads((site / part / "search" / "search_index.json").read_text()) for part in ("", "zh"))
+    assert not [entry for entry in english["docs"] if entry["location"].startswith("zh/")]
+    assert len(chinese["docs"]) > 100
+    assert any("\u200b" in entry["text"] for entry in chinese["docs"]), "jieba is not installed: words were not cut"
+
+
 # Readers with little time, a slow line, other eyes or no mouse
 
 KINDS = ["", "learn/", "learn/05_spiking_self_attention/", "concepts/ssa/", "play/", "play/digit/", "play/photo/"]
+KINDS += ["play/events/"]
 KINDS += ["play/neuron/", "play/ssa/", "api/record/", "guides/imagenet/", "glossary/", "results/", "install/", "faq/"]
+KINDS += ["zh/", "zh/learn/01_leaky_neuron/", "zh/concepts/ssa/", "zh/play/digit/", "zh/glossary/"]
 SHIFT = """() => new Promise(done => {
     let sum = 0;
     new PerformanceObserver(list => { for (const e of list.getEntries()) if (!e.hadRecentInput) sum += e.value; })
@@ -411,7 +505,7 @@ def test_nothing_moves_while_a_page_loads(watch, width):
 def test_formulas_are_whole_and_katex_is_where_they_are(watch, pages):
     desk = watch(viewport={"width": 1280, "height": 900})
     for name, page in pages.items():
-        if name == "404.html" or not (page.formulas or name in ("", "install/", "learn/")):
+        if name.endswith("404.html") or not (page.formulas or name in ("", "install/", "learn/")):
             continue
         view = desk.open(name)
         view.wait_for_timeout(50)

@@ -69,7 +69,7 @@ se.plot.show(
 # | $u$, `u` | `[T, ...]` | reals | snnTorch's membrane, $u = \tau H$ |
 # | $\tau$, $\beta$, $V_{th}$ | | 2, 0.5, 1 | time constant in steps, decay $\beta = 1 - 1/\tau$, threshold |
 #
-# Time is always the first dimension. The dots stand for the other dimensions of the layer. Neurons of a layer do not
+# Time, $T$, is the first dimension. The dots stand for the other dimensions of the layer. Neurons of a layer do not
 # influence each other.
 
 # %% [markdown]
@@ -83,7 +83,7 @@ se.plot.show(
 #
 # $$V[t] = H[t]\,(1 - S[t]) + V_{reset}\,S[t] \tag{3}$$
 #
-# Equation (1) moves the membrane toward the current: half of the way in each step if $\tau = 2$. It contains both the
+# Equation (1) moves the membrane toward the current: half of the rest in each step if $\tau = 2$. It contains both the
 # leak and the input. By equation (2) the neuron fires at or above the threshold. Equation (3) is a [hard
 # reset](../docs/glossary.md#hard-reset): the part of the membrane above the threshold is lost. The neuron starts from
 # $V = 0$.
@@ -252,8 +252,8 @@ assert paper_neuron(torch.full((steps,), 0.95))[0].sum() == 0
 # In half of the steps, and in none. At $X = 1.9$ the first step brings the membrane to 0.95, which is not enough. The
 # second step brings it to 1.425. The neuron fires, and the 0.425 above the threshold is lost. So the interval between
 # spikes is a whole number $n$ of steps: the smallest $n$ with $X (1 - 2^{-n}) \ge 1$. The [firing
-# rate](../docs/glossary.md#firing-rate) is $1/n$, which gives a staircase. At $X \le 1$ the membrane never reaches the
-# threshold.
+# rate](../docs/glossary.md#firing-rate) is $1/n$, which gives a staircase. At $X < 1$ the membrane never reaches the
+# threshold. At $X = 1$ it does so by rounding only: in float32 at $t = 24$.
 #
 # </details>
 #

@@ -2,8 +2,11 @@
 import { rasterise, SIDE } from "./drawing.js";
 import { SAMPLES } from "./samples.js";
 import { packStrokes, readState, unpackStrokes } from "./share.js";
+import { strings } from "./strings.js";
 import { button, colour, h, newId, onLook, s } from "./ui.js";
 import { loadModel, networkView } from "./view.js";
+
+const words = strings.digit;
 
 export const UNITS = 280; // of the drawing area, along each side
 const FIRST = 7; // the sample that the page opens with
@@ -19,29 +22,29 @@ export async function mount(element) {
 
   const help = newId("help");
   const pad = h("canvas", { width: 2 * UNITS, height: 2 * UNITS, class: "play-pad", tabindex: "0", role: "application",
-    "aria-label": "Drawing area", "aria-describedby": help });
+    "aria-label": words.pad, "aria-describedby": help });
   const penState = h("span", { class: "play-pen-state", "aria-live": "polite" });
-  const samples = SAMPLES.map(({ name, strokes: lines }, i) => button([
+  const samples = SAMPLES.map(({ strokes: lines }, i) => button([
     s("svg", { viewBox: `0 0 ${UNITS} ${UNITS}`, "aria-hidden": "true" }, lines.map((points) => s("polyline", { points: points.join(" ") })))],
   () => {
     choose(i);
     touched = true;
     update({ playing: true });
-  }, { "aria-label": `Sample ${name}`, title: name, "data-sample": i, class: "play-sample" }));
+  }, { "aria-label": words.sample(words.sampleNames[i]), title: words.sampleNames[i], "data-sample": i, class: "play-sample" }));
   const input = h("div", { class: "play-draw" }, pad,
     h("div", { class: "play-buttons" },
-      button("Clear", () => {
+      button(words.clear, () => {
         [strokes, sample, touched] = [[], "", true];
         update();
       }, { "data-action": "clear" }),
-      button("Undo", undo, { "data-action": "undo" }), penState));
-  const below = h("div", { class: "play-samples", role: "group", "aria-label": "Sample drawings" }, ...samples);
-  const hint = h("p", { id: help, class: "play-note play-help" }, "Draw with mouse, finger or pen, or press a sample. With the keyboard: arrow keys move the pen, the space bar puts it down and lifts it, Backspace takes the last stroke back.");
+      button(words.undo, undo, { "data-action": "undo" }), penState));
+  const below = h("div", { class: "play-samples", role: "group", "aria-label": words.samples }, ...samples);
+  const hint = h("p", { id: help, class: "play-note play-help" }, words.help);
 
   const view = networkView(element, model, {
     input, below: h("div", {}, below, hint),
     state: () => ({ sample, d: sample === "" && strokes.length ? packStrokes(strokes) : "", touched }),
-    reads: (name) => `Reads ${name}`, empty: "Nothing drawn yet",
+    reads: words.reads, empty: words.empty,
   });
 
   function choose(i) {
@@ -95,7 +98,7 @@ export async function mount(element) {
     else return;
     event.preventDefault();
     pen.shown = true;
-    penState.textContent = pen.down ? "The pen is down." : "The pen is up.";
+    penState.textContent = pen.down ? words.penDown : words.penUp;
     update();
   });
   pad.addEventListener("blur", () => {
@@ -141,7 +144,7 @@ export async function mount(element) {
       context.globalAlpha = 0.75;
       context.font = "17px sans-serif";
       context.textAlign = "center";
-      context.fillText(strokes.length ? "Draw your own here" : "Draw a digit here", UNITS / 2, UNITS - 8);
+      context.fillText(strokes.length ? words.drawOwn : words.drawHere, UNITS / 2, UNITS - 8);
       context.globalAlpha = 1;
     }
     if (pen.shown) {

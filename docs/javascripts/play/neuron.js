@@ -1,6 +1,9 @@
 // One Leaky neuron under the reader's hands.
+import { strings } from "./strings.js";
 import { drawTrace, explain, HEIGHT, LEFT, RIGHT } from "./trace.js";
 import { button, choice, h, hidden, newId, onLook, s, show, slider, vth } from "./ui.js";
+
+const words = strings.neuron;
 
 /**
  * The neuron of the paper in the package's arithmetic: u = tau H in single precision, tau = 1 / (1 - beta).
@@ -27,19 +30,19 @@ export function mount(element) {
   const drawn = Array.from({ length: LONGEST }, (_, t) => [0, 0.5, 1.5, 2.5, 1, 0, 0, 3][t % 8]);
   let step = 0;
 
-  const level = slider("Input current X", { min: 0, max: 4, step: 0.05, value: element.dataset.level ?? 1.5, name: "level" }, refresh);
-  const beta = slider("Decay \u03b2", { min: 0, max: 0.95, step: 0.05, value: 0.5, name: "beta",
-    format: (value) => `${show(value, 2)} (\u03c4 = ${show(1 / (1 - value), 1)} steps)` }, refresh);
-  const threshold = slider(["Threshold ", vth()], { min: 0.1, max: 2, step: 0.05, value: 1, name: "threshold" }, refresh);
-  const length = slider("Time steps T", { min: 1, max: LONGEST, step: 1, value: element.dataset.steps ?? 16, name: "steps" }, refresh);
-  const kind = choice("Input", "kind", [["constant", "constant"], ["pulses", "pulses"], ["drawn", "drawn"]], "constant", refresh);
-  const reset = choice("Reset after a spike", "reset", [["hard", "hard: to 0"], ["soft", ["soft: minus ", vth()]], ["none", "none"]], "hard", refresh);
-  const tie = choice("Fires when", "tie", [[">=", ["H \u2265 ", vth()]], [">", ["H > ", vth()]]], ">=", refresh);
-  const paper = button("The paper\u2019s values", () => {
+  const level = slider(words.level, { min: 0, max: 4, step: 0.05, value: element.dataset.level ?? 1.5, name: "level" }, refresh);
+  const beta = slider(words.decay, { min: 0, max: 0.95, step: 0.05, value: 0.5, name: "beta",
+    format: (value) => words.decayValue(show(value, 2), show(1 / (1 - value), 1)) }, refresh);
+  const threshold = slider([words.threshold, " ", vth()], { min: 0.1, max: 2, step: 0.05, value: 1, name: "threshold" }, refresh);
+  const length = slider(words.steps, { min: 1, max: LONGEST, step: 1, value: element.dataset.steps ?? 16, name: "steps" }, refresh);
+  const kind = choice(words.kind, "kind", [["constant", words.constant], ["pulses", words.pulses], ["drawn", words.drawn]], "constant", refresh);
+  const reset = choice(words.reset, "reset", [["hard", words.hard], ["soft", [words.soft, " ", vth()]], ["none", words.none]], "hard", refresh);
+  const tie = choice(words.fires, "tie", [[">=", ["H \u2265 ", vth()]], [">", ["H > ", vth()]]], ">=", refresh);
+  const paper = button(words.paper, () => {
     [beta.value, threshold.value, kind.value, reset.value, tie.value] = [0.5, 1, "constant", "hard", ">="];
     refresh();
   }, { "data-action": "paper" });
-  const exact = button("A tie: exactly at the threshold", () => {
+  const exact = button(words.tie, () => {
     [beta.value, threshold.value, kind.value, level.value] = [0.5, 1, "constant", 2]; // H[0] = 0.5 * 2
     step = 0;
     refresh();
@@ -47,11 +50,11 @@ export function mount(element) {
 
   const title = newId("title");
   const picture = s("svg", { role: "img", "aria-labelledby": title, class: "play-trace", height: HEIGHT });
-  const pen = h("div", { class: "play-pen", tabindex: "0", role: "slider", "aria-label": "Drawn input: left and right choose a time step, up and down change its current",
+  const pen = h("div", { class: "play-pen", tabindex: "0", role: "slider", "aria-label": words.pen,
     "aria-valuemin": "0", "aria-valuemax": "4" });
   const sum = h("p", { class: "play-said", "aria-live": "polite" });
   const sentence = h("p", { class: "play-equation", "aria-live": "polite" });
-  const inspect = slider("Look at time step t", { min: 0, max: LONGEST - 1, step: 1, value: 0, name: "inspect" }, () => {
+  const inspect = slider(words.inspect, { min: 0, max: LONGEST - 1, step: 1, value: 0, name: "inspect" }, () => {
     step = inspect.value;
     refresh();
   });
@@ -67,8 +70,8 @@ export function mount(element) {
     h("div", { class: "play-stage" }, h("div", { class: "play-picture" }, picture, pen), sum),
     inspect.element, sentence,
     h("div", { class: "play-controls" }, ...controls.flat()),
-    hidden(element, "table") ? "" : h("details", { class: "play-fold" }, h("summary", {}, "Every number"),
-      h("div", { class: "play-scroll", tabindex: "0", role: "region", "aria-label": "Table of every time step" }, table)));
+    hidden(element, "table") ? "" : h("details", { class: "play-fold" }, h("summary", {}, words.table),
+      h("div", { class: "play-scroll", tabindex: "0", role: "region", "aria-label": words.tableLabel }, table)));
 
   function input() {
     return Array.from({ length: length.value }, (_, t) => {
@@ -111,10 +114,10 @@ export function mount(element) {
     pen.setAttribute("aria-valuenow", drawn[step]);
     pen.setAttribute("aria-valuetext", `t = ${step}, X = ${show(drawn[step])}`);
     drawTrace(picture, trace, { ...settings, step, highest: 4, title });
-    sum.textContent = `${spikes} ${spikes === 1 ? "spike" : "spikes"} in T = ${trace.length} steps: firing rate ${show(spikes / trace.length)}`;
+    sum.textContent = words.sum(spikes, trace.length, show(spikes / trace.length));
     sentence.textContent = explain(trace[step], settings, step);
     table.replaceChildren(
-      h("thead", {}, h("tr", {}, ["t", "X", "H", "spike", "V"].map((name) => h("th", { scope: "col" }, name)))),
+      h("thead", {}, h("tr", {}, ["t", "X", "H", words.spikeColumn, "V"].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, trace.map((row, t) =>
         h("tr", {}, [t, ...[row.x, row.H].map((value) => show(value, 6)), row.spike, show(row.V, 6)].map((value) => h("td", {}, String(value)))))));
   }

@@ -1,19 +1,22 @@
 // A photograph goes through the packaged CIFAR-10 network, and every spike of it is shown.
 import { readState } from "./share.js";
+import { strings } from "./strings.js";
 import { button, h, newId } from "./ui.js";
 import { loadModel, networkView } from "./view.js";
+
+const words = strings.photo;
 
 const SIDE = 32;
 const CAT = new URL("../../assets/cat.png", import.meta.url);
 
 /** Pictures to start from: all made of one photograph, so that what changes the answer is what changed in it. */
 const VARIANTS = {
-  cat: ["The cat", (context, picture) => context.drawImage(picture, 0, 0, SIDE, SIDE)],
-  mirror: ["Mirrored", (context, picture) => { context.scale(-1, 1); context.drawImage(picture, -SIDE, 0, SIDE, SIDE); }],
-  turned: ["Upside down", (context, picture) => { context.scale(1, -1); context.drawImage(picture, 0, -SIDE, SIDE, SIDE); }],
-  gray: ["Without color", (context, picture) => { context.filter = "grayscale(1)"; context.drawImage(picture, 0, 0, SIDE, SIDE); }],
-  dark: ["Dark", (context, picture) => { context.filter = "brightness(0.35)"; context.drawImage(picture, 0, 0, SIDE, SIDE); }],
-  eyes: ["The eyes alone", (context, picture) => context.drawImage(picture, 4, 8, 20, 20, 0, 0, SIDE, SIDE)],
+  cat: (context, picture) => context.drawImage(picture, 0, 0, SIDE, SIDE),
+  mirror: (context, picture) => { context.scale(-1, 1); context.drawImage(picture, -SIDE, 0, SIDE, SIDE); },
+  turned: (context, picture) => { context.scale(1, -1); context.drawImage(picture, 0, -SIDE, SIDE, SIDE); },
+  gray: (context, picture) => { context.filter = "grayscale(1)"; context.drawImage(picture, 0, 0, SIDE, SIDE); },
+  dark: (context, picture) => { context.filter = "brightness(0.35)"; context.drawImage(picture, 0, 0, SIDE, SIDE); },
+  eyes: (context, picture) => context.drawImage(picture, 4, 8, 20, 20, 0, 0, SIDE, SIDE),
 };
 
 /** A canvas of 32 x 32 pixels. */
@@ -44,22 +47,22 @@ export async function mount(element) {
   let which = asked.photo in VARIANTS ? asked.photo : "cat";
   let touched = "photo" in asked;
 
-  const photo = h("canvas", { width: SIDE, height: SIDE, class: "play-photo", role: "img", "aria-label": "The photograph" });
-  const made = Object.fromEntries(Object.entries(VARIANTS).map(([key, [, draw]]) => [key, small((context) => draw(context, cat))]));
-  const samples = Object.entries(VARIANTS).map(([key, [name]]) => button(
+  const photo = h("canvas", { width: SIDE, height: SIDE, class: "play-photo", role: "img", "aria-label": words.photograph });
+  const made = Object.fromEntries(Object.entries(VARIANTS).map(([key, draw]) => [key, small((context) => draw(context, cat))]));
+  const samples = Object.keys(VARIANTS).map((key) => button(
     h("img", { src: made[key].toDataURL(), alt: "", width: SIDE, height: SIDE }),
     () => {
       [which, touched] = [key, true];
       use(made[key], { playing: true });
-    }, { class: "play-sample", "aria-label": `Sample: ${name}`, title: name, "data-sample": key }));
+    }, { class: "play-sample", "aria-label": words.sample(words.variants[key]), title: words.variants[key], "data-sample": key }));
   const file = h("input", { type: "file", accept: "image/*", id: newId("file"), class: "play-file" });
   const trouble = h("p", { class: "play-note", role: "status" });
   file.addEventListener("change", () => file.files[0] && own(file.files[0]));
   const input = h("div", { class: "play-draw" }, photo);
   const below = h("div", {},
-    h("div", { class: "play-samples", role: "group", "aria-label": "Samples" }, ...samples),
-    h("p", { class: "play-upload" }, h("label", { for: file.id }, "Your own picture "), file),
-    h("p", { class: "play-note" }, "It stays in your browser. The square in its middle is reduced to 32 by 32 pixels, the size of the training images."), trouble);
+    h("div", { class: "play-samples", role: "group", "aria-label": words.samples }, ...samples),
+    h("p", { class: "play-upload" }, h("label", { for: file.id }, words.own, " "), file),
+    h("p", { class: "play-note" }, words.stays), trouble);
   element.addEventListener("dragover", (event) => event.preventDefault());
   element.addEventListener("drop", (event) => {
     event.preventDefault();
@@ -69,7 +72,7 @@ export async function mount(element) {
   const view = networkView(element, model, {
     input, below,
     state: () => ({ photo: which === "own" ? "" : which, touched }),
-    reads: (name) => `Says: ${name}`, empty: "No picture yet",
+    reads: words.reads, empty: words.empty,
   });
 
   async function own(chosen) {
@@ -79,7 +82,7 @@ export async function mount(element) {
       [which, touched] = ["own", true];
       use(square(bitmap), { playing: true });
     } catch {
-      trouble.textContent = `${chosen.name} is not a picture that this browser can read: try a JPEG or a PNG file.`;
+      trouble.textContent = words.unreadable(chosen.name);
     }
   }
 

@@ -1,5 +1,5 @@
 // Starts the demos of a page: every element with data-play names one. The rest of the site loads nothing but this file.
-const DEMOS = { neuron: "./neuron.js", ssa: "./ssa.js", digit: "./digit.js", photo: "./photo.js", predict: "./predict.js" };
+const DEMOS = { neuron: "./neuron.js", ssa: "./ssa.js", digit: "./digit.js", photo: "./photo.js", events: "./events.js", predict: "./predict.js" };
 
 async function start() {
   for (const element of document.querySelectorAll("[data-play]:not([data-started])")) {

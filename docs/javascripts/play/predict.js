@@ -1,6 +1,9 @@
 // A prediction: the page holds the question and its options as plain text, this makes them radio buttons. Opening the
 // explanation that follows says whether the prediction was right.
+import { strings } from "./strings.js";
 import { h, newId } from "./ui.js";
+
+const words = strings.predict;
 
 export function mount(element) {
   const question = element.querySelector("p").textContent;
@@ -17,10 +20,10 @@ export function mount(element) {
   while (why && why.tagName !== "DETAILS") why = why.nextElementSibling;
   const refresh = () => {
     const chosen = inputs.findIndex((input) => input.checked);
-    if (chosen < 0) said.textContent = why?.open ? `It was: ${texts[answer]}` : "";
-    else if (!why?.open) said.textContent = "Noted. Now do it, then open \u201cSee why\u201d.";
-    else if (chosen === answer) said.textContent = "Your prediction was right.";
-    else said.textContent = `You predicted: ${texts[chosen]} It was: ${texts[answer]}`;
+    if (chosen < 0) said.textContent = why?.open ? words.itWas(texts[answer]) : "";
+    else if (!why?.open) said.textContent = words.noted;
+    else if (chosen === answer) said.textContent = words.right;
+    else said.textContent = words.wrong(texts[chosen], texts[answer]);
   };
   for (const input of inputs) input.addEventListener("change", refresh);
   why?.addEventListener("toggle", refresh);

@@ -1,5 +1,8 @@
 // The state of a page in its address, and what is done with it: copy the link, copy a picture, hide the controls.
+import { strings } from "./strings.js";
 import { button, h } from "./ui.js";
+
+const words = strings.share;
 
 /** The state that the address holds: { name: text }. */
 export const readState = () => Object.fromEntries(new URLSearchParams(location.search));
@@ -42,30 +45,30 @@ export function shareButtons(draw) {
   const copyLink = async () => {
     try {
       await navigator.clipboard.writeText(location.href);
-      tell("The link is copied.");
+      tell(words.linkCopied);
     } catch {
-      tell(`Copy this: ${location.href}`);
+      tell(words.copyThis(location.href));
     }
   };
   const copyImage = () => draw().toBlob(async (blob) => {
     try {
       await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
-      tell("The picture is copied.");
+      tell(words.imageCopied);
     } catch { // no permission, or a browser without it: a file then
       const link = h("a", { href: URL.createObjectURL(blob), download: "spikformer.png" });
       link.click();
       URL.revokeObjectURL(link.href);
-      tell("The picture is saved as spikformer.png.");
+      tell(words.imageSaved(link.download));
     }
   });
-  const lesson = button("Hide controls", () => showLesson(!document.body.classList.contains("play-lesson")), { "data-action": "lesson" });
+  const lesson = button(words.hideControls, () => showLesson(!document.body.classList.contains("play-lesson")), { "data-action": "lesson" });
   const showLesson = (on) => {
     document.body.classList.toggle("play-lesson", on);
-    lesson.textContent = on ? "Show controls (Esc)" : "Hide controls";
+    lesson.textContent = on ? words.showControls : words.hideControls;
     dispatchEvent(new CustomEvent("play-lesson", { detail: on }));
   };
   document.addEventListener("keydown", (event) => event.key === "Escape" && document.body.classList.contains("play-lesson") && showLesson(false));
   if (readState().lesson) showLesson(true);
   return h("div", { class: "play-buttons play-share" },
-    button("Copy link", copyLink, { "data-action": "link" }), button("Copy image", copyImage, { "data-action": "image" }), lesson, said);
+    button(words.copyLink, copyLink, { "data-action": "link" }), button(words.copyImage, copyImage, { "data-action": "image" }), lesson, said);
 }

@@ -29,20 +29,24 @@ export function half(bits) {
   return bits >> 15 ? -size : size;
 }
 
-/** Pixels [H][W][C] in [0, 1] as the network wants them: with each channel's mean and std, and rounded to the grid. */
+/** Pixels [H][W][C] in [0, 1] as the network wants them: with each channel's mean and std, and rounded to the grid. Event counts stay. */
 export function normalise(pixels, { mean, std, pixelGrid }) {
+  if (!mean.length) return pixels;
   const one = (value, c) => Math.fround(Math.fround(value - Math.fround(mean[c])) / Math.fround(std[c]));
   return Float32Array.from(pixels, (value, i) => Math.round(one(value, i % mean.length) * pixelGrid) / pixelGrid);
 }
 
 /**
- * What the network makes of one still image.
+ * What the network makes of one still image, or of T event frames, a list of such maps.
  *
  * Returns the logits, those of each time step, and by name, in network order, every neuron layer's spikes (an array of
  * T Uint8Arrays) and every block's scores before the scale (T Uint8Arrays of [h][N][N] counts). For questions about one
  * neuron (why.js) it also returns every layer's currents and what they were computed from.
  */
 export function forward(model, image, timeSteps = model.timeSteps) {
+  const still = !Array.isArray(image);
+  const frames = still ? Array(timeSteps).fill(image) : image;
+  if (frames.length !== timeSteps) throw new Error(`${frames.length} frames for T = ${timeSteps}`);
   const { tensors, neurons, dim, heads } = model;
   const layers = {}, currents = {}, inputs = {};
   const scores = [];
@@ -58,8 +62,8 @@ export function forward(model, image, timeSteps = model.timeSteps) {
   for (let i = 0; i < 5; i++) {
     const name = i < 4 ? `sps.${i}` : "sps.rpe";
     const [weight, bias] = [tensors[name + ".weight"], tensors[name + ".bias"]];
-    const input = i ? x : Array(timeSteps).fill(image);
-    const current = i ? x.map((map) => convolve(map, side, weight, bias)) : Array(timeSteps).fill(convolve(image, side, weight, bias));
+    const input = i ? x : frames;
+    const current = i || !still ? input.map((map) => convolve(map, side, weight, bias)) : Array(timeSteps).fill(convolve(image, side, weight, bias));
     const spikes = fire(name, current, { kind: "conv", from: input, side, weights: name });
     if (i === 4) {
       x = add(x, spikes);

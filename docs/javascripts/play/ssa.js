@@ -1,5 +1,8 @@
 // Spiking self-attention by hand: 8 tokens, 8 features, one head, one time step.
+import { strings } from "./strings.js";
 import { button, choice, h, hidden, select, show, slider, vth } from "./ui.js";
+
+const words = strings.ssa;
 
 export const SIZE = 8; // tokens N, and features d
 const TAU = 2; // H = X / tau in the first time step, when the membrane starts from zero
@@ -54,21 +57,21 @@ export function mount(element) {
   let seed = 6;
   let found;
 
-  const rate = slider("Rate r of the random spikes", { min: 0, max: 1, step: 0.05, value: 0.5, name: "rate", format: (value) => show(value, 2) }, shuffle);
-  const scale = select("Scale s", "scale", ["0.0625", "0.125", "0.25", "0.5"].map((value) => [value, value]), "0.125", refresh);
-  const threshold = select(["Threshold ", vth()], "threshold", ["0.25", "0.5", "1"].map((value) => [value, value]), "0.5", refresh);
-  const order = choice("Order of multiplication", "order", [["first", "(Q K\u1d40) V"], ["second", "Q (K\u1d40 V)"]], "first", () => {
+  const rate = slider(words.rate, { min: 0, max: 1, step: 0.05, value: 0.5, name: "rate", format: (value) => show(value, 2) }, shuffle);
+  const scale = select(words.scale, "scale", ["0.0625", "0.125", "0.25", "0.5"].map((value) => [value, value]), "0.125", refresh);
+  const threshold = select([words.threshold, " ", vth()], "threshold", ["0.25", "0.5", "1"].map((value) => [value, value]), "0.5", refresh);
+  const order = choice(words.order, "order", [["first", "(Q K\u1d40) V"], ["second", "Q (K\u1d40 V)"]], "first", () => {
     if (focus.matrix !== "out") focus = { matrix: "out", row: 2, column: 2 };
     refresh();
   });
 
   const grids = {
-    Q: grid("Q", "Q, queries", "feature", true), K: grid("K", "K, keys", "feature", true), V: grid("V", "V, values", "feature", true),
-    counts: grid("counts", "Q K\u1d40, scores", "key token", false), pairs: grid("pairs", "K\u1d40 V", "value feature", false),
-    out: grid("out", "spikes out", "feature", false),
+    Q: grid("Q", words.queries, words.feature, true), K: grid("K", words.keys, words.feature, true), V: grid("V", words.values, words.feature, true),
+    counts: grid("counts", words.scores, words.keyToken, false), pairs: grid("pairs", "K\u1d40 V", words.valueFeature, false),
+    out: grid("out", words.out, words.feature, false),
   };
   // On a phone one matrix is shown at a time, with cells that a finger can hit.
-  const matrixOf = choice("Matrix", "matrix", [["Q", "Q"], ["K", "K"], ["V", "V"], ["counts", "scores"], ["pairs", "K\u1d40 V"], ["out", "out"]], "out", () => {
+  const matrixOf = choice(words.matrix, "matrix", [["Q", "Q"], ["K", "K"], ["V", "V"], ["counts", words.scoresShort], ["pairs", "K\u1d40 V"], ["out", words.outShort]], "out", () => {
     if (matrixOf.value !== focus.matrix) point(matrixOf.value, focus.row, focus.column);
   });
   matrixOf.element.classList.add("play-one");
@@ -79,11 +82,11 @@ export function mount(element) {
 
   element.replaceChildren(
     h("div", { class: "play-controls" },
-      h("div", { class: "play-buttons", role: "group", "aria-label": "Presets" },
-        button("Random", () => { seed++; shuffle(); }, { "data-preset": "random" }),
-        button("All ones", () => preset(() => 1), { "data-preset": "ones" }),
-        button("One token", () => { preset((i) => Number(i === 2)); point("out", 2, 2); }, { "data-preset": "token" }),
-        button("Clear", () => preset(() => 0), { "data-preset": "clear" })),
+      h("div", { class: "play-buttons", role: "group", "aria-label": words.presets },
+        button(words.random, () => { seed++; shuffle(); }, { "data-preset": "random" }),
+        button(words.ones, () => preset(() => 1), { "data-preset": "ones" }),
+        button(words.oneToken, () => { preset((i) => Number(i === 2)); point("out", 2, 2); }, { "data-preset": "token" }),
+        button(words.clear, () => preset(() => 0), { "data-preset": "clear" })),
       rate.element, ...part("settings", scale.element, threshold.element), ...part("order", order.element)),
     matrixOf.element,
     h("div", { class: "play-grids" }, grids.Q.element, grids.K.element, grids.V.element, grids.counts.element, grids.pairs.element, grids.out.element),
@@ -93,7 +96,7 @@ export function mount(element) {
   function grid(name, caption, across, editable) {
     const cells = matrix((i, j) => h("button", { type: "button", tabindex: i || j ? "-1" : "0", "data-cell": `${name}-${i}-${j}`,
       "aria-pressed": editable ? "false" : undefined }));
-    const table = h("div", { class: `play-grid play-grid-${name}`, role: "group", "aria-label": `${caption}: ${editable ? "press to flip a spike" : "computed"}` }, cells.flat());
+    const table = h("div", { class: `play-grid play-grid-${name}`, role: "group", "aria-label": editable ? words.editable(caption) : words.computed(caption) }, cells.flat());
     // Not pointerover: a browser sends it to a resting pointer whenever the page changes beneath, and would undo the keyboard.
     for (const event of ["pointermove", "pointerdown", "focusin"]) table.addEventListener(event, ({ target }) => target.dataset.cell && pointAt(target.dataset.cell));
     table.addEventListener("click", ({ target }) => {
@@ -160,7 +163,7 @@ export function mount(element) {
           cell.classList.toggle("used", used(name, i, j));
           cell.classList.toggle("focused", focus.matrix === name && focus.row === i && focus.column === j);
           if (cell.hasAttribute("aria-pressed")) cell.setAttribute("aria-pressed", String(Boolean(value)));
-          cell.setAttribute("aria-label", `${name === "pairs" ? "key feature" : "token"} ${i}, ${across} ${j}: ${counted ? value : value ? "spike" : "none"}`);
+          cell.setAttribute("aria-label", words.cell(name === "pairs" ? words.keyFeature : words.token, i, across, j, counted ? value : value ? words.spike : words.none));
         }
       }
     }
@@ -188,33 +191,31 @@ export function mount(element) {
     if (where === "counts") {
       const both = and(bits.Q[row], bits.K[across]);
       detail.replaceChildren(
-        h("p", {}, `Score of query token ${row} and key token ${across}: in how many features do both fire?`),
-        rows(line(`Q, token ${row}`, bits.Q[row], "q"), line(`K, token ${across}`, bits.K[across], "k"), line("AND", both, "and")),
-        say(`popcount = ${total(both)}, times s: ${total(both)} \u00b7 ${s} = ${show(total(both) * s, 4)}`));
+        h("p", {}, words.score(row, across)),
+        rows(line(words.rowOfToken("Q", row), bits.Q[row], "q"), line(words.rowOfToken("K", across), bits.K[across], "k"), line("AND", both, "and")),
+        say(words.scaled(total(both), s, show(total(both) * s, 4))));
     } else if (where === "pairs") {
       const [keys, values] = [column(bits.K, row), column(bits.V, across)];
       const both = and(keys, values);
       detail.replaceChildren(
-        h("p", {}, `Key feature ${row} and value feature ${across}: in how many tokens do both fire?`),
-        rows(line(`K, feature ${row}`, keys, "k"), line(`V, feature ${across}`, values, "v"), line("AND", both, "and")),
-        say(`popcount = ${total(both)}`));
+        h("p", {}, words.pair(row, across)),
+        rows(line(words.rowOfFeature("K", row), keys, "k"), line(words.rowOfFeature("V", across), values, "v"), line("AND", both, "and")),
+        say(words.popcount(total(both))));
     } else if (where === "out") {
       const [one, other, names] = way === "first"
-        ? [found.counts[row], column(bits.V, across), [`scores, token ${row}`, `V, feature ${across}`]]
-        : [bits.Q[row], column(found.pairs, across), [`Q, token ${row}`, `K\u1d40 V, column ${across}`]];
+        ? [found.counts[row], column(bits.V, across), [words.rowOfScores(row), words.rowOfFeature("V", across)]]
+        : [bits.Q[row], column(found.pairs, across), [words.rowOfToken("Q", row), words.rowOfPairs(across)]];
       const kept = one.map((value, i) => value * other[i]);
       const sum = found[way][row][across];
       const H = found.membrane[row][across];
       const fires = found.spikes[row][across];
       detail.replaceChildren(
-        h("p", {}, `Output of token ${row}, feature ${across}: ${way === "first" ? "add the scores of the tokens whose value fires" : "add the pairs whose query feature fires"}.`),
-        rows(line(names[0], one, way === "first" ? "" : "q"), line(names[1], other, way === "first" ? "v" : ""), line("kept", kept, "and")),
-        say(`sum = ${sum}, times s: X = ${sum} \u00b7 ${s} = ${show(sum * s, 4)}`),
-        say(`membrane H = X / \u03c4 = ${show(H, 4)} ${fires ? "\u2265" : "<"} ${threshold.value}, the threshold: ${fires ? "spike" : "no spike"}`));
+        h("p", {}, (way === "first" ? words.outputFirst : words.outputSecond)(row, across)),
+        rows(line(names[0], one, way === "first" ? "" : "q"), line(names[1], other, way === "first" ? "v" : ""), line(words.kept, kept, "and")),
+        say(words.current(sum, s, show(sum * s, 4))),
+        say((fires ? words.fires : words.silent)(show(H, 4), threshold.value)));
     } else {
-      const name = { Q: "Q", K: "K", V: "V" }[where];
-      detail.replaceChildren(
-        h("p", {}, `${name}, token ${row}, feature ${across}: ${bits[where][row][across] ? "a spike" : "no spike"}. Press to flip it; point at a score or at an output to see how it is made.`));
+      detail.replaceChildren(h("p", {}, (bits[where][row][across] ? words.bitSpike : words.bitNone)(where, row, across)));
     }
     detail.dataset.entry = `${where}-${row}-${across}`;
   }
@@ -229,21 +230,21 @@ export function mount(element) {
       h("ol", {}, values.map((value, j) => {
         const bar = h("span", { class: "bar" });
         bar.style.setProperty("--share", most ? value / most : 0);
-        return h("li", {}, h("span", { class: "token" }, `token ${j}`), bar, h("span", { class: "number" }, show(value)));
+        return h("li", {}, h("span", { class: "token" }, words.weightOf(j)), bar, h("span", { class: "number" }, show(value)));
       })), h("p", {}, note));
     beside.replaceChildren(
-      h("h3", {}, `What query token ${row} makes of each token`),
+      h("h3", {}, words.weights(row)),
       h("div", { class: "play-columns" },
-        bars("SSA: count \u00b7 s", weights, most, "ssa", `Sum ${show(total(weights))}: whatever the counts give.`),
-        bars("softmax(Q K\u1d40 / \u221ad)", found.weights[row], most, "softmax", `Sum ${show(total(found.weights[row]))}: always 1, also for a query that does not fire.`)),
-      h("p", { class: "play-note" }, `Output of the ${SIZE} features, softmax: ${found.soft[row].map((value) => show(value, 2)).join("  ")} (real numbers). SSA: ${found.spikes[row].join("  ")} (spikes).`));
+        bars(words.weightsOfSsa, weights, most, "ssa", words.sumOfSsa(show(total(weights)))),
+        bars("softmax(Q K\u1d40 / \u221ad)", found.weights[row], most, "softmax", words.sumOfSoftmax(show(total(found.weights[row]))))),
+      h("p", { class: "play-note" }, words.outputs(SIZE, found.soft[row].map((value) => show(value, 2)).join("  "), found.spikes[row].join("  "))));
   }
 
-  const tokens = select("Tokens N", "tokens", [8, 16, 32, 64, 128, 196, 256, 512, 1024].map((n) => [String(n), String(n)]), "64", sizes);
-  const width = select("Features of a head d", "width", [8, 16, 32, 64].map((n) => [String(n), String(n)]), "16", sizes);
+  const tokens = select(words.tokens, "tokens", [8, 16, 32, 64, 128, 196, 256, 512, 1024].map((n) => [String(n), String(n)]), "64", sizes);
+  const width = select(words.width, "width", [8, 16, 32, 64].map((n) => [String(n), String(n)]), "16", sizes);
   const here = h("div", {});
   const larger = h("div", { class: "play-weights" });
-  cost.append(h("h3", {}, "What each order costs"), here, h("div", { class: "play-controls" }, tokens.element, width.element), larger);
+  cost.append(h("h3", {}, words.cost), here, h("div", { class: "play-controls" }, tokens.element, width.element), larger);
 
   function count(way) {
     const same = found.first.every((row, i) => row.every((value, j) => value === found.second[i][j]));
@@ -252,11 +253,9 @@ export function mount(element) {
     const line = (name, key) => h("tr", { class: key === way ? "on" : "", "data-order": key }, h("th", { scope: "row" }, name),
       [dense[key], found.additions[key]].map((value) => h("td", {}, value.toLocaleString("en"))));
     here.replaceChildren(
-      h("div", { class: "play-scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["order", "if nothing were skipped", "additions with these spikes"].map((name) => h("th", { scope: "col" }, name)))),
+      h("div", { class: "play-scroll" }, h("table", {}, h("thead", {}, h("tr", {}, [words.orderColumn, words.denseColumn, words.additionsColumn].map((name) => h("th", { scope: "col" }, name)))),
         h("tbody", {}, line("(Q K\u1d40) V", "first"), line("Q (K\u1d40 V)", "second")))),
-      h("p", { class: "play-said" }, way === "second"
-        ? `Entries that differ between the two orders: ${differ} of ${SIZE * SIZE}${same ? ". Whole numbers add up to the same sum in any order." : ""}`
-        : "Switch the order of multiplication to compare."));
+      h("p", { class: "play-said" }, way === "second" ? (same ? words.same : words.differ)(differ, SIZE * SIZE) : words.compare));
   }
 
   function sizes() {
@@ -271,7 +270,7 @@ export function mount(element) {
     const ratio = cost.first / cost.second;
     larger.replaceChildren(
       h("ol", { class: "wide" }, line("(Q K\u1d40) V: 2 N\u00b2 d", cost.first, "first"), line("Q (K\u1d40 V): 2 N d\u00b2", cost.second, "second")),
-      h("p", {}, ratio === 1 ? "Both cost the same: N = d." : `With N = ${n} and d = ${d}, ${ratio > 1 ? "Q (K\u1d40 V)" : "(Q K\u1d40) V"} takes ${show(Math.max(ratio, 1 / ratio), 2)} times fewer operations. ${ratio > 1 ? "Softmax cannot use that order: it needs all scores of a row before it can go on." : "Softmax uses that order too: it needs the scores first."}`));
+      h("p", {}, ratio === 1 ? words.equalCost : (ratio > 1 ? words.secondCheaper : words.firstCheaper)(n, d, show(Math.max(ratio, 1 / ratio), 2))));
   }
 
   sizes();

@@ -1,14 +1,18 @@
 // What a trained network makes of one image: the answer, every spike, why a neuron fired, and where each head attends.
-// The page above it gives the image (a drawing, a photograph); this is the same for all of them.
+// The page above it gives the image (a drawing, a photograph, T event frames); this is the same for all of them.
+import { brightest, paintEvents, total } from "./camera.js";
 import { readState, shareButtons, writeState } from "./share.js";
 import { forward, normalise, readModel } from "./spikformer.js";
+import { strings } from "./strings.js";
 import { drawTrace, explain, HEIGHT } from "./trace.js";
 import { button, choice, colour, h, newId, onLook, s, select, show, slider } from "./ui.js";
 import { featuresOf, inputsOf, neuronBehind, placeOf, sourcesOf, thresholdOf, traceOf } from "./why.js";
 
 const ASSETS = new URL("../../assets/play/", import.meta.url);
-const PAUSE = 700; // milliseconds between two time steps
+export const PAUSE = 700; // milliseconds between two time steps
 const SHOWN = 8; // inputs of a neuron that have a line of their own
+
+const words = strings.network, whyWords = strings.why;
 
 async function load(name) {
   const response = await fetch(new URL(name, ASSETS));
@@ -16,14 +20,19 @@ async function load(name) {
   return response;
 }
 
-/** The network of a folder, "" for the digits; undefined, with one line in `element`, where it cannot be loaded. */
-export async function loadModel(element, folder = "") {
+/**
+ * The network of a folder, "" for the digits; undefined, with one line in `element`, where it cannot be loaded.
+ *
+ * `more` loads what else a page needs from that folder, as fields that are added to the network's.
+ */
+export async function loadModel(element, folder = "", more = () => ({})) {
   try {
-    const [header, weights] = await Promise.all([load(`${folder}model.json`), load(`${folder}model.bin`)]);
-    return readModel(await header.json(), await weights.arrayBuffer());
+    const from = (name) => load(folder + name);
+    const [header, weights, added] = await Promise.all([from("model.json"), from("model.bin"), more(from)]);
+    return { ...readModel(await header.json(), await weights.arrayBuffer()), ...added };
   } catch (error) {
     element.replaceChildren(h("p", { class: "play-note", role: "status" },
-      `The network could not be loaded (${error.message}). Reload the page; opened as a file and not from a server, it cannot load anything.`));
+      words.notLoaded(error.message)));
     return undefined;
   }
 }
@@ -32,13 +41,16 @@ export async function loadModel(element, folder = "") {
  * Builds the view into `element` and returns { show(pixels), steps }.
  *
  * `input` is what stands at the top left (the drawing area), `below` what stands under the answer. `state` gives what the
- * page itself wants in the address. `reads` is the sentence of the answer, `empty` the one without an image.
+ * page itself wants in the address. `reads` is the sentence of the answer, `empty` the one without an image. `drawn` is
+ * called with { result, image, t, playing } whenever something has changed; t is -1 where all steps are shown.
  */
-export function networkView(element, model, { input, below, state, reads, empty }) {
+export function networkView(element, model, { input, below, state, reads, empty, drawn = () => {} }) {
   const grid = model.imageSize / 2 ** model.pool.filter(Boolean).length; // tokens along a side
   const side = model.imageSize;
+  const classes = model.classes.map((name) => strings.classes[name] ?? name);
   const asked = readState();
-  let image = new Float32Array(side * side * model.channels);
+  let source = null;
+  let image = null; // pixels, or a list of T event frames
   let result = null;
   let neuron = null; // { layer, index }
   let timer = 0;
@@ -46,27 +58,27 @@ export function networkView(element, model, { input, below, state, reads, empty 
 
   // The answer.
   const answer = h("p", { class: "play-answer", role: "status", "aria-live": "polite" });
-  const seen = h("canvas", { width: side, height: side, class: "play-seen", role: "img", "aria-label": `The ${side} by ${side} pixels that the network sees` });
-  const bars = h("ol", { class: "play-classes", "aria-label": "Logit of each class" });
+  const seen = h("canvas", { width: side, height: side, class: "play-seen", role: "img", "aria-label": words.seen(side) });
+  const bars = h("ol", { class: "play-classes", "aria-label": words.logits });
   const course = h("p", { class: "play-note play-course" });
 
   // Time.
-  const steps = slider("Time steps T", { min: 1, max: 8, step: 1, value: inside(asked.T, 1, 8) ?? model.timeSteps, name: "steps" }, () => {
+  const steps = slider(words.steps, { min: 1, max: 8, step: 1, value: inside(asked.T, 1, 8) ?? model.timeSteps, name: "steps" }, () => {
     stop();
     touched = true;
     update();
   });
-  const when = slider("Time step", { min: -1, max: steps.value - 1, step: 1, value: -1, name: "when", format: (t) => (t < 0 ? "all" : `t = ${t}`) }, () => {
+  const when = slider(words.when, { min: -1, max: steps.value - 1, step: 1, value: -1, name: "when", format: (t) => (t < 0 ? words.allSteps : `t = ${t}`) }, () => {
     stop();
     touched = true;
     drawTime();
   });
-  const run = button("Play", () => (timer ? stop() : play()), { "data-action": "play" });
+  const run = button(words.play, () => (timer ? stop() : play()), { "data-action": "play" });
 
   // Attention.
-  const block = choice("Encoder block", "block", Array.from({ length: model.depth }, (_, i) => [String(i), String(i)]), String(inside(asked.block, 0, model.depth - 1) ?? 0), chosen);
-  const query = slider("Query token", { min: -1, max: grid * grid - 1, step: 1, value: inside(asked.token, 0, grid * grid - 1) ?? -1, name: "query",
-    format: (n) => (n < 0 ? "mean of all" : `row ${Math.floor(n / grid)}, column ${n % grid}`) }, chosen);
+  const block = choice(words.block, "block", Array.from({ length: model.depth }, (_, i) => [String(i), String(i)]), String(inside(asked.block, 0, model.depth - 1) ?? 0), chosen);
+  const query = slider(words.query, { min: -1, max: grid * grid - 1, step: 1, value: inside(asked.token, 0, grid * grid - 1) ?? -1, name: "query",
+    format: (n) => (n < 0 ? words.allQueries : words.place(Math.floor(n / grid), n % grid)) }, chosen);
   const heads = h("div", { class: "play-heads" });
   const scaleNote = h("p", { class: "play-note" });
   const softHeads = h("div", { class: "play-heads play-soft" });
@@ -79,18 +91,18 @@ export function networkView(element, model, { input, below, state, reads, empty 
   element.replaceChildren(
     h("div", { class: "play-app" },
       h("div", { class: "play-left" }, input, answer, below ?? "",
-        h("div", { class: "play-columns play-logits" }, h("figure", {}, seen, h("figcaption", {}, "what the network sees")), bars)),
+        h("div", { class: "play-columns play-logits" }, h("figure", {}, seen, h("figcaption", {}, words.seenCaption)), bars)),
       h("section", { class: "play-network" },
         h("div", { class: "play-time" }, run, when.element, steps.element), course,
-        h("p", { class: "play-note play-hint" }, "Each small square is one feature of a layer, laid out as the image is; each mark is a spike. Press one to ask why that neuron fired."),
+        h("p", { class: "play-note play-hint" }, words.hint),
         rasters),
-      h("section", { class: "play-why", "aria-label": "One neuron" }, h("h2", {}, "Why did this neuron fire?"), why)),
+      h("section", { class: "play-why", "aria-label": whyWords.section }, h("h2", {}, whyWords.heading), why)),
     share,
-    h("section", {}, h("h2", {}, "What each head attends to"),
-      h("p", { class: "play-prose" }, "Q K\u1d40 s over the image: the brighter a place, the more features of its key fire together with the query\u2019s. No softmax: a head may attend to nothing at all. Press a place to make it the query; the layers above then draw its neurons fully and the others faintly."),
+    h("section", {}, h("h2", {}, words.attention),
+      h("p", { class: "play-prose" }, words.attentionNote),
       h("div", { class: "play-controls" }, block.element, query.element), heads, scaleNote,
-      h("h3", {}, "Softmax on the same Q and K"),
-      h("p", { class: "play-prose" }, "For comparison only: softmax(Q K\u1d40 / \u221ad) of the same spikes. The network was not trained with it and does not use it. Its weights are never 0, and a query that does not fire looks at all places alike."),
+      h("h3", {}, words.softmax),
+      h("p", { class: "play-prose" }, words.softmaxNote),
       softHeads, softNote));
 
   function chosen() {
@@ -103,15 +115,14 @@ export function networkView(element, model, { input, below, state, reads, empty 
   function stop() {
     clearInterval(timer);
     timer = 0;
-    run.textContent = "Play";
+    run.textContent = words.play;
   }
 
   function play() {
     if (!result) return;
     stop();
-    run.textContent = "Stop";
+    run.textContent = words.stop;
     when.value = 0;
-    drawTime();
     timer = setInterval(() => {
       if (when.value + 1 < steps.value) when.value += 1;
       else {
@@ -120,6 +131,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
       }
       drawTime();
     }, PAUSE);
+    drawTime();
   }
 
   // ---------------------------------------------------------------------------------------------------------- state
@@ -143,6 +155,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
   // ---------------------------------------------------------------------------------------------------------- drawing
 
   function update() {
+    image = typeof source === "function" ? source(steps.value) : source;
     const start = performance.now();
     result = image ? forward(model, normalise(image, model), steps.value) : null;
     element.dataset.milliseconds = (performance.now() - start).toFixed(1);
@@ -150,8 +163,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
     when.value = Math.min(when.value, steps.value - 1);
     if (result && !neuron) neuron = asked.layer in result.layers && inside(asked.n, 0, result.layers[asked.layer][0].length - 1) !== undefined
       ? { layer: asked.layer, index: Number(asked.n) } : first();
-    element.dataset.pixels = image ? JSON.stringify([...image]) : "";
-    paint(seen, side, side, image ?? new Float32Array(side * side * model.channels));
+    element.dataset.pixels = image ? JSON.stringify(model.events ? image.map((frame) => [...frame]) : [...image]) : "";
     drawRasters();
     drawTime();
   }
@@ -168,16 +180,25 @@ export function networkView(element, model, { input, below, state, reads, empty 
     return { layer, index: [...spikes[0].keys()].reduce((best, index) => (score(index) > score(best) ? index : best), 0) };
   }
 
+  /** The pixels of a time step; before all of them, of event frames the sum. */
+  function pixelsAt(t) {
+    if (!image) return new Float32Array(side * side * model.channels);
+    return !model.events ? image : t < 0 ? total(image) : image[t];
+  }
+
   function drawTime() {
+    paint(seen, side, side, pixelsAt(when.value));
     drawAnswer();
     drawAttention();
     markRasters();
     drawWhy();
     remember();
+    drawn({ result, image, t: when.value, playing: timer !== 0 });
   }
 
-  /** Fills a canvas with an image: one channel as ink on paper, three as colours; `share` dims places. */
+  /** Fills a canvas with an image: one channel as ink on paper, three as colours, events in theirs; `share` dims places. */
   function paint(canvas, wide, tall, values, share = () => 1) {
+    if (values.length === 2 * wide * tall) return paintEvents(element, canvas, wide, values, share);
     [canvas.width, canvas.height] = [wide, tall];
     const [ink, paper] = [colour(element, "--play-ink"), colour(element, "--play-paper")];
     const context = canvas.getContext("2d");
@@ -196,13 +217,13 @@ export function networkView(element, model, { input, below, state, reads, empty 
     const best = logits.indexOf(Math.max(...logits));
     const [low, high] = [Math.min(-1, ...logits), Math.max(1, ...logits)];
     const zero = -low / (high - low);
-    answer.textContent = !result ? empty : t < 0 ? reads(model.classes[best]) : `${reads(model.classes[best])} after t = ${t}`;
+    answer.textContent = !result ? empty : t < 0 ? reads(classes[best]) : words.after(reads(classes[best]), t);
     element.dataset.logits = result ? JSON.stringify([...result.logits]) : "";
     if (result) {
-      const answers = result.stepLogits.map((_, k) => mean(result.stepLogits.slice(0, k + 1))).map((sum) => model.classes[sum.indexOf(Math.max(...sum))]);
-      course.textContent = `Answer after each time step: ${answers.join(", ")}. Computed in ${element.dataset.milliseconds} ms.`;
+      const answers = result.stepLogits.map((_, k) => mean(result.stepLogits.slice(0, k + 1))).map((sum) => classes[sum.indexOf(Math.max(...sum))]);
+      course.textContent = words.course(answers.join(words.comma), element.dataset.milliseconds);
     } else course.textContent = "";
-    bars.replaceChildren(...model.classes.map((name, c) => {
+    bars.replaceChildren(...classes.map((name, c) => {
       const bar = h("span", { class: "bar" });
       bar.style.setProperty("--from", Math.min(zero, zero + logits[c] / (high - low)));
       bar.style.setProperty("--share", Math.abs(logits[c]) / (high - low));
@@ -241,7 +262,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
       query.value = query.value === row * grid + column ? -1 : row * grid + column;
       chosen();
     });
-    into.append(h("figure", {}, canvas, h("figcaption", {}, `head ${head}`)));
+    into.append(h("figure", {}, canvas, h("figcaption", {}, words.head(head))));
     return canvas;
   };
   const panels = Array.from({ length: model.heads }, (_, head) => panel(heads, head));
@@ -249,9 +270,9 @@ export function networkView(element, model, { input, below, state, reads, empty 
 
   function drawAttention() {
     const most = drawMaps(panels, false);
-    scaleNote.textContent = !result ? "" : most ? `Dark: 0. Brightest: Q K\u1d40 s = ${show(most, 3)}, the same in all heads.` : "No query and no key fire together here.";
+    scaleNote.textContent = !result ? "" : most ? words.brightest(show(most, 3)) : words.noneTogether;
     const soft = drawMaps(softPanels, true);
-    softNote.textContent = result ? `Dark: 0. Brightest: a weight of ${show(soft, 3)}; the weights of a query add up to 1.` : "";
+    softNote.textContent = result ? words.brightestWeight(show(soft, 3)) : "";
   }
 
   function drawMaps(canvases, softmax) {
@@ -261,7 +282,9 @@ export function networkView(element, model, { input, below, state, reads, empty 
     const mix = (a, b, share) => a.map((value, c) => value + (b[c] - value) * share);
     const pixel = 8; // of the canvas for one of the image
     const patch = side / grid;
-    const light = (i) => (!image ? 0 : model.channels === 1 ? image[i] : (image[3 * i] + image[3 * i + 1] + image[3 * i + 2]) / 3);
+    const now = pixelsAt(when.value), { channels } = model;
+    const full = model.events ? brightest(now) : channels;
+    const light = (i) => Math.min(1, now.subarray(channels * i, channels * (i + 1)).reduce((sum, value) => sum + value, 0) / full);
     for (const [head, canvas] of canvases.entries()) {
       [canvas.width, canvas.height] = [side * pixel, side * pixel];
       const context = canvas.getContext("2d");
@@ -277,7 +300,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
         context.strokeRect((query.value % grid) * patch * pixel, Math.floor(query.value / grid) * patch * pixel, patch * pixel, patch * pixel);
       }
       const average = maps[head].reduce((sum, value) => sum + value, 0) / maps[head].length;
-      canvas.setAttribute("aria-label", `Head ${head}${softmax ? ", softmax" : ""}: from ${show(Math.min(...maps[head]), 3)} to ${show(Math.max(...maps[head]), 3)}, mean ${show(average, 3)}`);
+      canvas.setAttribute("aria-label", (softmax ? words.softHeadLabel : words.headLabel)(head, show(Math.min(...maps[head]), 3), show(Math.max(...maps[head]), 3), show(average, 3)));
       canvas.dataset.scores = JSON.stringify([...maps[head]]);
     }
     return most;
@@ -340,14 +363,15 @@ export function networkView(element, model, { input, below, state, reads, empty 
       rows.push({ layer, features, cells, draw: (canvas, t) => mosaic(canvas, spikes[t], features) });
       const element = h("div", { class: `play-raster ${kind}`, "data-layer": layer, "data-rate": rate },
         h("span", { class: "name" }, h("span", {}, layer.split(/(?<=\.)/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]))), h("span", { class: "share" }, `${show(100 * rate, 1)} %`), bar),
-        h("div", { class: "play-steps", role: "img", "aria-label": `${layer}: firing rate ${show(100 * rate, 1)} percent, ${spikes.map((step) => step.reduce((a, b) => a + b, 0)).join(", ")} spikes in the time steps` }, cells));
+        h("div", { class: "play-steps", role: "img", "aria-label": words.raster(layer, show(100 * rate, 1), spikes.map((step) => step.reduce((a, b) => a + b, 0)).join(", ")) }, cells));
       return layer.endsWith(".attn.v") ? [element, scoresRow(Number(layer.match(/\d+/)[0]))] : [element];
     });
     rasters.replaceChildren(
-      h("div", { class: "play-raster head" }, h("span", {}, "layer, firing rate"), h("div", { class: "play-steps" }, Array.from({ length: steps.value }, (_, t) => h("span", {}, `t = ${t}`)))),
-      plainRow("pixels", "the same in every step", token, (canvas) => paint(canvas, side, side, image, model.channels === 1 ? followed(side, side) : undefined)),
+      h("div", { class: "play-raster head" }, h("span", {}, words.rasterHead), h("div", { class: "play-steps" }, Array.from({ length: steps.value }, (_, t) => h("span", {}, `t = ${t}`)))),
+      plainRow(model.events ? "frames" : "pixels", model.events ? words.frames : words.pixels, model.events ? words.framesNote : words.pixelsNote, token,
+        (canvas, t) => paint(canvas, side, side, pixelsAt(t), model.channels < 3 ? followed(side, side) : undefined)),
       ...elements,
-      plainRow("logits", `${model.classes[0]} to ${model.classes.at(-1)}`, () => {}, drawLogits));
+      plainRow("logits", words.logitsRow, words.logitsNote(classes[0], classes.at(-1)), () => {}, drawLogits));
   }
 
   /** A canvas of the picture of all layers, and what pressing it does. */
@@ -364,12 +388,12 @@ export function networkView(element, model, { input, below, state, reads, empty 
     chosen();
   }
 
-  /** A row of the picture that is no layer of neurons. */
-  function plainRow(name, note, pressed, draw) {
+  /** A row of the picture that is no layer of neurons; `key` names it in data-row. */
+  function plainRow(key, name, note, pressed, draw) {
     const cells = Array.from({ length: steps.value }, () => cell(pressed));
     rows.push({ cells, draw });
-    return h("div", { class: "play-raster extra", "data-row": name },
-      h("span", { class: "name" }, h("span", {}, name), h("span", {}), h("span", { class: "play-note" }, note)), h("div", { class: "play-steps", role: "img", "aria-label": `${name}, in each time step` }, cells));
+    return h("div", { class: "play-raster extra", "data-row": key },
+      h("span", { class: "name" }, h("span", {}, name), h("span", {}), h("span", { class: "play-note" }, note)), h("div", { class: "play-steps", role: "img", "aria-label": words.eachStep(name) }, cells));
   }
 
   /** The scores of a block: of the token that is followed, else the mean of all, over the heads. */
@@ -383,7 +407,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
       }
       return values;
     };
-    return plainRow(`scores, block ${number}`, "Q K\u1d40 over the key tokens", token, (canvas, t) => {
+    return plainRow(`scores, block ${number}`, words.scores(number), words.scoresNote, token, (canvas, t) => {
       const most = Math.max(1e-9, ...result.layers["sps.3"].flatMap((_, k) => [...map(k)]));
       paint(canvas, grid, grid, map(t).map((value) => value / most));
     });
@@ -452,19 +476,19 @@ export function networkView(element, model, { input, below, state, reads, empty 
 
   const names = Object.keys(model.neurons).filter((name) => !name.endsWith(".qkv"));
   const title = newId("why");
-  const which = select("Layer", "layer", ordered(model, names).map((name) => [name, name]), "", () => {
+  const which = select(whyWords.layer, "layer", ordered(model, names).map((name) => [name, name]), "", () => {
     const place = placeOf(model, result, which.value, 0);
     pick(which.value, Math.min(Math.floor(place.side / 2) * (place.side + 1) * place.features, result.layers[which.value][0].length - 1));
   });
-  const feature = slider("Feature", { min: 0, max: 1, step: 1, value: 0, name: "feature", format: String }, moved);
-  const map = h("canvas", { class: "play-map", tabindex: "0", role: "application", "aria-label": "The neurons of this feature; arrow keys choose one" });
+  const feature = slider(whyWords.feature, { min: 0, max: 1, step: 1, value: 0, name: "feature", format: String }, moved);
+  const map = h("canvas", { class: "play-map", tabindex: "0", role: "application", "aria-label": whyWords.map });
   const trace = s("svg", { role: "img", "aria-labelledby": title, class: "play-trace", height: HEIGHT });
   const sentence = h("p", { class: "play-equation", "aria-live": "polite" });
   const because = h("p", { class: "play-because" });
   const parts = h("ol", { class: "play-parts" });
   const where = h("p", { class: "play-said" });
   why.append(h("div", { class: "play-choose" }, which.element, feature.element), where, trace, sentence, because, parts,
-    h("figure", {}, map, h("figcaption", {}, "the neurons of this feature, as the image is; press one")));
+    h("figure", {}, map, h("figcaption", {}, whyWords.mapCaption)));
 
   function moved() {
     const place = placeOf(model, result, neuron.layer, neuron.index);
@@ -502,33 +526,36 @@ export function networkView(element, model, { input, below, state, reads, empty 
     which.value = layer;
     feature.input.max = place.features - 1;
     feature.value = place.feature;
-    const token = place.side === grid ? ` of token ${place.row * grid + place.column} (row ${place.row}, column ${place.column})` : `, row ${place.row}, column ${place.column}`;
-    where.textContent = `${layer}, feature ${place.feature}${token}: ` +
-      (fired.includes(1) ? `fires at t = ${fired.flatMap((spike, k) => (spike ? [k] : [])).join(", ")}` : "never fires");
-    drawTrace(trace, steps_, { threshold, step: t, title, what: `neuron ${index} of ${layer}` });
+    const fires = fired.includes(1) ? whyWords.firesAt(fired.flatMap((spike, k) => (spike ? [k] : [])).join(", ")) : whyWords.neverFires;
+    where.textContent = place.side === grid
+      ? whyWords.ofToken(layer, place.feature, place.row * grid + place.column, place.row, place.column, fires)
+      : whyWords.atPlace(layer, place.feature, place.row, place.column, fires);
+    drawTrace(trace, steps_, { threshold, step: t, title, what: strings.trace.neuronOf(index, layer) });
     sentence.textContent = explain(steps_[t], { beta, threshold, reset: "hard", tie: ">=" }, t);
     const { bias, parts: found } = inputsOf(model, result, layer, index, t);
     const [up, down] = [found.filter(({ part }) => part > 0), found.filter(({ part }) => part < 0)];
     const sum = (list) => list.reduce((total, { part }) => total + part, 0);
     const attends = layer.endsWith(".attn.attn");
-    const inputs = layer === "sps.0" ? "pixels" : attends ? "key tokens" : "inputs that are not 0";
-    because.textContent = `X[${t}] = ${show(steps_[t].x, 3)}: ` + (attends
-      ? `${found.length} ${inputs} match the query and have a value that fires; each adds score \u00b7 s.`
-      : `bias ${show(bias, 3)}, ${up.length} ${inputs} add ${show(sum(up), 3)}, ${down.length} subtract ${show(-sum(down), 3)}.`);
+    const current = `X[${t}] = ${show(steps_[t].x, 3)}`;
+    const outside = layer === "sps.0"; // its inputs are no spikes
+    because.textContent = attends ? whyWords.keys(current, found.length)
+      : (!outside ? whyWords.inputs : model.events ? whyWords.counts : whyWords.pixels)(current, show(bias, 3), up.length, show(sum(up), 3), down.length, show(-sum(down), 3));
     const most = Math.max(1e-9, ...found.map(({ part }) => Math.abs(part)));
     const sources = sourcesOf(model, layer);
-    const from = layer === "sps.0" ? "pixel" : attends ? "key" : sources.length > 1 ? "residual" : sources[0];
+    const from = outside ? whyWords.pixel : attends ? whyWords.key : sources.length > 1 ? whyWords.residual : sources[0];
     const line = (part) => {
-      const name = `${from} (${part.row}, ${part.column})${attends || (layer === "sps.0" && model.channels === 1) ? "" : ` feature ${part.feature}`}`;
+      const single = attends || (outside && model.channels === 1); // there is one of them at a place
+      const name = outside && model.events ? whyWords.polarity[part.feature](part.row, part.column)
+        : (single ? whyWords.part : whyWords.partFeature)(from, part.row, part.column, part.feature);
       const behind = neuronBehind(model, result, layer, part, t);
       const bar = h("span", { class: `bar ${part.part < 0 ? "minus" : ""}` });
       bar.style.setProperty("--share", Math.abs(part.part) / most);
-      return h("li", {}, behind ? button(name, () => { when.value = t; pick(behind.layer, behind.index); }, { title: `Why did this one fire? ${behind.layer}` }) : h("span", {}, name),
+      return h("li", {}, behind ? button(name, () => { when.value = t; pick(behind.layer, behind.index); }, { title: whyWords.behind(behind.layer) }) : h("span", {}, name),
         h("span", { class: "track" }, bar), h("span", { class: "number" }, `${part.value === 1 ? "" : `${show(part.value, 2)} \u00b7 `}${show(part.weight, 3)}`));
     };
     const rest = found.slice(SHOWN);
     parts.replaceChildren(...found.slice(0, SHOWN).map(line),
-      rest.length ? h("li", { class: "rest" }, h("span", {}, `${rest.length} smaller ones`), h("span", {}), h("span", { class: "number" }, show(sum(rest), 3))) : "");
+      rest.length ? h("li", { class: "rest" }, h("span", {}, whyWords.smaller(rest.length)), h("span", {}), h("span", { class: "number" }, show(sum(rest), 3))) : "");
     const spikes = result.layers[layer][t];
     const values = Float32Array.from({ length: place.side ** 2 }, (_, i) => spikes[i * place.features + place.feature]);
     const zoom = Math.max(1, Math.floor(256 / place.side));
@@ -550,7 +577,7 @@ export function networkView(element, model, { input, below, state, reads, empty 
     const context = canvas.getContext("2d");
     const [ink, paper] = [`rgb(${colour(element, "--play-ink")})`, `rgb(${colour(element, "--play-paper")})`];
     const rectangle = (fill, ...box) => { context.fillStyle = fill; context.fillRect(...box); };
-    const text = (words, x, y, font) => { context.fillStyle = ink; context.font = `${font} sans-serif`; context.fillText(words, x, y); };
+    const text = (line, x, y, font) => { context.fillStyle = ink; context.font = `${font} sans-serif`; context.fillText(line, x, y); };
     rectangle(paper, 0, 0, 1200, 630);
     context.imageSmoothingEnabled = false;
     context.drawImage(seen, 40, 40, 240, 240);
@@ -559,9 +586,10 @@ export function networkView(element, model, { input, below, state, reads, empty 
     text(answer.textContent, 40, 330, "bold 30px");
     if (result) {
       const low = Math.min(...result.logits), high = Math.max(...result.logits);
-      model.classes.forEach((name, c) => {
+      classes.forEach((name, c) => {
         text(name, 40, 372 + 22 * c, "16px");
-        rectangle(c === result.logits.indexOf(high) ? `rgb(${colour(element, "--play-membrane")})` : "#888", 130, 360 + 22 * c, (150 * (result.logits[c] - low)) / (high - low || 1), 13);
+        const left = model.events ? 180 : 130; // their classes have long names
+        rectangle(c === result.logits.indexOf(high) ? `rgb(${colour(element, "--play-membrane")})` : "#888", left, 360 + 22 * c, ((280 - left) * (result.logits[c] - low)) / (high - low || 1), 13);
       });
       const layers = rows.filter(({ layer }) => layer);
       const columns = 3, perColumn = Math.ceil(layers.length / columns);
@@ -572,25 +600,31 @@ export function networkView(element, model, { input, below, state, reads, empty 
         cells.slice(0, 4).forEach((cell, t) => context.drawImage(cell.firstChild, x + (size + 4) * t, y + 5, size, size * Math.min(1, cell.firstChild.height / cell.firstChild.width)));
       });
     }
-    text(`${model.name}: every spike of every layer, t = 0 ... ${Math.min(4, steps.value) - 1} \u00b7 spikformer_edu`, 320, 610, "16px");
+    text(`${words.picture(model.name, Math.min(4, steps.value) - 1)} \u00b7 spikformer_edu`, 320, 610, "16px");
     return canvas;
   }
 
   onLook(element, () => {
     for (const row of rows) row.drawn = undefined;
-    paint(seen, side, side, image ?? new Float32Array(side * side * model.channels));
     drawTime();
   });
   if (inside(asked.t, 0, steps.value - 1) !== undefined) when.value = Number(asked.t);
   return {
     steps,
-    /** Shows what the network makes of pixels [H][W][C] in [0, 1]; null: of nothing. */
+    /** Shows what the network makes of pixels [H][W][C] in [0, 1], or of the T frames that a function of T gives; null: of nothing. */
     show(pixels, { playing = false } = {}) {
       stop();
-      image = pixels;
+      source = pixels;
       update();
       if (playing && !matchMedia("(prefers-reduced-motion: reduce)").matches) play();
     },
+    /** Goes to a time step, -1 for all. */
+    at(t) {
+      stop();
+      when.value = t;
+      chosen();
+    },
+    remember,
     get asked() { return "layer" in asked || "t" in asked || "token" in asked; },
   };
 }
