@@ -39,7 +39,7 @@ export async function mount(element) {
       }, { "data-action": "clear" }),
       button(words.undo, undo, { "data-action": "undo" }), penState));
   const below = h("div", { class: "play-samples", role: "group", "aria-label": words.samples }, ...samples);
-  const hint = h("p", { id: help, class: "play-note play-help" }, words.help);
+  const hint = h("p", { id: help, class: "play-note play-help" }, words.help, h("span", { class: "play-keys" }, words.keys));
 
   const view = networkView(element, model, {
     input, below: h("div", {}, below, hint),

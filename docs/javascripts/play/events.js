@@ -56,7 +56,8 @@ export async function mount(element) {
   }, { "data-guess": key }));
   const question = h("div", { class: "play-question", role: "group", "aria-label": words.question }, h("p", { class: "play-answer" }, words.question), h("div", { class: "play-buttons" }, guesses));
   const verdict = h("p", { class: "play-said play-verdict", role: "status" });
-  const below = h("div", { class: "play-below" }, h("div", { class: "play-asking" }, question, verdict), rows,
+  const asking = h("div", { class: "play-asking" }, question, verdict);
+  const below = h("div", { class: "play-below" }, asking, rows,
     h("div", { class: "play-controls-here" },
       h("p", {}, words.digits), h("div", { class: "play-samples", role: "group", "aria-label": words.digits }, samples),
       way.element, order.element, again));
@@ -107,6 +108,13 @@ export async function mount(element) {
       frames = played(T);
       return frames.map(({ events }) => counts(events, model.imageSize));
     }, { playing: playing && !ask });
+    if (ask) reveal();
+  }
+
+  /** On a phone the question stands above what the reader has pressed: bring it into view, below the cube. */
+  function reveal() {
+    const box = asking.getBoundingClientRect();
+    if (box.top < 100 || box.bottom > innerHeight) element.scrollIntoView({ block: "start" });
   }
 
   // ------------------------------------------------------------------------------------------------------- drawing

@@ -56,7 +56,7 @@ export async function mount(element) {
       use(made[key], { playing: true });
     }, { class: "play-sample", "aria-label": words.sample(words.variants[key]), title: words.variants[key], "data-sample": key }));
   const file = h("input", { type: "file", accept: "image/*", id: newId("file"), class: "play-file" });
-  const trouble = h("p", { class: "play-note", role: "status" });
+  const trouble = h("p", { class: "play-said play-trouble", role: "status" });
   file.addEventListener("change", () => file.files[0] && own(file.files[0]));
   const input = h("div", { class: "play-draw" }, photo);
   const below = h("div", {},

@@ -137,7 +137,8 @@ export const strings = {
     ],
     clear: "Clear",
     undo: "Undo",
-    help: "Draw with mouse, finger or pen, or press a sample. With the keyboard: arrow keys move the pen, the space bar puts it down and lifts it, Backspace takes the last stroke back.",
+    help: "Draw with mouse, finger or pen, or press a sample.",
+    keys: " With the keyboard: arrow keys move the pen, the space bar puts it down and lifts it, Backspace takes the last stroke back.",
     penDown: "The pen is down.",
     penUp: "The pen is up.",
     drawHere: "Draw a digit here",
@@ -206,8 +207,9 @@ export const strings = {
     seenCaption: "what the network sees",
     logits: "Logit of each class",
     after: (answer, t) => `${answer} after t = ${t}`,
-    comma: ", ", // between the answers of the time steps
-    course: (answers, milliseconds) => `Answer after each time step: ${answers}. Computed in ${milliseconds} ms.`,
+    from: (answer, t) => `${answer} from t = ${t}`,
+    comma: ", ", // between these
+    course: (answers, milliseconds) => `Answer so far: ${answers}. Computed in ${milliseconds} ms.`,
 
     steps: "Time steps T",
     when: "Time step",
@@ -215,7 +217,7 @@ export const strings = {
     play: "Play",
     stop: "Stop",
 
-    hint: "Each small square is one feature of a layer, laid out as the image is; each mark is a spike. Press one to ask why that neuron fired.",
+    hint: "Each small square is one feature of a layer, laid out as the image is; each mark is a spike. Press one to ask why that neuron fired. Press a place in the top row to follow its token, then see below:", // a link to `attention` follows
     rasterHead: "layer, firing rate",
     raster: (layer, percent, counts) => `${layer}: firing rate ${percent} percent, ${counts} spikes in the time steps`,
     pixels: "pixels",
@@ -233,7 +235,7 @@ export const strings = {
     block: "Encoder block",
     query: "Query token",
     allQueries: "mean of all",
-    place: (row, column) => `row ${row}, column ${column}`,
+    place: (token, row, column) => `${token} (row ${row}, column ${column})`,
     head: (head) => `head ${head}`,
     headLabel: (head, low, high, mean) => `Head ${head}: from ${low} to ${high}, mean ${mean}`,
     softHeadLabel: (head, low, high, mean) => `Head ${head}, softmax: from ${low} to ${high}, mean ${mean}`,
@@ -249,8 +251,11 @@ export const strings = {
   why: { // why one neuron fired
     section: "One neuron",
     heading: "Why did this neuron fire?",
+    headingSilent: "Why did this neuron not fire?",
     layer: "Layer",
     feature: "Feature",
+    token: "Token",
+    place: "Place", // in a layer that has more places than there are tokens
     map: "The neurons of this feature; arrow keys choose one",
     mapCaption: "the neurons of this feature, as the image is; press one",
     ofToken: (layer, feature, token, row, column, fires) => `${layer}, feature ${feature} of token ${token} (row ${row}, column ${column}): ${fires}`,

@@ -133,7 +133,8 @@ export const strings = {
     ],
     clear: "清空",
     undo: "撤销",
-    help: "用鼠标、手指或笔书写，也可以选一个示例。用键盘时：方向键移动笔，空格键落笔或抬笔，退格键撤销上一笔。",
+    help: "用鼠标、手指或笔书写，也可以选一个示例。",
+    keys: "用键盘时：方向键移动笔，空格键落笔或抬笔，退格键撤销上一笔。",
     penDown: "笔已落下。",
     penUp: "笔已抬起。",
     drawHere: "在这里写一个数字",
@@ -202,8 +203,9 @@ export const strings = {
     seenCaption: "网络看到的图像",
     logits: "每个类别的 logit",
     after: (answer, t) => `${answer}（到 t = ${t} 为止）`,
-    comma: "、", // between the answers of the time steps
-    course: (answers, milliseconds) => `每个时间步之后的回答：${answers}。计算用时 ${milliseconds} ms。`,
+    from: (answer, t) => `从 t = ${t} 起为 ${answer}`,
+    comma: "，", // between these
+    course: (answers, milliseconds) => `到目前为止的回答：${answers}。计算用时 ${milliseconds} ms。`,
 
     steps: "时间步数 T",
     when: "时间步",
@@ -211,7 +213,7 @@ export const strings = {
     play: "播放",
     stop: "停止",
 
-    hint: "每个小方块是某一层的一个特征，排列与图像相同；每个点是一个脉冲。点击一个点，看看那个神经元为什么发放。",
+    hint: "每个小方块是某一层的一个特征，排列与图像相同；每个点是一个脉冲。点击一个点，看看那个神经元为什么发放。点击第一行中的一处，即可追踪那里的 token，再看下面：", // a link to `attention` follows
     rasterHead: "层，发放率",
     raster: (layer, percent, counts) => `${layer}：发放率百分之 ${percent}，各时间步的脉冲数为 ${counts}`,
     pixels: "像素",
@@ -229,7 +231,7 @@ export const strings = {
     block: "编码器块",
     query: "查询 token",
     allQueries: "全部取平均",
-    place: (row, column) => `第 ${row} 行，第 ${column} 列`,
+    place: (token, row, column) => `${token}（第 ${row} 行，第 ${column} 列）`,
     head: (head) => `头 ${head}`,
     headLabel: (head, low, high, mean) => `头 ${head}：从 ${low} 到 ${high}，平均 ${mean}`,
     softHeadLabel: (head, low, high, mean) => `头 ${head}，softmax：从 ${low} 到 ${high}，平均 ${mean}`,
@@ -245,8 +247,11 @@ export const strings = {
   why: { // why one neuron fired
     section: "一个神经元",
     heading: "这个神经元为什么发放？",
+    headingSilent: "这个神经元为什么没有发放？",
     layer: "层",
     feature: "特征",
+    token: "token",
+    place: "位置", // in a layer that has more places than there are tokens
     map: "这个特征的所有神经元；用方向键选择一个",
     mapCaption: "这个特征的所有神经元，排列与图像相同；点击选择一个",
     ofToken: (layer, feature, token, row, column, fires) => `${layer}，特征 ${feature}，token ${token}（第 ${row} 行，第 ${column} 列）：${fires}`,

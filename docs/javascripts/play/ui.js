@@ -30,8 +30,11 @@ export function show(value, digits = 3) {
   return String(Number(value.toFixed(digits))).replace("-", "\u2212");
 }
 
-/** A labelled range input; the label is text or elements; `format` says what stands beside it, and is read out as its value. */
-export function slider(label, { min, max, step, value, name, format = show }, changed) {
+/**
+ * A labelled range input; the label is text or elements; `format` says what stands beside it, and is read out as its value.
+ * `fine` adds a button at each end: a finger cannot set one of 64 values. The keyboard has its arrow keys for that.
+ */
+export function slider(label, { min, max, step, value, name, format = show, fine = false }, changed) {
   const input = h("input", { type: "range", min, max, step, value, id: newId("slider"), name });
   const output = h("output", { for: input.id });
   const refresh = () => {
@@ -43,7 +46,12 @@ export function slider(label, { min, max, step, value, name, format = show }, ch
     changed();
   });
   refresh();
-  const element = h("div", { class: "play-slider" }, h("label", { for: input.id }, label), output, input);
+  const nudge = (sign, by) => button(sign, () => {
+    input.stepUp(by);
+    input.dispatchEvent(new Event("input"));
+  }, { class: "play-button play-nudge", tabindex: "-1", "aria-hidden": "true" });
+  const range = fine ? h("div", { class: "play-fine" }, nudge("\u2212", -1), input, nudge("+", 1)) : input;
+  const element = h("div", { class: "play-slider" }, h("label", { for: input.id }, label), output, range);
   return {
     element,
     input,

@@ -77,15 +77,17 @@ export function networkView(element, model, { input, below, state, reads, empty,
 
   // Attention.
   const block = choice(words.block, "block", Array.from({ length: model.depth }, (_, i) => [String(i), String(i)]), String(inside(asked.block, 0, model.depth - 1) ?? 0), chosen);
-  const query = slider(words.query, { min: -1, max: grid * grid - 1, step: 1, value: inside(asked.token, 0, grid * grid - 1) ?? -1, name: "query",
-    format: (n) => (n < 0 ? words.allQueries : words.place(Math.floor(n / grid), n % grid)) }, chosen);
+  const query = slider(words.query, { min: -1, max: grid * grid - 1, step: 1, value: inside(asked.token, 0, grid * grid - 1) ?? -1, name: "query", fine: true,
+    format: (n) => (n < 0 ? words.allQueries : words.place(n, Math.floor(n / grid), n % grid)) }, chosen);
   const heads = h("div", { class: "play-heads" });
   const scaleNote = h("p", { class: "play-note" });
   const softHeads = h("div", { class: "play-heads play-soft" });
   const softNote = h("p", { class: "play-note" });
 
   const rasters = h("div", { class: "play-rasters" });
+  const heading = h("h2", {}, whyWords.heading);
   const why = h("div", { class: "play-why-body" });
+  const attended = "attended"; // in the address
   const share = shareButtons(picture);
 
   element.replaceChildren(
@@ -94,11 +96,11 @@ export function networkView(element, model, { input, below, state, reads, empty,
         h("div", { class: "play-columns play-logits" }, h("figure", {}, seen, h("figcaption", {}, words.seenCaption)), bars)),
       h("section", { class: "play-network" },
         h("div", { class: "play-time" }, run, when.element, steps.element), course,
-        h("p", { class: "play-note play-hint" }, words.hint),
+        h("p", { class: "play-note play-hint" }, words.hint, " ", h("a", { href: `#${attended}` }, words.attention)),
         rasters),
-      h("section", { class: "play-why", "aria-label": whyWords.section }, h("h2", {}, whyWords.heading), why)),
+      h("section", { class: "play-why", "aria-label": whyWords.section }, heading, why)),
     share,
-    h("section", {}, h("h2", {}, words.attention),
+    h("section", {}, h("h2", { id: attended }, words.attention),
       h("p", { class: "play-prose" }, words.attentionNote),
       h("div", { class: "play-controls" }, block.element, query.element), heads, scaleNote,
       h("h3", {}, words.softmax),
@@ -221,7 +223,8 @@ export function networkView(element, model, { input, below, state, reads, empty,
     element.dataset.logits = result ? JSON.stringify([...result.logits]) : "";
     if (result) {
       const answers = result.stepLogits.map((_, k) => mean(result.stepLogits.slice(0, k + 1))).map((sum) => classes[sum.indexOf(Math.max(...sum))]);
-      course.textContent = words.course(answers.join(words.comma), element.dataset.milliseconds);
+      const changes = answers.flatMap((name, k) => (name === answers[k - 1] ? [] : [words.from(name, k)]));
+      course.textContent = words.course(changes.join(words.comma), element.dataset.milliseconds);
     } else course.textContent = "";
     bars.replaceChildren(...classes.map((name, c) => {
       const bar = h("span", { class: "bar" });
@@ -480,19 +483,20 @@ export function networkView(element, model, { input, below, state, reads, empty,
     const place = placeOf(model, result, which.value, 0);
     pick(which.value, Math.min(Math.floor(place.side / 2) * (place.side + 1) * place.features, result.layers[which.value][0].length - 1));
   });
-  const feature = slider(whyWords.feature, { min: 0, max: 1, step: 1, value: 0, name: "feature", format: String }, moved);
+  const feature = slider(whyWords.feature, { min: 0, max: 1, step: 1, value: 0, name: "feature", format: String, fine: true }, moved);
+  const spot = slider(whyWords.token, { min: 0, max: 1, step: 1, value: 0, name: "place", format: String, fine: true }, moved);
   const map = h("canvas", { class: "play-map", tabindex: "0", role: "application", "aria-label": whyWords.map });
   const trace = s("svg", { role: "img", "aria-labelledby": title, class: "play-trace", height: HEIGHT });
   const sentence = h("p", { class: "play-equation", "aria-live": "polite" });
   const because = h("p", { class: "play-because" });
   const parts = h("ol", { class: "play-parts" });
   const where = h("p", { class: "play-said" });
-  why.append(h("div", { class: "play-choose" }, which.element, feature.element), where, trace, sentence, because, parts,
+  why.append(h("div", { class: "play-choose" }, which.element, feature.element, spot.element), where, trace, sentence, because, parts,
     h("figure", {}, map, h("figcaption", {}, whyWords.mapCaption)));
 
   function moved() {
     const place = placeOf(model, result, neuron.layer, neuron.index);
-    pick(neuron.layer, (place.row * place.side + place.column) * place.features + feature.value);
+    pick(neuron.layer, spot.value * place.features + feature.value);
   }
   map.addEventListener("click", (event) => {
     const place = placeOf(model, result, neuron.layer, neuron.index);
@@ -526,6 +530,10 @@ export function networkView(element, model, { input, below, state, reads, empty,
     which.value = layer;
     feature.input.max = place.features - 1;
     feature.value = place.feature;
+    spot.input.max = place.side ** 2 - 1;
+    spot.value = place.row * place.side + place.column;
+    spot.element.firstChild.textContent = place.side === grid ? whyWords.token : whyWords.place;
+    heading.textContent = fired.includes(1) ? whyWords.heading : whyWords.headingSilent;
     const fires = fired.includes(1) ? whyWords.firesAt(fired.flatMap((spike, k) => (spike ? [k] : [])).join(", ")) : whyWords.neverFires;
     where.textContent = place.side === grid
       ? whyWords.ofToken(layer, place.feature, place.row * grid + place.column, place.row, place.column, fires)
