@@ -115,10 +115,12 @@ export function eventCube(element, canvas, turned) {
     // Times of the cuts, on the lowest of the four long edges; x and y on the nearest face.
     Object.assign(context, { fillStyle: `rgb(${ink})`, strokeStyle: `rgba(${ink}, 0.6)`, lineWidth: 1, font: "11px sans-serif", textAlign: "center" });
     const [b, c] = [[-1, 1], [1, 1], [-1, -1], [1, -1]].reduce((best, edge) => (place(0, ...edge)[1] > place(0, ...best)[1] + 1e-6 ? edge : best));
+    const end = place(along(period), b, c); // its label is the widest
     let last = [-1e9, 0];
     for (const t of [...frames.map(({ start }) => start), period]) {
       const [x, y] = place(along(t), b, c);
-      if (Math.hypot(x - last[0], y - last[1]) < (t === period ? 24 : 30)) continue;
+      const close = ([left, top], least) => Math.hypot(x - left, y - top) < least;
+      if (close(last, 30) || (t > 0 && t < period && close(end, 38))) continue;
       last = [x, y];
       context.fillText(`${Math.round(t / 1000)}${t === period ? " ms" : ""}`, x, Math.min(tall - 3, y + 14));
     }

@@ -217,7 +217,7 @@ export const strings = {
     play: "Play",
     stop: "Stop",
 
-    hint: "Each small square is one feature of a layer, laid out as the image is; each mark is a spike. Press one to ask why that neuron fired. Press a place in the top row to follow its token, then see below:", // a link to `attention` follows
+    hint: "Each small square is one feature of a layer, laid out as the image is; each mark is a spike. Press one to ask why that neuron fired. Press a place in the top row to follow its token:", // a link to `attention` follows
     rasterHead: "layer, firing rate",
     raster: (layer, percent, counts) => `${layer}: firing rate ${percent} percent, ${counts} spikes in the time steps`,
     pixels: "pixels",

@@ -202,7 +202,7 @@ export const strings = {
     seen: (side) => `网络看到的 ${side}×${side} 像素`,
     seenCaption: "网络看到的图像",
     logits: "每个类别的 logit",
-    after: (answer, t) => `${answer}（到 t = ${t} 为止）`,
+    after: (answer, t) => `${answer}（t = ${t}）`,
     from: (answer, t) => `从 t = ${t} 起为 ${answer}`,
     comma: "，", // between these
     course: (answers, milliseconds) => `到目前为止的回答：${answers}。计算用时 ${milliseconds} ms。`,
@@ -213,7 +213,7 @@ export const strings = {
     play: "播放",
     stop: "停止",
 
-    hint: "每个小方块是某一层的一个特征，排列与图像相同；每个点是一个脉冲。点击一个点，看看那个神经元为什么发放。点击第一行中的一处，即可追踪那里的 token，再看下面：", // a link to `attention` follows
+    hint: "每个小方块是某一层的一个特征，排列与图像相同；每个点是一个脉冲。点击一个点，看看那个神经元为什么发放。点击第一行中的一处，即可追踪那里的 token：", // a link to `attention` follows
     rasterHead: "层，发放率",
     raster: (layer, percent, counts) => `${layer}：发放率百分之 ${percent}，各时间步的脉冲数为 ${counts}`,
     pixels: "像素",
