@@ -202,7 +202,7 @@ export const strings = {
     seen: (side) => `网络看到的 ${side}×${side} 像素`,
     seenCaption: "网络看到的图像",
     logits: "每个类别的 logit",
-    after: (answer, t) => `${answer}（t = ${t}）`,
+    after: (answer, t) => `${answer}（到 t = ${t}）`,
     from: (answer, t) => `从 t = ${t} 起为 ${answer}`,
     comma: "，", // between these
     course: (answers, milliseconds) => `到目前为止的回答：${answers}。计算用时 ${milliseconds} ms。`,
@@ -250,7 +250,7 @@ export const strings = {
     headingSilent: "这个神经元为什么没有发放？",
     layer: "层",
     feature: "特征",
-    token: "token",
+    token: "token 编号",
     place: "位置", // in a layer that has more places than there are tokens
     map: "这个特征的所有神经元；用方向键选择一个",
     mapCaption: "这个特征的所有神经元，排列与图像相同；点击选择一个",
