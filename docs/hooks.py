@@ -368,6 +368,7 @@ def tidy(index: Path, below: str = "") -> None:
         entry["text"] = plain(re.sub(r"<pre.*?</pre>", "", entry["text"], flags=re.S))
     index.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
 
+
 def write_networks(folder: Path) -> None:
     """What the pages in the browser run: each network in a folder of its own, the digits' in ``folder`` itself."""
     from spikformer_edu.export import export
