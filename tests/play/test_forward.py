@@ -30,8 +30,8 @@ needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed: the
 
 
 def write_case(folder: Path, index: int, model: se.Spikformer, image: Tensor, time_steps: int) -> tuple[dict, float]:
-    """What the package does with one image or event frames ``[T, 1, 2, H, W]``, as files, and how close a membrane H comes
-    to its threshold."""
+    """What the package does with one image or event frames ``[T, 1, 2, H, W]``, as files, and how close a membrane H
+    comes to its threshold."""
     frames = image if image.dim() == 5 else image.expand(time_steps, *image.shape)
     with torch.no_grad(), se.record(model, membranes=True) as rec:
         # The still image takes the path it takes in training; another T goes in as that many copies.
