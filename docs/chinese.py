@@ -250,6 +250,11 @@ def on_page_content(content, page, config, files):
 
 
 @event_priority(-100)  # after the search plugin has written its index
+def on_post_page(output, page, config):
+    """Formulas, as in English."""
+    return hooks.on_post_page(output, page, config)
+
+
 def on_post_build(config):
     hooks.tidy(Path(config.site_dir) / "search" / "search_index.json", below="zh/")
 

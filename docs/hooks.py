@@ -15,16 +15,21 @@ import re
 import runpy
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+from mkdocs.exceptions import PluginError
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
+from mkdocs.utils import get_relative_url
 from PIL import Image
+from py_mini_racer import JSEvalException, MiniRacer
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "tutorials"
+KATEX = "assets/vendor/katex"
 # As tutorials/build.py writes them.
 WIDGET_TEXT = "[controls: run this cell to use them]"
 PREDICT_LINE = "Predict first. Then run the cell, or open this output.\n"
@@ -341,12 +346,56 @@ def on_page_content(content, page, config, files):
 
     def sized(found: re.Match) -> str:
         file = files.get_file_from_path(posixpath.normpath(posixpath.join(posixpath.dirname(page.file.url), found[1])))
-        if " width=" in found[0] or not found[1].endswith(".png") or not file:
+        if " width=" in found[0] or not found[1].endswith((".png", ".svg")) or not file:
             return found[0]
-        picture = Image.open(io.BytesIO(file.content_bytes))
-        return f'{found[0][:-1].rstrip("/ ")} width="{picture.width}" height="{picture.height}">'
+        if found[1].endswith(".svg"):
+            width, height = re.search(r'viewBox="0 0 (\d+) (\d+)"', file.content_string).groups()
+        else:
+            width, height = Image.open(io.BytesIO(file.content_bytes)).size
+        return f'{found[0][:-1].rstrip("/ ")} width="{width}" height="{height}">'
 
     return re.sub(r'<img [^>]*?src="([^"]+)"[^>]*>', sized, content)
+
+
+# Formulas
+
+
+@cache
+def katex():
+    """KaTeX, which is JavaScript, in an engine of this process."""
+    engine = MiniRacer()
+    engine.eval((Path(__file__).parent / KATEX / "katex.min.js").read_text(encoding="utf-8"))
+    return engine
+
+
+@cache
+def formula(tex: str, display: bool) -> str:
+    """A formula as HTML."""
+    return katex().call("katex.renderToString", tex, {"displayMode": display})
+
+
+def on_post_page(output, page, config):
+    """Formulas are drawn here, so that nothing moves in the browser: a page with formulas loads a stylesheet and fonts,
+    and no script. The search index is made before this, from the TeX."""
+
+    def drawn(found: re.Match) -> str:
+        tex = html.unescape(found[3])
+        try:
+            return f"{found[1]}{formula(tex, found[2] == '[')}{found[4]}"
+        except JSEvalException as error:
+            raise PluginError(f"{page.file.src_uri}: {tex}: {error}") from error
+
+    output, count = re.subn(
+        r'(<(?:span|div) class="arithmatex">)\\([(\[])(.+?)\\[)\]](</(?:span|div)>)', drawn, output, flags=re.S
+    )
+    if not count:
+        return output
+    sheet = get_relative_url(f"{KATEX}/katex.min.css", page.url)
+    fonts = [
+        get_relative_url(f"{KATEX}/fonts/KaTeX_{font}.woff2", page.url) for font in ("Main-Regular", "Math-Italic")
+    ]
+    links = "".join(f'<link rel="preload" href="{font}" as="font" type="font/woff2" crossorigin>' for font in fonts)
+    return output.replace("</head>", f'{links}<link rel="stylesheet" href="{sheet}"></head>', 1)
 
 
 # Search, and the networks for the pages that run in the browser

@@ -13,6 +13,7 @@ import spikformer_edu as se
 from spikformer_edu.data import digits, digits_motion
 from spikformer_edu.data.digits_dvs import images
 from spikformer_edu.data.events import to_frames
+from spikformer_edu.export.js import in_half
 
 PAGE = " ".join((Path(__file__).parents[2] / "docs" / "play" / "events.md").read_text().split())
 SIZE, PERIOD, WAYS = digits_motion.INFO.image_size, digits_motion.PERIOD, digits_motion.INFO.classes
@@ -21,7 +22,7 @@ ORDERS = ("recorded", "backwards", "reversed", "swapped", "shuffled", "summed")
 
 @pytest.fixture(scope="module")
 def model():
-    return se.load_pretrained("digits-motion-2-64")
+    return in_half(se.load_pretrained("digits-motion-2-64"))
 
 
 def recording(digit: int, way: str) -> np.ndarray:
@@ -71,7 +72,7 @@ def test_every_recording_is_the_package_s(visit, model, way):
         given, logits = shown(page)
         assert torch.equal(given, expected)
         with torch.no_grad():
-            assert logits == pytest.approx(model(expected)[0].tolist(), abs=1e-4)
+            assert logits == pytest.approx(model(expected.double())[0].tolist(), abs=1e-4)
         assert answer(page) == f"Says: {WAYS[int(np.argmax(logits))]}"
 
 
@@ -94,7 +95,7 @@ def test_every_order_is_what_it_says(visit, model):
         else:
             assert torch.equal(given, expected[order]), order
         with torch.no_grad():
-            assert logits == pytest.approx(model(given)[0].tolist(), abs=1e-4)
+            assert logits == pytest.approx(model(given.double())[0].tolist(), abs=1e-4)
     play(page, "recorded")
     for steps in (1, 3, 5):
         set_range(page, "steps", steps)
@@ -107,7 +108,7 @@ def test_the_answer_so_far_and_the_rates_are_the_package_s(visit, model):
     page = visit("events")
     given, _ = shown(page)
     with torch.no_grad(), se.record(model) as rec:
-        model(given)
+        model(given.double())
     so_far = rec.logits[:, 0].cumsum(0) / torch.arange(1, 9)[:, None]
     leads = page.locator(".play-strip.soFar > *").evaluate_all("bars => bars.map(bar => Number(bar.dataset.lead))")
     assert leads == pytest.approx((so_far[:, 0] - so_far[:, 1]).tolist(), abs=1e-4)
@@ -124,7 +125,7 @@ def test_the_answer_so_far_and_the_rates_are_the_package_s(visit, model):
 def test_why_a_neuron_of_the_first_layer_fired(visit, model):
     """Its inputs are event counts, and they add up to its current."""
     with torch.no_grad(), se.record(model, membranes=True) as rec:
-        model(frames([recording(5, "clockwise")]))
+        model(frames([recording(5, "clockwise")]).double())
     spikes, membrane = (
         values[:, 0].permute(0, 2, 3, 1).flatten(1) for values in (rec["sps.0"].spikes, rec["sps.0"].membrane)
     )
@@ -234,11 +235,11 @@ def test_what_the_page_says_of_718_recordings(model):
 
     def answers(given: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return torch.cat([model(part) for part in given.split(64, 1)]).argmax(1)
+            return torch.cat([model(part.double()) for part in given.split(64, 1)]).argmax(1)
 
     own = frames(recordings)
     with torch.no_grad(), se.record(model, layers=[]) as rec:
-        recorded = model(own).argmax(1)
+        recorded = model(own.double()).argmax(1)
     order = torch.stack([torch.randperm(8, generator=torch.Generator().manual_seed(i)) for i in range(len(labels))], 1)
     others = {
         "of the 718 simulated test recordings all N answers change": frames([backwards(e) for e in recordings]),
@@ -270,7 +271,7 @@ def test_what_the_page_says_of_the_network(model):
     assert f"{digits_motion.INFO.samples['train']:,} simulated recordings" in PAGE
     assert f"{SIZE} x {SIZE} pixels, in {PERIOD // 1000} ms" in PAGE and f"T = {config.time_steps} frames" in PAGE
     with torch.no_grad(), se.record(model) as rec:
-        model(frames([recording(5, "clockwise")]))
+        model(frames([recording(5, "clockwise")]).double())
     assert rec["blocks.0.attn.q"].spikes.shape[3] == 16  # tokens
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 import spikformer_edu as se
 from spikformer_edu.data import info
+from spikformer_edu.export.js import in_half, on_grid
 
 HERE = Path(__file__).parent
 PAGES = ["", "neuron", "ssa", "digit", "photo", "events"]
@@ -263,7 +264,7 @@ def test_attention_counts_its_additions(visit):
     page.select_option("select[name=tokens]", "196")
     page.select_option("select[name=width]", "64")
     said = page.locator(".play-cost").inner_text()
-    assert f"{2 * 196**2 * 64:,}" in said and f"{2 * 196 * 64**2:,}" in said and "3.06 times fewer" in said
+    assert f"{2 * 196**2 * 64:,}" in said and f"{2 * 196 * 64**2:,}" in said and "3.06 times as many" in said
 
 
 def test_on_a_phone_one_matrix_is_shown_with_cells_for_a_finger(visit):
@@ -388,12 +389,12 @@ def drawn_image(page, number: int) -> torch.Tensor:
     page.locator("[data-action=clear]").click()
     draw(page, json.loads((HERE / "strokes.json").read_text())[number]["strokes"])
     pixels = json.loads(page.locator("[data-play]").get_attribute("data-pixels"))
-    return (torch.tensor(pixels).view(1, 1, 32, 32) - 0.22) / 0.4
+    return on_grid((torch.tensor(pixels).view(1, 1, 32, 32) - 0.22) / 0.4)
 
 
 @pytest.mark.parametrize("number", [2, 21])
 def test_logits_and_rates_of_a_drawing_are_the_package_s(visit, number):
-    page, model = visit("digit"), se.load_pretrained("digits-2-64")
+    page, model = visit("digit"), in_half(se.load_pretrained("digits-2-64"))
     image = drawn_image(page, number)
     for steps in (1, 4, 8):
         set_range(page, "steps", steps)
@@ -410,7 +411,7 @@ def test_logits_and_rates_of_a_drawing_are_the_package_s(visit, number):
 
 
 def test_attention_of_a_drawing_is_the_package_s(visit):
-    page, model = visit("digit"), se.load_pretrained("digits-2-64")
+    page, model = visit("digit"), in_half(se.load_pretrained("digits-2-64"))
     with torch.no_grad(), se.record(model) as rec:
         model(drawn_image(page, 10))
 
@@ -419,7 +420,7 @@ def test_attention_of_a_drawing_is_the_package_s(visit):
         return torch.tensor(heads.evaluate_all("heads => heads.map(head => JSON.parse(head.dataset.scores))"))
 
     for block in (0, 1):
-        scores = rec[f"blocks.{block}.attn.scores"].values[:, 0]  # [T, h, N, N]
+        scores = rec[f"blocks.{block}.attn.scores"].values[:, 0].float()  # [T, h, N, N]
         choose(page, "block", str(block))
         torch.testing.assert_close(shown_scores(), scores.mean((0, 2)))
         set_range(page, "query", 27)
@@ -520,12 +521,12 @@ def test_the_page_opens_running(visit):
 @pytest.mark.parametrize("network", ["digit", "photo"])
 def test_why_a_neuron_fired_is_the_package_s(visit, network):
     """Currents, membranes and spikes over all t in every kind of layer; the inputs add up to the current."""
-    model = se.load_pretrained({"digit": "digits-2-64", "photo": "cifar10-2-128"}[network])
+    model = in_half(se.load_pretrained({"digit": "digits-2-64", "photo": "cifar10-2-128"}[network]))
     page = visit(network)
     pixels = torch.tensor(json.loads(page.locator("[data-play]").get_attribute("data-pixels")))
     facts = info({"digit": "digits", "photo": "cifar10"}[network])
     image = pixels.view(32, 32, -1).permute(2, 0, 1)[None]
-    image = (image - torch.tensor(facts.mean).view(1, -1, 1, 1)) / torch.tensor(facts.std).view(1, -1, 1, 1)
+    image = on_grid((image - torch.tensor(facts.mean).view(1, -1, 1, 1)) / torch.tensor(facts.std).view(1, -1, 1, 1))
     with torch.no_grad(), se.record(model, membranes=True) as rec:
         model(image)
     kinds = ["sps.0", "sps.1", "sps.3", "sps.rpe"] + [
@@ -563,7 +564,7 @@ def flat(values: torch.Tensor) -> torch.Tensor:
 
 def test_neuron_3_of_token_12(visit):
     """A reader's task, done as a reader would: choose the layer, the feature, and the place of token 12."""
-    page, model = visit("digit"), se.load_pretrained("digits-2-64")
+    page, model = visit("digit"), in_half(se.load_pretrained("digits-2-64"))
     page.select_option("select[name=layer]", "blocks.0.attn.q")
     set_range(page, "feature", 3)
     box = page.locator(".play-map").bounding_box()
@@ -572,7 +573,7 @@ def test_neuron_3_of_token_12(visit):
     assert said.startswith("blocks.0.attn.q, feature 3 of token 12 (row 1, column 4):")
     pixels = torch.tensor(json.loads(page.locator("[data-play]").get_attribute("data-pixels"))).view(1, 1, 32, 32)
     with torch.no_grad(), se.record(model) as rec:
-        model((pixels - info("digits").mean[0]) / info("digits").std[0])
+        model(on_grid((pixels - info("digits").mean[0]) / info("digits").std[0]))
     steps = flat(rec["blocks.0.attn.q"].spikes)[:, 12 * 64 + 3].nonzero().flatten().tolist()
     assert said.endswith(f"fires at t = {', '.join(map(str, steps))}" if steps else "never fires")
 
@@ -648,10 +649,10 @@ def test_link_and_picture_can_be_copied_and_controls_hidden(visit):
 
 
 def test_softmax_beside_ssa_is_of_the_same_spikes(visit):
-    page, model = visit("digit"), se.load_pretrained("digits-2-64")
+    page, model = visit("digit"), in_half(se.load_pretrained("digits-2-64"))
     with torch.no_grad(), se.record(model) as rec:
         model(drawn_image(page, 10))
-    q, k = (rec[f"blocks.0.attn.{name}"].spikes[:, 0] for name in "qk")  # [T, h, N, d]
+    q, k = (rec[f"blocks.0.attn.{name}"].spikes[:, 0].float() for name in "qk")  # [T, h, N, d]
     weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
     set_range(page, "query", 27)
     shown = page.locator(".play-soft canvas").evaluate_all(
@@ -675,7 +676,7 @@ def test_what_the_photograph_page_says(visit):
     """Numbers of its text, the answer on the cat, and the logits."""
     text = (HERE.parents[1] / "docs" / "play" / "photo.md").read_text()
     results = se.load_run("cifar10-2-128").results
-    model = se.load_pretrained("cifar10-2-128")
+    model = in_half(se.load_pretrained("cifar10-2-128"))
     assert text.count(f"{100 * results['accuracy']:.2f} %") == 2 and f"({results['correct']:,})" in text
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in text
     assert 1 / 7 < 1 - results["accuracy"] < 1 / 5.5  # "about one answer in six is wrong"
@@ -694,7 +695,7 @@ def test_what_the_photograph_page_says(visit):
         facts = info("cifar10")
         image = ((pixels.view(32, 32, 3) - torch.tensor(facts.mean)) / torch.tensor(facts.std)).permute(2, 0, 1)
         with torch.no_grad():
-            expected = model(image[None])[0]
+            expected = model(on_grid(image[None]))[0]
         logits = json.loads(page.locator("[data-play]").get_attribute("data-logits"))
         assert logits == pytest.approx(expected.tolist(), abs=1e-4)
         assert answers[-1] == f"Says: {facts.classes[int(expected.argmax())]}"

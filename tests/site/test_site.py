@@ -423,7 +423,7 @@ def test_every_page_leads_to_the_other_language(site, pages):
             assert (goal, words) == ((own, "English") if name.startswith("zh/") else (f"zh/{own}", "中文")), name
         else:
             assert (goal, words, alternates) == ("zh/", "中文 本页只有英文", {}), name
-    assert "/book/zh/" in pages["404.html"].links and "/book/" in pages["zh/404.html"].links
+    assert "/book/zh/" in pages["404.html"].links and "/book/." in pages["zh/404.html"].links
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -469,7 +469,7 @@ def test_the_chinese_edition_weighs_little(site):
 def test_the_search_index_of_each_edition_is_its_own(site):
     english, chinese = (json.loads((site / part / "search" / "search_index.json").read_text()) for part in ("", "zh"))
     assert not [entry for entry in english["docs"] if entry["location"].startswith("zh/")]
-    assert chinese["config"]["lang"] == ["zh"] and len(chinese["docs"]) > 100
+    assert len(chinese["docs"]) > 100
     assert any("\u200b" in entry["text"] for entry in chinese["docs"]), "jieba is not installed: words were not cut"
 
 
@@ -489,13 +489,12 @@ SHIFT = """() => new Promise(done => {
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_moves_while_a_page_loads(watch, width):
-    """Cumulative layout shift under 0.1, or under 0.25 on a phone, where formulas still move the lines below them; what
-    changes by itself keeps still for readers who ask for it."""
+    """Cumulative layout shift under 0.1; what changes by itself keeps still for readers who ask for it."""
     view = watch(viewport={"width": width, "height": 844}, reduced_motion="reduce")
     for name in KINDS:
         page = view.open(name)
         page.wait_for_function("document.querySelectorAll('[data-play]:not([data-ready])').length === 0")
-        assert page.evaluate(SHIFT) < (0.1 if width == 1280 else 0.25), name
+        assert page.evaluate(SHIFT) < 0.1, name
         moving = page.evaluate(
             """[...document.querySelectorAll('*')].filter(e => parseFloat(getComputedStyle(e).transitionDuration) > 0
             || getComputedStyle(e).animationName !== 'none').map(e => e.outerHTML.slice(0, 80))"""
@@ -519,26 +518,70 @@ def test_formulas_are_whole_and_katex_is_where_they_are(watch, pages):
         assert any("katex" in url for url in desk.requests) == bool(page.formulas), name
 
 
-AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+PAINTED = """new PerformanceObserver(list => {
+    for (const entry of list.getEntries()) if (entry.identifier === 'first') window.painted ??= entry.renderTime;
+}).observe({type: 'element', buffered: true})"""
+
+
+@pytest.mark.parametrize("name", ["play/digit/", "play/photo/"])
+def test_a_picture_is_there_soon_on_a_slow_line(watch, name):
+    """1.6 Mbit/s without compression, 150 ms of latency, a processor four times slower: 2.3 s on a busy machine."""
+    phone = watch(viewport={"width": 390, "height": 844})
+    session = phone.view.context.new_cdp_session(phone.view)
+    line = {"offline": False, "latency": 150, "downloadThroughput": 200_000, "uploadThroughput": 94_000}
+    session.send("Network.enable")
+    session.send("Network.emulateNetworkConditions", line)
+    session.send("Emulation.setCPUThrottlingRate", {"rate": 4})
+    phone.view.add_init_script(PAINTED)
+    phone.open(name)
+    milliseconds = phone.view.wait_for_function("window.painted").json_value()
+    print(f"\n{name}: the first picture after {milliseconds:.0f} ms")
+    assert milliseconds < 3000
+
+
+WIDE_TABLES = """() => [...document.querySelectorAll('.md-typeset__scrollwrap')]
+    .filter(box => box.scrollWidth > box.clientWidth + 1).map(box => {
+        const [cell, shadow] = [box.querySelector('tbody td'), getComputedStyle(box).backgroundAttachment];
+        const left = () => cell.getBoundingClientRect().left - box.getBoundingClientRect().left;
+        const start = left();
+        box.scrollLeft = 60;
+        const lost = Math.round(Math.max(0, start - box.scrollLeft) - left());
+        return [lost, shadow.includes('scroll') && shadow.includes('local'), cell.offsetWidth / box.clientWidth];
+    })"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_table_that_scrolls_says_so(watch, width):
+    """A shadow at the side where more is; the first column stays, and leaves room for the others."""
+    desk, found = watch(viewport={"width": width, "height": 844}), 0
+    for name in ("results/", "glossary/", "guides/export/", "paper/", "learn/00_tour/", "learn/solutions/00_tour/"):
+        view = desk.open(name)
+        view.wait_for_function(
+            "!document.querySelector('article table') || document.querySelector('.md-typeset__scrollwrap')"
+        )
+        for lost, shadow, share in view.evaluate(WIDE_TABLES):
+            assert lost == 0 and shadow and share < 0.6, (name, lost, shadow, share)
+            found += 1
+    assert found >= (5 if width == 390 else 1)
 
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(watch, width, scheme):
-    if not AXE.exists():
-        pytest.skip("axe-core is not there (npm install --no-save axe-core): no page was looked at by it")
-    view = watch(viewport={"width": width, "height": 844}, color_scheme=scheme, reduced_motion="reduce")
-    for name in KINDS:
-        page = view.open(name)
-        page.wait_for_function("document.querySelectorAll('[data-play]:not([data-ready])').length === 0")
-        page.wait_for_timeout(400)
-        page.evaluate(AXE.read_text(encoding="utf-8"))
-        found = page.evaluate(
-            """axe.run(document, {resultTypes: ['violations']}).then(({violations}) => violations
-            .filter(({impact}) => ['serious', 'critical'].includes(impact))
-            .map(({id, nodes}) => [id, nodes.length, nodes[0].html.slice(0, 120)]))"""
-        )
-        assert found == [], f"{name}: {found}"
+@pytest.mark.parametrize("name", KINDS)
+def test_axe_finds_nothing_serious(watch, name, width, scheme):
+    """Formulas are left out: one of them is fifty elements, all of KaTeX's making."""
+    folder = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
+    axe = (Path(folder.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    page = watch(viewport={"width": width, "height": 844}, color_scheme=scheme, reduced_motion="reduce").open(name)
+    page.wait_for_function("document.querySelectorAll('[data-play]:not([data-ready])').length === 0")
+    page.wait_for_timeout(400)
+    page.evaluate(axe)
+    found = page.evaluate(
+        """axe.run({exclude: ['.katex']}, {resultTypes: ['violations']}).then(({violations}) => violations
+        .filter(({impact}) => ['serious', 'critical'].includes(impact))
+        .map(({id, nodes}) => [id, nodes.length, nodes[0].html.slice(0, 120)]))"""
+    )
+    assert found == [], f"{name}: {found}"
 
 
 def test_links_are_told_by_more_than_colour(watch):
@@ -552,7 +595,7 @@ def test_links_are_told_by_more_than_colour(watch):
 def test_a_page_s_images_have_their_sizes(pages):
     for name, page in pages.items():
         for image in page.images:
-            if image["src"].endswith(".png"):
+            if image["src"].endswith((".png", ".svg")) and "logo.svg" not in image["src"]:
                 assert image.get("width") and image.get("height"), f"{name}: {image}"
 
 

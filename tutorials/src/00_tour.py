@@ -88,8 +88,8 @@ assert sum(float(layer.spikes[0].mean()) for layer in deep) / len(deep) < 0.02
 # | `logits` | `[B, 10]` | reals | one number for each class |
 #
 # $T$ is the number of time steps, $B$ the number of images, $D$ the number of features of a token. Attention runs in $h$
-# heads side by side, each on its own $d = D / h$ features. A tensor with time has it as the first dimension. The recording
-# stores each tensor under its name:
+# heads side by side, each on its own $d = D / h$ features. A tensor with time has it as the first dimension. The
+# recording stores each tensor under its name:
 
 # %%
 assert rec["sps.0"].spikes.shape == (4, 1, 8, 32, 32)
@@ -177,7 +177,7 @@ for layer in rec.layers("spikes"):  # every neuron fires exactly where H >= V_th
 # ## Tokens, queries, keys, values
 # After the four convolution layers `sps.0` to `sps.3` the image is a grid of 8 x 8 tokens with 64 features each. Each
 # encoder block computes three sets of spikes from them: queries (blue), keys (red), values (green). A score counts the
-# features in which both a query and a key fire, and the network scales this count by 0.125. Counting needs no
+# features in which both a query and a key fire, and the network scales this count by 0.125. Counting itself needs no
 # multiplication, and there is no softmax.
 
 # %%

@@ -83,7 +83,7 @@ se.plot.show(
 #
 # $$V[t] = H[t]\,(1 - S[t]) + V_{reset}\,S[t] \tag{3}$$
 #
-# Equation (1) moves the membrane toward the current: half of the way in each step if $\tau = 2$. It contains both the
+# Equation (1) moves the membrane toward the current: half of the rest in each step if $\tau = 2$. It contains both the
 # leak and the input. By equation (2) the neuron fires at or above the threshold. Equation (3) is a [hard
 # reset](../docs/glossary.md#hard-reset): the part of the membrane above the threshold is lost. The neuron starts from
 # $V = 0$.

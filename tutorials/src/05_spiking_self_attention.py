@@ -625,9 +625,9 @@ for block, tokens in enumerate(entering):
 # ## Scale and threshold: which sums fire
 #
 # If the sum m is the same at every step, the current is m s, and the membrane rises toward it: m s / 2 at t = 0, then
-# 3 m s / 4, and so on. So a neuron fires at the first step if $m \ge 2 V_{th} / s$, and never fires if
-# $m \le V_{th} / s$. The paper uses s = 0.125. Softmax attention uses $1/\sqrt d$, which is 0.25 for d = 16, as in the
-# packaged network.
+# 3 m s / 4, and so on. So a neuron fires at the first step if $m \ge 2 V_{th} / s$, and never fires if $m < V_{th} / s$
+# (if the two are equal, by rounding only, as in chapter 01). The paper uses s = 0.125. Softmax attention uses
+# $1/\sqrt d$, which is 0.25 for d = 16, as in the packaged network.
 
 # %% tags=["fold"]
 # rasters of neurons with a constant sum m, at two scales
@@ -757,10 +757,10 @@ print(f"{int((right != swapped).sum())} of {right.numel()} outputs differ")
 assert (right != swapped).sum() > 50
 
 # %% [markdown]
-# **Low precision rounds counts.** bfloat16 has 8 significant binary digits, so it cannot hold all integers above 256. An inner
-# product over N = 196 tokens is at most 196, so the first product is exact in both orders. The second product is a
-# larger sum. If it is added up in float32 and rounded at the end, both orders round the same exact value once. So the
-# two orders agree up to 256 tokens (and d up to 256). With more tokens they can differ.
+# **Low precision rounds counts.** bfloat16 has 8 significant binary digits, so it cannot hold all integers above 256.
+# An inner product over N = 196 tokens is at most 196, so the first product is exact in both orders. The second product
+# is a larger sum. If it is added up in float32 and rounded at the end, both orders round the same exact value once. So
+# the two orders agree up to 256 tokens (and d up to 256). With more tokens they can differ.
 #
 # **A scale that is not a power of two.** Then the two orders round at different places, and a sum that should equal the
 # threshold may miss it by the last bit.
@@ -895,8 +895,8 @@ with se.exercise("5.3"):
 #   But nothing normalizes the sums: they grow with N, d and the firing rates.
 # - Without a softmax $(QK^\top)V = Q(K^\top V)$ to the last bit. For N > d the second order is cheaper, $2Nd^2$ instead
 #   of $2N^2d$, and needs no N x N matrix.
-# - Sums lie on a grid, so ties with the threshold happen (in the two blocks of the packaged network 4.9 % and 2.3 % of the
-#   spikes of the attention neurons), and `>=` matters.
+# - Sums lie on a grid, so ties with the threshold happen (in the two blocks of the packaged network 4.9 % and 2.3 % of
+#   the spikes of the attention neurons), and `>=` matters.
 # - The layer is Linear, BN, neuron, heads, product, neuron, Linear, BN, neuron. Every spike of our version equals the
 #   package's.
 #

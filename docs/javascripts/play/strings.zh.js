@@ -155,13 +155,13 @@ export const strings = {
   },
 
   events: { // a recording of a simulated event camera
-    cube: (events, milliseconds) => `事件立方体：${milliseconds} ms 内的 ${events} 个模拟事件。方向键转动它，Home 键转回`,
+    cube: (events, milliseconds) => `事件立方体：${milliseconds} ms 内的 ${events} 个模拟事件。用方向键转动，用 Home 键转回原位`,
     views: { aslant: "斜看", side: "从侧面看", along: "沿时间轴看" },
     viewsLabel: "立方体的视角",
     brighter: "变亮",
     darker: "变暗",
     simulated: "模拟数据",
-    frames: (frames, events, last) => `T = ${frames} 个等事件数的帧：每帧 ${events} 个事件，最后一帧 ${last} 个。点击一帧，时间停在那里。`,
+    frames: (frames, events, last) => `T = ${frames} 帧，按事件数均分：每帧 ${events} 个，最后一帧 ${last} 个。点击一帧，时间停在那里。`,
     oneFrame: (events) => `全部 ${events} 个事件合成一帧。`,
     allInEach: (events, frames) => `全部 ${events} 个事件放进 T = ${frames} 帧的每一帧：看不出先后。`,
     frame: (t, from, to) => `帧 t = ${t}，${from} 到 ${to} ms`,
@@ -169,7 +169,7 @@ export const strings = {
     tokensOf: (t, spikes) => `t = ${t} 的 token：${spikes} 个脉冲`,
     soFar: (up, down) => `到目前为止的答案：“${up}”的 logit 减去“${down}”的 logit，对已有的帧取平均。`,
     soFarOf: (t, answer, lead) => `t = ${t} 之后：${answer}，领先 ${lead}`,
-    digits: "模拟录制：哪个数字",
+    digits: "模拟的录制数据：哪个数字",
     digit: (digit) => `数字 ${digit}`,
     way: "绕行方向",
     order: "播放方式",
@@ -187,7 +187,7 @@ export const strings = {
     right: (answer) => `你的预测是${answer}：正确。`,
     wrong: (predicted, answer) => `你的预测是${predicted}，网络说是${answer}。`,
     reads: (name) => `网络的回答：${name}`,
-    empty: "还没有录制",
+    empty: "还没有录制数据",
   },
 
   classes: { // as a model.json names them; a class that is not here is shown under its own name

@@ -18,9 +18,9 @@ export function traceOf(model, result, layer, index) {
   const gain = 1 - beta; // 1 / tau: the network computes with u = tau H
   let u = 0;
   return result.currents[layer].map((current, t) => {
-    const x = Math.fround(current[index]);
+    const x = current[index];
     const before = u;
-    u = Math.fround(x + beta * u);
+    u = x + beta * u;
     const spike = result.layers[layer][t][index];
     const H = u * gain;
     if (spike) u = 0;
