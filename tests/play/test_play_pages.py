@@ -264,7 +264,7 @@ def test_attention_counts_its_additions(visit):
     page.select_option("select[name=tokens]", "196")
     page.select_option("select[name=width]", "64")
     said = page.locator(".play-cost").inner_text()
-    assert f"{2 * 196**2 * 64:,}" in said and f"{2 * 196 * 64**2:,}" in said and "3.06 times fewer" in said
+    assert f"{2 * 196**2 * 64:,}" in said and f"{2 * 196 * 64**2:,}" in said and "3.06 times as many" in said
 
 
 def test_on_a_phone_one_matrix_is_shown_with_cells_for_a_finger(visit):

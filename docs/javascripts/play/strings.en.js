@@ -122,9 +122,9 @@ export const strings = {
     compare: "Switch the order of multiplication to compare.",
     equalCost: "Both cost the same: N = d.",
     secondCheaper: (n, d, times) =>
-      `With N = ${n} and d = ${d}, Q (K\u1d40 V) takes ${times} times fewer operations. Softmax cannot use that order: it needs all scores of a row before it can go on.`,
+      `With N = ${n} and d = ${d}, Q (K\u1d40 V) takes fewer operations, the other order ${times} times as many. Softmax cannot use that order: it needs all scores of a row before it can go on.`,
     firstCheaper: (n, d, times) =>
-      `With N = ${n} and d = ${d}, (Q K\u1d40) V takes ${times} times fewer operations. Softmax uses that order too: it needs the scores first.`,
+      `With N = ${n} and d = ${d}, (Q K\u1d40) V takes fewer operations, the other order ${times} times as many. Softmax uses that order too: it needs the scores first.`,
   },
 
   digit: { // the drawing area
