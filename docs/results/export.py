@@ -72,9 +72,7 @@ def rows_of(name: str) -> list[dict[str, Any]]:
     if name in TRAINED:
         model = se.load_run(name)
         inputs, kind = inputs_for(model, TRAINED[name])
-        formats += [("fixed", 8), ("fixed", 16), ("hub", 8)]
-        if se.data.info(se.preset(name).dataset).time_steps is None:
-            formats.append(("js", 8))  # the pages in the browser read images
+        formats += [("fixed", 8), ("fixed", 16), ("hub", 8), ("js", 8)]
     else:
         (model, inputs), kind = untrained(name), "random inputs"  # rounding random weights would say nothing
     rows = []

@@ -644,6 +644,11 @@ def test_link_and_picture_can_be_copied_and_controls_hidden(visit):
     page.get_by_text(re.compile("The picture is (copied|saved)")).wait_for()
     page.locator("[data-action=lesson]").click()
     assert not page.locator(".md-header").is_visible() and page.locator(".play-rasters").is_visible()
+    assert page.evaluate("scrollY") == 0
+    page.wait_for_function("location.search.includes('lesson=1')")
+    page.locator("[data-action=link]").click()  # a link that opens without controls
+    page.get_by_text("The link is copied.").wait_for()
+    assert "lesson=1" in page.evaluate("navigator.clipboard.readText()")
     page.keyboard.press("Escape")
     assert page.locator(".md-header").is_visible()
 

@@ -1,6 +1,7 @@
 """The site, built once, with a server and a browser for it."""
 
 import functools
+import gzip
 import http.server
 import os
 import subprocess
@@ -29,11 +30,24 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def address(site):
-    """Where the site is served: under a path, as on a project's page of a host."""
+    """Where the site is served: under a path and with text compressed, as on a project's page of a host."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def translate_path(self, path):
             return super().translate_path(path.removeprefix("/book"))
+
+        def do_GET(self):
+            file = Path(self.translate_path(self.path))
+            file = file / "index.html" if self.path.partition("?")[0].endswith("/") else file
+            if file.suffix not in (".html", ".css", ".js", ".json", ".svg") or not file.is_file():
+                return super().do_GET()
+            body = gzip.compress(file.read_bytes(), 6)
+            self.send_response(200)
+            headers = {"Type": self.guess_type(file), "Encoding": "gzip", "Length": len(body)}
+            for name, value in headers.items():
+                self.send_header(f"Content-{name}", str(value))
+            self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *_):
             pass

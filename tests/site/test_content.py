@@ -222,6 +222,20 @@ def test_results_say_where_they_were_measured_and_what_was_not():
     assert "95.19" in published
     for line in (line for line in measured.splitlines() if "95.19" in line):  # in the paper's column, or said to be its
         assert line.startswith("| cifar10 | `cifar10-4-384`") or "paper reports 95.19" in line
+    beside = re.findall(r"^\| cifar10 \| `cifar10-4-384` \| \d \| ([\d.]+) \| ([\d.]+) \|", page, re.M)
+    assert len(beside) == 4 and all(float(ours) < float(paper) for ours, paper in beside)
+    assert "**No accuracy of the paper has been reached here yet.**" in page and f"with {max(beside)[0]} %" in page
+
+
+def test_the_imagenet_guide_estimates_eight_gpus_from_the_measured_step():
+    page = " ".join(PAGES["docs/guides/imagenet.md"].split())
+    (step,) = (s for s in json.loads(figures.FAST.read_text())["steps"] if s["model"] == "imagenet-8-512")
+    images, seconds, rate = 1_281_167, step["fused"], 8 * step["batch"] / step["fused"]
+    assert f"{step['batch']} images: {1000 * seconds:.2f} ms" in page and f"took {step['fused_bytes']:.1f} GiB" in page
+    assert f"- {310 * images / rate / 3600:.0f} hours, if the time" in page
+    assert f"read {rate:,.0f} images a second" in page
+    steps = 310 * (images // 192)
+    assert f"- {steps * seconds / 3600:.0f} hours, if a step" in page and f"{steps:,} steps of" in page
 
 
 def test_what_the_pages_say_of_the_paper_s_network_was_measured():

@@ -327,6 +327,7 @@ def test_the_output_of_a_prediction_is_hidden_until_it_is_opened(watch):
 def test_search_finds(watch, asked, page, among):
     desk = watch(viewport={"width": 1280, "height": 900})
     view = desk.open("zh/" if page.startswith("zh/") else "")
+    view.wait_for_function("window.component$")  # else the theme's script is not there yet, and misses what is typed
     view.fill(".md-search__input", asked)
     view.wait_for_selector(".md-search-result__item", timeout=120_000)
     found = view.eval_on_selector_all(".md-search-result__link", "links => links.map(a => a.href)")
@@ -525,7 +526,7 @@ PAINTED = """new PerformanceObserver(list => {
 
 @pytest.mark.parametrize("name", ["play/digit/", "play/photo/"])
 def test_a_picture_is_there_soon_on_a_slow_line(watch, name):
-    """1.6 Mbit/s without compression, 150 ms of latency, a processor four times slower: 2.3 s on a busy machine."""
+    """In under two seconds: 1.6 Mbit/s, 150 ms of latency, a processor four times slower."""
     phone = watch(viewport={"width": 390, "height": 844})
     session = phone.view.context.new_cdp_session(phone.view)
     line = {"offline": False, "latency": 150, "downloadThroughput": 200_000, "uploadThroughput": 94_000}
@@ -536,7 +537,7 @@ def test_a_picture_is_there_soon_on_a_slow_line(watch, name):
     phone.open(name)
     milliseconds = phone.view.wait_for_function("window.painted").json_value()
     print(f"\n{name}: the first picture after {milliseconds:.0f} ms")
-    assert milliseconds < 3000
+    assert milliseconds < 2000
 
 
 WIDE_TABLES = """() => [...document.querySelectorAll('.md-typeset__scrollwrap')]

@@ -62,7 +62,7 @@ export function eventCube(element, canvas, turned) {
     [canvas.width, canvas.height] = [wide * sharp, tall * sharp];
     const context = canvas.getContext("2d");
     context.setTransform(sharp, 0, 0, sharp, 0, 0);
-    const [ink, q, fell, rose] = ["--play-ink", "--play-q", "--play-fell", "--play-rose"].map((name) => colour(element, name));
+    const [ink, paper, q, fell, rose] = ["--play-ink", "--play-paper", "--play-q", "--play-fell", "--play-rose"].map((name) => colour(element, name));
 
     // No perspective: seen along the time axis, the cube is the sum of all frames.
     const [sin, cos, up, flat] = [Math.sin(yaw), Math.cos(yaw), Math.sin(pitch), Math.cos(pitch)];
@@ -97,14 +97,17 @@ export function eventCube(element, canvas, turned) {
     const dots = frames.flatMap(({ events }, i) => events.map((event) => ({ ...event, i, far: depth(along(event.t), pixel(event.x)) })));
     dots.sort((one, other) => other.far - one.far);
     const dot = Math.max(2, (scale * 0.8) / size);
+    const through = Math.abs(sin * flat) > 0.98; // then no event may cover another: the colours are mixed, in any order
+    if (through) context.globalCompositeOperation = paper[0] > 127 ? "multiply" : "screen";
     for (const { t, x, y, p, i } of dots) {
       if (sweep !== undefined && t > sweep) continue;
-      const alpha = now < 0 ? 0.85 : i === now ? 0.95 : i < now ? 0.22 : 0.07;
+      const alpha = now < 0 ? (through ? 0.3 : 0.85) : i === now ? 0.95 : i < now ? 0.22 : 0.07;
       const [left, top] = place(along(t), pixel(x), pixel(y));
       context.fillStyle = `rgba(${p ? rose : fell}, ${alpha})`;
       context.fillRect(left - dot / 2, top - dot / 2, dot, dot);
     }
 
+    context.globalCompositeOperation = "source-over";
     if (now >= 0) {
       Object.assign(context, { lineWidth: 2, strokeStyle: `rgb(${q})` });
       const { start, end } = frames[now];

@@ -65,6 +65,7 @@ export function shareButtons(draw) {
   const showLesson = (on) => {
     document.body.classList.toggle("play-lesson", on);
     lesson.textContent = on ? words.showControls : words.hideControls;
+    if (on) scrollTo(0, 0); // to the picture, which is now at the top
     dispatchEvent(new CustomEvent("play-lesson", { detail: on }));
   };
   document.addEventListener("keydown", (event) => event.key === "Escape" && document.body.classList.contains("play-lesson") && showLesson(false));
