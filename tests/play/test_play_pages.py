@@ -576,6 +576,21 @@ def test_neuron_3_of_token_12(visit):
         model(on_grid((pixels - info("digits").mean[0]) / info("digits").std[0]))
     steps = flat(rec["blocks.0.attn.q"].spikes)[:, 12 * 64 + 3].nonzero().flatten().tolist()
     assert said.endswith(f"fires at t = {', '.join(map(str, steps))}" if steps else "never fires")
+    assert page.locator(".play-why h2").inner_text() == f"Why did this neuron {'' if steps else 'not '}fire?"
+
+
+def test_the_buttons_of_a_slider_name_a_neuron_exactly(visit):
+    page = visit("digit")
+    page.select_option("select[name=layer]", "blocks.0.attn.q")
+    set_range(page, "feature", 4)
+    set_range(page, "place", 11)
+    page.locator(".play-fine:has([name=feature]) button").first.click()
+    page.locator(".play-fine:has([name=place]) button").last.click()
+    said = page.locator(".play-why .play-said").inner_text()
+    assert said.startswith("blocks.0.attn.q, feature 3 of token 12 (row 1, column 4):")
+    page.select_option("select[name=layer]", "sps.0")  # 32 x 32 places, which are no tokens
+    assert page.locator(".play-slider:has([name=place]) label").inner_text() == "Place"
+    assert page.locator("[name=place]").get_attribute("max") == "1023"
 
 
 def test_an_input_leads_to_the_neuron_behind_it(visit):
