@@ -38,12 +38,9 @@ def in_half(model: Spikformer) -> Spikformer:
     """
     network = copy.deepcopy(model).cpu().double().eval().requires_grad_(False)
 
-    def put(layer: nn.Conv2d | nn.Linear, norm: nn.modules.batchnorm._BatchNorm | None) -> None:
-        weight, bias = folded(layer.weight, layer.bias, norm) if norm else (layer.weight, layer.bias)
+    def put(layer: nn.Conv2d | nn.Linear, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        weight, bias = folded(layer.weight, layer.bias, norm)
         layer.weight.copy_(weight.half())
-        if norm is None:
-            layer.bias.copy_(bias.half())
-            return
         if layer.bias is not None:
             layer.bias.zero_()
         norm.reset_parameters()  # mean 0, variance 1: what is left of the norm is the bias
@@ -57,7 +54,8 @@ def in_half(model: Spikformer) -> Spikformer:
             put(module.qkv, module.bn)
         elif isinstance(module, SpikingLinear):
             put(module.linear, module.bn)
-    put(network.head, None)
+    network.head.weight.copy_(network.head.weight.half())
+    network.head.bias.copy_(network.head.bias.half())
     return network
 
 
