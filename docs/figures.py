@@ -592,8 +592,7 @@ def table_sevens() -> str:
     means = [np.mean([right[seed, share]["right"] for seed in seeds]) for share in (0.0, 0.3)]
     rows.append(("mean", *(f"{mean:.1f}" for mean in means), f"{np.mean(differences):+.1f}", "", ""))
     half = stats.t.ppf(0.975, len(seeds) - 1) * np.std(differences, ddof=1) / len(seeds) ** 0.5
-    header = ("", "real only: test, of 359", "three in ten drawn: test, of 359", "difference")
-    header += ("real only: drawn sevens, of 200", "three in ten drawn: drawn sevens, of 200")
+    header = ("", "test: real", "test: drawn", "difference", "sevens: real", "sevens: drawn")
     about = found["provenance"]
     return (
         f"{Table(header, rows).markdown()}\n\nThe mean difference is {np.mean(differences):+.1f} ± {half:.1f} digits"

@@ -1,6 +1,7 @@
 """The network in the reader's browser fires where the package's does: every spike of every layer, on real digits."""
 
 import json
+import re
 import shutil
 import statistics
 import subprocess
@@ -142,6 +143,44 @@ def test_every_spike_of_100_photographs(tmp_path):
     assert report["values"] > 100e6 and report["ones"] > 5e6
     assert report["mismatches"] == []
     assert report["logits"] < 1e-12
+
+
+def answers(model: se.Spikformer, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(part.to(model.head.weight.dtype)).argmax(1) for part in images.split(50)])
+
+
+def test_what_rounding_changes_is_what_the_page_says():
+    page = (ROOT / "docs" / "play" / "photo.md").read_text(encoding="utf-8")
+    images, labels = load("digits").test.fetch(torch.arange(359), None)
+    model = se.load_pretrained("digits-2-64")
+    packaged, rounded = answers(model, images), answers(in_half(model), on_grid(images))
+    assert f"read {int((packaged == labels).sum())} right,\nwith the same answers" in page
+    assert torch.equal(packaged, rounded)
+
+
+@pytest.mark.slow
+def test_what_rounding_changes_of_1000_photographs():
+    try:
+        images, labels = load("cifar10").test.fetch(torch.arange(0, 10_000, 10), None)
+    except se.SpikformerError as error:
+        pytest.skip(str(error))
+    model = se.load_pretrained("cifar10-2-128")
+    packaged, rounded = answers(model, images), answers(in_half(model), on_grid(images))
+    page = " ".join((ROOT / "docs" / "play" / "photo.md").read_text(encoding="utf-8").split())
+    said = re.search(r"reads (\d+) right, the rounded one (\d+), and (\d+) answers are the same", page)
+    found = (packaged == labels).sum(), (rounded == labels).sum(), (packaged == rounded).sum()
+    # In float32 a sum in another order may fall on the other side of a threshold.
+    assert all(abs(int(count) - int(number)) <= 2 for count, number in zip(found, said.groups(), strict=True)), found
+
+
+def test_the_time_of_a_picture_is_what_was_measured():
+    rows = json.loads((ROOT / "docs" / "results" / "browser.json").read_text(encoding="utf-8"))["rows"]
+    fast, slow = (round(statistics.median(row["milliseconds"])) for row in rows if row["network"] == "cifar10-2-128")
+    for page in ("play/photo.md", "zh/play/photo.md"):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        assert re.search(rf"{fast} (ms|毫秒)", text) and re.search(rf"{slow} (ms|毫秒)", text), page
+    assert slow < 300
 
 
 @pytest.mark.parametrize("name", ["digits-2-64", "cifar10-2-128"])
