@@ -157,7 +157,7 @@ def test_the_guide_on_a_variant_of_your_own_runs(tmp_path, monkeypatch):
     """Every block of code in docs/guides/attention_variant.md, one after the other."""
     guide = Path(__file__).parents[1] / "docs" / "guides" / "attention_variant.md"
     blocks = re.findall(r"^```python\n(.+?)^```", guide.read_text(encoding="utf-8"), re.M | re.S)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     monkeypatch.chdir(tmp_path)
     known, names = dict(ATTENTION), {}
     try:

@@ -97,6 +97,7 @@ def header(run: Run, facts: DatasetInfo) -> dict[str, Any]:
     }
     return {
         "name": printable(run.folder.name),
+        "data": printable(run.data.title),  # says so where they are simulated
         "dim": config.dim,
         "depth": config.depth,
         "heads": config.heads,
