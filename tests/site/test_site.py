@@ -609,6 +609,7 @@ def test_the_live_figure_computes_what_the_package_does(watch):
         """(name) => [...document.querySelectorAll(`[data-matrix=${name}] rect`)].map((r) => Number(r.dataset.value))"""
     )
     steps = []
+    view.wait_for_function("document.querySelector('.live-clock').textContent")  # its words are a file of their own
     for number in range(4):
         assert f"t = {number} of T = 4" in view.inner_text(".live-clock")
         values = [
