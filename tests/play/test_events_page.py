@@ -15,6 +15,8 @@ from spikformer_edu.data.digits_dvs import images
 from spikformer_edu.data.events import to_frames
 from spikformer_edu.export.js import in_half
 
+pytestmark = pytest.mark.slow  # a browser opens the page for every test
+
 PAGE = " ".join((Path(__file__).parents[2] / "docs" / "play" / "events.md").read_text().split())
 SIZE, PERIOD, WAYS = digits_motion.INFO.image_size, digits_motion.PERIOD, digits_motion.INFO.classes
 ORDERS = ("recorded", "backwards", "reversed", "swapped", "shuffled", "summed")
@@ -225,7 +227,6 @@ def test_on_a_phone_the_answer_is_on_the_first_screens(visit):
 # What the page says
 
 
-@pytest.mark.slow
 def test_what_the_page_says_of_718_recordings(model):
     """Answers in every order, for other T, and after every frame; a sum in another order may move two answers."""
     pixels, targets = images()

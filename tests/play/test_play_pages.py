@@ -12,6 +12,8 @@ import spikformer_edu as se
 from spikformer_edu.data import info
 from spikformer_edu.export.js import in_half, on_grid
 
+pytestmark = pytest.mark.slow  # a browser opens a page for every test
+
 HERE = Path(__file__).parent
 PAGES = ["", "neuron", "ssa", "digit", "photo", "events"]
 
@@ -367,7 +369,6 @@ def draw(page, strokes: list) -> None:
         page.mouse.up()
 
 
-@pytest.mark.slow
 def test_drawn_digits_are_read(visit):
     """Drawings in several hands, none of them used for any choice: at least 90 % are read right."""
     page = visit("digit")
@@ -517,7 +518,6 @@ def test_the_page_opens_running(visit):
     assert "?" not in calm.url.removesuffix("?")  # nothing is in the address until the reader has chosen something
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("network", ["digit", "photo"])
 def test_why_a_neuron_fired_is_the_package_s(visit, network):
     """Currents, membranes and spikes over all t in every kind of layer; the inputs add up to the current."""

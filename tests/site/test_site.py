@@ -567,7 +567,6 @@ def test_a_table_that_scrolls_says_so(watch, width):
     assert found >= (5 if width == 390 else 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", KINDS)
