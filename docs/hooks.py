@@ -58,7 +58,7 @@ def on_config(config):
 
 
 def without_source(config):
-    """No links to edit a page where nobody said in which repository it is."""
+    """No links to edit a page where no repository is named."""
     if not config.repo_url:
         config.edit_uri = None
 
