@@ -32,7 +32,7 @@ NOTES = (
     "GFLOP counts matrix products and convolutions, two operations a multiply-accumulate, neurons not at all",
     "share: of the faster of a large matrix product and a large convolution, timed in the same rounds",
     "GB: an estimate, as if every operator and every Triton kernel moved each of its inputs and outputs once",
-    "MB: peak memory of a step, weights and optimizer included, loaded libraries not; on a GPU what PyTorch allocated",
+    "MB: peak of the bytes of all tensors in a step, weights and optimizer included; on a GPU what PyTorch allocated",
 )
 
 
@@ -54,8 +54,6 @@ class Options:
     sweep: str | None = None
     """How cost grows with time_steps, batch, tokens or dim, from the first shape, instead of one point.
     The batch goes from a quarter of --batch-size to four times as much; what does not fit is named."""
-    memory: bool = True
-    """Measure peak memory, each in a process of its own."""
     threads: int | None = None
     """CPU threads; PyTorch's choice unless given."""
     device: str = "auto"
@@ -153,12 +151,12 @@ def runs(options: Options, device: torch.device) -> Iterable[list[Comparison]]:
     for precision in options.precisions:
         if options.sweep is not None:
             case = cases[options.shapes[0]]
-            yield sweep(options.sweep, case, peers, precision, device, options.rounds, options.memory)
+            yield sweep(options.sweep, case, peers, precision, device, options.rounds)
             continue
         for name, case in cases.items():
             entries = [(peer, None, case) for peer in peers]
             title = f"{name}, T = {case.config.time_steps}"
-            yield [measure(entries, title, precision, device, options.rounds, options.memory)]
+            yield [measure(entries, title, precision, device, options.rounds)]
 
 
 def to_dict(part: Comparison) -> dict[str, Any]:
@@ -246,9 +244,7 @@ def _draw_sweep(tables: list[Comparison], where: str) -> "Figure":
     from .plot import style
 
     colors = [style.Q, style.MEMBRANE, style.V, style.K, style.GRADIENT, style.GREY, style.SPIKE]
-    memory = any(r.memory for part in tables for r in part.results)
-    size = (11 if memory else 6.5, 3.8 * len(tables))
-    fig, axes = plt.subplots(len(tables), 2 if memory else 1, squeeze=False, figsize=size)
+    fig, axes = plt.subplots(len(tables), 2, squeeze=False, figsize=(11, 3.8 * len(tables)))
     for row, part in zip(axes, tables, strict=True):
         orders = part.title == "orders"
         train = [r for r in part.results if r.mode == "train"]
@@ -260,7 +256,7 @@ def _draw_sweep(tables: list[Comparison], where: str) -> "Figure":
             if kept := {r.point: r.memory / 2**20 for r in line if r.memory}:
                 row[1].plot(list(kept), list(kept.values()), **look)
         what = "product of attention, forward and backward, B = 1" if orders else f"training step, B = {train[0].batch}"
-        for ax, label in zip(row, ("ms", "peak memory, MB"), strict=False):
+        for ax, label in zip(row, ("ms", "peak memory, MB"), strict=True):
             ax.set(xscale="log", yscale="log", ylabel=label)
             ax.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
             ax.set_xlabel(AXES["tokens" if orders else part.title])

@@ -1,6 +1,7 @@
 """The benchmark measures what it says: the same network, all the work, in turns, and it says what it left out."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -28,7 +29,7 @@ def toy(**fields) -> peers.Case:
 def run(tmp_path_factory):
     """The command on the toy shape: what it printed, its JSON, its figure."""
     folder = tmp_path_factory.mktemp("benchmark")
-    arguments = "--shapes toy --rounds 2 --peers ours ours+channels_last spikingjelly-triton vit --no-memory"
+    arguments = "--shapes toy --rounds 2 --peers ours ours+channels_last spikingjelly-triton vit"
     arguments += f" --threads 1 --device cpu --out {folder}/new/times.json --plot {folder}/new/times.png"
     command = [sys.executable, "-m", "spikformer_edu.benchmark", *arguments.split()]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -161,7 +162,7 @@ def test_what_cannot_run_says_why():
     early = toy()
     early = replace(early, config=replace(early.config, pool=(True, True, False, False)))
     entries = [("spikingjelly", None, early), ("spikingjelly-triton", None, toy()), ("ours", None, toy())]
-    table = measure.measure(entries, "toy", "fp32", CPU, rounds=1, memory=False)
+    table = measure.measure(entries, "toy", "fp32", CPU, rounds=1)
     assert {r.peer for r in table.results} == {"ours"}
     assert "spikingjelly" in table.skipped and "CUDA" in table.skipped["spikingjelly-triton"]
     assert "skipped spikingjelly-triton: its Triton neuron needs CUDA" in benchmark.show(table)
@@ -214,7 +215,7 @@ def test_a_step_in_a_graph_trains_as_one_without(graphs):
 
 
 def test_a_graph_is_captured_before_it_is_timed(graphs):
-    measure.measure([("ours", None, toy())], "toy", "fp32", CPU, rounds=1, memory=False)
+    measure.measure([("ours", None, toy())], "toy", "fp32", CPU, rounds=1)
     train, evaluate = graphs
     assert train.calls > 4 and evaluate.calls > 4  # three steps, the capture, and those that are timed
 
@@ -230,7 +231,7 @@ def test_a_failure_costs_the_other_peers_nothing(monkeypatch):
 
     monkeypatch.setattr(peers.Step, "train", train)
     monkeypatch.setattr(measure, "TURN", 0.001)
-    table = measure.measure([("vit", None, toy()), ("ours", None, toy())], "toy", "fp32", CPU, rounds=9, memory=False)
+    table = measure.measure([("vit", None, toy()), ("ours", None, toy())], "toy", "fp32", CPU, rounds=9)
     assert table.skipped == {"vit": "failed: it worked until now"}
     assert [(r.peer, len(r.seconds)) for r in table.results] == [("ours", 9)] * 2
 
@@ -240,13 +241,13 @@ def test_a_capture_is_tried_in_a_process_of_its_own_first(monkeypatch):
     assert measure.try_to_capture("vit", toy(), "fp32", CPU) is None
     monkeypatch.setattr(measure, "trial", lambda name, *_: lambda: "failed: no stream" if name == "vit" else None)
     entries = [(name, None, toy()) for name in ("vit", "ours")]
-    table = measure.measure(entries, "toy", "fp32", CPU, rounds=1, memory=False)
+    table = measure.measure(entries, "toy", "fp32", CPU, rounds=1)
     assert table.skipped == {"vit": "failed: no stream"} and {r.peer for r in table.results} == {"ours"}
 
 
 def test_nothing_measured_is_one_line(tmp_path, one_line):
     options = benchmark.Options(
-        shapes=("toy",), precisions=("fp32",), peers=("spikingjelly-triton",), rounds=1, memory=False, device="cpu",
+        shapes=("toy",), precisions=("fp32",), peers=("spikingjelly-triton",), rounds=1, device="cpu",
         plot=tmp_path / "times.png",
     )  # fmt: skip
     with pytest.raises(se.SpikformerError) as error:
@@ -264,9 +265,9 @@ def test_operations_are_those_of_the_layers():
     steps = [1 if layer.layer in ("sps.0", "head") else layer.steps for layer in report.layers]  # a still image
     forward = 2 * case.batch * sum(layer.flops * n for layer, n in zip(report.layers, steps, strict=True))
     counted = measure.count("ours", case, "fp32", CPU)
-    assert counted["eval"][0] == forward
+    assert counted["eval"].flops == forward
     first = 2 * case.batch * report.layers[0].flops
-    assert counted["train"][0] == 3 * forward - first  # no gradient goes to the image
+    assert counted["train"].flops == 3 * forward - first  # no gradient goes to the image
 
 
 def test_attention_of_the_vit_is_counted(monkeypatch):
@@ -277,9 +278,9 @@ def test_attention_of_the_vit_is_counted(monkeypatch):
     more = replace(case, config=replace(c, depth=2))
     one, two = (measure.count("vit", each, "fp32", CPU) for each in (case, more))
     linear, attention = 12 * n * c.dim**2, n * n * c.dim
-    assert two["eval"][0] - one["eval"][0] == 2 * case.batch * (linear + 2 * attention)
+    assert two["eval"].flops - one["eval"].flops == 2 * case.batch * (linear + 2 * attention)
     # Backward, every linear map is two products, and attention five: its matrix is not kept but computed again.
-    assert two["train"][0] - one["train"][0] == 2 * case.batch * (3 * linear + 7 * attention)
+    assert two["train"].flops - one["train"].flops == 2 * case.batch * (3 * linear + 7 * attention)
 
 
 def test_traffic_of_known_operators():
@@ -324,7 +325,7 @@ def test_traffic_of_kernels_beside_the_operators():
 
 def test_compiled_networks_are_counted_before_compilation():
     plain, compiled = (measure.count(name, toy(), "fp32", CPU)["train"] for name in ("ours", "ours+compile"))
-    assert compiled == (plain[0], None)
+    assert compiled == (plain.flops, None, None)
 
 
 def test_of_spikingjelly_the_network_is_compiled_and_not_the_reset():
@@ -370,7 +371,7 @@ def test_peers_take_turns(monkeypatch):
     monkeypatch.setattr(
         measure, "probes", lambda *_: {n: (1, lambda: clock.work(1)) for n in ("matmul", "conv", "copy")}
     )
-    measure.measure([(name, None, toy()) for name in "ABC"], "fake", "fp32", CPU, rounds=2, memory=False)
+    measure.measure([(name, None, toy()) for name in "ABC"], "fake", "fp32", CPU, rounds=2)
     assert log[-12:] == [(name, mode) for name in "ABC" for mode in ("train", "eval")] * 2
 
 
@@ -391,20 +392,44 @@ def test_ratios_are_taken_within_a_round():
     assert [r.share for r in results] == [0.5, 0.25, 0.5]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
 def test_memory_of_the_two_orders():
     case = measure.SWEEPS["tokens"][1](toy(batch=1), 1024)
     c = case.config
     scores = 4 * c.time_steps * c.heads * case.tokens**2  # bytes of Q K^T
-    table = {order: measure.peak_memory(order, case, "fp32", CPU) for order in peers.PRODUCTS}
-    assert 0.9 * scores < table["(QK^T)V"]["eval"] < 2.5 * scores  # a busy machine measures more
-    assert 1.8 * scores < table["(QK^T)V"]["train"] < 4 * scores
-    assert table["Q(K^TV)"]["train"] < 0.7 * scores
+    matrix = 4 * c.time_steps * case.tokens * c.dim  # bytes of Q, of K, of V, of the result and of each gradient
+    state = 4 * c.time_steps * c.dim**2 // c.heads  # bytes of K^T V
+    table = {order: measure.count(order, case, "fp32", CPU) for order in peers.PRODUCTS}
+    held, result, gradients = 4 * matrix, matrix, 3 * matrix  # Q, K, V and the gradient of the result are held
+    counted = table["(QK^T)V"]
+    assert counted["eval"].memory == held + gradients + scores + result
+    assert counted["train"].memory == held + result + 2 * scores + matrix  # the scores' gradient, and then that of V
+    counted = table["Q(K^TV)"]
+    assert counted["eval"].memory == held + gradients + state + result
+    assert counted["train"].memory == held + result + gradients + matrix  # K's gradient comes transposed, and is copied
 
 
-def test_memory_of_other_devices_is_not_measured():
-    assert measure.peak_memory("ours", toy(), "fp32", torch.device("mps")) == {}
+@pytest.mark.parametrize(("name", "precision"), [("ours", "fp32"), ("ours", "bf16"), ("snntorch", "fp32")])
+def test_memory_is_what_the_allocator_gives_out(tmp_path, name, precision):
+    """Every tensor of a step, and little more: PyTorch's profiler follows the allocator, from the first weight on."""
+    case = toy(batch=16)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step = measure.prepare(name, case, precision, CPU)
+        step.train()
+        for mode, work in measure.works(step).items():
+            with torch.profiler.record_function(mode):
+                work()
+    profiler.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    begin = {e["name"]: float(e["ts"]) for e in events if e["name"] in ("train", "eval") and e["ph"] == "X"}
+    given = [e["args"] | {"at": float(e["ts"])} for e in events if e["name"] == "[memory]"]
+    before = given[0]["Total Allocated"] - given[0]["Bytes"]
+
+    def peak(start, end=math.inf):
+        return max(e["Total Allocated"] for e in given if start <= e["at"] < end) - before
+
+    peaks = {"train": peak(begin["train"], begin["eval"]), "eval": peak(begin["eval"])}
+    counted = measure.count(name, case, precision, CPU)
+    assert {mode: counts.memory for mode, counts in counted.items()} == pytest.approx(peaks, rel=0.01)
 
 
 def test_points_of_a_sweep():
@@ -421,22 +446,27 @@ def test_points_of_a_sweep():
 
 @pytest.mark.slow
 def test_a_sweep_of_batches_goes_around_the_one_given():
-    tables = measure.sweep("batch", toy(batch=4), ("ours",), "fp32", CPU, rounds=1, memory=False)
+    tables = measure.sweep("batch", toy(batch=4), ("ours",), "fp32", CPU, rounds=1)
     assert [r.batch for r in tables[0].results if r.mode == "train"] == [1, 2, 4, 8, 16]
-    tables = measure.sweep("batch", toy(batch=2), ("ours",), "fp32", CPU, rounds=1, memory=False)
+    tables = measure.sweep("batch", toy(batch=2), ("ours",), "fp32", CPU, rounds=1)
     assert [r.point for r in tables[0].results if r.mode == "train"] == [1, 2, 4, 8]
 
 
 def test_a_sweep_is_measured_and_drawn(monkeypatch):
     monkeypatch.setitem(measure.SWEEPS, "tokens", ((16, 64), measure.SWEEPS["tokens"][1]))
     monkeypatch.setattr(measure, "PRODUCT_TOKENS", (64, 256))
-    tables = measure.sweep("tokens", toy(), ("ours", "vit"), "fp32", CPU, rounds=1, memory=False)
+    tables = measure.sweep("tokens", toy(), ("ours", "vit"), "fp32", CPU, rounds=1)
     assert [(r.peer, r.point) for r in tables[0].results if r.mode == "train"] == [
         ("ours", 16), ("vit", 16), ("ours", 64), ("vit", 64)
     ]  # fmt: skip
     assert {r.peer for r in tables[1].results} == set(peers.PRODUCTS)
     assert "ours, 64" in benchmark.show(tables[0])
     fig = benchmark.draw(tables, "here")
-    steps, products = fig.axes
-    assert [line.get_label() for line in steps.lines] == ["ours", "vit"]
-    assert [list(line.get_xdata()) for line in products.lines] == [[64, 256]] * 2
+    steps, memory, products, memory_of_products = fig.axes
+    for ax in (steps, memory):
+        assert [(line.get_label(), list(line.get_xdata())) for line in ax.lines] == [
+            ("ours", [16, 64]),
+            ("vit", [16, 64]),
+        ]
+    for ax in (products, memory_of_products):
+        assert [list(line.get_xdata()) for line in ax.lines] == [[64, 256]] * 2

@@ -1,4 +1,4 @@
-"""How peers are measured: time in turns, operations by counting, peak memory.
+"""How peers are measured: time in turns, operations and memory by counting.
 
 The speed of a machine drifts by tens of per cent within minutes. So all peers are kept ready in one process and take
 turns, A B C A B C ..., and ratios are taken within a round. A large product of matrices, a large convolution and a
@@ -10,13 +10,12 @@ import math
 import multiprocessing
 import statistics
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,6 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from tqdm import tqdm
 
 from ..kernels.choice import plain_path
-from ..training.memory import keep_freed_memory
 from ..training.recipe import PRECISIONS
 from .peers import PRODUCTS, Case, Product, Step, Unavailable, captured, prepare
 
@@ -53,7 +51,8 @@ class Result:
         repeats: number of steps that each time in ``seconds`` is the mean of.
         flops: floating-point operations of a step (two a multiply-accumulate), in matrix products and convolutions.
         traffic: estimate of the bytes moved in a step, see ``Traffic``; None for a compiled network.
-        memory: peak memory in bytes, see ``peak_memory``, on a GPU ``warm_up``; None where it was not measured.
+        memory: peak of the bytes that all tensors of the peer take, on a GPU of what PyTorch allocated; None for a
+            compiled network elsewhere.
         seconds: time of one step in each round.
         to_ours: median over the rounds of this time divided by ours; None without ours.
         to_spikingjelly: median over the rounds of this time divided by SpikingJelly's; None without it.
@@ -171,6 +170,46 @@ class Traffic(TorchDispatchMode):
         self.bytes += sum(x.numel() * x.element_size() for x in tensors.values())
 
 
+class Held(TorchDispatchMode):
+    """Counts the bytes of all tensors that were made inside and still exist, and their peak.
+
+    What an operator allocates and frees within itself is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.storages: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, torch.Tensor):
+                self.add(x.untyped_storage())
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def add(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage, which views share, once, until it is freed."""
+        address = storage._cdata
+        if address not in self.storages:
+            self.storages.add(address)
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self.freed, address, storage.nbytes())
+
+    def freed(self, address: int, size: int) -> None:
+        self.storages.remove(address)
+        self.now -= size
+
+    def peak_of(self, work: Callable[[], object]) -> int:
+        """Peak during a call, with everything that was there before."""
+        self.peak = self.now
+        work()
+        return self.peak
+
+
 @contextmanager
 def triton_launches(tell: Callable[[tuple[Any, ...]], object]) -> Iterator[None]:
     """Call a function with the arguments of every Triton kernel that is launched, ``kernel[grid](...)``."""
@@ -195,26 +234,38 @@ def triton_launches(tell: Callable[[tuple[Any, ...]], object]) -> Iterator[None]
         KernelInterface.__getitem__ = usual
 
 
-def count(name: str, case: Case, precision: str, device: torch.device) -> dict[str, tuple[int, int | None]]:
-    """Operations and estimated traffic of one step, by mode, counted while it runs.
+class Counts(NamedTuple):
+    """What was counted in one step of a peer in one mode; the names are those of ``Result``."""
 
-    Operations are counted on the readable code, since products inside a fused kernel are not seen; traffic on the way
-    that the step takes. Both are counted without compilation; its traffic, which fusion changes, is then None.
+    flops: int
+    traffic: int | None
+    memory: int | None
+
+
+def count(name: str, case: Case, precision: str, device: torch.device) -> dict[str, Counts]:
+    """Operations, estimated traffic and peak memory of one step, by mode, counted while it runs.
+
+    Operations are counted on the readable code, since products inside a fused kernel are not seen; traffic and memory
+    on the way that the step takes. All are counted without compilation; traffic and memory, which fusion changes, are
+    then None.
     """
-    step = prepare(name, case, precision, device, counting=True)
-    step.train()  # allocates what the optimizer keeps
     found = {}
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it runs an encoder layer as one operator, which is not counted
     try:
-        for mode, work in works(step).items():
-            with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flops, plain_path():
-                work()
-            with Traffic() as traffic:
-                work()
-            found[mode] = flops.get_total_flops(), None if "+compile" in name else traffic.bytes
+        with Held() as held:
+            step = prepare(name, case, precision, device, counting=True)
+            step.train()  # allocates what the optimizer keeps
+            for mode, work in works(step).items():
+                with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flops, plain_path():
+                    work()
+                with Traffic() as traffic:
+                    work()
+                found[mode] = Counts(flops.get_total_flops(), traffic.bytes, held.peak_of(work))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+    if "+compile" in name:
+        found = {mode: Counts(counts.flops, None, None) for mode, counts in found.items()}
     return found
 
 
@@ -249,7 +300,6 @@ def measure(
     precision: str,
     device: torch.device,
     rounds: int,
-    memory: bool = True,
 ) -> Comparison:
     """Measure peers beside each other.
 
@@ -259,7 +309,6 @@ def measure(
         precision: fp32 or bf16 (autocast).
         device: where to compute.
         rounds: number of turns of each entry.
-        memory: also measure peak memory.
     """
     skipped: dict[str, str] = {}
     ready: list[tuple[str, Case, Callable[[], object], Result]] = []
@@ -276,18 +325,15 @@ def measure(
                 counted = count(name, case, precision, device)
                 if error := trials[name]():
                     raise Unavailable(error)
-                peak = peak_memory(name, case, precision, device) if memory else {}
                 gc.collect()  # the network that was counted
                 before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
                 step = prepare(name, case, precision, device)
                 results = []
                 for mode, work in works(step).items():
                     most = warm_up(work, step.warmup, device)
-                    if memory and most is not None:
-                        peak[mode] = most - before
+                    memory = counted[mode].memory if most is None else most - before
                     repeats = math.ceil(TURN / seconds(work, device))
-                    flops, traffic = counted[mode]
-                    sizes = (case.batch, case.tokens, repeats, flops, traffic, peak.get(mode))
+                    sizes = (case.batch, case.tokens, repeats, counted[mode].flops, counted[mode].traffic, memory)
                     results.append((label, case, work, Result(name, mode, point, *sizes)))
                 ready += results
             except Exception as error:  # of a peer, a compiler or a capture: the others are measured all the same
@@ -379,53 +425,6 @@ def compare(table: Comparison) -> None:
         result.share = result.flops / result.median / table.best_rate
 
 
-def peak_memory(name: str, case: Case, precision: str, device: torch.device) -> dict[str, int]:
-    """Peak memory of a step on a CPU under Linux, by mode, measured in a new process, with everything the peer keeps.
-
-    It is by how much the process grew: its peak resident memory less what it held after a tiny step had loaded every
-    library. Elsewhere it is not measured in this way, and the result is empty.
-
-    Args:
-        name: name of the peer.
-        case: network and input.
-        precision: fp32 or bf16 (autocast).
-        device: where to compute.
-
-    Raises:
-        Unavailable: the process was killed.
-    """
-    if device.type != "cpu" or "+compile" in name or not Path("/proc/self/status").exists():
-        return {}  # the compiler lives in the same process; other systems do not tell
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(_peak, name, case, precision, torch.get_num_threads()).result()
-        except BrokenProcessPool:
-            raise Unavailable(f"out of memory at batch {case.batch}, {case.tokens} tokens") from None
-
-
-def _peak(name: str, case: Case, precision: str, threads: int) -> dict[str, int]:
-    keep_freed_memory()
-    torch.set_num_threads(threads)
-    device = torch.device("cpu")
-    tiny = replace(case.config, dim=16 * case.config.heads, depth=1)
-    for work in works(prepare(name, replace(case, config=tiny, batch=1, image_size=32), precision, device)).values():
-        work()
-    before = _status("VmRSS")
-    step = prepare(name, case, precision, device)
-    found = {}
-    for mode in ("eval", "train"):  # in this order: the peak only ever grows
-        for _ in range(2):
-            works(step)[mode]()
-        found[mode] = max(0, _status("VmHWM") - before)
-    return found
-
-
-def _status(key: str) -> int:
-    """A line of /proc/self/status, in bytes: VmRSS is the resident memory now, VmHWM its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key + ":"))
-
-
 SWEEPS: dict[str, tuple[tuple[int, ...], Callable[[Case, int], Case]]] = {
     "time_steps": ((1, 2, 4, 8), lambda case, t: replace(case, config=replace(case.config, time_steps=t))),
     "batch": ((1, 2, 4, 8, 16), lambda case, b: replace(case, batch=b)),
@@ -436,7 +435,7 @@ PRODUCT_TOKENS = (64, 256, 576, 1024, 2304)
 
 
 def sweep(
-    kind: str, case: Case, peers: Iterable[str], precision: str, device: torch.device, rounds: int, memory: bool = True
+    kind: str, case: Case, peers: Iterable[str], precision: str, device: torch.device, rounds: int
 ) -> list[Comparison]:
     """How cost grows with one size: every peer at every point, all interleaved.
 
@@ -447,7 +446,6 @@ def sweep(
         precision: fp32 or bf16 (autocast).
         device: where to compute.
         rounds: number of turns of each entry.
-        memory: also measure peak memory.
 
     Returns:
         The table; over tokens also a second one, of the product of attention alone, in both orders, for one sample.
@@ -455,9 +453,9 @@ def sweep(
     usual, at = SWEEPS[kind]
     points = sorted({max(1, point * case.batch // 4) for point in usual}) if kind == "batch" else usual
     entries = [(name, point, at(case, point)) for point in points for name in peers]
-    tables = [measure(entries, kind, precision, device, rounds, memory)]
+    tables = [measure(entries, kind, precision, device, rounds)]
     if kind == "tokens":
         one = replace(case, batch=1)
         entries = [(order, n, at(one, n)) for n in PRODUCT_TOKENS for order in PRODUCTS]
-        tables.append(measure(entries, "orders", precision, device, rounds, memory))
+        tables.append(measure(entries, "orders", precision, device, rounds))
     return tables
