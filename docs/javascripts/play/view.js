@@ -170,14 +170,14 @@ export function networkView(element, model, { input, below, state, reads, empty,
     drawTime();
   }
 
-  /** A neuron worth a look: of the first block's attention, one that fires, but not at once, close to the middle. */
+  /** A neuron worth a look: of the first block's attention, one that fires, rather not at once, close to the middle. */
   function first() {
     const layer = "blocks.0.attn.attn";
     const spikes = result.layers[layer];
     const score = (index) => {
       const { row, column, side: edge } = placeOf(model, result, layer, index);
       const fired = spikes.map((step) => step[index]);
-      return (fired[0] ? 0 : 10 * fired.reduce((a, b) => a + b, 0)) - Math.hypot(row - edge / 2, column - edge / 2);
+      return (fired[0] ? 2 : 10) * fired.reduce((a, b) => a + b, 0) - Math.hypot(row - edge / 2, column - edge / 2);
     };
     return { layer, index: [...spikes[0].keys()].reduce((best, index) => (score(index) > score(best) ? index : best), 0) };
   }
@@ -599,16 +599,21 @@ export function networkView(element, model, { input, below, state, reads, empty,
         const left = model.events ? 180 : 130; // their classes have long names
         rectangle(c === result.logits.indexOf(high) ? `rgb(${colour(element, "--play-membrane")})` : "#888", left, 360 + 22 * c, ((280 - left) * (result.logits[c] - low)) / (high - low || 1), 13);
       });
+      context.strokeStyle = `rgba(${colour(element, "--play-ink")}, 0.2)`;
       const layers = rows.filter(({ layer }) => layer);
       const columns = 3, perColumn = Math.ceil(layers.length / columns);
-      const size = Math.min(60, (520 / perColumn) * 0.76, 260 / Math.min(4, steps.value));
+      const size = Math.min(60, (520 / perColumn) * 0.76, 272 / steps.value - 4);
       layers.forEach(({ layer, cells }, i) => {
         const [x, y] = [320 + 290 * Math.floor(i / perColumn), 50 + (520 / perColumn) * (i % perColumn)];
         text(layer, x, y, "13px");
-        cells.slice(0, 4).forEach((cell, t) => context.drawImage(cell.firstChild, x + (size + 4) * t, y + 5, size, size * Math.min(1, cell.firstChild.height / cell.firstChild.width)));
+        cells.forEach((cell, t) => {
+          const box = [x + (size + 4) * t, y + 5, size, size * Math.min(1, cell.firstChild.height / cell.firstChild.width)];
+          context.drawImage(cell.firstChild, ...box);
+          context.strokeRect(...box);
+        });
       });
     }
-    text(`${words.picture(model.name, Math.min(4, steps.value) - 1)} \u00b7 spikformer_edu`, 320, 610, "16px");
+    text(`${words.picture(model.name, steps.value - 1)} \u00b7 spikformer_edu`, 320, 610, "16px");
     return canvas;
   }
 
