@@ -1,6 +1,8 @@
 """A step is measured as it will run, and an epoch number is found for a time."""
 
 import importlib.util
+import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -112,19 +114,50 @@ def test_a_short_recipe_is_chosen_by_name(name, one_line):
     one_line(error, "unknown recipe 'fst-t1'", "fast-t1")
 
 
-def test_changes_of_the_short_recipe_are_settings_that_do_something():
-    """The script that compares them: each change is one setting of a recipe that a run takes."""
+@pytest.fixture
+def short_recipe(monkeypatch):
+    """The script that compares changes of the short recipe."""
     path = Path(__file__).parents[1] / "docs" / "results" / "short_recipe.py"
     spec = importlib.util.spec_from_file_location("short_recipe", path)
     script = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "dont_write_bytecode", True)  # what lies in docs/ goes to the site
-        patch.setitem(sys.modules, "short_recipe", script)
-        spec.loader.exec_module(script)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # what lies in docs/ goes to the site
+    monkeypatch.setitem(sys.modules, "short_recipe", script)
+    spec.loader.exec_module(script)
+    return script
+
+
+def test_changes_of_the_short_recipe_are_settings_that_do_something(short_recipe):
+    """Each change is one setting of a recipe that a run takes."""
     base = replace(SHORT["fast-t1"], val_fraction=0.1)
-    recipes = {name: script.changed(base, changes) for name, changes in script.CHANGES.items()}
+    recipes = {name: short_recipe.changed(base, changes) for name, changes in short_recipe.CHANGES.items()}
     assert recipes.pop("the recipe") == base and len(set(map(str, recipes.values()))) == len(recipes) > 8
     for name, recipe in recipes.items():
         check_recipe(recipe)
         assert recipe != base, name
     assert recipes["mixup 0.5 in the first half"].augment.mix_epochs == base.epochs // 2
+
+
+def test_each_change_of_the_short_recipe_is_trained(short_recipe, monkeypatch, tmp_path):
+    """Also one of the augmentation; on the same images for every seed, and measured on images that are set aside."""
+    if not os.environ.get("SPIKFORMER_DATA"):
+        pytest.skip("real data are not here: set SPIKFORMER_DATA")
+    trained = []
+
+    def train(recipe, folder, context, splits):
+        trained.append((recipe, splits))
+
+    log = {"val_accuracy": "0.5", "val_loss": "1", "accuracy": "0.4", "loss": "1.5"}
+    monkeypatch.setattr(short_recipe, "train", train)
+    monkeypatch.setattr(short_recipe, "read_log", lambda folder: ([log],))
+    out = tmp_path / "rows.json"
+    changes = ("the recipe", "no shifted crops", "no RandAugment", "no erasing", "mixup 0.5 in the first half")
+    for seeds in (1, 2):  # the second time only the second seed is trained
+        short_recipe.main(short_recipe.Options(out, seeds=seeds, changes=changes, samples_per_class=3, device="cpu"))
+    assert len(trained) == 2 * len(changes) and [recipe.seed for recipe, _ in trained] == [0] * 5 + [1] * 5
+    aside = trained[0][1].val.keys()
+    for recipe, splits in trained:
+        assert splits.train.augment == recipe.augment and splits.test is splits.val and splits.val.keys() == aside
+        assert not {*aside} & {*splits.train.keys()}
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["change"], row["seed"]) for row in rows] == [(name, seed) for seed in (0, 1) for name in changes]
+    assert {(row["training images"], row["validation images"]) for row in rows} == {(30, 30)}

@@ -1,8 +1,9 @@
 """What each setting of the short recipe for CIFAR-10 is worth: ``python docs/results/short_recipe.py --out FILE``.
 
 Every change of one setting is trained beside the recipe itself, on 45,000 training images, and measured on the other
-5,000. The test set is not read. A short run on a small network can tell a rate that is too high from one that is too
-low; it cannot tell what 310 epochs of the paper's network need.
+5,000; on a processor, on fewer. The test set is not read. A short run on a small network can tell a rate that is too
+high from one that is too low; it cannot tell what 310 epochs of the paper's network need. Several processes may measure
+into one file, each other changes.
 """
 
 import json
@@ -23,11 +24,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "the recipe": {},
     "half the rate": {"lr": 7.5e-4},
     "twice the rate": {"lr": 3e-3},
-    "a third of the weight decay": {"weight_decay": 0.02},
-    "twice the weight decay": {"weight_decay": 0.12},
     "half the batch, with its rate": {"batch_size": 128},
     "mixup 0.5 in the first half": {"mixup": 0.5},
+    "no shifted crops": {"crop_padding": 0},
     "cutmix 0.5 in the first half": {"cutmix": 0.5},
+    "a third of the weight decay": {"weight_decay": 0.02},
+    "twice the weight decay": {"weight_decay": 0.12},
     "no RandAugment": {"randaugment": 0},
     "no erasing": {"erasing": 0.0},
     "running mean of the weights": {"ema_decay": 0.998},
@@ -41,13 +43,13 @@ class Options:
     model: str = "cifar10-2-128"
     """Preset: a small one where there is no GPU."""
     epochs: int = 10
-    """Passes over the 45,000 images, in each run."""
+    """Passes over the training images, in each run; the first warms up."""
     seeds: int = 1
     """Runs of each change, with seeds from 0."""
     changes: tuple[str, ...] = tuple(CHANGES)
     """Names of the changes to measure."""
     samples_per_class: int | None = None
-    """Use this many training images of each class, to try the script."""
+    """Use this many training images of each class; all unless given."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda."""
 
@@ -73,25 +75,30 @@ def main(options: Options) -> None:
         epochs=options.epochs,
         warmup_epochs=1,
         val_fraction=0.1,
+        split_seed=0,  # the same images for every seed
         samples_per_class=options.samples_per_class,
     )
-    splits = load_splits(base)
-    splits = replace(splits, test=splits.val)  # what a run measures at its end
-    rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    about = provenance(context.device) | {"command": shlex.join(["python", *sys.argv]), "recipe": asdict(base)}
     for seed in range(options.seeds):
         for name in options.changes:
-            if any((row["change"], row["seed"]) == (name, seed) for row in rows):
+            if any((row["change"], row["seed"]) == (name, seed) for row in measured(options.out)):
                 continue
             recipe = replace(changed(base, CHANGES[name]), seed=seed)
+            splits = load_splits(recipe)  # its training images are augmented as it says
+            splits = replace(splits, test=splits.val)  # what a run measures at its end
             with TemporaryDirectory() as folder:
                 train(recipe, Path(folder), context, splits=splits)
                 last = read_log(Path(folder))[0][-1]
-            found = {key: float(last[key]) for key in ("val_accuracy", "val_loss", "accuracy", "loss")}
-            rows.append({"change": name, "seed": seed, **found})
-            print(f"{name}, seed {seed}: {100 * found['val_accuracy']:.2f} %", flush=True)
-            about = provenance(context.device) | {"command": shlex.join(["python", *sys.argv])}
-            about |= {"model": options.model, "epochs": options.epochs}
+            found: dict[str, float] = {"training images": len(splits.train), "validation images": len(splits.val)}
+            found |= {key: float(last[key]) for key in ("val_accuracy", "val_loss", "accuracy", "loss")}
+            rows = [*measured(options.out), {"change": name, "seed": seed, **found}]
             write_json(options.out, {"provenance": about, "rows": rows})
+            print(f"{name}, seed {seed}: {100 * found['val_accuracy']:.2f} %", flush=True)
+
+
+def measured(out: Path) -> list[dict[str, Any]]:
+    """The rows that a file has."""
+    return json.loads(out.read_text())["rows"] if out.exists() else []
 
 
 if __name__ == "__main__":
