@@ -564,8 +564,12 @@ def recorded(folder: Path) -> str:
     ]
     if not about["command"].startswith("python"):
         return listed([*facts, ("training step", about["command"])])
-    command = about["command"].replace("--weights", "--init-from")  # what that option is called today
-    return f"{listed(facts)}\n\n```bash\n{command}\n```"
+    return f"{listed(facts)}\n\n```bash\n{today(about['command'])}\n```"
+
+
+def today(command: str) -> str:
+    """A command that was recorded, with the options that it has now."""
+    return command.replace("--weights", "--init-from").replace(" --no-memory", "")  # memory is counted in every run
 
 
 def table_digits() -> str:
@@ -811,7 +815,7 @@ def made_how(file: Path) -> str:
         ("versions", f"{versions}SpikingJelly {about['spikingjelly']}"),
         ("commit", about["commit"]),
     ]
-    return listed(facts) + f"\n\n```bash\n{about['command']}\n```"
+    return listed(facts) + f"\n\n```bash\n{today(about['command'])}\n```"
 
 
 def table_benchmark() -> str:

@@ -92,15 +92,17 @@ from spikformer_edu.training.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
+new = []
+for _ in range(8):
     before = faults()
     torch.ones(50_000_000)  # 200 MB, more than glibc ever keeps by itself
-print(faults() - before)
+    new.append(faults() - before)
+print(min(new))  # something small may come to lie in the way of the next block
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc here")
-def test_freed_memory_is_lent_only_once():
+def test_freed_memory_is_lent_again():
     def pages(how: str) -> int:
         command = [sys.executable, "-c", LENT_PAGES, how]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

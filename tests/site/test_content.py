@@ -200,7 +200,7 @@ def test_results_say_where_they_were_measured_and_what_was_not():
     page = PAGES["docs/results.md"]
     for file in (figures.ON_CPU, figures.ON_GPU):
         about = figures.benchmark(file)["provenance"]
-        for fact in (about["device"], about["torch"], about["command"], about["commit"]):
+        for fact in (about["device"], about["torch"], figures.today(about["command"]), about["commit"]):
             assert fact in page
     (comparison,) = figures.measured(figures.ON_GPU)
     (peer,) = (r for r in comparison.results if (r.peer, r.mode) == ("spikingjelly-triton+graph", "train"))
