@@ -37,6 +37,7 @@ def run(tmp_path_factory):
     return done.stdout, json.loads((folder / "new" / "times.json").read_text()), folder / "new" / "times.png"
 
 
+@pytest.mark.slow
 def test_command_keeps_every_time(run):
     _, content, _ = run
     assert [part["precision"] for part in content["tables"]] == ["fp32", "bf16"]
@@ -51,6 +52,7 @@ def test_command_keeps_every_time(run):
         assert all(len(rates) == 2 for rates in part["rates"].values())
 
 
+@pytest.mark.slow
 def test_command_says_where_and_how(run):
     printed, content, figure = run
     about = content["provenance"]
@@ -452,6 +454,7 @@ def test_a_sweep_of_batches_goes_around_the_one_given():
     assert [r.point for r in tables[0].results if r.mode == "train"] == [1, 2, 4, 8]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_measured_and_drawn(monkeypatch):
     monkeypatch.setitem(measure.SWEEPS, "tokens", ((16, 64), measure.SWEEPS["tokens"][1]))
     monkeypatch.setattr(measure, "PRODUCT_TOKENS", (64, 256))

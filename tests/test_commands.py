@@ -112,6 +112,7 @@ def test_a_process_that_refuses_ends_with_two(tmp_path):
     assert "epochs=0: give at least 1" in refused(run("spikformer_edu.train", "--epochs", "0", cwd=tmp_path))
 
 
+@pytest.mark.slow
 def test_train_warns_of_a_schedule_that_only_climbs(tmp_path):
     short = ("--samples-per-class", "1", "--batch-size", "10", "--no-figures", "--device", "cpu")
     done = run("spikformer_edu.train", *short, "--epochs", "1", "--out", tmp_path / "run", cwd=tmp_path)
@@ -123,6 +124,7 @@ def test_train_warns_of_a_schedule_that_only_climbs(tmp_path):
     assert done.returncode == 0 and "climbs" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_a_test_set_that_is_not_there_stops_training_before_its_first_step(tmp_path, more):
     for label in range(1000):
@@ -168,6 +170,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_resume_needs_no_option_of_the_run(trained):
     before = content(trained)
     done = run("spikformer_edu.train", "--out", trained, "--resume", "--no-figures", "--device", "cpu")
@@ -175,6 +178,7 @@ def test_resume_needs_no_option_of_the_run(trained):
     assert content(trained) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -192,6 +196,7 @@ def test_resume_refuses_what_was_given_and_differs(trained, given, says):
     assert content(trained) == before
 
 
+@pytest.mark.slow
 def test_resume_finds_the_last_run_of_a_model(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "runs" / "digits-2-64-7")
     done = run("spikformer_edu.train", "--model=digits-2-64", "--resume", "--dry-run", cwd=tmp_path)
@@ -205,6 +210,7 @@ def test_resume_overwrites_no_run_that_has_no_checkpoint(packaged):
     assert content(packaged) == before
 
 
+@pytest.mark.slow
 def test_resume_goes_on_where_a_run_was_killed_before_it_began(tmp_path):
     (tmp_path / "config.json").touch()
     options = tuple("--samples-per-class 1 --batch-size 10 --time-steps 1 --epochs 1 --warmup-epochs 0".split())
@@ -225,6 +231,7 @@ def test_a_run_that_fails_before_its_first_checkpoint_does_not_block_the_next(tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_tensorboard_that_does_not_fit_is_one_line(tmp_path):
     (tmp_path / "tensorboard").mkdir()
     code = "raise TypeError('Descriptors cannot be created directly.\\nIf this call came from a _pb2.py file, ...')"
@@ -238,6 +245,7 @@ def test_a_tensorboard_that_does_not_fit_is_one_line(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "command", "drawn"),
     [
@@ -270,6 +278,7 @@ def test_evaluate_reproduces_the_packaged_result():
     assert measured.split(",")[0].removeprefix("test accuracy") == recorded.removeprefix("recorded by the run:")
 
 
+@pytest.mark.slow
 def test_evaluate_reads_the_samples_of_a_toy_run(packaged):
     config = json.loads((packaged / "config.json").read_text())
     config["recipe"]["samples_per_class"] = 3
@@ -314,6 +323,7 @@ def rename(run, names):
     (run / "config.json").write_text(json.dumps(config))
 
 
+@pytest.mark.slow
 def test_evaluate_finds_the_classes_by_name_and_refuses_other_names(packaged):
     weights = load_file(packaged / "best.safetensors")
     turned = {k: v.flip(0).contiguous() if k.startswith("head.") else v for k, v in weights.items()}
@@ -356,6 +366,7 @@ def write_cifar10(folder, seed):
                 Image.fromarray(pixels).save(folder / "cifar10" / part / name / f"{i}.png")
 
 
+@pytest.mark.slow
 def test_what_was_measured_on_other_data_is_never_taken_for_a_result_of_the_run(tmp_path, monkeypatch):
     """Other pictures, as many, under the same names."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

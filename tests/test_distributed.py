@@ -147,6 +147,7 @@ def assert_close(actual, expected, rtol, atol):
         torch.testing.assert_close(actual[name], value, rtol=rtol, atol=atol, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARED)
 def test_two_processes_equal_one_with_the_whole_batch(two_processes, name):
     model = network()
@@ -167,6 +168,7 @@ def test_two_processes_equal_one_with_the_whole_batch(two_processes, name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", PARTS)
 def test_a_step_on_unequal_shares_has_the_gradient_of_the_whole(two_processes, parts):
     """Three samples and two: each counts a fifth. Processes have equally many parts, or one would wait without end."""
@@ -225,6 +227,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_torchrun_trains_and_only_the_first_process_writes_and_speaks(tmp_path):
     done = torchrun(*SMALL, "--sync-bn", "--no-figures", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr

@@ -96,6 +96,7 @@ def onnx_file(onnx, digits, tmp_path_factory) -> Exported:
     return se.export("digits-2-64", tmp_path_factory.mktemp("onnx"), "onnx", digits[0][:100])
 
 
+@pytest.mark.slow
 def test_onnxruntime_answers_as_the_network_does(onnx, onnx_file, digits):
     check = onnx_file.check
     assert check.same == check.inputs == 100 and check.spikes > 40e6
@@ -112,6 +113,7 @@ def test_onnxruntime_answers_as_the_network_does(onnx, onnx_file, digits):
         torch.testing.assert_close(torch.tensor(logits), model(digits[0][:count]).detach(), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_onnx_file_is_unrolled_and_folded(onnx, onnx_file):
     proto = onnx.load(onnx_file.paths[0])
     kinds = {node.op_type for node in proto.graph.node}
@@ -122,6 +124,7 @@ def test_the_onnx_file_is_unrolled_and_folded(onnx, onnx_file):
     assert set(neuron_layers(se.load_pretrained("digits-2-64"))) <= made  # spikes by the names of se.record
 
 
+@pytest.mark.slow
 def test_onnx_s_reference_evaluator_fires_as_the_network_in_float64(onnx, digits):
     from onnx.reference import ReferenceEvaluator
 
@@ -134,6 +137,7 @@ def test_onnx_s_reference_evaluator_fires_as_the_network_in_float64(onnx, digits
     assert check.differing == 0 and check.same == 1 and check.spikes > 400_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"qk_pool": True, "learn_scale": True}, {"attention": "softmax"}], ids=str)
 def test_event_frames_and_other_attention_as_onnx(onnx, tmp_path, options):
     model, inputs = small(frames=True, **options)
@@ -144,6 +148,7 @@ def test_event_frames_and_other_attention_as_onnx(onnx, tmp_path, options):
 # torch.export
 
 
+@pytest.mark.slow
 def test_a_program_runs_in_a_process_that_has_no_package(tmp_path, digits):
     made = se.export("digits-2-64", tmp_path, "torch", digits[0][:20])
     assert made.check.differing == 0 and made.check.same == made.check.inputs == 20
@@ -322,6 +327,7 @@ def test_the_command_says_what_it_wrote(tmp_path):
     assert f"model-8bit.npz  {size:,} bytes" in line and "answer for 3 of 3 inputs" in line
 
 
+@pytest.mark.slow
 def test_the_command_refuses_in_one_line(tmp_path, one_line):
     assert "did you mean 'onnx'" in command("--format", "onx")
     assert "--format" in command()
@@ -370,6 +376,7 @@ def test_without_onnx_one_line_says_so(tmp_path, monkeypatch, one_line, missing)
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_without_onnxruntime_the_file_is_written_and_the_line_says_so(onnx, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     model, inputs = small()

@@ -137,6 +137,7 @@ def test_changes_of_the_short_recipe_are_settings_that_do_something(short_recipe
     assert recipes["mixup 0.5 in the first half"].augment.mix_epochs == base.epochs // 2
 
 
+@pytest.mark.slow
 def test_each_change_of_the_short_recipe_is_trained(short_recipe, monkeypatch, tmp_path):
     """Also one of the augmentation; on the same images for every seed, and measured on images that are set aside."""
     if not os.environ.get("SPIKFORMER_DATA"):

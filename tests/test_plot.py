@@ -663,6 +663,7 @@ class TestSSA:
         _, axes = plot.ssa(*torch.ones(3, 4, 8))  # one step: [N, d]
         assert axes["scores"].images[0].get_array().max() == 8
 
+    @pytest.mark.slow
     def test_the_animation_meets_the_keys_one_by_one(self, tmp_path):
         movie = plot.ssa_animation(*self.q_k_v(), query=1, feature=6)
         assert movie._save_count == 2 * 4  # T = 2 steps, N = 4 keys

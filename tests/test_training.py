@@ -162,6 +162,7 @@ def test_evaluate_keeps_nothing_for_a_backward_pass(finished):
 DIGITS = tuple("0123456789")
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_one_with_other_time_steps(finished, tmp_path, capsys):
     before = tmp_path / "before"
     shutil.copytree(finished[0], before)
@@ -232,6 +233,7 @@ def test_weights_that_are_nowhere_are_one_line(tmp_path, more):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_different_seed_is_a_different_run_and_the_same_seed_the_same(finished, tmp_path):
     train(SMALL, tmp_path / "same", CPU)
     assert_same_run(finished[0], tmp_path / "same")
@@ -287,6 +289,7 @@ def signalled(moment, *arguments, cwd):
     return subprocess.run(command, start_new_session=True, timeout=200, check=False, **pipes)
 
 
+@pytest.mark.slow
 def test_a_signal_to_a_run_and_its_readers_saves_it_and_the_line_that_is_printed_goes_on(finished, tmp_path):
     folder = tmp_path / "my run"
     options = ["--workers", "2", "--out", folder, "--data-dir", tmp_path]
@@ -322,6 +325,7 @@ def test_a_signal_while_readers_start_saves_the_run_as_well(tmp_path, method, nu
     assert (state["epoch"], state["batch"]) == (0, 1) and not (tmp_path / "run" / LOCK).exists()
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once_and_keeps_the_last_checkpoint(tmp_path):
     numbers = f"{signal.SIGINT:d},{signal.SIGINT:d}"
     done = signalled(f"fork,step,{numbers}", "--workers", "1", *FEW, cwd=tmp_path)
@@ -400,6 +404,7 @@ def pair(tmp_path, *arguments):
     return [(errors, process.returncode) for process in both for errors in [process.communicate()[1]]]
 
 
+@pytest.mark.slow
 def test_two_runs_started_at_once_take_two_folders(tmp_path):
     assert pair(tmp_path) == [("", 0), ("", 0)]
     folders = sorted(tmp_path.glob("runs/*"))
@@ -407,6 +412,7 @@ def test_two_runs_started_at_once_take_two_folders(tmp_path):
     assert sorted(load_run(folder).recipe.seed for folder in folders) == [0, 1]
 
 
+@pytest.mark.slow
 def test_of_two_runs_into_one_folder_the_second_is_refused(tmp_path):
     done = sorted(pair(tmp_path, "--out", "run"))
     assert done[0] == ("", 0)
@@ -522,6 +528,7 @@ def test_fewer_checkpoints_change_nothing_but_how_often_files_are_written(tmp_pa
     assert kept == {"epoch-006.safetensors", "epoch-007.safetensors"}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_between_two_checkpoints_keeps_every_step(tmp_path, monkeypatch):
     recipe, steps, step = replace(SMALL, epochs=3), [], Trainer.step  # 400 images: six steps an epoch
 

@@ -66,6 +66,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.slow
 def test_every_figure_is_a_png_with_something_on_it(folder):
     assert sorted(path.stem for path in folder.glob("*.png")) == sorted(FIGURES)
     for name in FIGURES:
@@ -73,6 +74,7 @@ def test_every_figure_is_a_png_with_something_on_it(folder):
         assert min(picture.shape[:2]) > 300 and np.unique(picture[..., :3].round(2)).size > 3, name
 
 
+@pytest.mark.slow
 def test_the_page_asks_for_nothing_outside(page):
     for tag, attributes in Tags(page).found:
         assert tag not in ("script", "iframe", "object")
@@ -195,6 +197,7 @@ class TestOtherModels:
             assert noted.shape[1] == plain.shape[1] and (noted[: len(plain)] == plain).all()
             assert (noted[len(plain) :] < 100).sum() > 500, path.name
 
+    @pytest.mark.slow
     def test_one_step_one_token_one_sample_silent(self, tmp_path):
         subject = self.subject(time_steps=1, shape=(1, 1, 4, 4))
         odd = replace(info("digits"), classes=("<b>", r"$\frac{1$", "caf\udce9", "two\nlines", *"456789"))
@@ -235,6 +238,7 @@ class TestErrors:
             assert said in str(error.value) and "\n" not in str(error.value)
         assert taken.read_text() == "mine" and not (tmp_path / "none").exists()
 
+    @pytest.mark.slow
     def test_the_command_exits_with_2_and_one_line(self, tmp_path):
         command = [sys.executable, "-m", "spikformer_edu.visualize"]
         done = subprocess.run([*command, "--index", "-5"], capture_output=True, text=True, cwd=tmp_path)

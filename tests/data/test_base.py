@@ -306,6 +306,7 @@ def test_readers_end_with_the_process_that_they_read_for(end):
     assert reads("next(reading)", end) == (3 if "exit" in end else -signal.SIGKILL, "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "says"),
     [
@@ -354,6 +355,7 @@ def test_epochs_one_after_another_have_the_same_readers_and_the_batches_of_each(
     assert not any(process.is_alive() for process in processes)
 
 
+@pytest.mark.slow
 def test_readers_that_are_killed_between_two_epochs_are_one_line():
     lines = (
         "from spikformer_edu.data.loading import Reader",

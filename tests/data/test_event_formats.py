@@ -205,6 +205,7 @@ def test_a_counter_that_starts_again_between_two_parts_goes_on(tmp_path):
     assert read_events(tmp_path / "a.npz")["t"].tolist() == expected.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory")
 def test_memory_stays_bounded_on_a_long_recording(tmp_path):
     """Sixteen million events take 256 MB as events; their frames are made in a fraction of it."""

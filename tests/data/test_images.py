@@ -22,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*holds .* images of")
 # CIFAR -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_real_cifar10_is_complete_and_its_constants_are_its_own(real_data):
     splits = load("cifar10", real_data)
     assert len(splits.train) == 50_000 and len(splits.test) == 10_000
