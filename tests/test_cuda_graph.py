@@ -172,7 +172,7 @@ def test_a_graph_that_cannot_be_recorded_is_given_up_unless_it_was_asked_for(tmp
 
 def test_losses_read_now_and_then_are_those_read_at_once(tmp_path):
     once, later = trainer(tmp_path / "a"), trainer(tmp_path / "b")
-    later.told = torch.zeros(3, 3, dtype=torch.float64)  # as on a GPU, with 3 for 50
+    later.step_sums = torch.zeros(3, 3, dtype=torch.float64)  # as on a GPU, with 3 for 50
     seen = []
     for x, y in batches(once.splits.train, 10, train=True):
         once.step(x, y), later.step(x, y)
@@ -188,7 +188,7 @@ def test_the_first_step_that_is_not_finite_is_named_though_it_is_read_later(
     monkeypatch.setattr(torch, "isfinite", torch.ones_like)  # in training on a GPU the network does not look at values
     folder = tmp_path / "run"
     t, calls, cross_entropy = trainer(folder, lr=0.02), [], F.cross_entropy
-    t.told = torch.zeros(50, 3, dtype=torch.float64)
+    t.step_sums = torch.zeros(50, 3, dtype=torch.float64)
     t.epoch()
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
 

@@ -15,7 +15,7 @@ from .events import SENSOR, check_cut
 from .files import absent, class_folders, download, listing, places, unpack
 from .recordings import Recordings, check_frame_size, check_steps, first_nine_tenths
 
-TIME_STEPS = 16  # T, unless told otherwise
+TIME_STEPS = 16  # T, unless another is given
 INFO = DatasetInfo(
     name="cifar10dvs",
     title="CIFAR10-DVS",

@@ -16,7 +16,7 @@ from .events import check_cut, to_frames
 from .recordings import Frames, check_frame_size, check_steps
 from .simulated_camera import simulate
 
-TIME_STEPS = 8  # T, unless told otherwise
+TIME_STEPS = 8  # T, unless another is given
 INFO = replace(
     digits.INFO,
     name="digits-dvs",

@@ -23,7 +23,7 @@ from .events import SENSOR, check_cut, read_events, write_events
 from .files import SCRATCH, absent, class_folders, data_folder, download, listing, places, unpack
 from .recordings import Recordings, check_frame_size, check_steps
 
-TIME_STEPS = 16  # T, unless told otherwise
+TIME_STEPS = 16  # T, unless another is given
 INFO = DatasetInfo(
     name="dvsgesture",
     title="DVS128 Gesture",

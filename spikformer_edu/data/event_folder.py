@@ -20,7 +20,7 @@ from .events import CAMERAS, EventFile, Survey, check_cut, size_text, survey
 from .files import data_folder, listing
 from .recordings import Recordings, check_frame_size, check_steps
 
-TIME_STEPS = 16  # T, unless told otherwise
+TIME_STEPS = 16  # T, unless another is given
 INFO = replace(
     folder.INFO,
     name="event-folder",

@@ -13,7 +13,7 @@ from .events import check_cut
 from .files import absent, class_folders, download, listing, places, unpack
 from .recordings import Recordings, check_frame_size, check_steps
 
-TIME_STEPS = 4  # T, unless told otherwise
+TIME_STEPS = 4  # T, unless another is given
 SENSOR = (34, 34)  # width and height in pixels
 INFO = DatasetInfo(
     name="nmnist",

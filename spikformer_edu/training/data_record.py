@@ -9,7 +9,7 @@ from ..data import Split, Splits
 
 @dataclass(frozen=True)
 class DataRecord:
-    """The data that a run was trained on: measurements on other data can then be told apart.
+    """The data that a run was trained on: measurements on other data can then be recognised.
 
     Attributes:
         dataset: name of the data set.

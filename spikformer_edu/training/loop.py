@@ -302,9 +302,9 @@ class Trainer:
             workers=options.workers,
         )
         self.steps = max(1, len(splits.train) // recipe.batch_size)  # an epoch
-        # What ``work`` told of the last steps, on the device, and the number of samples of each of these steps.
+        # What ``work`` counted in the last steps, on the device, and the number of samples of each of these steps.
         steps = (READ_EVERY if context.world == 1 else READ_EVERY_TOGETHER) if gpu else 1
-        self.told = torch.zeros(steps, 3, dtype=dtype_of_sums(context.device), device=context.device)
+        self.step_sums = torch.zeros(steps, 3, dtype=dtype_of_sums(context.device), device=context.device)
         self.unread: list[int] = []
         self.gradients: dict[str, Tensor] = {}  # of the last step; after one in a graph, p.grad may be an older one
         self.unwritten: dict[str, dict[str, Tensor]] = {}  # file -> weights of an epoch that it will hold
@@ -400,15 +400,15 @@ class Trainer:
             )
         self.gradients = {}  # room for the next ones
         if self.rates.step():  # watched: neither compiled code nor a CUDA graph sees hooks
-            told, self.gradients = self.work(self.parallel, inputs, targets)
+            sums, self.gradients = self.work(self.parallel, inputs, targets)
         elif self.graphed is not None:
-            told, self.gradients = self.replay(self.graphed, inputs, targets)
+            sums, self.gradients = self.replay(self.graphed, inputs, targets)
         else:
-            told, self.gradients = self.work(self.compiled, inputs, targets)
-        self.told[len(self.unread)].copy_(told)
+            sums, self.gradients = self.work(self.compiled, inputs, targets)
+        self.step_sums[len(self.unread)].copy_(sums)
         self.unread.append(len(targets))
         progress.batch += 1
-        if len(self.unread) == len(self.told) or progress.batch == self.steps:
+        if len(self.unread) == len(self.step_sums) or progress.batch == self.steps:
             self.read()
 
     def replay(self, graphed: GraphedStep, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -442,7 +442,7 @@ class Trainer:
         together = min(recipe.batch_size, len(self.splits.train))  # samples in all processes, whose shares may differ
         number_of_parts = min(recipe.grad_accum_steps, together // self.context.world)  # the same in each of them
         parts = zip(*(x.tensor_split(number_of_parts, dim) for x, dim in ((inputs, -4), (targets, 0))), strict=True)
-        told = torch.zeros_like(self.told[0])
+        sums = torch.zeros_like(self.step_sums[0])
         answers = []
         for number, (x, y) in enumerate(parts, 1):
             last = number == number_of_parts  # gradients are summed over the processes only once
@@ -455,15 +455,15 @@ class Trainer:
                     part = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
                 # All samples have the same weight, in every part and process; DDP averages gradients over processes.
                 self.scaler.scale(part * (len(y) * self.context.world / together)).backward()
-            told[0] += part.detach().to(told.dtype) * len(y) / len(targets)
+            sums[0] += part.detach().to(sums.dtype) * len(y) / len(targets)
             answers.append(logits.detach().argmax(1))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
             decay_towards(self.average, self.model, recipe.ema_decay)
-        told[1] = (torch.cat(answers) == labels).sum()
-        told[2] = 0 * inputs.sum()
-        return told, {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        sums[1] = (torch.cat(answers) == labels).sum()
+        sums[2] = 0 * inputs.sum()
+        return sums, {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the next step, without waiting for the device."""
@@ -473,15 +473,15 @@ class Trainer:
             group["lr"] = lr if self.lr is None else self.lr
 
     def read(self) -> None:
-        """Wait for the device, and add up what the steps since the last call have told.
+        """Wait for the device, and add up what was counted in the steps since the last call.
 
         Raises:
             SpikformerError: the loss or the input of a step was not finite; the line names the first one.
         """
         progress = self.progress
         first = progress.batch - len(self.unread)
-        told = self.told[: len(self.unread)].tolist()
-        for batch, samples, (loss, correct, clean) in zip(range(first, progress.batch), self.unread, told, strict=True):
+        sums = self.step_sums[: len(self.unread)].tolist()
+        for batch, samples, (loss, correct, clean) in zip(range(first, progress.batch), self.unread, sums, strict=True):
             if not (math.isfinite(loss) and math.isfinite(clean)):
                 self.refuse(batch, loss if math.isfinite(clean) else None)
             progress.loss += loss * samples

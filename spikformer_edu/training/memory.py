@@ -1,4 +1,4 @@
-"""Memory in training: what is freed is kept, activation checkpointing saves it, the peak and a lack of it are told."""
+"""Memory in training: keep what was freed, save it by activation checkpointing, report its peak and that it ran out."""
 
 import ctypes
 import math
@@ -19,8 +19,9 @@ from .distributed import SyncBatchNorm
 def keep_freed_memory() -> None:
     """Keep memory that tensors on a CPU no longer need for the next ones, instead of giving it back to the system.
 
-    The system clears each page that it lends again. With glibc, which gives large blocks back at once, this takes up to
-    a sixth of a forward pass and a twentieth of a training step. Other C libraries are left as they are.
+    The system clears each page that it gives to a process. With glibc, which returns large blocks as soon as they are
+    free, this takes up to a sixth of a forward pass and a twentieth of a training step. Other C libraries are left as
+    they are.
     """
     if not sys.platform.startswith("linux"):
         return
