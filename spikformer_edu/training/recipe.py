@@ -171,8 +171,8 @@ _CIFAR10 = Recipe(
     weight_decay=6e-2,
     augment=PAPER["cifar10"],
 )
-# Ours, for minutes on one GPU: most epochs at T = 1, the last at T = 4 from their weights. Short runs learn more with
-# a higher rate, a larger batch and without mixup.
+# Ours, for minutes on one GPU: most epochs at T = 1, the last at T = 4 from their weights. A higher rate for the fewer
+# steps, a batch that keeps a GPU busy, no mixup, and shifted crops; docs/speedrun.md says what is known of each.
 _FAST_T1 = replace(
     _CIFAR10,
     time_steps=1,

@@ -282,6 +282,33 @@ def test_the_script_that_looks_at_a_network_counts_right():
         assert scores[layer.name]["largest"] == float(layer.values.max())
 
 
+def test_what_the_speedrun_says_of_its_settings():
+    """The sentences below the table of short runs, and the differences from the paper's recipe above it."""
+    page, found = PAGES["docs/speedrun.md"], json.loads(figures.SHORT_RECIPE.read_text())
+    rows, recipe = found["rows"], found["provenance"]["recipe"]
+    accuracy = {(row["change"], row["seed"]): 100 * row["val_accuracy"] for row in rows}
+    changes, seeds = {change for change, _ in accuracy}, {seed for _, seed in accuracy}
+    assert len(accuracy) == len(changes) * len(seeds) == 8 * 2 and "of three seeds that were planned, two" in page
+    against = {c: [accuracy[c, seed] - accuracy["the recipe", seed] for seed in sorted(seeds)] for c in changes}
+    assert max(against["half the rate"]) < 0 < min(against["twice the rate"])
+    assert min(against["half the batch, with its rate"]) > 0 and min(against["no shifted crops"]) > 5
+    for change in ("mixup 0.5 in the first half", "no RandAugment", "a third of the weight decay"):
+        assert abs(sum(against[change]) / len(seeds)) < 1
+    spread = max(abs(accuracy[change, 0] - accuracy[change, 1]) for change in changes)
+    assert f"differ by up to {spread:.1f}" in page
+    assert all(row["val_accuracy"] > row["accuracy"] for row in rows)
+    steps = recipe["epochs"] * (rows[0]["training images"] // recipe["batch_size"])
+    fast, paper = SHORT["fast-t1"], RECIPES["cifar10"]
+    whole = fast.epochs * (50_000 // fast.batch_size)
+    assert f"A run has {steps} steps, the recipe {whole:,}." in page
+    assert (fast.lr, fast.batch_size, fast.augment.mixup) == (1.5e-3, 256, 0) and fast.augment.crop_padding == 4
+    assert (paper.lr, paper.batch_size, paper.augment.crop_padding) == (5e-4, 128, 0)
+    assert f"after {paper.augment.mix_epochs} of {paper.epochs + paper.cooldown_epochs} epochs" in page
+    assert {name for name in vars(fast) if getattr(fast, name) != getattr(paper, name)} == {
+        "time_steps", "epochs", "cooldown_epochs", "warmup_epochs", "batch_size", "lr_batch_size", "lr", "augment"
+    }  # fmt: skip
+
+
 def test_the_speedrun_s_seconds_are_those_of_its_runs():
     """Stated by an entry or by its runs: a little more than the steps alone, for the test set and for files."""
     page, entries = PAGES["docs/speedrun.md"], json.loads(figures.SPEEDRUN.read_text())["entries"]
