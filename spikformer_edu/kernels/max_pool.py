@@ -26,6 +26,7 @@ def _forward(x, out, which, H, W, C, BW: tl.constexpr, BC: tl.constexpr):
     w = tl.program_id(1) * BW + tl.arange(0, BW)
     c = tl.program_id(2) * BC + tl.arange(0, BC)
     n, h = row // (H // 2), row % (H // 2)
+    rows = h + tl.zeros([BW], tl.int64)  # a mask is made of blocks: Triton's interpreter takes no scalar in it
     inside = (w < W // 2)[:, None] & (c < C)[None, :]
     best = tl.full([BW, BC], float("-inf"), tl.float32)
     chosen = tl.zeros([BW, BC], tl.int32)
@@ -34,7 +35,7 @@ def _forward(x, out, which, H, W, C, BW: tl.constexpr, BC: tl.constexpr):
         pixel = (n * H + 2 * h + above) * W + 2 * w + left
         there = inside  # only windows at the top and at the left reach beyond the image: H and W are even
         if above < 0:
-            there = there & (h > 0)
+            there = there & (rows > 0)[:, None]
         if left < 0:
             there = there & (w > 0)[:, None]
         value = tl.load(x + pixel[:, None] * C + c[None, :], mask=there, other=float("-inf")).to(tl.float32)
@@ -58,9 +59,10 @@ def _backward(grad, which, grad_x, H, W, C, BW: tl.constexpr, BC: tl.constexpr):
     w = tl.program_id(1) * BW + tl.arange(0, BW)
     c = tl.program_id(2) * BC + tl.arange(0, BC)
     n, h = row // (H // 2), row % (H // 2)
+    rows = h + tl.zeros([BW], tl.int64)
     inside = (w < W // 2)[:, None] & (c < C)[None, :]
     right = inside & (w < W // 2 - 1)[:, None]
-    below = inside & (h < H // 2 - 1)
+    below = inside & (rows < H // 2 - 1)[:, None]
     at = (row * (W // 2) + w)[:, None] * C + c[None, :]
     down = at + (W // 2) * C
     # Pixels of a window are numbered 0 to 8; this window's 4, 5, 7 and 8 are the 2 x 2 pixels of this program.
