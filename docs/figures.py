@@ -934,7 +934,7 @@ def table_short_recipe() -> str:
         shown = "" if change == "the recipe" else f"{against:+.1f}"
         rows.append((change, *(f"{p:.1f}" for p in own), f"{np.mean(own):.1f}", shown))
     rows.sort(key=lambda row: -float(row[-1] or "inf"))  # the recipe first
-    header = ("setting", *(f"seed {seed}" for seed in seeds), "mean", "against the recipe")
+    header = ("setting", *(f"seed {seed}" for seed in seeds), "mean", "difference")
     about, (row, *_) = found["provenance"], found["rows"]
     recipe = about["recipe"]
     return (
