@@ -14,6 +14,8 @@ from spikformer_edu import cli
 
 CHROMIUM = Path("/usr/bin/chromium")  # Debian's package
 
+torch.set_num_threads(1)  # for fixtures of modules too, which come before the fixture below
+
 CPU_SECONDS = 30  # of this process; a test that takes more and is not marked slow is named in the summary
 
 
