@@ -928,7 +928,7 @@ def table_short_recipe() -> str:
     percent = {(row["change"], row["seed"]): 100 * row["val_accuracy"] for row in found["rows"]}
     seeds = sorted({seed for _, seed in percent})
     rows = []
-    for change in {change for change, _ in percent}:
+    for change in sorted({change for change, _ in percent}):
         own = [percent[change, seed] for seed in seeds]
         against = np.mean(own) - np.mean([percent["the recipe", seed] for seed in seeds])
         shown = "" if change == "the recipe" else f"{against:+.1f}"

@@ -421,7 +421,7 @@ def test_of_two_runs_into_one_folder_the_second_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_is_resumed_by_one_process_at_a_time_and_a_killed_one_blocks_nobody(tmp_path):
+def test_a_run_is_resumed_by_one_process_at_a_time_and_a_killed_one_blocks_no_other(tmp_path):
     command = [*COMMAND, "--samples-per-class", "1", "--batch-size", "10", "--epochs", "1000", "--out", "run"]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ONE_THREAD)
     running = None

@@ -2,8 +2,8 @@
 
 Every change of one setting is trained beside the recipe itself, on 45,000 training images, and measured on the other
 5,000; on a processor, on fewer. The test set is not read. A short run on a small network can tell a rate that is too
-high from one that is too low; it cannot tell what 310 epochs of the paper's network need. Several processes may measure
-into one file, each other changes.
+high from one that is too low; it cannot tell what 310 epochs of the paper's network need. Several processes may write
+into one file if each of them measures other changes.
 """
 
 import json

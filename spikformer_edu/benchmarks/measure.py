@@ -260,8 +260,8 @@ def count(name: str, case: Case, precision: str, device: torch.device) -> dict[s
                 with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flops, plain_path():
                     work()
                 with Traffic() as traffic:
-                    work()
-                found[mode] = Counts(flops.get_total_flops(), traffic.bytes, held.peak_of(work))
+                    memory = held.peak_of(work)
+                found[mode] = Counts(flops.get_total_flops(), traffic.bytes, memory)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     if "+compile" in name:

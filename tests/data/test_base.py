@@ -322,7 +322,7 @@ def test_readers_end_with_the_process_that_they_read_for(end):
     ],
     ids=["shared memory", "no files to start", "no files for batches", "killed"],
 )  # fmt: skip
-def test_readers_that_cannot_go_on_say_so_in_one_line_and_nobody_waits_for_them(limit, says):
+def test_readers_that_cannot_go_on_say_so_in_one_line_and_nothing_hangs(limit, says):
     code, out, err = reads(
         limit,
         "try:",

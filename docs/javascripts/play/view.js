@@ -170,7 +170,7 @@ export function networkView(element, model, { input, below, state, reads, empty,
     drawTime();
   }
 
-  /** A neuron worth a look: of the first block's attention, one that fires, rather not at once, close to the middle. */
+  /** A neuron worth a look: of the first block's attention, one that fires, preferably after t = 0, close to the middle. */
   function first() {
     const layer = "blocks.0.attn.attn";
     const spikes = result.layers[layer];
